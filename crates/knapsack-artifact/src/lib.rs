@@ -1,0 +1,1 @@
+//! The contract between the machine that packages and the device that runs.

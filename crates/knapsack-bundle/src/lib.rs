@@ -1,0 +1,1 @@
+//! Writes packages: object files, weights, app config.

@@ -1,0 +1,1 @@
+//! Passes, memory plan and code generation.

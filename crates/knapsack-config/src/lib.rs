@@ -1,0 +1,1 @@
+//! The manifest: parsing with spans, validation, JSON Schema, lockfile.

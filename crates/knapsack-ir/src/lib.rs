@@ -1,0 +1,1 @@
+//! The graph: operations, verifier, text form, reference interpreter.

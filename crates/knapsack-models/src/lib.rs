@@ -1,0 +1,1 @@
+//! Model families: configuration, parameter names, graph.

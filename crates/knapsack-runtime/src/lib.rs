@@ -1,0 +1,1 @@
+//! Loads packages and generates text.

@@ -1,0 +1,1 @@
+//! Resolves and fetches model sources.

@@ -1,0 +1,1 @@
+//! Shared test fixtures and servers (development only).

@@ -1,0 +1,1 @@
+//! Checkpoint conversion to MLC weight folders.

@@ -1,0 +1,2 @@
+//! The `knapsack` command line.
+fn main() {}
