@@ -34,7 +34,8 @@ impl Activation {
 fn erf(x: f32) -> f32 {
     let magnitude = f64::from(x.abs());
     let t = 1.0 / (1.0 + 0.327_591_1 * magnitude);
-    let poly = t * (0.254_829_592 + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
+    let poly =
+        t * (0.254_829_592 + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
     let value = (1.0 - poly * (-magnitude * magnitude).exp()) as f32;
     value.copysign(x)
 }

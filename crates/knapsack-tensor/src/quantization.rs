@@ -88,7 +88,13 @@ pub struct Quantization {
     pub quantize_embedding: bool,
 }
 
-const fn grouped(name: &'static str, model_dtype: DType, bits: u32, layout: Layout, quantize_embedding: bool) -> Quantization {
+const fn grouped(
+    name: &'static str,
+    model_dtype: DType,
+    bits: u32,
+    layout: Layout,
+    quantize_embedding: bool,
+) -> Quantization {
     let group = if bits == 3 { 40 } else { 32 };
     Quantization { name, model_dtype, group: Some((bits, group, layout)), quantize_embedding }
 }

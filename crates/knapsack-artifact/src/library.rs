@@ -1,0 +1,254 @@
+//! The model library: one model compiled for one device, as one blob of bytes.
+//!
+//! Layout, little endian: magic `KNAPSACK` (8), format version `u32`, reserved `u32` (0), payload length `u64`, SHA-256 of the
+//! payload (32), then the payload: [`ModelLibrary`] as JSON. The header makes the blob self-delimiting, so a pointer to the
+//! symbol in a linked image is enough to find its end.
+
+use crate::plan::{Function, KvLayer, RopeTable, Rows, Scratch};
+use crate::validate::InvalidLibrary;
+use knapsack_tensor::DType;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// First bytes of every library.
+pub const MAGIC: &[u8; 8] = b"KNAPSACK";
+/// Breaking version of the format.
+pub const VERSION: u32 = 1;
+/// Bytes before the payload.
+pub const HEADER_BYTES: usize = 56;
+/// Largest payload that is read. The largest real ones are below 1 MiB.
+pub const MAX_PAYLOAD_BYTES: u64 = 64 << 20;
+/// What follows a library's name in its exported symbol.
+pub const SYMBOL_SUFFIX: &str = "___knapsack_model_library";
+
+/// What a library was compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// Apple GPUs.
+    Metal,
+    /// Android GPUs.
+    OpenCl,
+    /// The CPU of the machine that packages; holds no kernels.
+    Host,
+}
+
+/// What the runtime must know of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// Family, such as `llama`.
+    pub family: String,
+    /// Quantization format, such as `q4f16_1`.
+    pub quantization: String,
+    /// Rows of the logits.
+    pub vocab_size: u32,
+    /// Columns of the residual stream.
+    pub hidden_size: u32,
+    /// Transformer layers.
+    pub layers: u32,
+    /// Most positions of a conversation; `None` with a sliding window, where there is no end.
+    pub context_window_size: Option<u32>,
+    /// Positions that a query sees, for models compiled with a sliding window on every layer.
+    pub sliding_window_size: Option<u32>,
+    /// First positions that stay visible beyond the sliding window.
+    pub attention_sink_size: u32,
+    /// Most tokens of one prefill call.
+    pub prefill_chunk_size: u32,
+}
+
+/// One weight tensor as the device holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameter {
+    /// Name in the weight index.
+    pub name: String,
+    /// Outermost axis first.
+    pub shape: Vec<u64>,
+    /// Stored element type (see `Quantization::stored_dtype`).
+    pub dtype: DType,
+}
+
+impl Parameter {
+    /// Size in bytes; `None` on overflow.
+    pub fn bytes(&self) -> Option<u64> {
+        self.dtype.bytes(&self.shape)
+    }
+}
+
+/// Where the host writes a call's inputs and reads its output, all in the workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Io {
+    /// Token ids, `u32`, 4 bytes for each token.
+    pub tokens: Scratch,
+    /// The residual stream after the last layer: what `prefill` and `decode` leave and `head` reads.
+    pub hidden: Rows,
+    /// `(1, vocab_size)`: what `head` leaves.
+    pub logits: Rows,
+}
+
+/// Device memory, in bytes, exactly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPlan {
+    /// Sum of the parameters.
+    pub weights: u64,
+    /// Sum of [`KvLayer::bytes`].
+    pub kv_cache: u64,
+    /// The arena that holds inputs, activations and logits.
+    pub workspace: u64,
+}
+
+impl MemoryPlan {
+    /// All of it.
+    pub const fn total(&self) -> u64 {
+        self.weights.saturating_add(self.kv_cache).saturating_add(self.workspace)
+    }
+}
+
+/// One kernel: its entry point and the threads of a work group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Function name in the source.
+    pub name: String,
+    /// Threads of a work group in x, y, z.
+    pub threads: [u32; 3],
+}
+
+/// The GPU kernels of a library: one source that holds them all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelModule {
+    /// OpenCL C or Metal Shading Language, by the library's target.
+    pub source: String,
+    /// Entry points.
+    pub kernels: Vec<Kernel>,
+}
+
+/// One model compiled for one device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelLibrary {
+    /// Symbol prefix, `model_lib` in the app config.
+    pub name: String,
+    /// `knapsack` and its version.
+    pub compiler: String,
+    /// What it was compiled for.
+    pub target: Target,
+    /// The model.
+    pub model: ModelInfo,
+    /// Weights, in the order in which they are loaded.
+    pub parameters: Vec<Parameter>,
+    /// Rotary tables.
+    pub rope_tables: Vec<RopeTable>,
+    /// One entry for each layer.
+    pub kv_cache: Vec<KvLayer>,
+    /// Inputs and outputs.
+    pub io: Io,
+    /// Memory.
+    pub memory: MemoryPlan,
+    /// `1..=prefill_chunk_size` tokens in, their residual stream out.
+    pub prefill: Function,
+    /// The same for exactly one token.
+    pub decode: Function,
+    /// One row of the residual stream in, its logits out.
+    pub head: Function,
+    /// GPU code; `None` for [`Target::Host`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<KernelModule>,
+}
+
+/// Why bytes are not a usable library.
+#[derive(Debug, thiserror::Error)]
+pub enum LibraryError {
+    /// Shorter than its header says.
+    #[error("the model library is cut short: {actual} bytes, {expected} expected")]
+    Truncated {
+        /// Bytes at hand.
+        actual: u64,
+        /// Bytes the header promises.
+        expected: u64,
+    },
+    /// Not a library.
+    #[error("not a model library: starts with {found:02x?}, expected `KNAPSACK`")]
+    Magic {
+        /// The first bytes.
+        found: [u8; 8],
+    },
+    /// Written by another format version.
+    #[error("model library format {found}, but this build reads {VERSION}: package the model again")]
+    Version {
+        /// Version in the header.
+        found: u32,
+    },
+    /// The payload is larger than any real one.
+    #[error("model library payload of {0} bytes exceeds the limit of {MAX_PAYLOAD_BYTES}")]
+    TooLarge(u64),
+    /// Bytes were changed.
+    #[error("the model library is damaged: its checksum does not match")]
+    Checksum,
+    /// The payload is not what this version writes.
+    #[error("the model library cannot be decoded")]
+    Decode(#[source] serde_json::Error),
+    /// It decodes, but contradicts itself.
+    #[error("the model library is invalid")]
+    Invalid(#[from] InvalidLibrary),
+}
+
+impl ModelLibrary {
+    /// The exported symbol that holds a library of this name (without the underscore that Mach-O adds).
+    pub fn symbol(name: &str) -> String {
+        format!("{name}{SYMBOL_SUFFIX}")
+    }
+
+    /// The blob: header and payload.
+    pub fn encode(&self) -> Vec<u8> {
+        let payload = serde_json::to_vec(self).expect("a library has only serializable fields");
+        let mut blob = Vec::with_capacity(HEADER_BYTES + payload.len());
+        blob.extend_from_slice(MAGIC);
+        blob.extend_from_slice(&VERSION.to_le_bytes());
+        blob.extend_from_slice(&0u32.to_le_bytes());
+        blob.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+        blob.extend_from_slice(&Sha256::digest(&payload));
+        blob.extend_from_slice(&payload);
+        blob
+    }
+
+    /// Length of the blob that starts with these bytes (at least [`HEADER_BYTES`] of them), header included.
+    ///
+    /// # Errors
+    /// When the header is short, foreign, of another version, or promises too much.
+    pub fn blob_len(header: &[u8]) -> Result<usize, LibraryError> {
+        let Some((magic, rest)) = header.split_first_chunk::<8>() else {
+            return Err(LibraryError::Truncated { actual: header.len() as u64, expected: HEADER_BYTES as u64 });
+        };
+        if magic != MAGIC {
+            return Err(LibraryError::Magic { found: *magic });
+        }
+        if header.len() < HEADER_BYTES {
+            return Err(LibraryError::Truncated { actual: header.len() as u64, expected: HEADER_BYTES as u64 });
+        }
+        let version = u32::from_le_bytes(rest[..4].try_into().expect("four bytes"));
+        if version != VERSION {
+            return Err(LibraryError::Version { found: version });
+        }
+        let length = u64::from_le_bytes(rest[8..16].try_into().expect("eight bytes"));
+        if length > MAX_PAYLOAD_BYTES {
+            return Err(LibraryError::TooLarge(length));
+        }
+        Ok(HEADER_BYTES + length as usize)
+    }
+
+    /// Decodes and validates a blob; bytes after its end are ignored.
+    ///
+    /// # Errors
+    /// [`LibraryError`], in the order of its variants.
+    pub fn decode(bytes: &[u8]) -> Result<Self, LibraryError> {
+        let length = Self::blob_len(bytes)?;
+        let Some(blob) = bytes.get(..length) else {
+            return Err(LibraryError::Truncated { actual: bytes.len() as u64, expected: length as u64 });
+        };
+        let (header, payload) = blob.split_at(HEADER_BYTES);
+        if Sha256::digest(payload)[..] != header[24..HEADER_BYTES] {
+            return Err(LibraryError::Checksum);
+        }
+        let library: Self = serde_json::from_slice(payload).map_err(LibraryError::Decode)?;
+        library.validate()?;
+        Ok(library)
+    }
+}

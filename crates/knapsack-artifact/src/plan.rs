@@ -1,0 +1,488 @@
+//! The execution plan: what a device does for a step of inference, launch by launch.
+//!
+//! Notation: `n` is the number of tokens of the call, `p` the absolute position of its first token. Activations are float32
+//! rows, `(n, columns)`, row-major, in the workspace. A launch reads and writes nothing but the operands it names.
+
+use knapsack_tensor::{Activation, DType, GroupFormat, NormKind};
+use serde::{Deserialize, Serialize};
+
+/// Every workspace offset is a multiple of this: the largest sub-buffer alignment that devices in the field ask for is 128.
+pub const ALIGNMENT: u64 = 256;
+
+/// Index into [`crate::ModelLibrary::parameters`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ParameterId(pub u32);
+
+/// Float32 rows in the workspace: `(n, columns)`, or `(1, columns)` in the head function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Rows {
+    /// Byte offset of row 0.
+    pub offset: u64,
+    /// Elements of a row; rows are dense.
+    pub columns: u32,
+}
+
+/// A region of the workspace that a device may use as it likes during one launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Scratch {
+    /// Byte offset.
+    pub offset: u64,
+    /// Bytes for each token of the call.
+    pub bytes_per_token: u64,
+}
+
+/// Bytes per token that a launch of a group-quantized [`Linear`] with `k` inputs gets as scratch: enough for the row as int8
+/// with a float32 scale and a 32-bit sum for each 32 elements (devices with integer dot products quantize activations there).
+pub const fn linear_scratch_bytes(k: u32) -> u64 {
+    let groups = (k as u64).div_ceil(32);
+    (k as u64).next_multiple_of(64) + (8 * groups).next_multiple_of(64)
+}
+
+/// A weight matrix `(n, k)` = (out_features, in_features), or an embedding table `(vocab, hidden)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weight {
+    /// One tensor of shape `(n, k)` in the parameter's own dtype (f16, bf16 or f32).
+    Dense(ParameterId),
+    /// Codes and scales; shapes are [`GroupFormat::code_shape`] and [`GroupFormat::scale_shape`].
+    Grouped {
+        /// Packed codes, `u32`.
+        codes: ParameterId,
+        /// Scales, of dtype `format.scale`.
+        scales: ParameterId,
+        /// Bits, group size, layout.
+        format: GroupFormat,
+    },
+}
+
+/// The typed operations. Column counts are those of the operands; `y[t]` is row `t` of `y`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Op {
+    /// Token embedding.
+    Embed(Embed),
+    /// Normalization of rows.
+    Norm(Norm),
+    /// Residual addition with an optional normalization before and after.
+    AddNorm(AddNorm),
+    /// Matrix product with everything fused that follows it elementwise.
+    Linear(Linear),
+    /// Splits q, k, v, normalizes and rotates q and k, writes k and v to the cache.
+    RopeAppend(RopeAppend),
+    /// Attention over the cache.
+    Attention(Attention),
+}
+
+/// `output[t] = scale * table[tokens[t]]`. Tokens are checked against `vocab` before the call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Embed {
+    /// `(vocab, hidden)`; grouped tables are row-major (NK).
+    pub table: Weight,
+    /// Rows of the table.
+    pub vocab: u32,
+    /// Multiplier (gemma: sqrt(hidden)); 1 otherwise.
+    pub scale: f32,
+    /// `(n, hidden)`.
+    pub output: Rows,
+}
+
+/// The weights of a normalization over rows of `weight`'s length.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NormWeights {
+    /// Root mean square, or mean and variance.
+    pub kind: NormKind,
+    /// Added under the root.
+    pub epsilon: f32,
+    /// Multiplier, `(columns)`; no implicit 1 is added (gemma's is stored as w + 1). `None`: 1 (LayerNorm without weights).
+    pub weight: Option<ParameterId>,
+    /// Offset, `(columns)`; only with [`NormKind::Layer`].
+    pub bias: Option<ParameterId>,
+}
+
+/// Which rows a [`Norm`] reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowSelect {
+    /// Row `t` gives row `t`.
+    All,
+    /// The call's `row` gives row 0; used by the head function.
+    One,
+}
+
+/// `output[t] = norm(input[t])`, or of the one selected row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Norm {
+    /// What is read.
+    pub input: Rows,
+    /// Which of its rows.
+    pub rows: RowSelect,
+    /// How.
+    pub norm: NormWeights,
+    /// Same columns as the input; may not overlap it.
+    pub output: Rows,
+}
+
+/// `sum[t] = residual[t] + pre(delta[t])`, then `output[t] = post(sum[t])` where there is a `post`. A missing `pre` is the
+/// identity. `sum` may be the same rows as `residual`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AddNorm {
+    /// The residual stream.
+    pub residual: Rows,
+    /// What is added.
+    pub delta: Rows,
+    /// Normalization of `delta` before the addition (gemma2's post-norms).
+    pub pre: Option<NormWeights>,
+    /// The new residual stream.
+    pub sum: Rows,
+    /// Normalization of the sum, and where it goes.
+    pub post: Option<(NormWeights, Rows)>,
+}
+
+/// What a [`Linear`] does with a product.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Epilogue {
+    /// `y = x W^T + bias`.
+    None,
+    /// `y = f(x W^T + bias)`.
+    Activation(Activation),
+    /// The matrix has `2 m` rows, gate above up: `y = f(x G^T + bias_g) * (x U^T + bias_u)` with `m` columns.
+    Gated(Activation),
+    /// `y = x W^T + bias + residual`; `residual` may be the same rows as the output.
+    Add(Rows),
+    /// `y = cap * tanh((x W^T + bias) / cap)`: final logit soft-capping.
+    SoftCap(f32),
+}
+
+/// `output = epilogue(input W^T + bias)`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Linear {
+    /// `(n, k)`.
+    pub input: Rows,
+    /// `(out_features, k)`.
+    pub weight: Weight,
+    /// out_features: rows of the weight (twice the output's columns with [`Epilogue::Gated`]).
+    pub out_features: u32,
+    /// `(out_features)`.
+    pub bias: Option<ParameterId>,
+    /// What follows the product.
+    pub epilogue: Epilogue,
+    /// Where it goes; may not overlap the input.
+    pub output: Rows,
+    /// Present when the weight is grouped: [`linear_scratch_bytes`] of `k` for each row.
+    pub scratch: Option<Scratch>,
+}
+
+/// How the columns of a fused q, k, v projection are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QkvOrder {
+    /// All q heads, all k heads, all v heads.
+    Sections,
+    /// For each head its q, k and v (gpt_neox); heads equal kv_heads.
+    PerHead,
+}
+
+/// For each token, from one row of the projection: q and k heads are normalized (where there is a norm), the first `rotary`
+/// elements of each head are rotated in halves, `(a, b) -> (a cos - b sin, b cos + a sin)` with `a = x[i]`,
+/// `b = x[i + rotary/2]` and the angle of pair `i` at position `p + t`; then q goes to `query` and k, v to the slot
+/// [`KvLayer::slot`] of position `p + t` in cache layer `layer`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RopeAppend {
+    /// `(n, (heads + 2 kv_heads) * head_dim)`.
+    pub qkv: Rows,
+    /// Column order of `qkv`.
+    pub order: QkvOrder,
+    /// Query heads.
+    pub heads: u32,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+    /// Leading elements of a head that are rotated; even; 0: none.
+    pub rotary: u32,
+    /// Index into [`crate::ModelLibrary::rope_tables`]; its pairs are `rotary / 2`.
+    pub rope_table: u32,
+    /// Normalization of each q head over head_dim; weights are `(head_dim)` shared by the heads or `(heads * head_dim)`.
+    pub query_norm: Option<NormWeights>,
+    /// The same for k heads.
+    pub key_norm: Option<NormWeights>,
+    /// Cache layer.
+    pub layer: u32,
+    /// `(n, heads * head_dim)`.
+    pub query: Rows,
+}
+
+/// For each token `t` and head: scores `s_j = scale * q . k_j` over the visible positions `j <= p + t`
+/// ([`KvLayer::visible`]), soft-capped as `cap * tanh(s / cap)` where there is a cap, softmax, weighted sum of `v_j`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attention {
+    /// `(n, heads * head_dim)`.
+    pub query: Rows,
+    /// Query heads; head `h` uses kv head `h / (heads / kv_heads)`.
+    pub heads: u32,
+    /// Key and value heads.
+    pub kv_heads: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+    /// Multiplier of the scores.
+    pub scale: f32,
+    /// Soft-capping of the scores.
+    pub soft_cap: Option<f32>,
+    /// Cache layer.
+    pub layer: u32,
+    /// `(n, heads * head_dim)`; may not overlap the query.
+    pub output: Rows,
+}
+
+/// The cache of one layer. K and V are each `(kv_heads, positions, head_dim)`, dense, of dtype `dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KvLayer {
+    /// Key and value heads.
+    pub kv_heads: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+    /// Slots.
+    pub positions: u32,
+    /// Positions that a query sees, its own included; `None`: all.
+    pub window: Option<u32>,
+    /// First positions that are always seen and never overwritten (attention sinks).
+    pub sinks: u32,
+    /// Element type.
+    pub dtype: DType,
+}
+
+impl KvLayer {
+    /// The slot of an absolute position: sinks keep theirs, the others go round.
+    pub const fn slot(&self, position: u32) -> u32 {
+        if position < self.positions {
+            position
+        } else {
+            self.sinks + (position - self.sinks) % (self.positions - self.sinks)
+        }
+    }
+
+    /// The positions that a query at `position` sees: `0..a` and `b..=position`, with `a <= b`.
+    pub const fn visible(&self, position: u32) -> (u32, u32) {
+        match self.window {
+            Some(window) if position >= window => {
+                let start = position - window + 1;
+                if self.sinks < start { (self.sinks, start) } else { (start, start) }
+            }
+            _ => (0, 0),
+        }
+    }
+
+    /// Elements of K, and as many of V.
+    pub const fn elements(&self) -> u64 {
+        self.kv_heads as u64 * self.positions as u64 * self.head_dim as u64
+    }
+
+    /// Bytes of K and V together.
+    pub const fn bytes(&self) -> u64 {
+        2 * self.elements() * self.dtype.size()
+    }
+}
+
+/// Rotary frequencies. The host writes `(cos, sin)` of `position * frequency[i]`, times `magnitude`, for each token of a call
+/// into the table's rows before the launches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RopeTable {
+    /// Radians per position of each pair.
+    pub frequencies: Vec<f32>,
+    /// Multiplier of both cosine and sine (longrope's and yarn's attention factor); 1 otherwise.
+    pub magnitude: f32,
+    /// `(n, 2 * frequencies)`: cosine and sine of pair `i` at columns `2 i` and `2 i + 1`.
+    pub rows: Rows,
+}
+
+/// Work groups along one axis: `count * ceil(n / tokens_per_group)`, or `count` when `tokens_per_group` is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Groups {
+    /// Groups that do not depend on the token count.
+    pub count: u32,
+    /// Tokens that one group covers; 0: the axis does not depend on them.
+    pub tokens_per_group: u32,
+}
+
+impl Groups {
+    /// Groups for a call of `n` tokens.
+    pub const fn at(&self, n: u32) -> u32 {
+        match self.tokens_per_group {
+            0 => self.count,
+            per => self.count * n.div_ceil(per),
+        }
+    }
+}
+
+/// Which kernel executes a launch on a GPU, and its grid. Kernel arguments are the launch's buffers in the order of
+/// [`Op::operands`], then `n`, `p` and `row` as `u32`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelCall {
+    /// Index into [`crate::library::KernelModule::kernels`].
+    pub kernel: u32,
+    /// Work groups in x, y, z.
+    pub groups: [Groups; 3],
+}
+
+/// One step of a function.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// What is computed.
+    #[serde(flatten)]
+    pub op: Op,
+    /// How a GPU does it; absent in libraries for the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<KernelCall>,
+}
+
+/// A list of launches, each after the one before it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Function {
+    /// In order.
+    pub launches: Vec<Launch>,
+}
+
+/// An operand of a launch: a whole buffer or a place in one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operand {
+    /// The token ids of the call, `u32`, at [`crate::library::Io::tokens`].
+    Tokens,
+    /// The rows of a rope table.
+    RopeTable(u32),
+    /// A parameter.
+    Parameter(ParameterId),
+    /// Workspace rows that are read.
+    Input(Rows),
+    /// Workspace rows that are written (and perhaps read).
+    Output(Rows),
+    /// Keys of a cache layer.
+    Keys(u32),
+    /// Values of a cache layer.
+    Values(u32),
+    /// Scratch of the launch.
+    Scratch(Scratch),
+}
+
+impl Weight {
+    fn push(&self, operands: &mut Vec<Operand>) {
+        match *self {
+            Weight::Dense(id) => operands.push(Operand::Parameter(id)),
+            Weight::Grouped { codes, scales, .. } => {
+                operands.extend([Operand::Parameter(codes), Operand::Parameter(scales)])
+            }
+        }
+    }
+}
+
+impl NormWeights {
+    fn push(&self, operands: &mut Vec<Operand>) {
+        operands.extend(self.weight.iter().chain(&self.bias).map(|&id| Operand::Parameter(id)));
+    }
+}
+
+impl Op {
+    /// The operands in the order of a kernel's arguments.
+    pub fn operands(&self) -> Vec<Operand> {
+        let mut list = Vec::with_capacity(8);
+        match self {
+            Op::Embed(op) => {
+                list.push(Operand::Tokens);
+                op.table.push(&mut list);
+                list.push(Operand::Output(op.output));
+            }
+            Op::Norm(op) => {
+                list.push(Operand::Input(op.input));
+                op.norm.push(&mut list);
+                list.push(Operand::Output(op.output));
+            }
+            Op::AddNorm(op) => {
+                list.extend([Operand::Input(op.residual), Operand::Input(op.delta)]);
+                if let Some(pre) = &op.pre {
+                    pre.push(&mut list);
+                }
+                list.push(Operand::Output(op.sum));
+                if let Some((post, output)) = &op.post {
+                    post.push(&mut list);
+                    list.push(Operand::Output(*output));
+                }
+            }
+            Op::Linear(op) => {
+                list.push(Operand::Input(op.input));
+                op.weight.push(&mut list);
+                list.extend(op.bias.map(Operand::Parameter));
+                if let Epilogue::Add(residual) = op.epilogue {
+                    list.push(Operand::Input(residual));
+                }
+                list.push(Operand::Output(op.output));
+                list.extend(op.scratch.map(Operand::Scratch));
+            }
+            Op::RopeAppend(op) => {
+                list.push(Operand::Input(op.qkv));
+                if op.rotary > 0 {
+                    list.push(Operand::RopeTable(op.rope_table));
+                }
+                for norm in op.query_norm.iter().chain(&op.key_norm) {
+                    norm.push(&mut list);
+                }
+                list.extend([Operand::Output(op.query), Operand::Keys(op.layer), Operand::Values(op.layer)]);
+            }
+            Op::Attention(op) => {
+                list.extend([Operand::Input(op.query), Operand::Keys(op.layer), Operand::Values(op.layer)]);
+                list.push(Operand::Output(op.output));
+            }
+        }
+        list
+    }
+
+    /// The operation's name as in the serialized form.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Op::Embed(_) => "embed",
+            Op::Norm(_) => "norm",
+            Op::AddNorm(_) => "add_norm",
+            Op::Linear(_) => "linear",
+            Op::RopeAppend(_) => "rope_append",
+            Op::Attention(_) => "attention",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(positions: u32, window: Option<u32>, sinks: u32) -> KvLayer {
+        KvLayer { kv_heads: 1, head_dim: 4, positions, window, sinks, dtype: DType::F16 }
+    }
+
+    /// Every position that a chunk's queries see is still in the cache when the whole chunk has been written.
+    #[test]
+    fn a_ring_keeps_what_a_chunk_sees() {
+        for (window, sinks, chunk) in [(5, 0, 1), (5, 0, 4), (5, 2, 4), (3, 4, 8), (8, 4, 3)] {
+            let kv = layer(sinks + window + chunk - 1, Some(window), sinks);
+            let mut slots = vec![u32::MAX; kv.positions as usize];
+            let mut start = 0;
+            while start < 100 {
+                for p in start..start + chunk {
+                    slots[kv.slot(p) as usize] = p;
+                }
+                for p in start..start + chunk {
+                    let (a, b) = kv.visible(p);
+                    assert!(a <= b && b <= p);
+                    for j in (0..a).chain(b..=p) {
+                        assert_eq!(
+                            slots[kv.slot(j) as usize],
+                            j,
+                            "window {window} sinks {sinks} chunk {chunk} query {p}"
+                        );
+                    }
+                    let seen = (0..a).chain(b..=p).count() as u32;
+                    assert_eq!(seen, (p + 1).min(window + sinks.min((p + 1).saturating_sub(window))));
+                }
+                start += chunk;
+            }
+        }
+    }
+}

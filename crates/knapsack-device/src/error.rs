@@ -1,0 +1,42 @@
+use std::path::PathBuf;
+
+/// Why a device could not load or run a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// A file could not be read or mapped.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The weight folder does not hold what the library needs.
+    #[error("weights in {} do not match the model library: {problem}", folder.display())]
+    Weights {
+        /// The folder.
+        folder: PathBuf,
+        /// What differs.
+        problem: String,
+    },
+    /// Memory that the plan needs cannot be had.
+    #[error("cannot allocate {bytes} bytes for the {what}")]
+    OutOfMemory {
+        /// Which part of the plan.
+        what: &'static str,
+        /// How much.
+        bytes: u64,
+    },
+    /// The caller asked for something outside the plan.
+    #[error("invalid call: {0}")]
+    InvalidCall(String),
+    /// The device is not there or lacks something.
+    #[error("device {device} is unavailable: {reason}")]
+    Unavailable {
+        /// Its name.
+        device: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
