@@ -1,1 +1,12 @@
-//! Shared test fixtures and servers (development only).
+//! Shared test data and servers. Development only: no shipped crate depends on it.
+//!
+//! In: nothing (the data lies in this crate's `fixtures/` and `catalogue/`, each with a README that says where it comes from).
+//! Out: paths to tiny models in both formats, reference logits as plain vectors, full-size configurations without weights.
+//! Neighbours: every crate's tests.
+
+mod fixtures;
+
+pub use fixtures::{
+    CATALOGUE, FIXTURES, FixtureModel, ReferenceSequence, catalogue, fixture, fixtures, fixtures_root, mlc_fixture,
+    reference_logits, reference_logits_file, tiny_assistant,
+};
