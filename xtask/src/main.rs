@@ -1,2 +1,83 @@
-//! Project automation.
-fn main() {}
+//! Project automation. `cargo xtask ci` is everything that CI checks, in the order in which it fails fastest.
+
+mod architecture;
+mod files;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[derive(Parser)]
+#[command(about = "Knapsack's project automation")]
+enum Task {
+    /// Formatting, lints, structure, tests, docs and dependency policy: what CI runs.
+    Ci {
+        /// Skip the tests (CI runs them by the README's command).
+        #[arg(long)]
+        no_test: bool,
+    },
+    /// The structure: crate arrows, names in ARCHITECTURE.md, file lengths, machine paths.
+    Check,
+}
+
+fn main() -> Result<()> {
+    let root = root();
+    match Task::parse() {
+        Task::Check => check(&root),
+        Task::Ci { no_test } => {
+            cargo(&root, &["fmt", "--all", "--", "--check"], &[])?;
+            check(&root)?;
+            cargo(&root, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])?;
+            if !no_test {
+                cargo(&root, &["test", "--workspace", "--locked"], &[])?;
+            }
+            cargo(&root, &["doc", "--workspace", "--no-deps", "--locked"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+            deny(&root)
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+}
+
+fn check(root: &Path) -> Result<()> {
+    let mut problems = architecture::check(root)?;
+    problems.extend(files::check(root)?);
+    if problems.is_empty() {
+        println!("structure: as ARCHITECTURE.md says");
+        return Ok(());
+    }
+    for problem in &problems {
+        eprintln!("error: {problem}");
+    }
+    bail!("{} structural problem(s)", problems.len())
+}
+
+fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    println!("$ cargo {}", arguments.join(" "));
+    let status = Command::new(env!("CARGO"))
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(root)
+        .status()
+        .context("cannot start cargo")?;
+    if !status.success() {
+        bail!("cargo {} failed", arguments[0]);
+    }
+    Ok(())
+}
+
+/// Licences, sources and bans by cargo-deny, where it is installed; CI installs it.
+fn deny(root: &Path) -> Result<()> {
+    let installed = Command::new(env!("CARGO")).args(["deny", "--version"]).output().is_ok_and(|o| o.status.success());
+    if installed {
+        return cargo(root, &["deny", "check", "licenses", "bans", "sources"], &[]);
+    }
+    if std::env::var_os("KNAPSACK_REQUIRE_DENY").is_some() {
+        bail!("cargo-deny is required here but not installed");
+    }
+    println!("skipped: cargo deny (not installed; `cargo install cargo-deny --locked`)");
+    Ok(())
+}
