@@ -76,11 +76,15 @@ fn arrows(text: &str, graph: &BTreeMap<String, BTreeSet<String>>) -> Vec<String>
             continue;
         };
         for other in used.difference(may).filter(|other| *other != name) {
-            problems.push(format!("{name} depends on {other}: that arrow is not in the crate table of ARCHITECTURE.md"));
+            problems
+                .push(format!("{name} depends on {other}: that arrow is not in the crate table of ARCHITECTURE.md"));
         }
     }
     problems.extend(
-        table.keys().filter(|name| !graph.contains_key(*name)).map(|name| format!("ARCHITECTURE.md names {name}, which is gone")),
+        table
+            .keys()
+            .filter(|name| !graph.contains_key(*name))
+            .map(|name| format!("ARCHITECTURE.md names {name}, which is gone")),
     );
     problems
 }
@@ -102,8 +106,9 @@ fn names(root: &Path, text: &str) -> Result<Vec<String>> {
             && letters.all(|c| c.is_ascii_alphanumeric());
         let defined = |(_, code): &(_, String)| {
             ["struct ", "enum ", "trait ", "type "].iter().any(|kind| {
-                code.match_indices(&format!("{kind}{span}"))
-                    .any(|(at, found)| !code[at + found.len()..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_'))
+                code.match_indices(&format!("{kind}{span}")).any(|(at, found)| {
+                    !code[at + found.len()..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+                })
             })
         };
         if is_type && !sources.iter().any(defined) {
@@ -135,6 +140,9 @@ mod tests {
     fn a_new_or_a_gone_crate_is_noticed() {
         let new = graph(&[("knapsack-a", &[]), ("knapsack-c", &[]), ("knapsack", &[])]);
         let problems = arrows(TABLE, &new);
-        assert!(problems[0].contains("knapsack-c is missing") && problems[1].contains("knapsack-b, which is gone"), "{problems:?}");
+        assert!(
+            problems[0].contains("knapsack-c is missing") && problems[1].contains("knapsack-b, which is gone"),
+            "{problems:?}"
+        );
     }
 }

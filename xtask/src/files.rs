@@ -17,7 +17,9 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
     }
     for path in tracked(root)? {
         let Ok(text) = std::fs::read_to_string(root.join(&path)) else { continue };
-        if path.starts_with("xtask") || path.extension().is_some_and(|e| e == "lock" || e == "safetensors" || e == "bin") {
+        if path.starts_with("xtask")
+            || path.extension().is_some_and(|e| e == "lock" || e == "safetensors" || e == "bin")
+        {
             continue;
         }
         for (number, line) in text.lines().enumerate() {
