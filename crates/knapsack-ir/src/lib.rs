@@ -1,1 +1,17 @@
-//! The graph: operations, verifier, text form, reference interpreter.
+//! The graph of a model between its family's definition and the launch plan.
+//!
+//! In: nothing but vocabulary from `knapsack-tensor`. `knapsack-models` builds a [`Graph`] of fine-grained operations from a
+//! configuration, `knapsack-compiler` rewrites it to fused ones and lowers it to a launch plan.
+//!
+//! * [`Graph`], [`Op`]: single assignment form with typed values; the token axis `n` is symbolic, columns are static.
+//! * [`infer`]: which operands an operation accepts and what it defines; [`verify`]: the invariants of a whole graph.
+
+mod graph;
+mod infer;
+mod op;
+mod verify;
+
+pub use graph::{Graph, KvLayer, Node, Parameter, ParameterId, RopeTable, RowCount, Type, ValueId, Windows};
+pub use infer::{TypeError, infer};
+pub use op::{Columns, Epilogue, Linear, Norm, Op, QkvOrder, RopeAppend, Storage, Weight};
+pub use verify::{VerifyError, verify};

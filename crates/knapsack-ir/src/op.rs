@@ -1,0 +1,383 @@
+//! The operations: the fine ones that families are written in, and the fused ones that a device executes.
+
+use crate::{ParameterId, ValueId};
+use knapsack_tensor::{Activation, GroupFormat, NormKind};
+
+/// How a weight matrix is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// One tensor of the matrix's shape.
+    Dense(ParameterId),
+    /// Codes and scales.
+    Grouped {
+        /// Packed codes, `u32`.
+        codes: ParameterId,
+        /// Scales.
+        scales: ParameterId,
+        /// Bits, group size, layout, element type of the scales.
+        format: GroupFormat,
+    },
+}
+
+/// A weight matrix `(rows, columns)` = (out_features, in_features).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Weight {
+    /// Where its elements are.
+    pub storage: Storage,
+    /// out_features, or the vocabulary of an embedding.
+    pub rows: u32,
+    /// in_features.
+    pub columns: u32,
+}
+
+/// A normalization of each group of `width` columns (a whole row, or a head).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    /// Root mean square, or mean and variance.
+    pub kind: NormKind,
+    /// Added under the root.
+    pub epsilon: f32,
+    /// Columns that are normalized together.
+    pub width: u32,
+    /// Multiplier, of `width` elements shared by all groups, or one element for each column.
+    pub weight: Option<ParameterId>,
+    /// Offset, of the same length; only with [`NormKind::Layer`].
+    pub bias: Option<ParameterId>,
+}
+
+/// Columns `start + i * stride + j` for `i` in `0..count`, `j` in `0..width`, one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Columns {
+    /// First column.
+    pub start: u32,
+    /// Columns of one piece.
+    pub width: u32,
+    /// Pieces.
+    pub count: u32,
+    /// From one piece to the next.
+    pub stride: u32,
+}
+
+impl Columns {
+    /// The contiguous columns `start..start + width`.
+    pub const fn range(start: u32, width: u32) -> Self {
+        Columns { start, width, count: 1, stride: width }
+    }
+
+    /// Columns of the result; `None` on overflow.
+    pub fn len(&self) -> Option<u32> {
+        self.width.checked_mul(self.count)
+    }
+
+    /// Whether nothing is taken.
+    pub const fn is_empty(&self) -> bool {
+        self.width == 0 || self.count == 0
+    }
+
+    /// One past the last column; `None` on overflow or when empty.
+    pub fn end(&self) -> Option<u32> {
+        self.count.checked_sub(1)?.checked_mul(self.stride)?.checked_add(self.start)?.checked_add(self.width)
+    }
+
+    /// The range that this is, when its pieces adjoin.
+    pub fn contiguous(&self) -> Option<std::ops::Range<u32>> {
+        (self.count == 1 || self.stride == self.width).then(|| self.end().map(|end| self.start..end)).flatten()
+    }
+}
+
+/// What follows a matrix product in the same operation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Epilogue {
+    /// Nothing.
+    None,
+    /// `f(y)`.
+    Activation(Activation),
+    /// `f(first half) * second half`.
+    Gated(Activation),
+    /// `y + residual`.
+    Add(ValueId),
+    /// `cap * tanh(y / cap)`.
+    SoftCap(f32),
+}
+
+/// `epilogue(input W^T + bias)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Linear {
+    /// Rows of `weight.columns`.
+    pub input: ValueId,
+    /// The matrix.
+    pub weight: Weight,
+    /// One element for each row of the matrix.
+    pub bias: Option<ParameterId>,
+    /// What follows.
+    pub epilogue: Epilogue,
+}
+
+/// How the columns of a fused q, k, v projection are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum QkvOrder {
+    /// All q heads, all k heads, all v heads.
+    Sections,
+    /// For each head its q, k and v.
+    PerHead,
+}
+
+/// Splits q, k, v, normalizes and rotates q and k, appends k and v.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RopeAppend {
+    /// The projection.
+    pub qkv: ValueId,
+    /// Its column order.
+    pub order: QkvOrder,
+    /// Query heads.
+    pub heads: u32,
+    /// Leading elements of a head that are rotated; 0: none.
+    pub rotary: u32,
+    /// Index into [`crate::Graph::rope_tables`]; not looked at when `rotary` is 0.
+    pub table: u32,
+    /// Of each q head.
+    pub query_norm: Option<Norm>,
+    /// Of each k head.
+    pub key_norm: Option<Norm>,
+    /// Cache layer.
+    pub layer: u32,
+}
+
+/// An operation. Unless said otherwise it defines one value, float32 rows as many as its operands have.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// The call's token ids.
+    Tokens,
+    /// A weight as a float32 matrix: `(code - max_int) * scale`, or the dense tensor widened.
+    Dequantize(Weight),
+    /// Row `tokens[t]` of the table.
+    Embed {
+        /// A matrix, `(vocab, hidden)`.
+        table: ValueId,
+        /// The tokens.
+        tokens: ValueId,
+    },
+    /// `input W^T`.
+    Matmul {
+        /// Rows of in_features.
+        input: ValueId,
+        /// A matrix.
+        weight: ValueId,
+    },
+    /// Adds a parameter to each row.
+    Bias {
+        /// Rows.
+        input: ValueId,
+        /// One element for each column.
+        bias: ParameterId,
+    },
+    /// Elementwise sum.
+    Add {
+        /// First summand.
+        a: ValueId,
+        /// Second summand.
+        b: ValueId,
+    },
+    /// Elementwise product.
+    Mul {
+        /// First factor.
+        a: ValueId,
+        /// Second factor.
+        b: ValueId,
+    },
+    /// `factor * input`.
+    Scale {
+        /// Rows.
+        input: ValueId,
+        /// Multiplier.
+        factor: f32,
+    },
+    /// `cap * tanh(input / cap)`.
+    SoftCap {
+        /// Rows.
+        input: ValueId,
+        /// Bound of the result.
+        cap: f32,
+    },
+    /// An elementwise function.
+    Activation {
+        /// Rows.
+        input: ValueId,
+        /// Which.
+        function: Activation,
+    },
+    /// Some of the columns.
+    Slice {
+        /// Rows.
+        input: ValueId,
+        /// Which columns.
+        columns: Columns,
+    },
+    /// Normalization.
+    Norm {
+        /// Rows.
+        input: ValueId,
+        /// How.
+        norm: Norm,
+    },
+    /// Rotates the first `rotary` elements of each head in halves: `(a, b) -> (a cos - b sin, b cos + a sin)` with `a = x[i]`,
+    /// `b = x[i + rotary/2]` and the angle `position * frequency[i]`; cosine and sine times the table's magnitude.
+    Rope {
+        /// Rows of heads.
+        input: ValueId,
+        /// Index into [`crate::Graph::rope_tables`].
+        table: u32,
+        /// Elements of a head.
+        head_dim: u32,
+        /// Leading elements that are rotated; even, above 0.
+        rotary: u32,
+    },
+    /// Appends keys and values to a layer's cache; defines the cache.
+    Append {
+        /// Rows of all key heads.
+        key: ValueId,
+        /// Rows of all value heads.
+        value: ValueId,
+        /// Cache layer.
+        layer: u32,
+    },
+    /// For each token and head: `softmax(cap(scale * q . k_j)) v_j` over the positions that the layer's window shows. The
+    /// query's heads are shared out evenly among the kv heads, in order.
+    Attention {
+        /// Rows of all query heads.
+        query: ValueId,
+        /// A cache.
+        cache: ValueId,
+        /// Multiplier of the scores.
+        scale: f32,
+        /// `cap * tanh(s / cap)` of the scores.
+        soft_cap: Option<f32>,
+    },
+    /// The row whose logits are wanted. An executor that wants all of them reads it as the identity.
+    SelectRow {
+        /// Rows, one for each token.
+        input: ValueId,
+    },
+
+    /// Fused: `scale * table[tokens[t]]`.
+    EmbedRows {
+        /// `(vocab, hidden)`.
+        table: Weight,
+        /// The tokens.
+        tokens: ValueId,
+        /// Multiplier.
+        scale: f32,
+    },
+    /// Fused: normalization of the selected row.
+    NormSelected {
+        /// Rows, one for each token.
+        input: ValueId,
+        /// How; over whole rows.
+        norm: Norm,
+    },
+    /// Fused: matrix product and what follows it.
+    Linear(Linear),
+    /// Fused: `sum = residual + pre(delta)`, and `post(sum)`. Defines the sum and, where there is a `post`, its result.
+    AddNorm {
+        /// The residual stream.
+        residual: ValueId,
+        /// What is added.
+        delta: ValueId,
+        /// Normalization of `delta`.
+        pre: Option<Norm>,
+        /// Normalization of the sum.
+        post: Option<Norm>,
+    },
+    /// Fused: everything between the projection and attention. Defines the query rows and the cache.
+    RopeAppend(RopeAppend),
+}
+
+impl Norm {
+    fn parameters(&self, list: &mut Vec<ParameterId>) {
+        list.extend(self.weight.iter().chain(&self.bias));
+    }
+}
+
+impl Weight {
+    fn parameters(&self, list: &mut Vec<ParameterId>) {
+        match self.storage {
+            Storage::Dense(id) => list.push(id),
+            Storage::Grouped { codes, scales, .. } => list.extend([codes, scales]),
+        }
+    }
+}
+
+impl Op {
+    /// The values that it reads.
+    pub fn operands(&self) -> Vec<ValueId> {
+        match *self {
+            Op::Tokens | Op::Dequantize(_) => vec![],
+            Op::Embed { table, tokens } => vec![table, tokens],
+            Op::Matmul { input, weight } => vec![input, weight],
+            Op::Add { a, b } | Op::Mul { a, b } => vec![a, b],
+            Op::Bias { input, .. }
+            | Op::Scale { input, .. }
+            | Op::SoftCap { input, .. }
+            | Op::Activation { input, .. }
+            | Op::Slice { input, .. }
+            | Op::Norm { input, .. }
+            | Op::Rope { input, .. }
+            | Op::SelectRow { input }
+            | Op::NormSelected { input, .. } => vec![input],
+            Op::Append { key, value, .. } => vec![key, value],
+            Op::Attention { query, cache, .. } => vec![query, cache],
+            Op::EmbedRows { tokens, .. } => vec![tokens],
+            Op::Linear(Linear { input, epilogue: Epilogue::Add(residual), .. }) => vec![input, residual],
+            Op::Linear(Linear { input, .. }) => vec![input],
+            Op::AddNorm { residual, delta, .. } => vec![residual, delta],
+            Op::RopeAppend(RopeAppend { qkv, .. }) => vec![qkv],
+        }
+    }
+
+    /// The parameters that it reads.
+    pub fn parameters(&self) -> Vec<ParameterId> {
+        let mut list = Vec::new();
+        match self {
+            Op::Dequantize(weight) | Op::EmbedRows { table: weight, .. } => weight.parameters(&mut list),
+            Op::Bias { bias, .. } => list.push(*bias),
+            Op::Norm { norm, .. } | Op::NormSelected { norm, .. } => norm.parameters(&mut list),
+            Op::Linear(linear) => {
+                linear.weight.parameters(&mut list);
+                list.extend(linear.bias);
+            }
+            Op::AddNorm { pre, post, .. } => pre.iter().chain(post).for_each(|norm| norm.parameters(&mut list)),
+            Op::RopeAppend(op) => {
+                op.query_norm.iter().chain(&op.key_norm).for_each(|norm| norm.parameters(&mut list));
+            }
+            _ => {}
+        }
+        list
+    }
+
+    /// Its name in the text form.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Op::Tokens => "tokens",
+            Op::Dequantize(_) => "dequantize",
+            Op::Embed { .. } => "embed",
+            Op::Matmul { .. } => "matmul",
+            Op::Bias { .. } => "bias",
+            Op::Add { .. } => "add",
+            Op::Mul { .. } => "mul",
+            Op::Scale { .. } => "scale",
+            Op::SoftCap { .. } => "soft_cap",
+            Op::Activation { .. } => "activation",
+            Op::Slice { .. } => "slice",
+            Op::Norm { .. } => "norm",
+            Op::Rope { .. } => "rope",
+            Op::Append { .. } => "append",
+            Op::Attention { .. } => "attention",
+            Op::SelectRow { .. } => "select_row",
+            Op::EmbedRows { .. } => "embed_rows",
+            Op::NormSelected { .. } => "norm_selected",
+            Op::Linear(_) => "linear",
+            Op::AddNorm { .. } => "add_norm",
+            Op::RopeAppend(_) => "rope_append",
+        }
+    }
+}
