@@ -1,0 +1,315 @@
+//! Finding model libraries in the files that carry them: a bare `.knapsack` blob, a Mach-O object, a static archive of them, a
+//! fat file of either, an ELF shared library. The phone needs none of this (its linker finds the symbol), hence the feature.
+
+use crate::ModelLibrary;
+use crate::library::{HEADER_BYTES, LibraryError, MAGIC, SYMBOL_SUFFIX};
+use object::read::archive::ArchiveFile;
+use object::read::macho::{FatArch, MachOFatFile32, MachOFatFile64};
+use object::{Architecture, BinaryFormat, FileKind, Object, ObjectSection, ObjectSegment, ObjectSymbol};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Largest file that is opened.
+pub const MAX_FILE_BYTES: u64 = 1 << 30;
+/// Most libraries of one file, over all its slices.
+pub const MAX_LIBRARIES: usize = 1 << 14;
+/// Most members of an archive and slices of a fat file.
+const MAX_MEMBERS: usize = 1 << 14;
+/// Archive in a fat file is depth 1, an object in it depth 2.
+const MAX_DEPTH: u32 = 3;
+
+/// The machine that an object file is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slice {
+    /// `mach-o`, `elf`, or `knapsack` for a bare blob.
+    pub format: &'static str,
+    /// `arm64`, `x86_64`; `any` for a bare blob.
+    pub architecture: String,
+    /// `ios`, `ios-simulator`, `maccatalyst`, … where the file says it.
+    pub platform: Option<&'static str>,
+}
+
+impl std::fmt::Display for Slice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.format, self.architecture)?;
+        self.platform.map_or(Ok(()), |platform| write!(f, " {platform}"))
+    }
+}
+
+/// One library where it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contained<'a> {
+    /// Name by its symbol, without [`SYMBOL_SUFFIX`]; empty for a bare blob, which says its name inside.
+    pub name: String,
+    /// For which machine.
+    pub slice: Slice,
+    /// The blob, exactly.
+    pub blob: &'a [u8],
+}
+
+/// Why no library could be taken out of a file.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// The file cannot be read.
+    #[error("cannot read `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Larger than any real one.
+    #[error("the file is larger than {MAX_FILE_BYTES} bytes")]
+    TooLarge,
+    /// None of the formats.
+    #[error("neither a model library nor an archive, object or shared library that could hold one")]
+    UnknownFormat,
+    /// The container contradicts itself.
+    #[error("the {format} is damaged: {problem}")]
+    Damaged {
+        /// Which kind of file.
+        format: &'static str,
+        /// What the reader says.
+        problem: String,
+    },
+    /// Too many members or libraries, or nested too deep.
+    #[error("the file holds more than {0} {1}")]
+    TooMany(usize, &'static str),
+    /// A symbol is there, but not a library behind it.
+    #[error("symbol `{symbol}` ({slice}) is not a model library")]
+    Blob {
+        /// The symbol.
+        symbol: String,
+        /// Where.
+        slice: Slice,
+        /// Why.
+        #[source]
+        source: LibraryError,
+    },
+    /// A bare blob that is not one.
+    #[error("the model library cannot be used")]
+    Bare(#[source] LibraryError),
+    /// It holds others.
+    #[error("no model library named `{name}`; found: {}", list(found))]
+    NoSuchLibrary {
+        /// The one that was asked for.
+        name: String,
+        /// Those that are there.
+        found: Vec<String>,
+    },
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+fn damaged(format: &'static str) -> impl Fn(object::Error) -> ContainerError {
+    move |error| ContainerError::Damaged { format, problem: error.to_string() }
+}
+
+/// Reads a file that [`libraries`] takes.
+///
+/// # Errors
+/// When it cannot be read or is too large.
+pub fn read(path: &Path) -> Result<Vec<u8>, ContainerError> {
+    let wrap = |source| ContainerError::Read { path: path.to_path_buf(), source };
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).map_err(wrap)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(wrap)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES { Err(ContainerError::TooLarge) } else { Ok(bytes) }
+}
+
+/// Every library in the file, in file order. Headers are checked, payloads not: [`ModelLibrary::decode`] does that.
+///
+/// # Errors
+/// [`ContainerError`]; a file of a known format without libraries gives an empty list.
+pub fn libraries(bytes: &[u8]) -> Result<Vec<Contained<'_>>, ContainerError> {
+    let mut found = Vec::new();
+    collect(bytes, MAX_DEPTH, &mut found)?;
+    Ok(found)
+}
+
+/// Decodes the library `name`, of whichever slice; of a bare blob, the library itself when it is called so.
+///
+/// # Errors
+/// [`ContainerError`].
+pub fn find(bytes: &[u8], name: &str) -> Result<ModelLibrary, ContainerError> {
+    let mut names = Vec::new();
+    for contained in libraries(bytes)? {
+        if contained.name == name {
+            return contained.decode();
+        }
+        if contained.name.is_empty() {
+            let library = contained.decode()?;
+            if library.name == name {
+                return Ok(library);
+            }
+            names.push(library.name);
+        } else {
+            names.push(contained.name);
+        }
+    }
+    names.sort();
+    names.dedup();
+    Err(ContainerError::NoSuchLibrary { name: name.into(), found: names })
+}
+
+impl Contained<'_> {
+    /// Decodes and validates the library; its name must be that of its symbol.
+    ///
+    /// # Errors
+    /// [`ContainerError::Blob`] or [`ContainerError::Bare`]; [`ContainerError::NoSuchLibrary`] when the names differ.
+    pub fn decode(&self) -> Result<ModelLibrary, ContainerError> {
+        let library = ModelLibrary::decode(self.blob).map_err(|source| {
+            if self.name.is_empty() {
+                ContainerError::Bare(source)
+            } else {
+                let symbol = ModelLibrary::symbol(&self.name);
+                ContainerError::Blob { symbol, slice: self.slice.clone(), source }
+            }
+        })?;
+        if !self.name.is_empty() && library.name != self.name {
+            return Err(ContainerError::NoSuchLibrary { name: self.name.clone(), found: vec![library.name] });
+        }
+        Ok(library)
+    }
+}
+
+fn collect<'a>(bytes: &'a [u8], depth: u32, found: &mut Vec<Contained<'a>>) -> Result<(), ContainerError> {
+    if depth == 0 {
+        return Err(ContainerError::TooMany(MAX_DEPTH as usize, "levels of archives"));
+    }
+    if bytes.starts_with(MAGIC) {
+        let slice = Slice { format: "knapsack", architecture: "any".into(), platform: None };
+        return push(found, Contained { name: String::new(), slice, blob: blob(bytes).map_err(ContainerError::Bare)? });
+    }
+    match FileKind::parse(bytes).map_err(|_| ContainerError::UnknownFormat)? {
+        FileKind::Archive => archive(bytes, depth, found),
+        FileKind::MachOFat32 => {
+            let file = MachOFatFile32::parse(bytes).map_err(damaged("fat file"))?;
+            fat(bytes, file.arches(), depth, found)
+        }
+        FileKind::MachOFat64 => {
+            let file = MachOFatFile64::parse(bytes).map_err(damaged("fat file"))?;
+            fat(bytes, file.arches(), depth, found)
+        }
+        FileKind::MachO64 | FileKind::Elf64 => object_file(bytes, found),
+        _ => Err(ContainerError::UnknownFormat),
+    }
+}
+
+fn archive<'a>(bytes: &'a [u8], depth: u32, found: &mut Vec<Contained<'a>>) -> Result<(), ContainerError> {
+    let file = ArchiveFile::parse(bytes).map_err(damaged("archive"))?;
+    if file.is_thin() {
+        return Err(ContainerError::Damaged {
+            format: "archive",
+            problem: "it is thin: its members lie elsewhere".into(),
+        });
+    }
+    for (index, member) in file.members().enumerate() {
+        if index >= MAX_MEMBERS {
+            return Err(ContainerError::TooMany(MAX_MEMBERS, "archive members"));
+        }
+        let data = member.and_then(|member| member.data(bytes)).map_err(damaged("archive"))?;
+        match collect(data, depth - 1, found) {
+            // Archives hold other things too: bitcode, notes.
+            Err(ContainerError::UnknownFormat) => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn fat<'a, A: FatArch>(
+    bytes: &'a [u8],
+    arches: &[A],
+    depth: u32,
+    found: &mut Vec<Contained<'a>>,
+) -> Result<(), ContainerError> {
+    if arches.len() > MAX_MEMBERS {
+        return Err(ContainerError::TooMany(MAX_MEMBERS, "slices"));
+    }
+    arches.iter().try_for_each(|arch| collect(arch.data(bytes).map_err(damaged("fat file"))?, depth - 1, found))
+}
+
+fn object_file<'a>(bytes: &'a [u8], found: &mut Vec<Contained<'a>>) -> Result<(), ContainerError> {
+    let file = object::File::parse(bytes).map_err(damaged("object file"))?;
+    let elf = file.format() == BinaryFormat::Elf;
+    let slice = Slice {
+        format: if elf { "elf" } else { "mach-o" },
+        architecture: match file.architecture() {
+            Architecture::Aarch64 => "arm64".into(),
+            Architecture::X86_64 => "x86_64".into(),
+            other => format!("{other:?}").to_lowercase(),
+        },
+        platform: if elf { None } else { macho_platform(bytes) },
+    };
+    // A shared library exports through its dynamic symbols, a relocatable object has only the plain ones.
+    let symbols: Vec<_> = if elf && file.dynamic_symbols().next().is_some() {
+        file.dynamic_symbols().collect()
+    } else {
+        file.symbols().collect()
+    };
+    for symbol in symbols {
+        let Ok(full) = symbol.name() else { continue };
+        let full = if elf { full } else { full.strip_prefix('_').unwrap_or(full) };
+        let Some(name) = full.strip_suffix(SYMBOL_SUFFIX).filter(|name| !name.is_empty()) else { continue };
+        if symbol.is_undefined() {
+            continue;
+        }
+        let data = data_at(&file, &symbol).ok_or_else(|| ContainerError::Damaged {
+            format: "object file",
+            problem: format!("symbol `{full}` points outside of its data"),
+        })?;
+        let blob =
+            blob(data).map_err(|source| ContainerError::Blob { symbol: full.into(), slice: slice.clone(), source })?;
+        push(found, Contained { name: name.into(), slice: slice.clone(), blob })?;
+    }
+    Ok(())
+}
+
+/// The bytes from a symbol to the end of its section, or of its segment where there are no sections.
+fn data_at<'a>(file: &object::File<'a>, symbol: &object::Symbol<'a, '_>) -> Option<&'a [u8]> {
+    let address = symbol.address();
+    if let Some(section) = symbol.section_index().and_then(|index| file.section_by_index(index).ok()) {
+        return section.data().ok()?.get(usize::try_from(address.checked_sub(section.address())?).ok()?..);
+    }
+    file.segments().find_map(|segment| {
+        let offset = usize::try_from(address.checked_sub(segment.address())?).ok()?;
+        segment.data().ok()?.get(offset..).filter(|rest| !rest.is_empty())
+    })
+}
+
+fn blob(bytes: &[u8]) -> Result<&[u8], LibraryError> {
+    let length = ModelLibrary::blob_len(&bytes[..bytes.len().min(HEADER_BYTES)])?;
+    bytes.get(..length).ok_or(LibraryError::Truncated { actual: bytes.len() as u64, expected: length as u64 })
+}
+
+fn push<'a>(found: &mut Vec<Contained<'a>>, contained: Contained<'a>) -> Result<(), ContainerError> {
+    if found.len() >= MAX_LIBRARIES {
+        return Err(ContainerError::TooMany(MAX_LIBRARIES, "model libraries"));
+    }
+    found.push(contained);
+    Ok(())
+}
+
+/// The platform of `LC_BUILD_VERSION`.
+fn macho_platform(bytes: &[u8]) -> Option<&'static str> {
+    use object::macho;
+    use object::read::macho::MachHeader;
+    let header = macho::MachHeader64::<object::Endianness>::parse(bytes, 0).ok()?;
+    let endian = header.endian().ok()?;
+    let mut commands = header.load_commands(endian, bytes, 0).ok()?;
+    while let Ok(Some(command)) = commands.next() {
+        if let Ok(Some(version)) = command.build_version(endian) {
+            return Some(match version.0.platform.get(endian) {
+                macho::PLATFORM_IOS => "ios",
+                macho::PLATFORM_IOSSIMULATOR => "ios-simulator",
+                macho::PLATFORM_MACCATALYST => "maccatalyst",
+                macho::PLATFORM_MACOS => "macos",
+                _ => "other",
+            });
+        }
+    }
+    None
+}
