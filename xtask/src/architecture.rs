@@ -39,7 +39,7 @@ fn dependencies(root: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
     Ok(graph)
 }
 
-/// The crate table: rows "| `knapsack-x` | role | a, b |"; "–" is nothing, "all but x" everything else.
+/// The crate table: rows "| `knapsack-x` | role | a, b |"; "–" is nothing, "all" everything.
 fn allowed(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     let rows: Vec<(String, String)> = text
         .lines()
@@ -55,11 +55,7 @@ fn allowed(text: &str) -> BTreeMap<String, BTreeSet<String>> {
             let list = |cell: &str| -> BTreeSet<String> {
                 cell.split(',').map(|c| format!("knapsack-{}", c.trim())).filter(|c| everything.contains(c)).collect()
             };
-            let may = match cell.strip_prefix("all but ") {
-                Some(rest) => everything.difference(&list(rest)).cloned().collect(),
-                None => list(cell),
-            };
-            (name.clone(), may)
+            (name.clone(), if cell == "all" { everything.clone() } else { list(cell) })
         })
         .collect()
 }
@@ -122,7 +118,7 @@ fn names(root: &Path, text: &str) -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    const TABLE: &str = "| crate | role | may depend on |\n|---|---|---|\n| `knapsack-a` | x | – |\n| `knapsack-b` | y | a |\n| `knapsack` | z | all but b |\n";
+    const TABLE: &str = "| crate | role | may depend on |\n|---|---|---|\n| `knapsack-a` | x | – |\n| `knapsack-b` | y | a |\n| `knapsack` | z | all |\n";
 
     fn graph(arrows: &[(&str, &[&str])]) -> BTreeMap<String, BTreeSet<String>> {
         arrows.iter().map(|(n, to)| (n.to_string(), to.iter().map(|t| t.to_string()).collect())).collect()
@@ -132,7 +128,7 @@ mod tests {
     fn the_table_decides() {
         let right = graph(&[("knapsack-a", &[]), ("knapsack-b", &["knapsack-a"]), ("knapsack", &["knapsack-a"])]);
         assert_eq!(arrows(TABLE, &right), Vec::<String>::new());
-        let wrong = graph(&[("knapsack-a", &["knapsack-b"]), ("knapsack-b", &[]), ("knapsack", &["knapsack-b"])]);
+        let wrong = graph(&[("knapsack-a", &["knapsack-b"]), ("knapsack-b", &[]), ("knapsack", &["knapsack-c"])]);
         assert_eq!(arrows(TABLE, &wrong).len(), 2);
     }
 
