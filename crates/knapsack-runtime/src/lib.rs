@@ -1,1 +1,24 @@
-//! Loads packages and generates text.
+//! Loads packages and generates text: tokenizer, chat template, sampling, KV cache, engine.
+//!
+//! In: a package or weight folder, a [`knapsack_device::Device`], a conversation. Out: text, streamed. Neighbours:
+//! `knapsack-device` executes the model; `knapsack-artifact` defines the files; the command line and the mobile bindings sit
+//! on top. It runs inside an app: every failure is a value, and nothing here is `unsafe`.
+//!
+//! A [`Session`] is the token side of a loaded model (cache, prefill, decode), a [`ChatModel`] the text side (tokenizer,
+//! template, stops), and an [`Engine`] both together.
+
+mod chat_config;
+mod engine;
+mod error;
+mod rng;
+mod sampling;
+#[cfg(test)]
+mod scripted;
+mod session;
+pub mod text;
+
+pub use chat_config::{ChatModel, SamplingDefaults};
+pub use engine::{Engine, FinishReason, GenerateOptions, Generation, GenerationStats};
+pub use error::EngineError;
+pub use sampling::{InvalidSampling, Sampler, SamplingOptions};
+pub use session::{CancelFlag, Session};

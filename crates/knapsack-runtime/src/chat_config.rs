@@ -1,0 +1,233 @@
+//! What a model folder says about talking to the model: templates, sampling defaults, tokens that end an answer.
+
+use crate::text::{ChatTemplate, ConvTemplate, JinjaTemplate, Message, TextError, Tokenizer, read_capped};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// Largest configuration file that is read.
+const MAX_FILE_BYTES: u64 = 32 << 20;
+/// Most stop strings and stop tokens that are taken from a file.
+const MAX_STOPS: usize = 64;
+
+/// Special tokens that end a turn in the families in use. A model that emits one is done, whatever its configuration names:
+/// they are never part of visible text.
+const END_OF_TURN: [&str; 11] = [
+    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
+    "<|return|>", "<|end_of_turn|>", "</s>", "<eos>",
+];
+
+/// The sampling parameters that a model's author recommends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplingDefaults {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Nucleus.
+    pub top_p: f32,
+    /// 1 is off.
+    pub repetition_penalty: f32,
+    /// 0 is off.
+    pub presence_penalty: f32,
+    /// 0 is off.
+    pub frequency_penalty: f32,
+}
+
+impl Default for SamplingDefaults {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+        }
+    }
+}
+
+/// The text side of a model: how its conversations look in tokens.
+#[derive(Clone, Debug)]
+pub struct ChatModel {
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Recommended sampling.
+    pub defaults: SamplingDefaults,
+    template: Option<ChatTemplate>,
+    bos: Option<u32>,
+    stop_tokens: Vec<u32>,
+    stop_strings: Vec<String>,
+    vocab_size: u32,
+}
+
+impl ChatModel {
+    /// Reads `tokenizer.json` and, where they are, `mlc-chat-config.json`, `tokenizer_config.json`, `chat_template.jinja` and
+    /// `generation_config.json`. `vocab_size` is the model's: ids outside it are never given out.
+    ///
+    /// The template is `conv_template` when it is there and complete, otherwise the Jinja template.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read or decoded.
+    pub fn open(folder: &Path, vocab_size: u32) -> Result<Self, TextError> {
+        let tokenizer = Tokenizer::open(folder)?;
+        let chat = read_json(&folder.join("mlc-chat-config.json"))?;
+        let tokens = read_json(&folder.join("tokenizer_config.json"))?;
+        let generation = read_json(&folder.join("generation_config.json"))?;
+        let conversation = chat.get("conv_template").and_then(|value| ConvTemplate::from_json(value).ok());
+        let mut stops = Stops { tokenizer: &tokenizer, vocab_size, tokens: Vec::new(), strings: Vec::new() };
+        if let Some(conversation) = &conversation {
+            conversation.stop_token_ids().iter().take(MAX_STOPS).for_each(|&id| stops.token(id));
+            conversation.stop_strings().iter().take(MAX_STOPS).for_each(|stop| stops.string(stop));
+        }
+        for config in [&chat, &generation] {
+            ids(config.get("eos_token_id")).take(MAX_STOPS).for_each(|id| stops.token(id));
+        }
+        let named = special_token(&tokens, "eos_token");
+        for token in named.as_deref().into_iter().chain(END_OF_TURN) {
+            stops.special(token);
+        }
+        let (stop_tokens, stop_strings) = (stops.tokens, stops.strings);
+        let bos = ids(chat.get("bos_token_id"))
+            .next()
+            .or_else(|| tokenizer.token_id(&special_token(&tokens, "bos_token")?))
+            .filter(|&id| id < vocab_size);
+        let template = match conversation {
+            Some(template) => Some(ChatTemplate::Conversation(template)),
+            None => jinja(folder, &tokens)?.map(ChatTemplate::Jinja),
+        };
+        let defaults = defaults(&chat);
+        Ok(Self { tokenizer, defaults, template, bos, stop_tokens, stop_strings, vocab_size })
+    }
+
+    /// The model's chat template, where it has one.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// The token that starts a document, where the model has one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Tokens that end an answer; all of them in the vocabulary.
+    pub fn stop_tokens(&self) -> &[u32] {
+        &self.stop_tokens
+    }
+
+    /// Strings that end an answer.
+    pub fn stop_strings(&self) -> &[String] {
+        &self.stop_strings
+    }
+
+    /// The tokens of the prompt that asks for the assistant's answer to `messages`.
+    ///
+    /// # Errors
+    /// A model without a template, or a conversation that the template refuses.
+    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, TextError> {
+        let prompt = self.template.as_ref().ok_or(TextError::NoTemplate)?.render(messages)?;
+        // The reference copies its template's ids from the full-size model; a model with another vocabulary has its own BOS.
+        let mut tokens: Vec<u32> = match prompt.prefix.iter().all(|&id| id < self.vocab_size) {
+            true => prompt.prefix,
+            false => self.bos.into_iter().collect(),
+        };
+        tokens.extend(self.tokenizer.encode(&prompt.text)?);
+        Ok(tokens)
+    }
+
+    /// The tokens of `text` to be continued as it is, with the special tokens that the tokenizer itself puts around a document.
+    ///
+    /// # Errors
+    /// A text that cannot be tokenized.
+    pub fn raw_prompt(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.tokenizer.encode_document(text)
+    }
+}
+
+struct Stops<'a> {
+    tokenizer: &'a Tokenizer,
+    vocab_size: u32,
+    tokens: Vec<u32>,
+    strings: Vec<String>,
+}
+
+impl Stops<'_> {
+    fn token(&mut self, id: u32) {
+        if id < self.vocab_size && !self.tokens.contains(&id) {
+            self.tokens.push(id);
+        }
+    }
+
+    fn special(&mut self, token: &str) {
+        if let Some(id) = self.tokenizer.token_id(token).filter(|&id| self.tokenizer.is_special(id)) {
+            self.token(id);
+        }
+    }
+
+    /// A stop string that is a special token never shows in the text: it stops as a token.
+    fn string(&mut self, stop: &str) {
+        self.special(stop);
+        if !stop.is_empty() && !self.strings.iter().any(|known| known == stop) {
+            self.strings.push(stop.to_owned());
+        }
+    }
+}
+
+fn read_json(path: &Path) -> Result<Value, TextError> {
+    match read_capped(path, MAX_FILE_BYTES) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map_err(|source| TextError::Json { path: path.to_owned(), source })
+        }
+        Err(TextError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Value::Null),
+        Err(error) => Err(error),
+    }
+}
+
+/// One id, or a list of them.
+fn ids(value: Option<&Value>) -> impl Iterator<Item = u32> + '_ {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let list = value.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    value.and_then(id).into_iter().chain(list.iter().filter_map(id))
+}
+
+/// A special token of `tokenizer_config.json`: its text, or an object with its `content`.
+fn special_token(config: &Value, name: &str) -> Option<String> {
+    let token = config.get(name)?;
+    token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
+}
+
+fn jinja(folder: &Path, config: &Value) -> Result<Option<JinjaTemplate>, TextError> {
+    let source = match config.get("chat_template") {
+        Some(Value::String(source)) => Some(source.clone()),
+        Some(Value::Array(named)) => named
+            .iter()
+            .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))
+            .and_then(|entry| entry.get("template")?.as_str())
+            .map(str::to_owned),
+        _ => match read_capped(&folder.join("chat_template.jinja"), MAX_FILE_BYTES) {
+            Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(_) => None,
+        },
+    };
+    let Some(source) = source else { return Ok(None) };
+    let mut tokens = BTreeMap::new();
+    for name in ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"] {
+        if let Some(token) = special_token(config, name) {
+            tokens.insert(name.to_owned(), token);
+        }
+    }
+    JinjaTemplate::new(&source, tokens).map(Some)
+}
+
+fn defaults(chat: &Value) -> SamplingDefaults {
+    let base = SamplingDefaults::default();
+    let number = |name: &str, fallback: f32| match chat.get(name).and_then(Value::as_f64) {
+        Some(value) if value.is_finite() => value as f32,
+        _ => fallback,
+    };
+    SamplingDefaults {
+        temperature: number("temperature", base.temperature).clamp(0.0, 10.0),
+        top_p: number("top_p", base.top_p).clamp(0.0, 1.0),
+        repetition_penalty: Some(number("repetition_penalty", 1.0)).filter(|&penalty| penalty > 0.0).unwrap_or(1.0),
+        presence_penalty: number("presence_penalty", 0.0),
+        frequency_penalty: number("frequency_penalty", 0.0),
+    }
+}

@@ -1,0 +1,256 @@
+use crate::chat_config::ChatModel;
+use crate::error::EngineError;
+use crate::sampling::{Sampler, SamplingOptions};
+use crate::session::{CancelFlag, Session};
+use crate::text::{Detokenizer, Message, StopStrings};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How to generate one answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// Most tokens to generate; `None`: until the model stops or the context is full. With a sliding window there is no such
+    /// end, so [`GenerateOptions::DEFAULT_MAX_TOKENS`] applies.
+    pub max_tokens: Option<u32>,
+    /// How tokens are chosen.
+    pub sampling: SamplingOptions,
+    /// Strings that end the answer, besides the model's own.
+    pub stop: Vec<String>,
+    /// Ignores the model's own stop tokens and strings (for measuring).
+    pub ignore_stops: bool,
+}
+
+impl GenerateOptions {
+    /// What ends an answer that nothing else ends.
+    pub const DEFAULT_MAX_TOKENS: u32 = 1 << 16;
+
+    /// Until the model stops, by `sampling`.
+    pub const fn new(sampling: SamplingOptions) -> Self {
+        Self { max_tokens: None, sampling, stop: Vec::new(), ignore_stops: false }
+    }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model stopped: a stop token or a stop string.
+    Stop,
+    /// `max_tokens`, or the end of the context.
+    Length,
+    /// The caller raised the cancel flag.
+    Cancelled,
+}
+
+impl FinishReason {
+    /// The name in the OpenAI protocol (`cancelled` is ours).
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+            FinishReason::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What one answer took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GenerationStats {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Those of them that were in the KV cache already.
+    pub reused_tokens: usize,
+    /// Tokens of the answer, the stop token not counted.
+    pub generated_tokens: usize,
+    /// Model steps of one token.
+    pub decode_steps: usize,
+    /// From the call to the logits of the prompt's last token.
+    pub prefill_time: Duration,
+    /// From there to the end.
+    pub decode_time: Duration,
+}
+
+impl GenerationStats {
+    /// Computed prompt tokens per second; 0 when none was.
+    pub fn prefill_rate(&self) -> f64 {
+        rate(self.prompt_tokens - self.reused_tokens, self.prefill_time)
+    }
+
+    /// Single-token steps per second; 0 when there was none.
+    pub fn decode_rate(&self) -> f64 {
+        rate(self.decode_steps, self.decode_time)
+    }
+}
+
+fn rate(count: usize, time: Duration) -> f64 {
+    if count == 0 || time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    /// The whole text, as it was streamed.
+    pub text: String,
+    /// Its tokens, the stop token left out.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// What it took.
+    pub stats: GenerationStats,
+}
+
+/// A model that talks: one conversation at a time, its KV cache kept from turn to turn.
+pub struct Engine {
+    session: Session,
+    chat: Arc<ChatModel>,
+}
+
+impl Engine {
+    /// An engine over a loaded model and its text side.
+    pub fn new(session: Session, chat: Arc<ChatModel>) -> Self {
+        Self { session, chat }
+    }
+
+    /// The text side.
+    pub fn chat(&self) -> &Arc<ChatModel> {
+        &self.chat
+    }
+
+    /// The token side.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// Forgets the conversation.
+    pub fn reset(&mut self) {
+        self.session.reset();
+    }
+
+    /// The assistant's answer to `messages`; each piece of text goes to `on_text` as soon as it is certain.
+    ///
+    /// # Errors
+    /// See [`Engine::generate`] and [`ChatModel::prompt`].
+    pub fn answer(
+        &mut self,
+        messages: &[Message],
+        options: &GenerateOptions,
+        cancel: &CancelFlag,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Generation, EngineError> {
+        let prompt = self.chat.prompt(messages)?;
+        self.generate(&prompt, options, cancel, on_text)
+    }
+
+    /// Continues `prompt`, reusing what the KV cache holds of it. With a full context the answer ends with
+    /// [`FinishReason::Length`] when the context does; with a sliding window it goes on.
+    ///
+    /// # Errors
+    /// Options out of range, a prompt that is empty, too long or outside the vocabulary, or a failure of the device. A cancel
+    /// flag is no error: it gives what there is.
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        cancel: &CancelFlag,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Generation, EngineError> {
+        let mut sampler = Sampler::new(options.sampling)?;
+        let mut output = Output::new(&self.chat, options, on_text);
+        let mut stats = GenerationStats { prompt_tokens: prompt.len(), ..GenerationStats::default() };
+        let start = Instant::now();
+        match self.session.prefill(prompt, cancel) {
+            Ok(reused) => stats.reused_tokens = reused,
+            Err(EngineError::Cancelled) => return Ok(output.end(FinishReason::Cancelled, stats)),
+            Err(error) => return Err(error),
+        }
+        stats.prefill_time = start.elapsed();
+        let start = Instant::now();
+        let finish = self.decode_loop(&mut sampler, &mut output, options, cancel, &mut stats)?;
+        stats.decode_time = start.elapsed();
+        Ok(output.end(finish, stats))
+    }
+
+    fn decode_loop(
+        &mut self,
+        sampler: &mut Sampler,
+        output: &mut Output<'_>,
+        options: &GenerateOptions,
+        cancel: &CancelFlag,
+        stats: &mut GenerationStats,
+    ) -> Result<FinishReason, EngineError> {
+        let limit = options.max_tokens.unwrap_or(GenerateOptions::DEFAULT_MAX_TOKENS) as usize;
+        loop {
+            if cancel.is_cancelled() {
+                return Ok(FinishReason::Cancelled);
+            }
+            if output.tokens.len() >= limit {
+                return Ok(FinishReason::Length);
+            }
+            let position = self.session.cached().len() as u32 - 1;
+            let token = sampler.sample(self.session.logits()).ok_or(EngineError::NoLogits { position })?;
+            if !options.ignore_stops && self.chat.stop_tokens().contains(&token) {
+                return Ok(FinishReason::Stop);
+            }
+            if output.push(token) {
+                return Ok(FinishReason::Stop);
+            }
+            if output.tokens.len() >= limit || self.session.is_full() {
+                return Ok(FinishReason::Length);
+            }
+            self.session.decode(token)?;
+            stats.decode_steps += 1;
+        }
+    }
+}
+
+/// Turns tokens into streamed text.
+struct Output<'a> {
+    detokenizer: Detokenizer,
+    stops: StopStrings,
+    on_text: &'a mut dyn FnMut(&str),
+    text: String,
+    tokens: Vec<u32>,
+    stopped: bool,
+}
+
+impl<'a> Output<'a> {
+    fn new(chat: &ChatModel, options: &GenerateOptions, on_text: &'a mut dyn FnMut(&str)) -> Self {
+        let own = if options.ignore_stops { &[][..] } else { chat.stop_strings() };
+        Self {
+            detokenizer: chat.tokenizer.detokenizer(),
+            stops: StopStrings::new(own.iter().chain(&options.stop).cloned()),
+            on_text,
+            text: String::new(),
+            tokens: Vec::new(),
+            stopped: false,
+        }
+    }
+
+    /// Adds a token; true when its text completed a stop string.
+    fn push(&mut self, token: u32) -> bool {
+        self.tokens.push(token);
+        let found = self.stops.push(&self.detokenizer.push(token));
+        self.give(&found.text);
+        self.stopped = found.stopped;
+        found.stopped
+    }
+
+    fn give(&mut self, text: &str) {
+        if !text.is_empty() {
+            self.text.push_str(text);
+            (self.on_text)(text);
+        }
+    }
+
+    /// Gives out what was held back. Bytes of a character that was cut off are dropped.
+    fn end(mut self, finish: FinishReason, mut stats: GenerationStats) -> Generation {
+        if !self.stopped {
+            let held = self.stops.finish();
+            self.give(&held);
+        }
+        stats.generated_tokens = self.tokens.len();
+        Generation { text: self.text, tokens: self.tokens, finish, stats }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+use super::*;
+use crate::scripted::{Scripted, info};
+use crate::text::Role;
+
+/// An engine with the tiny assistant's text side whose model says `answer` after a prompt of `prompt` tokens.
+fn engine(answer: &str, prompt: usize, context: Option<u32>) -> Engine {
+    let chat = ChatModel::open(&knapsack_testkit::tiny_assistant(), 1024).unwrap();
+    let mut tokens = chat.tokenizer.encode(answer).unwrap();
+    tokens.push(1023);
+    let script = move |seen: &[u32]| {
+        let next = tokens[(seen.len() - prompt) % tokens.len()];
+        (0..1024).map(|id| if id == next { 1.0 } else { 0.0 }).collect()
+    };
+    let window = context.is_none().then_some(32);
+    let model = Scripted::new(info(1024, context, window, 0, 16), Box::new(script));
+    Engine::new(Session::new(Box::new(model)), Arc::new(chat))
+}
+
+fn greedy() -> GenerateOptions {
+    GenerateOptions::new(SamplingOptions::GREEDY)
+}
+
+fn run(engine: &mut Engine, prompt: &[u32], options: &GenerateOptions) -> (Generation, Vec<String>) {
+    let mut pieces = Vec::new();
+    let answer =
+        engine.generate(prompt, options, &CancelFlag::new(), &mut |text| pieces.push(text.to_owned())).unwrap();
+    assert_eq!(pieces.concat(), answer.text);
+    assert!(pieces.iter().all(|piece| !piece.is_empty()));
+    (answer, pieces)
+}
+
+#[test]
+fn a_conversation_in_the_tiny_assistants_template() {
+    let chat = ChatModel::open(&knapsack_testkit::tiny_assistant(), 1024).unwrap();
+    let prompt = chat.prompt(&[Message::new(Role::User, "What do you get when you add 13 and 88?")]).unwrap();
+    // The ids that transformers gives for this prompt, from the model's eval.json.
+    let expected = [
+        1020, 1022, 268, 198, 318, 329, 310, 621, 692, 310, 474, 220, 16, 18, 291, 220, 23, 23, 30, 1023, 198, 1022, 269,
+        198,
+    ];
+    assert_eq!(prompt, expected);
+    assert_eq!(chat.bos(), Some(1020));
+    assert!([1021, 1023].iter().all(|id| chat.stop_tokens().contains(id)));
+    assert_eq!(chat.tokenizer.decode(&prompt), "user\nWhat do you get when you add 13 and 88?\nassistant\n");
+}
+
+#[test]
+fn ends_at_the_stop_token() {
+    let (answer, _) = run(&mut engine("13 plus 88 is 101.", 3, Some(64)), &[1, 2, 3], &greedy());
+    assert_eq!((answer.text.as_str(), answer.finish), ("13 plus 88 is 101.", FinishReason::Stop));
+    assert_eq!(answer.stats.generated_tokens, answer.tokens.len());
+    assert_eq!(answer.stats.decode_steps, answer.tokens.len());
+    assert_eq!((answer.stats.prompt_tokens, answer.stats.reused_tokens), (3, 0));
+}
+
+#[test]
+fn streams_whole_characters_only() {
+    let text = "naïve 日本語 🦀!";
+    let (answer, pieces) = run(&mut engine(text, 1, Some(99)), &[1], &greedy());
+    assert_eq!(answer.text, text);
+    assert!(answer.tokens.len() > pieces.len(), "several tokens make one of these characters");
+    assert!(!pieces.concat().contains(char::REPLACEMENT_CHARACTER));
+    // Cut inside the first multi-byte character: nothing of it comes out.
+    let short = GenerateOptions { max_tokens: Some(answer.tokens.len() as u32 - 3), ..greedy() };
+    let (cut, _) = run(&mut engine(text, 1, Some(99)), &[1], &short);
+    assert_eq!(cut.finish, FinishReason::Length);
+    assert!(text.starts_with(&cut.text));
+}
+
+#[test]
+fn a_stop_string_is_never_shown() {
+    let options = GenerateOptions { stop: vec!["88 is".into()], ..greedy() };
+    let (answer, _) = run(&mut engine("13 plus 88 is 101.", 3, Some(64)), &[1, 2, 3], &options);
+    assert_eq!((answer.text.as_str(), answer.finish), ("13 plus ", FinishReason::Stop));
+    let options = GenerateOptions { stop: vec!["101.5".into()], ..greedy() };
+    let (answer, _) = run(&mut engine("13 plus 88 is 101.", 3, Some(64)), &[1, 2, 3], &options);
+    assert_eq!((answer.text.as_str(), answer.finish), ("13 plus 88 is 101.", FinishReason::Stop));
+}
+
+#[test]
+fn a_full_context_ends_the_answer_and_a_window_does_not() {
+    let long = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen";
+    let (answer, _) = run(&mut engine(long, 4, Some(10)), &[1; 4], &greedy());
+    // Six more positions, and the token that the last position's logits give.
+    assert_eq!((answer.tokens.len(), answer.finish), (7, FinishReason::Length));
+    let error = engine(long, 4, Some(10)).generate(&[1; 11], &greedy(), &CancelFlag::new(), &mut |_| ()).unwrap_err();
+    assert!(matches!(error, EngineError::PromptTooLong { tokens: 11, context: 10 }));
+    let options = GenerateOptions { max_tokens: Some(200), ignore_stops: true, ..greedy() };
+    let (answer, _) = run(&mut engine("a b", 1, None), &[1], &options);
+    assert_eq!((answer.tokens.len(), answer.finish), (200, FinishReason::Length));
+}
+
+#[test]
+fn cancelling_gives_what_there_is() {
+    let cancel = CancelFlag::new();
+    let mut engine = engine("one two three four five six", 2, Some(64));
+    let mut seen = 0;
+    let answer = engine
+        .generate(&[1, 2], &greedy(), &cancel, &mut |_| {
+            seen += 1;
+            if seen == 3 {
+                cancel.cancel();
+            }
+        })
+        .unwrap();
+    assert_eq!(answer.finish, FinishReason::Cancelled);
+    assert!(!answer.text.is_empty() && "one two three four five six".starts_with(&answer.text));
+    let answer = engine.generate(&[1, 2, 3], &greedy(), &cancel, &mut |_| ()).unwrap();
+    assert_eq!((answer.text.as_str(), answer.finish), ("", FinishReason::Cancelled));
+}
+
+#[test]
+fn the_next_turn_continues_the_cache() {
+    let mut engine = engine("Hello", 4, Some(64));
+    let (first, _) = run(&mut engine, &[1, 2, 3, 4], &greedy());
+    let prompt = [&[1, 2, 3, 4][..], &first.tokens, &[1023, 9]].concat();
+    let options = GenerateOptions { max_tokens: Some(1), ..greedy() };
+    let (second, _) = run(&mut engine, &prompt, &options);
+    assert_eq!(second.stats.reused_tokens, 4 + first.tokens.len());
+}
+
+#[test]
+fn logits_without_a_number_are_an_error() {
+    let chat = ChatModel::open(&knapsack_testkit::tiny_assistant(), 1024).unwrap();
+    let model = Scripted::new(info(1024, Some(8), None, 0, 4), Box::new(|_| vec![f32::NAN; 1024]));
+    let mut engine = Engine::new(Session::new(Box::new(model)), Arc::new(chat));
+    let error = engine.generate(&[1, 2], &greedy(), &CancelFlag::new(), &mut |_| ()).unwrap_err();
+    assert_eq!(error.to_string(), "the model's logits at position 1 hold no usable number");
+}
+
+#[test]
+fn fixtures_of_every_family_have_a_text_side() {
+    for model in knapsack_testkit::fixtures() {
+        let folder = knapsack_testkit::mlc_fixture(model.family, "q4f16_1");
+        let chat = ChatModel::open(&folder, 768).unwrap();
+        let prompt = chat.prompt(&[Message::new(Role::User, "Hi there")]).unwrap();
+        assert!(prompt.iter().all(|&id| id < 768), "{}: {prompt:?}", model.family);
+        assert!(chat.stop_tokens().iter().all(|&id| id < 768) && !chat.stop_tokens().is_empty());
+        for text in ["Hello world", "  two  spaces\n\n", "naïve 日本語 🦀", "a<0x41>b"] {
+            let ids = chat.tokenizer.encode(text).unwrap();
+            assert_eq!(chat.tokenizer.decode(&ids), text, "{}: {ids:?}", model.family);
+        }
+        // Without a complete conversation template there is only the Jinja template, and these tokenizers bring none.
+        let bare = ChatModel::open(&knapsack_testkit::fixture(model.family), 768).unwrap();
+        let error = bare.prompt(&[Message::new(Role::User, "Hi")]).unwrap_err();
+        assert!(error.to_string().contains("--raw"), "{error}");
+    }
+}

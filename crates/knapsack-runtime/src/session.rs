@@ -1,0 +1,205 @@
+use crate::error::EngineError;
+use knapsack_artifact::library::{MemoryPlan, ModelInfo};
+use knapsack_artifact::plan::KvLayer;
+use knapsack_device::LoadedModel;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A flag that ends a running call from another thread.
+#[derive(Clone, Debug, Default)]
+pub struct CancelFlag(Arc<AtomicBool>);
+
+impl CancelFlag {
+    /// A flag that is down.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Raises the flag.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Lowers it again.
+    pub fn reset(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it is raised.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A loaded model and the tokens that are in its KV cache.
+pub struct Session {
+    model: Box<dyn LoadedModel>,
+    cached: Vec<u32>,
+    /// One past the highest position that was written since position 0 was: slots of a ring may hold anything up to here.
+    written: u32,
+    /// Logits of the last token.
+    logits: Vec<f32>,
+}
+
+impl Session {
+    /// A session with an empty cache.
+    pub fn new(model: Box<dyn LoadedModel>) -> Self {
+        Self { model, cached: Vec::new(), written: 0, logits: Vec::new() }
+    }
+
+    /// The model.
+    pub fn info(&self) -> &ModelInfo {
+        &self.model.library().model
+    }
+
+    /// What the device allocated.
+    pub fn memory(&self) -> MemoryPlan {
+        self.model.memory()
+    }
+
+    /// The tokens in the cache.
+    pub fn cached(&self) -> &[u32] {
+        &self.cached
+    }
+
+    /// Whether another token fits.
+    pub fn is_full(&self) -> bool {
+        self.cached.len() >= self.capacity()
+    }
+
+    fn capacity(&self) -> usize {
+        self.info().context_window_size.unwrap_or(u32::MAX) as usize
+    }
+
+    /// Forgets the conversation.
+    pub fn reset(&mut self) {
+        self.cached.clear();
+        self.written = 0;
+    }
+
+    /// Makes the cache hold exactly `prompt`, computing only what it does not hold already, and leaves the logits of the last
+    /// token. Returns how many tokens were taken from the cache.
+    ///
+    /// # Errors
+    /// An empty prompt, one that is longer than the context, a token outside the vocabulary, a raised flag, or the device's
+    /// own failures (the cache is empty then).
+    pub fn prefill(&mut self, prompt: &[u32], cancel: &CancelFlag) -> Result<usize, EngineError> {
+        self.check(prompt)?;
+        let common = self.cached.iter().zip(prompt).take_while(|(cached, token)| cached == token).count();
+        // The last token is always computed, for its logits.
+        let common = common.min(prompt.len() - 1);
+        let reused = if self.can_return_to(common as u32) { common } else { 0 };
+        self.cached.truncate(reused);
+        if reused == 0 {
+            self.written = 0;
+        }
+        let chunk = self.info().prefill_chunk_size.max(1) as usize;
+        let mut last = 0;
+        for tokens in prompt[reused..].chunks(chunk) {
+            if cancel.is_cancelled() {
+                return Err(EngineError::Cancelled);
+            }
+            self.forward(tokens)?;
+            last = tokens.len() as u32 - 1;
+        }
+        self.read_logits(last)?;
+        Ok(reused)
+    }
+
+    /// Appends a token and leaves its logits.
+    ///
+    /// # Errors
+    /// A full context, a token outside the vocabulary, or a failure of the device.
+    pub fn decode(&mut self, token: u32) -> Result<(), EngineError> {
+        self.check(&[token])?;
+        if self.is_full() {
+            return Err(EngineError::PromptTooLong { tokens: self.cached.len() + 1, context: self.capacity() as u32 });
+        }
+        self.forward(&[token])?;
+        self.read_logits(0)
+    }
+
+    /// The logits of the last token, to be changed at will.
+    pub fn logits(&mut self) -> &mut [f32] {
+        &mut self.logits
+    }
+
+    /// Computes `tokens` from an empty cache and gives the logits of every position to `sink`.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn score(
+        &mut self,
+        tokens: &[u32],
+        cancel: &CancelFlag,
+        sink: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), EngineError> {
+        self.check(tokens)?;
+        self.reset();
+        let chunk = self.info().prefill_chunk_size.max(1) as usize;
+        for part in tokens.chunks(chunk) {
+            if cancel.is_cancelled() {
+                return Err(EngineError::Cancelled);
+            }
+            let start = self.cached.len();
+            self.forward(part)?;
+            for row in 0..part.len() {
+                self.read_logits(row as u32)?;
+                sink(start + row, &self.logits);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<(), EngineError> {
+        let info = self.info();
+        if tokens.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if tokens.len() > self.capacity() {
+            return Err(EngineError::PromptTooLong { tokens: tokens.len(), context: self.capacity() as u32 });
+        }
+        match tokens.iter().find(|&&token| token >= info.vocab_size) {
+            Some(&token) => Err(EngineError::TokenOutOfRange { token, vocab_size: info.vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    fn forward(&mut self, tokens: &[u32]) -> Result<(), EngineError> {
+        let position = self.cached.len() as u32;
+        if let Err(error) = self.model.forward(tokens, position) {
+            // The failed call may have written over slots that the cached tokens need.
+            self.reset();
+            return Err(error.into());
+        }
+        self.cached.extend_from_slice(tokens);
+        self.written = self.written.max(self.cached.len() as u32);
+        Ok(())
+    }
+
+    fn read_logits(&mut self, row: u32) -> Result<(), EngineError> {
+        let vocab_size = self.info().vocab_size as usize;
+        self.logits.resize(vocab_size, 0.0);
+        Ok(self.model.logits(row, &mut self.logits)?)
+    }
+
+    /// Whether the cache can continue from position `position` as if nothing had been written after it.
+    fn can_return_to(&self, position: u32) -> bool {
+        position as usize == self.cached.len() && self.written == position
+            || self.model.library().kv_cache.iter().all(|layer| can_return(layer, self.written, position))
+    }
+}
+
+/// Whether every position before `position` that a query there sees is still in its slot, when positions up to `written`
+/// (exclusive) have been written. Only the last `positions - sinks` of them are sure to be; sinks are never overwritten.
+fn can_return(layer: &KvLayer, written: u32, position: u32) -> bool {
+    if written <= layer.positions {
+        return true;
+    }
+    let (_, start) = layer.visible(position);
+    let first = start.max(layer.sinks);
+    first >= position || first >= written - (layer.positions - layer.sinks)
+}
+
+#[cfg(test)]
+mod tests;

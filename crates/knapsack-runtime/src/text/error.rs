@@ -1,0 +1,62 @@
+use std::path::PathBuf;
+
+/// Why text could not be turned into tokens or a conversation into a prompt.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// A file of the model folder could not be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is larger than any real one.
+    #[error("{} has {bytes} bytes, more than the limit of {limit}", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The cap.
+        limit: u64,
+    },
+    /// A JSON file that is not what it should be.
+    #[error("cannot decode {}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// `tokenizer.json` is not a tokenizer.
+    #[error("cannot build the tokenizer: {0}")]
+    Tokenizer(String),
+    /// The tokenizer could not encode a text.
+    #[error("cannot tokenize the text: {0}")]
+    Encode(String),
+    /// The model brings no chat template.
+    #[error(
+        "the model has no chat template (neither a complete conv_template in mlc-chat-config.json nor a chat_template in \
+         tokenizer_config.json): use --raw to complete plain text"
+    )]
+    NoTemplate,
+    /// The Jinja template could not be parsed or run.
+    #[error("the chat template failed: {0}")]
+    Template(String),
+    /// The template itself refused the conversation.
+    #[error("the chat template refuses this conversation: {0}")]
+    Refused(String),
+    /// A role that the conversation template does not define.
+    #[error("the conversation template {template:?} has no role {role:?}")]
+    UnknownRole {
+        /// The template's name.
+        template: String,
+        /// The role asked for.
+        role: &'static str,
+    },
+    /// A message that the rendered prompt would exceed the limit with.
+    #[error("the rendered prompt has more than {0} bytes")]
+    PromptTooLong(usize),
+}
