@@ -14,8 +14,17 @@ const MAX_STOPS: usize = 64;
 /// Special tokens that end a turn in the families in use. A model that emits one is done, whatever its configuration names:
 /// they are never part of visible text.
 const END_OF_TURN: [&str; 11] = [
-    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
-    "<|return|>", "<|end_of_turn|>", "</s>", "<eos>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|return|>",
+    "<|end_of_turn|>",
+    "</s>",
+    "<eos>",
 ];
 
 /// The sampling parameters that a model's author recommends.
@@ -35,13 +44,7 @@ pub struct SamplingDefaults {
 
 impl Default for SamplingDefaults {
     fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_p: 1.0,
-            repetition_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-        }
+        Self { temperature: 1.0, top_p: 1.0, repetition_penalty: 1.0, presence_penalty: 0.0, frequency_penalty: 0.0 }
     }
 }
 
@@ -173,9 +176,7 @@ impl Stops<'_> {
 
 fn read_json(path: &Path) -> Result<Value, TextError> {
     match read_capped(path, MAX_FILE_BYTES) {
-        Ok(bytes) => {
-            serde_json::from_slice(&bytes).map_err(|source| TextError::Json { path: path.to_owned(), source })
-        }
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| TextError::Json { path: path.to_owned(), source }),
         Err(TextError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Value::Null),
         Err(error) => Err(error),
     }

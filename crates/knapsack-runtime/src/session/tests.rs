@@ -89,7 +89,7 @@ fn a_window_goes_back_only_as_far_as_its_ring_reaches() {
     let cancel = CancelFlag::new();
     // Slots: 4 + 3 - 1 = 6. After 20 positions, 14..20 are there; a query at p sees p - 3..=p.
     let tokens: Vec<u32> = (0..20).map(|token| token % VOCAB).collect();
-    let mut with_end = |keep: usize| {
+    let with_end = |keep: usize| {
         let mut session = session(None, Some(4), 0, 3);
         session.prefill(&tokens, &cancel).unwrap();
         session.prefill(&[&tokens[..keep], &[6, 6]].concat(), &cancel).unwrap()

@@ -1,8 +1,8 @@
 //! MLC's `conv_template`: a prompt as the concatenation of literal pieces. The rules are those of mlc_llm's
 //! `Conversation.as_prompt` and of its engine, which replaces the template's system message by the conversation's.
 
-use super::template::{Message, Prompt, Role};
 use super::TextError;
+use super::template::{Message, Prompt, Role};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ pub(super) const MAX_PROMPT_BYTES: usize = 16 << 20;
 /// The template of `mlc-chat-config.json`, complete.
 #[derive(Clone, Debug)]
 pub struct ConvTemplate {
-    raw: Raw,
+    raw: Box<Raw>,
 }
 
 /// What a `conv_template` lacks to be usable; older and hand-written configurations only give a name.
@@ -78,7 +78,7 @@ impl ConvTemplate {
         if !matches!(raw.seps.len(), 1 | 2) {
             return Err(IncompleteTemplate(format!("seps has {} entries, 1 or 2 expected", raw.seps.len())));
         }
-        Ok(Self { raw })
+        Ok(Self { raw: Box::new(raw) })
     }
 
     /// The template's name; empty when it has none.
@@ -101,9 +101,10 @@ impl ConvTemplate {
     /// # Errors
     /// A role that the template does not define, or a prompt beyond 16 MiB.
     pub fn render(&self, messages: &[Message]) -> Result<Prompt, TextError> {
-        let raw = &self.raw;
+        let raw = &*self.raw;
         let system = messages.iter().rev().find(|message| message.role == Role::System);
-        let system = raw.system_template.replace(SYSTEM, system.map_or(&raw.system_message, |message| &message.content));
+        let system =
+            raw.system_template.replace(SYSTEM, system.map_or(&raw.system_message, |message| &message.content));
         let turns: Vec<(&str, &str)> = raw
             .messages
             .iter()

@@ -49,7 +49,9 @@ impl JinjaTemplate {
         });
         environment.add_filter("tojson", to_json);
         environment.add_test("mapping", |value: &Value| value.kind() == ValueKind::Map);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| TextError::Template(describe(&error)))?;
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .map_err(|error| TextError::Template(describe(&error)))?;
         Ok(Self { environment: Arc::new(environment), special_tokens })
     }
 
@@ -69,12 +71,10 @@ impl JinjaTemplate {
             self.special_tokens.iter().map(|(name, token)| (name.clone(), Value::from(token.as_str()))).collect();
         context.insert("messages".into(), Value::from(messages));
         context.insert("add_generation_prompt".into(), Value::from(true));
-        context.insert(
-            "strftime_now".into(),
-            Value::from_function(move |format: String| clock::strftime(&format, now)),
-        );
+        context
+            .insert("strftime_now".into(), Value::from_function(move |format: String| clock::strftime(&format, now)));
         let mut output = Capped(Vec::new());
-        match template.render_to_write(Value::from(context), &mut output) {
+        match template.render_captured_to(Value::from(context), &mut output) {
             Ok(_) => String::from_utf8(output.0).map_err(|error| TextError::Template(error.to_string())),
             Err(error) if error.kind() == ErrorKind::WriteFailure => Err(TextError::PromptTooLong(MAX_PROMPT_BYTES)),
             Err(error) => match raised(&error) {
@@ -132,7 +132,8 @@ fn to_json(_: &State<'_, '_>, value: Value, indent: Option<usize>, options: Kwar
         let _: Option<Value> = options.get(ignored)?;
     }
     options.assert_all_used()?;
-    let json = serde_json::to_value(&value).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    let json =
+        serde_json::to_value(&value).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     let mut out = String::new();
     write_json(&json, indent.map(|indent| indent.min(16)), 0, &mut out);
     Ok(out)

@@ -253,7 +253,8 @@ mod tests {
 
     #[test]
     fn hostile_files_are_errors() {
-        for json in [&b""[..], b"{}", b"[1,2", b"\xff\xfe", br#"{"model":{"type":"BPE","vocab":{},"merges":["a b"]}}"#] {
+        for json in [&b""[..], b"{}", b"[1,2", b"\xff\xfe", br#"{"model":{"type":"BPE","vocab":{},"merges":["a b"]}}"#]
+        {
             assert!(matches!(Tokenizer::from_bytes(json), Err(TextError::Tokenizer(_))));
         }
     }

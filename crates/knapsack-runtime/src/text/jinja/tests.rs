@@ -239,10 +239,7 @@ fn mistral() {
 #[test]
 fn tojson_is_pythons() {
     let messages = [message(Role::User, "a<b>'é\n")];
-    assert_eq!(
-        render("{{ messages | tojson }}", &messages).unwrap(),
-        r#"[{"role": "user", "content": "a<b>'é\n"}]"#
-    );
+    assert_eq!(render("{{ messages | tojson }}", &messages).unwrap(), r#"[{"role": "user", "content": "a<b>'é\n"}]"#);
     assert_eq!(
         render("{{ {'a': [1, 2.5, true, none], 'b': {}} | tojson(indent=2) }}", &messages).unwrap(),
         "{\n  \"a\": [\n    1,\n    2.5,\n    true,\n    null\n  ],\n  \"b\": {}\n}"
