@@ -1,0 +1,66 @@
+//! Llama 2 and 3.x and their kin: RMSNorm, rotary embedding, grouped-query attention, gated SiLU.
+
+use super::shared::{self, Defaults, LLAMA_LIKE, MlcConfig};
+use crate::config::{Biases, ModelConfig};
+use crate::error::ConfigError;
+use crate::fields::Fields;
+use crate::parameter::Parameter;
+use crate::registry::{Architecture, Family};
+use serde_json::{Map, Value};
+
+pub(crate) struct Llama;
+
+const DEFAULTS: Defaults = LLAMA_LIKE;
+
+fn read(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+    let attention = fields.flag(&["attention_bias"], false)?;
+    let biases =
+        Biases { qkv: attention, attention_output: attention, mlp: fields.flag(&["mlp_bias"], false)?, head: false };
+    Ok(ModelConfig { biases, ..shared::decoder(Family::Llama, fields, &DEFAULTS)? })
+}
+
+impl Architecture for Llama {
+    fn name(&self) -> &'static str {
+        "llama"
+    }
+
+    fn architectures(&self) -> &'static [&'static str] {
+        &["LlamaForCausalLM"]
+    }
+
+    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
+        read(&Fields::new(config)?)
+    }
+
+    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
+        shared::read_mlc(chat_config, read)
+    }
+
+    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
+        shared::standard_parameters(config, &shared::LLAMA)
+    }
+
+    fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {
+        MlcConfig::new(hf)
+            .take("hidden_size", config.hidden)
+            .take("intermediate_size", config.intermediate)
+            .take("num_attention_heads", config.heads)
+            .take("num_hidden_layers", config.layers)
+            .take("rms_norm_eps", config.norm_epsilon)
+            .take("vocab_size", config.vocab)
+            .set("tie_word_embeddings", config.tied_embeddings)
+            .rope_base("position_embedding_base", config)
+            .rope_scaling()
+            .set("context_window_size", config.context_window)
+            .set("prefill_chunk_size", config.prefill_chunk)
+            .set("num_key_value_heads", config.kv_heads)
+            .set("head_dim", config.head_dim)
+            .set("tensor_parallel_shards", 1)
+            .set("pipeline_parallel_stages", 1)
+            .set("max_batch_size", 128)
+            .set("disaggregation", false)
+            .extra("attention_bias", false)
+            .extra("mlp_bias", false)
+            .finish()
+    }
+}

@@ -1,0 +1,68 @@
+//! Qwen 3: normalized q and k heads, an explicit head size, no biases.
+
+use super::qwen2;
+use super::shared::{self, Defaults, LLAMA_LIKE, MlcConfig};
+use crate::config::{Biases, ModelConfig, QueryKeyNorm};
+use crate::error::ConfigError;
+use crate::fields::Fields;
+use crate::parameter::Parameter;
+use crate::registry::{Architecture, Family};
+use serde_json::{Map, Value};
+
+pub(crate) struct Qwen3;
+
+const DEFAULTS: Defaults = Defaults { prefill_chunk: 2048, ..LLAMA_LIKE };
+
+fn read(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+    let bias = fields.flag(&["attention_bias"], false)?;
+    Ok(ModelConfig {
+        biases: Biases { qkv: bias, attention_output: bias, ..Biases::default() },
+        query_key_norm: QueryKeyNorm::Shared,
+        ..qwen2::read(Family::Qwen3, fields, &DEFAULTS)?
+    })
+}
+
+impl Architecture for Qwen3 {
+    fn name(&self) -> &'static str {
+        "qwen3"
+    }
+
+    fn architectures(&self) -> &'static [&'static str] {
+        &["Qwen3ForCausalLM"]
+    }
+
+    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
+        read(&Fields::new(config)?)
+    }
+
+    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
+        shared::read_mlc(chat_config, read)
+    }
+
+    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
+        shared::standard_parameters(config, &qwen2::STANDARD)
+    }
+
+    fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {
+        let map = MlcConfig::new(hf)
+            .take("hidden_act", "silu")
+            .take("hidden_size", config.hidden)
+            .take("intermediate_size", config.intermediate)
+            .set("attention_bias", config.biases.qkv)
+            .take("num_attention_heads", config.heads)
+            .take("num_hidden_layers", config.layers)
+            .set("num_key_value_heads", config.kv_heads)
+            .take("rms_norm_eps", config.norm_epsilon)
+            .rope_base("rope_theta", config)
+            .take("vocab_size", config.vocab)
+            .set("tie_word_embeddings", config.tied_embeddings)
+            .set("context_window_size", config.context_window)
+            .set("prefill_chunk_size", config.prefill_chunk)
+            .set("tensor_parallel_shards", 1)
+            .set("head_dim", config.head_dim)
+            .set("dtype", "float32")
+            .set("max_batch_size", 128)
+            .set("weight_block_size", Value::Null);
+        qwen2::windows(map, config).extra_rope_scaling(config).finish()
+    }
+}

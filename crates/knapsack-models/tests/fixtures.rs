@@ -1,0 +1,242 @@
+//! Configurations and parameters against what the reference tool wrote for the fixtures and reported for the catalogue.
+
+use knapsack_models::{ConfigError, FAMILIES, Family, ModelConfig};
+use knapsack_tensor::{DType, Quantization};
+use knapsack_testkit::{CATALOGUE, catalogue, fixture, fixtures, mlc_fixture};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn quantization(name: &str) -> Quantization {
+    name.parse().unwrap()
+}
+
+#[test]
+fn parameters_are_those_of_the_fixtures() {
+    for model in fixtures() {
+        for name in model.quantizations {
+            let folder = mlc_fixture(model.family, name);
+            let config = ModelConfig::from_mlc(&read(&folder.join("mlc-chat-config.json"))).unwrap();
+            let mut found = BTreeMap::new();
+            for shard in read(&folder.join("tensor-cache.json"))["records"].as_array().unwrap() {
+                for record in shard["records"].as_array().unwrap() {
+                    let bytes = record["nbytes"].as_u64().unwrap();
+                    let key = (record["name"].as_str().unwrap().to_owned(), record["shape"].to_string());
+                    found.insert(key, (record["dtype"].as_str().unwrap().to_owned(), bytes));
+                }
+            }
+            let expected: BTreeMap<_, _> = config
+                .stored_tensors(&quantization(name))
+                .iter()
+                .map(|t| {
+                    ((t.name.clone(), json!(t.shape).to_string()), (t.index_dtype.to_string(), t.bytes().unwrap()))
+                })
+                .collect();
+            assert_eq!(found, expected, "{} {name}", model.family);
+        }
+    }
+}
+
+#[test]
+fn parameters_of_full_size_models_are_the_reference_s_to_the_byte() {
+    for name in CATALOGUE.iter().filter(|name| !name.starts_with("Phi")) {
+        let chat = read(&catalogue(name).join("mlc-chat-config.json"));
+        let reference = read(&catalogue(name).join("params.json"));
+        let config = ModelConfig::from_mlc(&chat).unwrap();
+        let stored = config.stored_tensors(&quantization(chat["quantization"].as_str().unwrap()));
+        let bytes: u64 = stored.iter().map(|tensor| tensor.bytes().unwrap()).sum();
+        assert_eq!(bytes as f64, reference["_param_bytes"].as_f64().unwrap(), "{name}");
+        let expected: BTreeMap<_, _> = reference["params"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| {
+                let dim = |dim: &Value| dim.as_u64().unwrap_or(u64::from(config.vocab));
+                let shape: Vec<u64> = entry[1].as_array().unwrap().iter().map(dim).collect();
+                (entry[0].as_str().unwrap().to_owned(), (shape, entry[2].as_str().unwrap().to_owned()))
+            })
+            .collect();
+        let found: BTreeMap<_, _> =
+            stored.into_iter().map(|t| (t.name, (t.shape, t.index_dtype.to_string()))).collect();
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+#[test]
+fn the_model_config_that_is_written_is_the_reference_s() {
+    for model in fixtures() {
+        let hf = read(&fixture(model.family).join("config.json"));
+        let config = ModelConfig::from_hf(&hf).unwrap();
+        let chat = read(&mlc_fixture(model.family, model.quantizations[0]).join("mlc-chat-config.json"));
+        assert_eq!(Value::Object(config.mlc_model_config(&hf)), chat["model_config"], "{}", model.family);
+    }
+}
+
+#[test]
+fn a_checkpoint_and_its_conversion_describe_the_same_model() {
+    for model in fixtures() {
+        let from_hf = ModelConfig::from_hf(&read(&fixture(model.family).join("config.json"))).unwrap();
+        let chat = read(&mlc_fixture(model.family, model.quantizations[0]).join("mlc-chat-config.json"));
+        let mut from_mlc = ModelConfig::from_mlc(&chat).unwrap();
+        // MLC keeps neither the trained positions of windowed models nor gemma2's own context.
+        from_mlc.trained_positions = from_hf.trained_positions;
+        if model.family == "gemma2" {
+            assert_eq!((from_mlc.context_window, from_mlc.prefill_chunk), (Some(32), 32));
+            from_mlc.context_window = from_hf.context_window;
+            from_mlc.prefill_chunk = from_hf.prefill_chunk;
+        }
+        assert_eq!(from_hf, from_mlc, "{}", model.family);
+    }
+}
+
+#[test]
+fn windows_and_caps_of_gemma2_are_the_model_s() {
+    let config = ModelConfig::from_hf(&read(&fixture("gemma2").join("config.json"))).unwrap();
+    assert_eq!(config.layer_windows, [Some(32), None, Some(32), None]);
+    assert_eq!(config.attention_scale, 0.125);
+    assert_eq!((config.attention_soft_cap, config.final_soft_cap), (Some(50.0), Some(30.0)));
+    assert_eq!(config.embedding_scale, 128f32.sqrt());
+}
+
+#[test]
+fn a_window_at_the_top_level_wins() {
+    let mut chat = read(&catalogue("Mistral-7B-Instruct-v0.3-q4f16_1").join("mlc-chat-config.json"));
+    let config = ModelConfig::from_mlc(&chat).unwrap();
+    assert_eq!((config.context_window, config.sliding_window), (Some(32768), None));
+    chat["sliding_window_size"] = json!(768);
+    chat["context_window_size"] = json!(-1);
+    let config = ModelConfig::from_mlc(&chat).unwrap();
+    assert_eq!((config.context_window, config.sliding_window, config.attention_sinks), (None, Some(768), 4));
+    assert_eq!(config.prefill_chunk, 768);
+}
+
+#[test]
+fn an_unknown_family_names_the_nearest() {
+    for (architecture, nearest) in
+        [("Qwen2MoeForCausalLM", Family::Qwen2), ("LLaMAForCausalLM", Family::Llama), ("Gemma2Model", Family::Gemma2)]
+    {
+        let error = ModelConfig::from_hf(&json!({"architectures": [architecture], "model_type": "x"})).unwrap_err();
+        let ConfigError::Unsupported(error) = error else { panic!("{error}") };
+        assert_eq!((error.found.as_str(), error.nearest), (architecture, nearest));
+        assert!(error.to_string().contains("supported are llama, mistral"), "{error}");
+    }
+    assert!(ModelConfig::from_mlc(&json!({"model_type": "rwkv5"})).is_err());
+    assert!(ModelConfig::from_hf(&json!([])).is_err());
+    assert!(ModelConfig::from_hf(&json!({})).is_err());
+}
+
+/// Every value of a configuration replaced by every kind of nonsense: an error or a usable configuration, never a panic.
+#[test]
+fn hostile_values_never_panic() {
+    let nonsense = [
+        json!(null),
+        json!(-1),
+        json!(0),
+        json!(1),
+        json!(3),
+        json!(1e300),
+        json!(u64::MAX),
+        json!(4294967296u64),
+        json!(1048576),
+        json!("x"),
+        json!([]),
+        json!({}),
+        json!(true),
+        json!(1e-320),
+    ];
+    for model in fixtures() {
+        let hf = read(&fixture(model.family).join("config.json"));
+        for key in hf.as_object().unwrap().keys() {
+            for value in &nonsense {
+                let mut changed = hf.clone();
+                changed[key] = value.clone();
+                let Ok(config) = ModelConfig::from_hf(&changed) else { continue };
+                for tensor in config.stored_tensors(&quantization("q4f16_1")) {
+                    assert!(tensor.bytes().is_some(), "{key} = {value}");
+                }
+                config.mlc_model_config(&changed);
+                config.rope.frequencies(1 << 20);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_family_round_trips_through_its_mlc_configuration() {
+    for family in FAMILIES {
+        let hf = minimal(family);
+        let config = ModelConfig::from_hf(&hf).unwrap();
+        assert_eq!(config.family, family);
+        let chat = json!({"model_type": family.name(), "model_config": config.mlc_model_config(&hf)});
+        let mut back = ModelConfig::from_mlc(&chat).unwrap();
+        if family == Family::Gemma2 {
+            (back.context_window, back.prefill_chunk) = (config.context_window, config.prefill_chunk);
+            back.trained_positions = config.trained_positions;
+        }
+        assert_eq!(config, back, "{family}");
+        let names: Vec<_> = config.parameters().into_iter().map(|p| p.name).collect();
+        let unique: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(names.len(), unique.len(), "{family}");
+        for parameter in config.parameters() {
+            let rows: u64 = parameter.sources.iter().map(|source| source.rows).sum();
+            assert_eq!(rows, parameter.shape[0], "{}", parameter.name);
+        }
+    }
+}
+
+fn minimal(family: Family) -> Value {
+    let mut config = json!({
+        "architectures": family.architectures(), "model_type": family.name(), "hidden_size": 64, "num_hidden_layers": 6,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 96, "vocab_size": 300,
+        "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "layer_norm_eps": 1e-5,
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0}
+    });
+    match family {
+        Family::PhiMsft => {
+            config = json!({
+                "architectures": ["PhiForCausalLM"], "model_type": "phi-msft", "n_embd": 64, "n_layer": 2, "n_head": 4,
+                "n_inner": null, "n_positions": 128, "rotary_dim": 8, "vocab_size": 300, "layer_norm_epsilon": 1e-5
+            })
+        }
+        Family::Gemma3Text => {
+            config["head_dim"] = json!(16);
+            config["sliding_window"] = json!(16);
+            config["rope_theta"] = json!(1_000_000.0);
+            config["rope_local_base_freq"] = json!(10_000.0);
+        }
+        Family::Gemma2 => config["sliding_window"] = json!(16),
+        Family::Qwen2 => {
+            config["use_sliding_window"] = json!(true);
+            config["sliding_window"] = json!(16);
+            config["max_window_layers"] = json!(3);
+        }
+        Family::StableLm => {
+            config["use_qkv_bias"] = json!(true);
+            config["qk_layernorm"] = json!(true);
+            config["use_parallel_residual"] = json!(true);
+        }
+        _ => {}
+    }
+    config
+}
+
+#[test]
+fn gemma3_has_its_pattern_and_two_bases() {
+    let config = ModelConfig::from_hf(&minimal(Family::Gemma3Text)).unwrap();
+    assert_eq!(config.layer_windows, [Some(16), Some(16), Some(16), Some(16), Some(16), None]);
+    assert_eq!((config.rope.base, config.local_rope.as_ref().unwrap().base), (1e6, 1e4));
+    let names: Vec<_> = config.parameters().into_iter().map(|p| p.name).collect();
+    assert!(names.contains(&"language_model.model.layers.5.self_attn.k_norm.weight".to_owned()));
+}
+
+#[test]
+fn gpt_neox_keeps_two_biases_in_float32() {
+    let config = ModelConfig::from_hf(&minimal(Family::GptNeox)).unwrap();
+    let stored = config.stored_tensors(&quantization("q4f16_1"));
+    let bias = stored.iter().find(|t| t.name == "gpt_neox.layers.0.mlp.dense_4h_to_h.bias").unwrap();
+    assert_eq!((bias.dtype, bias.index_dtype), (DType::BF16, DType::F32));
+}
