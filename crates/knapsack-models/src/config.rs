@@ -143,7 +143,7 @@ impl ModelConfig {
 
     /// The relations between values that hold for every family.
     fn checked(self) -> Result<Self, ConfigError> {
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(ConfigError::Contradiction(format!(
                 "{} attention heads are not a multiple of {} key-value heads",
                 self.heads, self.kv_heads
