@@ -1,1 +1,7 @@
-//! Writes packages: object files, weights, app config.
+//! Writes packages.
+mod error;
+pub mod objects;
+pub use error::BundleError;
+pub use objects::Library;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,134 @@
+//! Why a package could not be written.
+
+use knapsack_artifact::LibraryError;
+use knapsack_artifact::app_config::AppConfigError;
+use knapsack_artifact::container::ContainerError;
+use knapsack_artifact::names::UnsafeName;
+use std::path::{Path, PathBuf};
+
+/// Why a package could not be written. The old one, if any, is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// The file system refused something.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// `read`, `write`, …
+        action: &'static str,
+        /// Of which file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The output folder is one that must not become a package.
+    #[error("`{}` cannot be the output folder: {reason}", path.display())]
+    DangerousOutput {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The output folder holds something else.
+    #[error(
+        "`{}` is not empty and was not written by Knapsack (there is `{example}`): choose another output folder or empty it",
+        path.display()
+    )]
+    ForeignOutput {
+        /// The folder.
+        path: PathBuf,
+        /// Something in it.
+        example: String,
+    },
+    /// The record of an earlier run is not readable.
+    #[error("`{}` does not say what Knapsack wrote there ({problem}): delete the folder or choose another", path.display())]
+    DamagedRecord {
+        /// The record.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file that Knapsack did not write is where the package needs one.
+    #[error("`{}` is in the way: Knapsack did not write it and will not replace it", path.display())]
+    InTheWay {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Two outputs would be the same file.
+    #[error("two files of the package would both be `{path}`")]
+    SamePath {
+        /// In the package.
+        path: String,
+    },
+    /// A name that is not safe on every platform.
+    #[error("{place}: a file name cannot be used")]
+    Name {
+        /// Where the name stands.
+        place: String,
+        /// What is wrong with it.
+        #[source]
+        source: UnsafeName,
+    },
+    /// A file of a weight folder is not what the folder says of itself.
+    #[error("model `{model_id}`: `{}`: {problem}", path.display())]
+    Weights {
+        /// The model.
+        model_id: String,
+        /// The file.
+        path: PathBuf,
+        /// What does not match, with both values.
+        problem: String,
+    },
+    /// Two entries use one library name for different libraries.
+    #[error("models `{first}` and `{second}` both use the library name `{name}`, but their libraries differ")]
+    LibraryClash {
+        /// The name.
+        name: String,
+        /// One model.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A blob that is not a library.
+    #[error("model library `{name}` cannot be used")]
+    Library {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: LibraryError,
+    },
+    /// An object file could not be made.
+    #[error("cannot write model libraries as {format}: {problem}")]
+    Object {
+        /// Which format.
+        format: &'static str,
+        /// What its writer says.
+        problem: String,
+    },
+    /// What was written is not what is read back.
+    #[error("`{}` does not read back as written: {problem}", path.display())]
+    ReadBack {
+        /// The file.
+        path: PathBuf,
+        /// What is missing or different.
+        problem: String,
+    },
+    /// A written library file is not readable.
+    #[error("`{}` does not read back", path.display())]
+    ReadBackContainer {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ContainerError,
+    },
+    /// The app config would not be accepted by its own reader.
+    #[error("the app config would be refused by the app")]
+    AppConfig(#[from] AppConfigError),
+}
+
+impl BundleError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_path_buf(), source }
+    }
+}

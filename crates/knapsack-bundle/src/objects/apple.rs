@@ -1,0 +1,134 @@
+//! Static archives for Apple platforms: one Mach-O object for each library, in a Darwin archive for each architecture, in a
+//! fat file where there are two.
+
+use super::Item;
+use crate::error::BundleError;
+use crate::objects::{Library, items};
+use ar_archive_writer::{ArchiveKind, DEFAULT_OBJECT_READER, NewArchiveMember, write_archive_to_stream};
+use knapsack_artifact::ModelLibrary;
+use object::write::{MachOBuildVersion, Object, StandardSegment, Symbol, SymbolSection};
+use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope, macho};
+use std::io::Cursor;
+
+/// Oldest system that the objects link for. An object that is newer than its app makes the linker warn, an older one does not.
+const MINIMUM_OS: macho::Version = macho::Version(14 << 16);
+/// SDK that the objects claim; nothing depends on it.
+const SDK: macho::Version = macho::Version(18 << 16);
+/// Alignment of a blob: readers take it as bytes, so a cache-friendly one is enough.
+const BLOB_ALIGNMENT: u64 = 16;
+/// Alignment of the slices of a fat file, as a power of two: that of their strictest section, and archives need 3.
+const FAT_ALIGNMENT: u32 = 4;
+
+/// A platform and its architectures: one slice of an xcframework.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppleSlice {
+    /// iPhone and iPad: arm64.
+    Device,
+    /// Their simulator: arm64 and x86-64.
+    Simulator,
+    /// Mac Catalyst: arm64 and x86-64.
+    Catalyst,
+}
+
+impl AppleSlice {
+    const fn platform(self) -> macho::Platform {
+        match self {
+            Self::Device => macho::PLATFORM_IOS,
+            Self::Simulator => macho::PLATFORM_IOSSIMULATOR,
+            Self::Catalyst => macho::PLATFORM_MACCATALYST,
+        }
+    }
+
+    /// Names as `lipo` and xcframeworks spell them.
+    pub const fn architectures(self) -> &'static [&'static str] {
+        match self {
+            Self::Device => &["arm64"],
+            Self::Simulator | Self::Catalyst => &["arm64", "x86_64"],
+        }
+    }
+}
+
+/// A static archive with one exported symbol for each library; fat where the slice has two architectures.
+///
+/// # Errors
+/// Libraries of one name that differ; more than a fat file of 4 GiB can hold.
+pub fn archive(slice: AppleSlice, libraries: &[Library]) -> Result<Vec<u8>, BundleError> {
+    let items = items(libraries)?;
+    let mut thin = Vec::new();
+    for &name in slice.architectures() {
+        let (architecture, cpu, subtype) = match name {
+            "arm64" => (Architecture::Aarch64, macho::CPU_TYPE_ARM64, macho::CPU_SUBTYPE_ARM64_ALL),
+            _ => (Architecture::X86_64, macho::CPU_TYPE_X86_64, macho::CPU_SUBTYPE_X86_64_ALL),
+        };
+        thin.push((cpu.0, subtype.0, thin_archive(slice, architecture, &items)?));
+    }
+    match thin.len() {
+        1 => Ok(thin.remove(0).2),
+        _ => fat(&thin),
+    }
+}
+
+fn thin_archive(slice: AppleSlice, architecture: Architecture, items: &[Item<'_>]) -> Result<Vec<u8>, BundleError> {
+    let mut members = Vec::with_capacity(items.len());
+    for item in items {
+        let object = blob_object(slice, architecture, item)?;
+        members.push(NewArchiveMember::new(object, &DEFAULT_OBJECT_READER, format!("{}.o", item.name)));
+    }
+    let mut bytes = Cursor::new(Vec::new());
+    write_archive_to_stream(&mut bytes, &members, ArchiveKind::Darwin, false, None)
+        .map_err(|error| BundleError::Object { format: "a static archive", problem: error.to_string() })?;
+    Ok(bytes.into_inner())
+}
+
+fn blob_object(slice: AppleSlice, architecture: Architecture, item: &Item<'_>) -> Result<Vec<u8>, BundleError> {
+    let mut object = Object::new(BinaryFormat::MachO, architecture, Endianness::Little);
+    let mut version = MachOBuildVersion::default();
+    version.platform = slice.platform();
+    version.minos = MINIMUM_OS;
+    version.sdk = SDK;
+    object.set_macho_build_version(version);
+    object.set_subsections_via_symbols();
+    let segment = object.segment_name(StandardSegment::Text).to_vec();
+    let section = object.add_section(segment, b"__const".to_vec(), SectionKind::ReadOnlyData);
+    object.set_section_data(section, item.blob, BLOB_ALIGNMENT);
+    // The writer prepends the underscore of Mach-O. Nothing in the app refers to the symbol by name at link time (the runtime
+    // looks it up), so it must survive dead stripping.
+    let symbol = object.add_symbol(Symbol {
+        name: ModelLibrary::symbol(item.name).into_bytes(),
+        value: 0,
+        size: item.blob.len() as u64,
+        kind: SymbolKind::Data,
+        scope: SymbolScope::Dynamic,
+        weak: false,
+        section: SymbolSection::Section(section),
+        flags: SymbolFlags::None,
+    });
+    if let SymbolFlags::MachO { n_desc, .. } = object.symbol_flags_mut(symbol) {
+        *n_desc = macho::N_NO_DEAD_STRIP;
+    }
+    object.write().map_err(|error| BundleError::Object { format: "Mach-O", problem: error.to_string() })
+}
+
+/// The universal format: a big-endian header, then the files.
+fn fat(slices: &[(u32, u32, Vec<u8>)]) -> Result<Vec<u8>, BundleError> {
+    let too_large = || BundleError::Object { format: "a fat archive", problem: "it would exceed 4 GiB".into() };
+    let mut out = Vec::new();
+    for word in [macho::FAT_MAGIC, slices.len() as u32] {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+    let alignment = 1usize << FAT_ALIGNMENT;
+    let mut offset = (8 + 20 * slices.len()).next_multiple_of(alignment);
+    for (cpu, subtype, data) in slices {
+        let place = u32::try_from(offset).map_err(|_| too_large())?;
+        let size = u32::try_from(data.len()).map_err(|_| too_large())?;
+        for word in [*cpu, *subtype, place, size, FAT_ALIGNMENT] {
+            out.extend_from_slice(&word.to_be_bytes());
+        }
+        offset = (offset + data.len()).next_multiple_of(alignment);
+    }
+    for (_, _, data) in slices {
+        out.resize(out.len().next_multiple_of(alignment), 0);
+        out.extend_from_slice(data);
+    }
+    Ok(out)
+}

@@ -1,0 +1,257 @@
+//! Files are checked by the independent reader of `object`, and by linkers and loaders where they are installed. Those that
+//! are not are named on stderr; with `KNAPSACK_REQUIRE_LLVM=1` their absence fails.
+
+use super::*;
+use crate::testing::library;
+use knapsack_artifact::container;
+use object::read::elf::{ElfFile64, ProgramHeader};
+use object::{Object, ObjectSection, ObjectSymbol, elf};
+use std::path::Path;
+use std::process::Command;
+
+fn samples() -> Vec<Library> {
+    ["llama_q4f16_1", "qwen3_q0f16", "a", "phi3-v_q4f16_1", "gemma2.x"]
+        .into_iter()
+        .zip(1..)
+        .map(|(n, c)| library(n, c))
+        .collect()
+}
+
+#[test]
+fn every_format_reads_back() {
+    let libraries = samples();
+    for (slice, count) in [(AppleSlice::Device, 1), (AppleSlice::Simulator, 2), (AppleSlice::Catalyst, 2)] {
+        let bytes = archive(slice, &libraries).unwrap();
+        assert_eq!(verify(&bytes, &libraries, count).unwrap(), Ok(()));
+        assert_eq!(bytes, archive(slice, &libraries).unwrap(), "not deterministic");
+        let names: Vec<_> = container::libraries(&bytes).unwrap().into_iter().map(|c| c.slice.to_string()).collect();
+        let platform = ["ios", "ios-simulator", "maccatalyst"][slice as usize];
+        assert!(names.iter().all(|name| name.ends_with(platform)), "{names:?}");
+        assert_eq!(names.iter().any(|name| name.contains("x86_64")), count == 2);
+    }
+    for abi in Abi::ALL {
+        let bytes = shared_library(abi, &libraries).unwrap();
+        assert_eq!(verify(&bytes, &libraries, 1).unwrap(), Ok(()));
+        assert_eq!(bytes, shared_library(abi, &libraries).unwrap(), "not deterministic");
+    }
+    let blob = libraries[0].blob().to_vec();
+    assert_eq!(verify(&blob, &libraries[..1], 1).unwrap(), Ok(()));
+    assert_eq!(Library::from_blob(&blob).unwrap().name(), "llama_q4f16_1");
+}
+
+#[test]
+fn order_and_repetition_do_not_matter() {
+    let (mut libraries, once) = (samples(), samples());
+    libraries.reverse();
+    libraries.push(libraries[0].clone());
+    assert_eq!(archive(AppleSlice::Device, &libraries).unwrap(), archive(AppleSlice::Device, &once).unwrap());
+    assert_eq!(shared_library(Abi::X86_64, &libraries).unwrap(), shared_library(Abi::X86_64, &once).unwrap());
+}
+
+#[test]
+fn two_libraries_of_one_name_are_refused() {
+    let clash = [library("same", 1), library("same", 2)];
+    assert!(matches!(archive(AppleSlice::Device, &clash), Err(BundleError::LibraryClash { .. })));
+    assert!(matches!(shared_library(Abi::X86_64, &clash), Err(BundleError::LibraryClash { .. })));
+}
+
+#[test]
+fn verification_notices_what_is_wrong() {
+    let libraries = samples();
+    let bytes = archive(AppleSlice::Simulator, &libraries).unwrap();
+    assert!(verify(&bytes, &libraries, 1).unwrap().is_err());
+    assert!(verify(&bytes, &libraries[1..], 2).unwrap().is_err());
+    let other = [library("llama_q4f16_1", 9)];
+    assert!(verify(&archive(AppleSlice::Device, &other).unwrap(), &libraries[..1], 1).unwrap().is_err());
+    // One flipped bit in each kilobyte: never accepted as the same, never a panic.
+    for at in (0..bytes.len()).step_by(1024) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x10;
+        let _ = verify(&damaged, &libraries, 2);
+    }
+    let so = shared_library(Abi::Arm64V8a, &libraries).unwrap();
+    for cut in (0..so.len()).step_by(257) {
+        let _ = verify(&so[..cut], &libraries, 1);
+    }
+    let at = so.windows(8).position(|window| window == knapsack_artifact::library::MAGIC).unwrap();
+    let mut damaged = so;
+    damaged[at + knapsack_artifact::library::HEADER_BYTES + 3] ^= 1;
+    assert!(verify(&damaged, &libraries, 1).is_err());
+}
+
+/// The rules of Google Play for 16 KiB pages, and no executable memory.
+#[test]
+fn shared_libraries_map_on_16_kib_pages() {
+    for abi in Abi::ALL {
+        let bytes = shared_library(abi, &samples()).unwrap();
+        let file = ElfFile64::<object::Endianness>::parse(&*bytes).unwrap();
+        let endian = file.endian();
+        let mut kinds = Vec::new();
+        for header in file.elf_program_headers() {
+            let (start, size) = (header.p_vaddr(endian), header.p_memsz(endian));
+            kinds.push(header.p_type(endian));
+            assert!((header.p_flags(endian) & elf::PF_X).0 == 0, "executable");
+            if header.p_type(endian) == elf::PT_LOAD {
+                assert!(header.p_align(endian) >= 16384 && header.p_offset(endian) % 16384 == start % 16384);
+            }
+            if header.p_type(endian) == elf::PT_GNU_RELRO {
+                assert_eq!((start % 16384, (start + size) % 16384), (0, 0));
+            }
+        }
+        for kind in [elf::PT_LOAD, elf::PT_DYNAMIC, elf::PT_GNU_RELRO, elf::PT_NOTE, elf::PT_GNU_STACK] {
+            assert!(kinds.contains(&kind), "no segment of type {kind:?}");
+        }
+        assert_eq!(file.build_id().unwrap().map(<[u8]>::len), Some(20));
+        for symbol in file.dynamic_symbols() {
+            let section = file.section_by_index(symbol.section_index().unwrap()).unwrap();
+            assert_eq!(section.name().unwrap(), ".rodata");
+            assert!(symbol.is_global() && symbol.address() % 16 == 0 && symbol.size() > 0);
+        }
+        assert_eq!(file.dynamic_symbols().count(), samples().len());
+    }
+}
+
+#[test]
+fn the_framework_says_which_slice_is_for_what() {
+    let slices = [AppleSlice::Device, AppleSlice::Simulator, AppleSlice::Catalyst];
+    let files = xcframework(&slices, &samples()).unwrap();
+    let info: plist::Value = plist::from_bytes(&files[0].1).unwrap();
+    let info = info.as_dictionary().unwrap();
+    assert_eq!(info["CFBundlePackageType"].as_string(), Some("XFWK"));
+    for entry in info["AvailableLibraries"].as_array().unwrap() {
+        let entry = entry.as_dictionary().unwrap();
+        let text = |key: &str| entry[key].as_string().unwrap();
+        let path = format!("{}/{}", text("LibraryIdentifier"), text("LibraryPath"));
+        let bytes = &files.iter().find(|(name, _)| *name == path).unwrap().1;
+        let arches: Vec<_> =
+            entry["SupportedArchitectures"].as_array().unwrap().iter().map(|a| a.as_string().unwrap()).collect();
+        for contained in container::libraries(bytes).unwrap() {
+            assert!(arches.contains(&&*contained.slice.architecture));
+            let expected = match entry.get("SupportedPlatformVariant").and_then(plist::Value::as_string) {
+                None => "ios",
+                Some("simulator") => "ios-simulator",
+                Some(other) => other,
+            };
+            assert_eq!(contained.slice.platform, Some(expected));
+        }
+    }
+    assert_eq!(files.len(), 4);
+    assert!(files[2].0.starts_with("ios-arm64_x86_64-simulator/"));
+}
+
+/// The first of `names` that runs, or a note on stderr (an error when tools are required).
+fn tool(names: &[&str]) -> Option<String> {
+    let found =
+        names.iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|out| out.status.success()));
+    if found.is_none() {
+        assert!(std::env::var_os("KNAPSACK_REQUIRE_LLVM").is_none(), "none of {names:?} is installed");
+        eprintln!("SKIPPED: none of {names:?} is installed");
+    }
+    found.map(ToString::to_string)
+}
+
+fn run(command: &mut Command) -> String {
+    let out = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(out.status.success(), "{command:?}: {}{}", text(&out.stdout), text(&out.stderr));
+    text(&out.stdout)
+}
+
+const LLD: &[&str] = &["ld64.lld", "ld64.lld-22", "ld64.lld-19", "ld64.lld-16", "ld64.lld-15", "ld64.lld-14"];
+
+#[test]
+fn apples_linker_of_llvm_links_the_archive_and_keeps_every_blob() {
+    let (Some(lld), Some(nm)) = (tool(LLD), tool(&["llvm-nm", "llvm-nm-14"])) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let libraries = samples();
+    let stub = "--- !tapi-tbd\ntbd-version: 4\ntargets: [ arm64-ios ]\ninstall-name: '/usr/lib/libSystem.B.dylib'\n\
+                exports:\n  - targets: [ arm64-ios ]\n    symbols: [ dyld_stub_binder ]\n...\n";
+    std::fs::write(path("libSystem.tbd"), stub).unwrap();
+    std::fs::write(path("libmodel_iphone.a"), archive(AppleSlice::Device, &libraries).unwrap()).unwrap();
+    let symbols = run(Command::new(&nm).arg(path("libmodel_iphone.a")));
+    for library in &libraries {
+        assert!(symbols.contains(&format!("_{}", ModelLibrary::symbol(library.name()))), "{symbols}");
+    }
+    // The tightest link that an app does: everything unused is stripped.
+    run(Command::new(&lld)
+        .args([
+            "-arch",
+            "arm64",
+            "-platform_version",
+            "ios",
+            "15.0",
+            "18.0",
+            "-dylib",
+            "-dead_strip",
+            "-all_load",
+            "-o",
+        ])
+        .arg(path("App"))
+        .args([path("libmodel_iphone.a"), path("libSystem.tbd")]));
+    let linked = std::fs::read(path("App")).unwrap();
+    assert_eq!(verify(&linked, &libraries, 1).unwrap(), Ok(()));
+}
+
+/// Loads the file with the system's loader, looks up every symbol and prints the bytes behind it.
+const LOADER: &str = r#"
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+int main(int argc, char **argv) {
+    void *library = dlopen(argv[1], RTLD_NOW);
+    if (!library) { fprintf(stderr, "%s\n", dlerror()); return 1; }
+    for (int i = 2; i + 1 < argc; i += 2) {
+        const char *bytes = dlsym(library, argv[i]);
+        if (!bytes) { fprintf(stderr, "%s\n", dlerror()); return 2; }
+        fwrite(bytes, 1, strtoul(argv[i + 1], 0, 10), stdout);
+    }
+    return 0;
+}
+"#;
+
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[test]
+fn the_systems_loader_finds_every_symbol() {
+    let Some(cc) = tool(&["cc", "gcc", "clang"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (source, program, so) =
+        (folder.path().join("load.c"), folder.path().join("load"), folder.path().join("libmodel_android.so"));
+    std::fs::write(&source, LOADER).unwrap();
+    run(Command::new(cc).arg("-o").arg(&program).arg(&source).arg("-ldl"));
+    let libraries = samples();
+    let abi = if cfg!(target_arch = "x86_64") { Abi::X86_64 } else { Abi::Arm64V8a };
+    std::fs::write(&so, shared_library(abi, &libraries).unwrap()).unwrap();
+    let mut command = Command::new(&program);
+    command.arg(&so);
+    for library in &libraries {
+        command.arg(ModelLibrary::symbol(library.name())).arg(library.blob().len().to_string());
+    }
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(out.stdout == libraries.iter().flat_map(|l| l.blob().to_vec()).collect::<Vec<_>>());
+}
+
+/// A linker that resolves against the shared library checks hash tables, symbols and SONAME in its own way.
+#[test]
+fn a_linker_accepts_the_shared_libraries() {
+    let (Some(lld), Some(readelf)) = (tool(&["ld.lld", "ld.lld-22", "ld.lld-19", "ld.lld-14"]), tool(&["readelf"]))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for abi in Abi::ALL {
+        let so = folder.path().join(format!("{}.so", abi.folder()));
+        std::fs::write(&so, shared_library(abi, &samples()).unwrap()).unwrap();
+        let user = folder.path().join("user.so");
+        run(Command::new(&lld).args(["-shared", "-z", "max-page-size=16384", "-o"]).arg(&user).arg(&so));
+        assert!(run(Command::new(&readelf).arg("-d").arg(&user)).contains("[libmodel_android.so]"));
+        let report = Command::new(&readelf).arg("-aW").arg(&so).output().unwrap();
+        assert!(report.stderr.is_empty(), "{}", String::from_utf8_lossy(&report.stderr));
+        assert_eq!(
+            run(Command::new(&readelf).arg("-W").arg("--dyn-syms").arg(&so)).matches("OBJECT  GLOBAL").count(),
+            5
+        );
+    }
+    assert!(Path::new(&folder.path()).exists());
+}

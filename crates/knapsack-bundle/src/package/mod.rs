@@ -1,0 +1,180 @@
+//! From entries to `dist/`.
+
+mod app;
+mod chat_config;
+mod guard;
+mod outputs;
+mod record;
+mod stage;
+mod weights;
+
+use crate::digest::FileDigests;
+use crate::error::BundleError;
+use crate::files::LinkMode;
+use crate::objects::Library;
+use knapsack_artifact::app_config::AppFile;
+use std::path::{Path, PathBuf};
+
+/// What the app is built for: decides the form of the libraries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Platform {
+    /// iPhone and its simulator: a static archive and an xcframework (which has a Catalyst slice too).
+    Iphone,
+    /// iPad apps on the Mac: the same with the Catalyst slice alone.
+    Macabi,
+    /// Android: a shared library for each ABI.
+    Android,
+}
+
+/// Everything that one package holds.
+#[derive(Clone, Debug)]
+pub struct Package {
+    /// For which phones.
+    pub platform: Platform,
+    /// In the order of the manifest.
+    pub entries: Vec<Entry>,
+}
+
+/// One model of the manifest.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Name at runtime and of the weight folder.
+    pub model_id: String,
+    /// Its library; entries may share one (same name, same bytes).
+    pub library: Library,
+    /// The budget that the runtime loads and evicts by.
+    pub estimated_vram_bytes: u64,
+    /// Revision of the source, where it has one.
+    pub revision: Option<String>,
+    /// Where the weights come from.
+    pub weights: Weights,
+}
+
+/// Where an app gets the weights of a model.
+#[derive(Clone, Debug)]
+pub enum Weights {
+    /// From the package: everything in this MLC weight folder that its index and chat configuration name.
+    Bundled {
+        /// Holds `tensor-cache.json` (or `ndarray-cache.json`), its shards, `mlc-chat-config.json` and tokenizer files.
+        folder: PathBuf,
+    },
+    /// From the network at first launch.
+    Download {
+        /// `model_url` of the app config.
+        url: String,
+        /// What is there, as far as it is known.
+        files: Vec<AppFile>,
+    },
+}
+
+/// How a package is written.
+pub struct Options<'a> {
+    /// How bundled files get into the package.
+    pub link_mode: LinkMode,
+    /// Folders that the output may not be or contain, such as the manifest's.
+    pub protected: &'a [PathBuf],
+    /// Hashes of large files that were computed before.
+    pub digests: &'a FileDigests,
+    /// Where to lock the output folder against a second run; `None`: no lock.
+    pub locks: Option<&'a Path>,
+    /// Called as work goes on, perhaps from several threads.
+    pub progress: &'a (dyn Fn(Progress<'_>) + Sync),
+}
+
+/// A step of writing a package.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'a> {
+    /// A bundled file is about to be hashed.
+    Verifying {
+        /// In the package.
+        path: &'a str,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A file is about to be written or copied.
+    Writing {
+        /// In the package.
+        path: &'a str,
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+/// Why a file was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteReason {
+    /// The package did not have it.
+    New,
+    /// What it is made from changed.
+    InputsChanged,
+    /// The file in the package was changed or damaged since Knapsack wrote it.
+    Modified,
+    /// It was a hard link to its source, or should be one and was not.
+    LinkMode,
+}
+
+impl std::fmt::Display for WriteReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::New => "not there before",
+            Self::InputsChanged => "inputs changed",
+            Self::Modified => "changed since it was written",
+            Self::LinkMode => "other link mode",
+        })
+    }
+}
+
+/// One file of a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileReport {
+    /// Relative to the package, with `/`.
+    pub path: String,
+    /// Size.
+    pub bytes: u64,
+    /// Why it was written; `None`: it was kept or removed.
+    pub reason: Option<WriteReason>,
+}
+
+/// What happened to the package.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Written or copied, in path order.
+    pub written: Vec<FileReport>,
+    /// Already there and right.
+    pub kept: Vec<FileReport>,
+    /// There before and no longer named.
+    pub removed: Vec<FileReport>,
+    /// Files in the folder that Knapsack did not write and left alone.
+    pub foreign: Vec<String>,
+}
+
+impl Report {
+    /// Bytes of the package that Knapsack is responsible for.
+    pub fn total_bytes(&self) -> u64 {
+        self.written.iter().chain(&self.kept).map(|file| file.bytes).sum()
+    }
+
+    /// Whether the package was already right.
+    pub fn is_fresh(&self) -> bool {
+        self.written.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// Makes `out` the package, keeping what is already right. Either all of it happens or `out` stays as it was.
+///
+/// # Errors
+/// [`BundleError`]: an output folder that is not Knapsack's to change, weights that do not match their index, entries that
+/// contradict each other, a library that does not read back, or a failing file system.
+pub fn write(package: &Package, out: &Path, options: &Options<'_>) -> Result<Report, BundleError> {
+    // 1 Every file of the package with what it is made from. Weights are verified here.
+    let outputs = outputs::plan(package, options)?;
+    // 2 The folder: ours, empty or absent. Leftovers of interrupted runs are cleared.
+    let target = guard::prepare(out, options)?;
+    // 3 What is already right stays.
+    let decision = stage::decide(&outputs, &target, options)?;
+    if decision.report.is_fresh() {
+        return Ok(decision.report);
+    }
+    // 4 The new package beside the old one, read back, then swapped in.
+    stage::write(&outputs, &target, decision, options)
+}
