@@ -1,1 +1,3 @@
 //! Passes, memory plan and code generation.
+
+pub mod codegen;

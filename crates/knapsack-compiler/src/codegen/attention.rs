@@ -1,0 +1,240 @@
+//! Kernels of [`RopeAppend`] and [`Attention`].
+
+use super::module::{Specialization, Template, element, fixed, per_tokens};
+use super::rows::check_indexable;
+use super::{Tokens, parameter};
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::plan::{Attention, KvLayer, NormWeights, ParameterId, QkvOrder, RopeAppend};
+use knapsack_tensor::{DType, NormKind};
+
+/// Threads of an attention work group.
+const THREADS: u32 = 128;
+/// Positions of a block of `attention_decode` and of a tile of `attention_prefill`.
+const BLOCK: u32 = 32;
+/// Query tokens of a tile of `attention_prefill`.
+const QUERIES: u32 = THREADS / 8;
+/// Largest head: 8 elements for each thread of a work group.
+const MAX_HEAD_DIM: u32 = 8 * THREADS;
+/// Local memory that `attention_decode` may use; devices in the field have at least 16 KiB.
+const MAX_LOCAL_BYTES: u32 = 16 << 10;
+/// Work groups of `attention_decode` below which they are not made larger: fewer would leave cores of a GPU idle.
+const MIN_GROUPS: u32 = 8;
+
+fn kv_layer(library: &ModelLibrary, layer: u32, kv_heads: u32, head_dim: u32) -> Result<&KvLayer, String> {
+    let kv = library.kv_cache.get(layer as usize).ok_or_else(|| format!("there is no cache layer {layer}"))?;
+    if (kv.kv_heads, kv.head_dim) != (kv_heads, head_dim) {
+        let found = (kv.kv_heads, kv.head_dim);
+        return Err(format!("cache layer {layer} has heads x elements {found:?}, not {:?}", (kv_heads, head_dim)));
+    }
+    if !matches!(kv.dtype, DType::F16 | DType::F32) {
+        return Err(format!("a cache of {}", kv.dtype));
+    }
+    if kv.window == Some(0) || kv.positions <= kv.sinks {
+        return Err(format!("a cache of {} positions, {} sinks, window {:?}", kv.positions, kv.sinks, kv.window));
+    }
+    check_indexable("the cache", kv.elements())?;
+    Ok(kv)
+}
+
+fn check_heads(heads: u32, kv_heads: u32, head_dim: u32) -> Result<(), String> {
+    if kv_heads == 0 || head_dim == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
+        return Err(format!("{heads} heads, {kv_heads} kv heads, {head_dim} elements"));
+    }
+    if head_dim > MAX_HEAD_DIM {
+        return Err(format!("heads of {head_dim} elements, more than {MAX_HEAD_DIM}"));
+    }
+    Ok(())
+}
+
+fn define_cache(kernel: &mut Specialization, kv: &KvLayer, heads: u32) -> Result<&'static str, String> {
+    kernel.define("HEADS", format!("{heads}u"));
+    kernel.define("KV_HEADS", format!("{}u", kv.kv_heads));
+    kernel.define("HEAD_DIM", format!("{}u", kv.head_dim));
+    kernel.define("POSITIONS", format!("{}u", kv.positions));
+    kernel.define("SINKS", format!("{}u", kv.sinks));
+    let (element, suffix) = element(kv.dtype)?;
+    kernel.define("LOAD_KV(p, i)", format!("LOAD_{suffix}(p, i)"));
+    kernel.define("LOAD8_KV(p, i)", format!("LOAD8_{suffix}(p, i)"));
+    kernel.define("STORE_KV(p, i, v)", format!("STORE_{suffix}(p, i, v)"));
+    Ok(element)
+}
+
+/// Elements between the weights of two heads: 0 when the heads share them.
+fn norm_stride(library: &ModelLibrary, id: ParameterId, heads: u32, head_dim: u32) -> Result<u32, String> {
+    let elements: u64 = parameter(library, id)?.shape.iter().product();
+    match elements {
+        e if e == u64::from(head_dim) => Ok(0),
+        e if e == u64::from(heads) * u64::from(head_dim) => Ok(head_dim),
+        e => Err(format!("{e} norm weights for {heads} heads of {head_dim} elements")),
+    }
+}
+
+/// The side of a projection that a normalization belongs to, with the names it has in the template.
+struct Side {
+    prefix: &'static str,
+    heads: u32,
+    weight: &'static str,
+    bias: &'static str,
+}
+
+fn head_norm(
+    kernel: &mut Specialization,
+    library: &ModelLibrary,
+    norm: Option<&NormWeights>,
+    side: &Side,
+    head_dim: u32,
+) -> Result<(), String> {
+    let prefix = side.prefix;
+    kernel.flag(&format!("HAS_{prefix}_NORM"), norm.is_some());
+    let Some(norm) = norm else { return Ok(()) };
+    let kind = match norm.kind {
+        NormKind::Rms => "RMS",
+        NormKind::Layer => "LAYER",
+    };
+    kernel.define(format!("{prefix}_NORMALIZE(head, epsilon)"), format!("NORMALIZE_HEAD_{kind}(head, epsilon)"));
+    kernel.define_float(&format!("{prefix}_EPSILON"), norm.epsilon);
+    let mut scaled = "(v)".to_owned();
+    if let Some(id) = norm.weight {
+        let stride = norm_stride(library, id, side.heads, head_dim)?;
+        kernel.parameter(library, id, side.weight, &format!("LOAD_{prefix}_WEIGHT"))?;
+        scaled = format!("({scaled} * LOAD_{prefix}_WEIGHT({}, (h) * {stride}u + (i)))", side.weight);
+    }
+    if let Some(id) = norm.bias {
+        let stride = norm_stride(library, id, side.heads, head_dim)?;
+        kernel.parameter(library, id, side.bias, &format!("LOAD_{prefix}_BIAS"))?;
+        scaled = format!("({scaled} + LOAD_{prefix}_BIAS({}, (h) * {stride}u + (i)))", side.bias);
+    }
+    kernel.define(format!("{prefix}_SCALED(v, h, i)"), scaled);
+    Ok(())
+}
+
+pub(super) fn rope_append(library: &ModelLibrary, op: &RopeAppend) -> Result<Specialization, String> {
+    check_heads(op.heads, op.kv_heads, op.head_dim)?;
+    let kv = kv_layer(library, op.layer, op.kv_heads, op.head_dim)?;
+    if op.rotary > op.head_dim || !op.rotary.is_multiple_of(2) {
+        return Err(format!("{} rotated elements of {}", op.rotary, op.head_dim));
+    }
+    if op.order == QkvOrder::PerHead && op.heads != op.kv_heads {
+        return Err(format!("{} heads with {} kv heads, interleaved", op.heads, op.kv_heads));
+    }
+    let slots = op.heads + 2 * op.kv_heads;
+    check_indexable(
+        "the input",
+        u64::from(library.model.prefill_chunk_size) * u64::from(slots) * u64::from(op.head_dim),
+    )?;
+    let threads = (op.head_dim / 2).next_power_of_two().clamp(32, THREADS);
+    let summary = format!("rotation and cache, {} + 2 x {} heads of {}", op.heads, op.kv_heads, op.head_dim);
+    let groups = [fixed(slots), per_tokens(1), fixed(1)];
+    let mut kernel = Specialization::new(Template::RopeAppend, summary, threads, groups);
+    let element = define_cache(&mut kernel, kv, op.heads)?;
+    kernel.define("ROTARY", format!("{}u", op.rotary));
+    let head = match op.order {
+        QkvOrder::Sections => "((kind) == 0 ? (h) : ((kind) == 1 ? HEADS + (h) : HEADS + KV_HEADS + (h)))",
+        QkvOrder::PerHead => "(3 * (h) + (kind))",
+    };
+    kernel.define("QKV_HEAD(kind, h)", head);
+    kernel.input("qkv", "float");
+    kernel.reads.inputs = 4 * u64::from(op.head_dim);
+    if op.rotary > 0 {
+        kernel.input("rope", "float");
+    }
+    let query = Side { prefix: "QUERY", heads: op.heads, weight: "query_weight", bias: "query_bias" };
+    head_norm(&mut kernel, library, op.query_norm.as_ref(), &query, op.head_dim)?;
+    let key = Side { prefix: "KEY", heads: op.kv_heads, weight: "key_weight", bias: "key_bias" };
+    head_norm(&mut kernel, library, op.key_norm.as_ref(), &key, op.head_dim)?;
+    kernel.output("query", "float");
+    kernel.output("keys", element);
+    kernel.output("values", element);
+    Ok(kernel)
+}
+
+/// Query heads of one kv head that a work group of `attention_decode` takes: as many as leave enough work groups and fit into
+/// local memory.
+fn heads_each(heads: u32, kv_heads: u32, lanes: u32) -> u32 {
+    let sharing = heads / kv_heads;
+    let local_bytes = |each: u32| 4 * (each * BLOCK * (lanes + 2) + (THREADS / lanes) * (lanes * 8 + 1));
+    (2..=sharing.min(4))
+        .rev()
+        .find(|&each| {
+            sharing.is_multiple_of(each) && heads / each >= MIN_GROUPS && local_bytes(each) <= MAX_LOCAL_BYTES
+        })
+        .unwrap_or(1)
+}
+
+pub(super) fn attention(library: &ModelLibrary, op: &Attention, tokens: Tokens) -> Result<Specialization, String> {
+    check_heads(op.heads, op.kv_heads, op.head_dim)?;
+    let kv = kv_layer(library, op.layer, op.kv_heads, op.head_dim)?;
+    let row = u64::from(op.heads) * u64::from(op.head_dim);
+    check_indexable("the input", u64::from(library.model.prefill_chunk_size) * row)?;
+    let lanes = op.head_dim.div_ceil(8);
+    let each = heads_each(op.heads, op.kv_heads, lanes);
+    let window = kv.window.map_or_else(String::new, |w| format!(", window {w}, sinks {}", kv.sinks));
+    let heads = format!("{} / {} heads of {}{window}", op.heads, op.kv_heads, op.head_dim);
+    let mut kernel = match tokens {
+        Tokens::One => {
+            let groups = [fixed(op.heads / each), fixed(1), fixed(1)];
+            let summary = format!("attention, one token, {heads}");
+            let mut kernel = Specialization::new(Template::AttentionDecode, summary, THREADS, groups);
+            kernel.define("HEADS_EACH", format!("{each}u"));
+            kernel.define("LANES", format!("{lanes}u"));
+            kernel.define("SLOTS", format!("{}u", THREADS / lanes));
+            kernel.define("BLOCK", format!("{BLOCK}u"));
+            kernel
+        }
+        Tokens::Many => {
+            let groups = [fixed(op.heads), per_tokens(QUERIES), fixed(1)];
+            let summary = format!("attention, tiles of {QUERIES} tokens, {heads}");
+            let mut kernel = Specialization::new(Template::AttentionPrefill, summary, THREADS, groups);
+            kernel.define("QUERIES", format!("{QUERIES}u"));
+            kernel.define("TILE", format!("{BLOCK}u"));
+            kernel.define("CHUNKS", format!("{}u", op.head_dim.div_ceil(32)));
+            kernel
+        }
+    };
+    let element = define_cache(&mut kernel, kv, op.heads)?;
+    define_scores(&mut kernel, kv, op);
+    kernel.input("query", "float");
+    kernel.input("keys", element);
+    kernel.input("values", element);
+    kernel.output("output", "float");
+    Ok(kernel)
+}
+
+/// Scaling, soft-capping, visibility, and loads of parts of a head that give 0 past its end.
+fn define_scores(kernel: &mut Specialization, kv: &KvLayer, op: &Attention) {
+    kernel.define_float("SCALE", op.scale);
+    match op.soft_cap {
+        Some(cap) => {
+            kernel.define_float("CAP", cap);
+            kernel.define("SOFT_CAP(s)", "(CAP * bounded_tanh((s) / CAP))");
+        }
+        None => kernel.define("SOFT_CAP(s)", "(s)"),
+    }
+    match kv.window {
+        Some(window) => {
+            kernel.define("WINDOW", format!("{window}u"));
+            kernel.define("VISIBLE_START(q)", "((q) < WINDOW ? 0u : (q) - (WINDOW - 1u))");
+            kernel.define("VISIBLE_SINKS(q)", "min(SINKS, VISIBLE_START(q))");
+            kernel.define("SEES(q, j)", "((j) <= (q) && ((q) - (j) < WINDOW || (j) < SINKS))");
+        }
+        None => {
+            kernel.define("VISIBLE_START(q)", "0u");
+            kernel.define("VISIBLE_SINKS(q)", "0u");
+            kernel.define("SEES(q, j)", "((j) <= (q))");
+        }
+    }
+    kernel.define("VISIBLE_AT(i, a, b)", "((i) < (a) ? (i) : (b) + ((i) - (a)))");
+    let (dim, tiles) = (op.head_dim, kernel.template == Template::AttentionPrefill);
+    let eight = match dim {
+        d if d.is_multiple_of(32) || (d.is_multiple_of(8) && !tiles) => "LOAD8(p, (start) + 8 * (part8))",
+        d if d.is_multiple_of(8) => "(8 * (part8) < HEAD_DIM ? LOAD8(p, (start) + 8 * (part8)) : NOTHING8)",
+        _ => "GUARDED8(LOAD, p, (start) + 8 * (part8), (start) + HEAD_DIM)",
+    };
+    kernel.define("HEAD8(LOAD, LOAD8, p, start, part8)", eight);
+    let four = if dim.is_multiple_of(32) {
+        "LOAD4_F32(p, (start) + 4 * (part4))"
+    } else {
+        "GUARDED4(LOAD_F32, p, (start) + 4 * (part4), (start) + HEAD_DIM)"
+    };
+    kernel.define("HEAD4(p, start, part4)", four);
+}

@@ -1,0 +1,121 @@
+//! Code generation: gives every launch of a plan a GPU kernel.
+//!
+//! In comes a library as [`crate`] plans it, out comes the same library with a [`KernelCall`] on every launch and one
+//! [`KernelModule`] that holds each distinct kernel once. Kernels are written once, in the common subset of OpenCL C and the
+//! Metal Shading Language (`kernels/*.kernel`); `kernels/*.prelude` maps that subset to each language. A kernel is specialised
+//! for a launch's shapes by macros that stand before it and are undefined after it.
+//!
+//! What differs between GPUs of one language stays a switch in the source, for the device to set when it builds it
+//! ([`FP16_SWITCH`], [`SUBGROUPS_SWITCH`]): half or single precision products, reductions through subgroups or local memory.
+
+mod attention;
+mod linear;
+mod module;
+mod rows;
+mod traffic;
+
+pub use traffic::{KernelTraffic, Traffic, kernel_traffic};
+
+use knapsack_artifact::library::Target;
+use knapsack_artifact::plan::{Function, KernelCall, Launch, Op};
+use knapsack_artifact::{ModelLibrary, plan};
+use module::{ModuleBuilder, Specialization};
+
+/// Macro that selects half precision products in linear layers when it is 1; needs `cl_khr_fp16` in OpenCL.
+pub const FP16_SWITCH: &str = "KNAPSACK_FP16";
+/// Macro that selects reductions through subgroups (simdgroups) when it is 1.
+pub const SUBGROUPS_SWITCH: &str = "KNAPSACK_SUBGROUPS";
+
+/// A launch that no kernel can execute.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no kernel for {function} launch {index} ({op}): {problem}")]
+pub struct CodegenError {
+    /// `prefill`, `decode` or `head`.
+    pub function: &'static str,
+    /// Position of the launch in it.
+    pub index: usize,
+    /// The operation's name.
+    pub op: &'static str,
+    /// What stands against it, with the values.
+    pub problem: String,
+}
+
+/// How many tokens a function processes, which decides between kernels for one row and for tiles of rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tokens {
+    /// Exactly one.
+    One,
+    /// Any number up to the chunk.
+    Many,
+}
+
+/// Gives every launch of `library` a kernel for `target` and sets the library's target. For [`Target::Host`] it removes them.
+///
+/// # Errors
+/// The first launch that no kernel can execute; the library is unchanged then.
+pub fn emit(library: &mut ModelLibrary, target: Target) -> Result<(), CodegenError> {
+    if target == Target::Host {
+        for function in [&mut library.prefill, &mut library.decode, &mut library.head] {
+            function.launches.iter_mut().for_each(|launch| launch.gpu = None);
+        }
+        (library.target, library.kernels) = (target, None);
+        return Ok(());
+    }
+    let mut builder = ModuleBuilder::new(target);
+    let mut calls = Vec::with_capacity(3);
+    for (name, function, tokens) in functions(library) {
+        calls.push(emit_function(library, name, function, tokens, &mut builder)?);
+    }
+    for (function, calls) in [&mut library.prefill, &mut library.decode, &mut library.head].into_iter().zip(calls) {
+        for (launch, call) in function.launches.iter_mut().zip(calls) {
+            launch.gpu = Some(call);
+        }
+    }
+    (library.target, library.kernels) = (target, Some(builder.finish()));
+    Ok(())
+}
+
+fn functions(library: &ModelLibrary) -> [(&'static str, &Function, Tokens); 3] {
+    [
+        ("prefill", &library.prefill, Tokens::Many),
+        ("decode", &library.decode, Tokens::One),
+        ("head", &library.head, Tokens::One),
+    ]
+}
+
+fn emit_function(
+    library: &ModelLibrary,
+    name: &'static str,
+    function: &Function,
+    tokens: Tokens,
+    builder: &mut ModuleBuilder,
+) -> Result<Vec<KernelCall>, CodegenError> {
+    let mut calls = Vec::with_capacity(function.launches.len());
+    for (index, Launch { op, .. }) in function.launches.iter().enumerate() {
+        let specialization = specialize(library, op, tokens).map_err(|problem| CodegenError {
+            function: name,
+            index,
+            op: op.name(),
+            problem,
+        })?;
+        calls.push(KernelCall { groups: specialization.groups, kernel: builder.add(specialization) });
+    }
+    Ok(calls)
+}
+
+/// The kernel of one operation, with its grid.
+fn specialize(library: &ModelLibrary, op: &Op, tokens: Tokens) -> Result<Specialization, String> {
+    match op {
+        Op::Embed(op) => rows::embed(library, op),
+        Op::Norm(op) => rows::norm(library, op),
+        Op::AddNorm(op) => rows::add_norm(library, op),
+        Op::Linear(op) => linear::linear(library, op, tokens),
+        Op::RopeAppend(op) => attention::rope_append(library, op),
+        Op::Attention(op) => attention::attention(library, op, tokens),
+    }
+}
+
+/// Looks a parameter up.
+fn parameter(library: &ModelLibrary, id: plan::ParameterId) -> Result<&knapsack_artifact::library::Parameter, String> {
+    library.parameters.get(id.0 as usize).ok_or_else(|| format!("there is no parameter {}", id.0))
+}

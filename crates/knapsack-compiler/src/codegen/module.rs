@@ -1,0 +1,250 @@
+//! Kernels as text: arguments, macros, signatures of both languages, and the module that holds each distinct kernel once.
+
+use super::parameter;
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::{Kernel, KernelModule, Target};
+use knapsack_artifact::plan::{Groups, ParameterId};
+use knapsack_tensor::DType;
+use std::collections::HashMap;
+use std::fmt::{Display, Write as _};
+
+const OPENCL_PRELUDE: &str = include_str!("kernels/opencl.prelude");
+const METAL_PRELUDE: &str = include_str!("kernels/metal.prelude");
+const COMMON: &str = include_str!("kernels/common.kernel");
+
+/// One of the kernel sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Template {
+    Embed,
+    Norm,
+    AddNorm,
+    MatvecRows,
+    MatvecColumns,
+    Gemm,
+    RopeAppend,
+    AttentionDecode,
+    AttentionPrefill,
+}
+
+impl Template {
+    const fn name(self) -> &'static str {
+        match self {
+            Template::Embed => "embed",
+            Template::Norm => "norm",
+            Template::AddNorm => "add_norm",
+            Template::MatvecRows => "matvec_rows",
+            Template::MatvecColumns => "matvec_columns",
+            Template::Gemm => "gemm",
+            Template::RopeAppend => "rope_append",
+            Template::AttentionDecode => "attention_decode",
+            Template::AttentionPrefill => "attention_prefill",
+        }
+    }
+
+    const fn source(self) -> &'static str {
+        match self {
+            Template::Embed => include_str!("kernels/embed.kernel"),
+            Template::Norm => include_str!("kernels/norm.kernel"),
+            Template::AddNorm => include_str!("kernels/add_norm.kernel"),
+            Template::MatvecRows => include_str!("kernels/matvec_rows.kernel"),
+            Template::MatvecColumns => include_str!("kernels/matvec_columns.kernel"),
+            Template::Gemm => include_str!("kernels/gemm.kernel"),
+            Template::RopeAppend => include_str!("kernels/rope_append.kernel"),
+            Template::AttentionDecode => include_str!("kernels/attention_decode.kernel"),
+            Template::AttentionPrefill => include_str!("kernels/attention_prefill.kernel"),
+        }
+    }
+}
+
+/// A buffer argument; its place in the list is the operand's place in [`knapsack_artifact::plan::Op::operands`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Argument {
+    pub(super) name: &'static str,
+    pub(super) element: &'static str,
+    pub(super) writable: bool,
+}
+
+/// What a work group reads, in bytes; what the launch as a whole reads follows from its grid. See [`super::traffic`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct GroupReads {
+    /// Of parameters.
+    pub(super) weights: u64,
+    /// Of activations.
+    pub(super) inputs: u64,
+}
+
+/// A kernel for a launch: a template, the macros that fix its shapes, its arguments and its grid.
+#[derive(Clone, Debug)]
+pub(super) struct Specialization {
+    pub(super) template: Template,
+    /// One line for readers.
+    pub(super) summary: String,
+    pub(super) defines: Vec<(String, String)>,
+    pub(super) arguments: Vec<Argument>,
+    pub(super) threads: u32,
+    pub(super) groups: [Groups; 3],
+    pub(super) reads: GroupReads,
+}
+
+/// A grid axis that does not depend on the tokens.
+pub(super) const fn fixed(count: u32) -> Groups {
+    Groups { count, tokens_per_group: 0 }
+}
+
+/// A grid axis with a group for every `tokens` tokens.
+pub(super) const fn per_tokens(tokens: u32) -> Groups {
+    Groups { count: 1, tokens_per_group: tokens }
+}
+
+impl Specialization {
+    pub(super) fn new(template: Template, summary: String, threads: u32, groups: [Groups; 3]) -> Self {
+        let mut new = Specialization {
+            template,
+            summary,
+            defines: Vec::new(),
+            arguments: Vec::new(),
+            threads,
+            groups,
+            reads: GroupReads::default(),
+        };
+        new.define("THREADS", threads);
+        new
+    }
+
+    /// Adds `#define name value`; `name` may carry parameters.
+    pub(super) fn define(&mut self, name: impl Into<String>, value: impl Display) {
+        self.defines.push((name.into(), value.to_string()));
+    }
+
+    /// Adds a float constant that reads back as exactly the same number.
+    pub(super) fn define_float(&mut self, name: &str, value: f32) {
+        self.define(name, float_literal(value));
+    }
+
+    /// Adds a flag, 0 or 1.
+    pub(super) fn flag(&mut self, name: &str, value: bool) {
+        self.define(name, u8::from(value));
+    }
+
+    /// Adds a buffer that is only read.
+    pub(super) fn input(&mut self, name: &'static str, element: &'static str) {
+        self.arguments.push(Argument { name, element, writable: false });
+    }
+
+    /// Adds a buffer that is written.
+    pub(super) fn output(&mut self, name: &'static str, element: &'static str) {
+        self.arguments.push(Argument { name, element, writable: true });
+    }
+
+    /// Adds a parameter as an argument and the macro `load` that reads an element of it; returns its dtype's suffix.
+    pub(super) fn parameter(
+        &mut self,
+        library: &ModelLibrary,
+        id: ParameterId,
+        name: &'static str,
+        load: &str,
+    ) -> Result<&'static str, String> {
+        let (element, suffix) = element(parameter(library, id)?.dtype)?;
+        self.input(name, element);
+        self.define(format!("{load}(p, i)"), format!("LOAD_{suffix}(p, i)"));
+        Ok(suffix)
+    }
+}
+
+/// The C element type of stored numbers and the suffix of the macros that load it.
+pub(super) fn element(dtype: DType) -> Result<(&'static str, &'static str), String> {
+    match dtype {
+        DType::F32 => Ok(("float", "F32")),
+        DType::F16 => Ok(("half", "F16")),
+        DType::BF16 => Ok(("ushort", "BF16")),
+        DType::U32 => Err("packed codes where numbers are needed".to_owned()),
+    }
+}
+
+fn float_literal(value: f32) -> String {
+    let mut text = format!("{value:?}");
+    if !text.contains(['.', 'e']) {
+        text.push_str(".0");
+    }
+    text.push('f');
+    if value < 0.0 { format!("({text})") } else { text }
+}
+
+/// Collects kernels; equal ones become one.
+pub(super) struct ModuleBuilder {
+    target: Target,
+    source: String,
+    kernels: Vec<Kernel>,
+    /// Text of a kernel without its name → index.
+    known: HashMap<String, u32>,
+}
+
+impl ModuleBuilder {
+    pub(super) fn new(target: Target) -> Self {
+        let prelude = if target == Target::Metal { METAL_PRELUDE } else { OPENCL_PRELUDE };
+        ModuleBuilder { target, source: format!("{prelude}{COMMON}"), kernels: Vec::new(), known: HashMap::new() }
+    }
+
+    /// The index of the kernel, which is written unless an equal one is there.
+    pub(super) fn add(&mut self, kernel: Specialization) -> u32 {
+        let key = self.text(&kernel, "");
+        if let Some(&index) = self.known.get(&key) {
+            return index;
+        }
+        let index = self.kernels.len() as u32;
+        let name = format!("{}_{index}", kernel.template.name());
+        let text = self.text(&kernel, &name);
+        self.source.push_str(&text);
+        self.kernels.push(Kernel { name, threads: [kernel.threads, 1, 1] });
+        self.known.insert(key, index);
+        index
+    }
+
+    pub(super) fn finish(self) -> KernelModule {
+        KernelModule { source: self.source, kernels: self.kernels }
+    }
+
+    fn text(&self, kernel: &Specialization, name: &str) -> String {
+        let mut text = format!("\n// ---- {} ----\n", kernel.summary);
+        for (macro_name, value) in &kernel.defines {
+            let _ = writeln!(text, "#define {macro_name} {value}");
+        }
+        let signature = match self.target {
+            Target::Metal => metal_signature(kernel, name),
+            Target::OpenCl | Target::Host => opencl_signature(kernel, name),
+        };
+        text.push_str(&kernel.template.source().replace("KERNEL {\n", &format!("{signature} {{\n")));
+        for (macro_name, _) in &kernel.defines {
+            let _ = writeln!(text, "#undef {}", macro_name.split('(').next().unwrap_or(macro_name));
+        }
+        text
+    }
+}
+
+fn opencl_signature(kernel: &Specialization, name: &str) -> String {
+    let mut text = format!("__kernel __attribute__((reqd_work_group_size({}, 1, 1)))\nvoid {name}(", kernel.threads);
+    for argument in &kernel.arguments {
+        let access = if argument.writable { "" } else { "const " };
+        let _ = write!(text, "\n    __global {access}{}* {},", argument.element, argument.name);
+    }
+    text.push_str("\n    const uint n, const uint p, const uint row)");
+    text
+}
+
+fn metal_signature(kernel: &Specialization, name: &str) -> String {
+    let mut text = format!("[[max_total_threads_per_threadgroup({})]]\nkernel void {name}(", kernel.threads);
+    for (index, argument) in kernel.arguments.iter().enumerate() {
+        let access = if argument.writable { "" } else { "const " };
+        let _ = write!(text, "\n    device {access}{}* {} [[buffer({index})]],", argument.element, argument.name);
+    }
+    let first = kernel.arguments.len();
+    let _ = write!(
+        text,
+        "\n    constant uint& n [[buffer({first})]], constant uint& p [[buffer({})]], constant uint& row [[buffer({})]],\
+         \n    uint3 group_position [[threadgroup_position_in_grid]],\
+         \n    uint thread_index [[thread_index_in_threadgroup]])",
+        first + 1,
+        first + 2
+    );
+    text
+}
