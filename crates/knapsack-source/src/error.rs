@@ -1,0 +1,234 @@
+//! What can go wrong between a manifest's `model` and files on the disk.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use knapsack_config::lockfile::LockfileError;
+
+/// Failures of this crate. Addresses in it never carry a query (signed links) and never a token.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The `model` text is neither a repository nor a path.
+    #[error("cannot read the model source {text:?}: {reason}")]
+    Location {
+        /// As written.
+        text: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An environment variable cannot be used.
+    #[error("the environment variable {name} cannot be used: {reason}")]
+    Setting {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong. Never its value where that is a secret.
+        reason: String,
+    },
+    /// A folder or repository holds no model.
+    #[error("{place} is not a model: {reason}")]
+    NotAModel {
+        /// Folder or repository.
+        place: String,
+        /// What was looked for, and what is there.
+        reason: String,
+    },
+    /// A checkpoint that the app would have to download and convert.
+    #[error(
+        "{model_id}: {source_name} is a checkpoint, which an app cannot use as it is; set bundle_weight to true, or name an MLC model"
+    )]
+    CheckpointNotBundled {
+        /// The manifest's `model_id`.
+        model_id: String,
+        /// The source in its normal form.
+        source_name: String,
+    },
+    /// An index or configuration of a model is damaged.
+    #[error("{file} of {place} is damaged: {reason}")]
+    DamagedMetadata {
+        /// Folder or repository.
+        place: String,
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The disk.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Less free space than the downloads need.
+    #[error(
+        "the downloads need {needed} bytes, but only {available} are free at {}; free some, or set HF_HUB_CACHE to another disk",
+        path.display()
+    )]
+    NoSpace {
+        /// Still to be written.
+        needed: u64,
+        /// Free there.
+        available: u64,
+        /// The cache.
+        path: PathBuf,
+    },
+    /// Something is not in the cache and the network may not be used.
+    #[error("{what} is not in the cache at {}, and this run is offline", cache.display())]
+    Offline {
+        /// A file, or the answer to a revision.
+        what: String,
+        /// The cache.
+        cache: PathBuf,
+    },
+    /// The lockfile would change, and `--locked` forbids it.
+    #[error("knapsack.lock is not up to date: {}", reasons.join("; "))]
+    LockOutOfDate {
+        /// Why, one per model.
+        reasons: Vec<String>,
+    },
+    /// The lockfile itself.
+    #[error(transparent)]
+    Lockfile(#[from] LockfileError),
+    /// The repository or file does not exist (or is private, and the token does not open it).
+    #[error("{what} was not found at {url}{hint}")]
+    NotFound {
+        /// Repository, revision or file.
+        what: String,
+        /// Where it was asked for.
+        url: String,
+        /// What may help, starting with a semicolon, or empty.
+        hint: &'static str,
+    },
+    /// The hub wants a token, or another one.
+    #[error("{repository} may not be read: {reason}")]
+    Denied {
+        /// `org/name`.
+        repository: String,
+        /// What the user can do.
+        reason: String,
+    },
+    /// The hub asked to slow down for longer than this run waits.
+    #[error("the server at {url} limits requests{}", wait.map(|wait| format!(" and asks to wait {} s", wait.as_secs())).unwrap_or_default())]
+    RateLimited {
+        /// The address.
+        url: String,
+        /// `Retry-After`, when it was there.
+        wait: Option<Duration>,
+    },
+    /// Any other status.
+    #[error("the server answered {status} at {url}{}", if message.is_empty() { String::new() } else { format!(": {message}") })]
+    Status {
+        /// HTTP status.
+        status: u16,
+        /// The address.
+        url: String,
+        /// The server's own words, shortened.
+        message: String,
+    },
+    /// The connection failed, stalled or broke.
+    #[error("the connection to {url} failed: {reason}")]
+    Connection {
+        /// The address.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// A redirect that is not followed.
+    #[error("{url} redirects to {target}, which is not followed: {reason}")]
+    Redirect {
+        /// From.
+        url: String,
+        /// To.
+        target: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// An answer that a hub cannot give.
+    #[error("the server's answer at {url} cannot be used: {reason}")]
+    BadAnswer {
+        /// The address.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A name that would leave the model's folder, or that some file system cannot hold.
+    #[error("the file name {name:?} in {place} is refused: {reason}")]
+    UnsafeName {
+        /// The name.
+        name: String,
+        /// Where it stood.
+        place: String,
+        /// The broken rule.
+        reason: &'static str,
+    },
+    /// A file has another length than announced.
+    #[error("{file} has {found} bytes, expected {expected}{hint}")]
+    WrongSize {
+        /// The file.
+        file: String,
+        /// Announced.
+        expected: u64,
+        /// Received or found.
+        found: u64,
+        /// More about it, starting with a semicolon, or empty.
+        hint: &'static str,
+    },
+    /// A file has other content than announced.
+    #[error("{file} is damaged: {algorithm} is {found}, expected {expected}")]
+    WrongDigest {
+        /// The file.
+        file: String,
+        /// `sha256` or `git object id`.
+        algorithm: &'static str,
+        /// Announced.
+        expected: String,
+        /// Computed.
+        found: String,
+    },
+    /// Tried as often as allowed.
+    #[error("gave up on {file} after {attempts} attempts without progress")]
+    GaveUp {
+        /// The file or address.
+        file: String,
+        /// How many.
+        attempts: u32,
+        /// The last failure.
+        source: Box<Error>,
+    },
+    /// Another file failed first, so this one was stopped. Never the error that a caller gets.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// What a failure means for another attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// It would fail again.
+    Never,
+    /// It may pass.
+    Backoff,
+    /// It may pass after this time.
+    After(Duration),
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    pub(crate) fn retry(&self) -> Retry {
+        match self {
+            Self::RateLimited { wait: Some(wait), .. } => Retry::After(*wait),
+            Self::RateLimited { wait: None, .. } | Self::Connection { .. } => Retry::Backoff,
+            Self::Status { status: 408 | 425 | 500..=599, .. } => Retry::Backoff,
+            _ => Retry::Never,
+        }
+    }
+}
+
+/// This crate's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,365 @@
+//! One file from the hub into the cache: resumed, hashed while it arrives, and renamed there only when it is right.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+
+use crate::digest::{Expected, Found, Hasher, hash_prefix};
+use crate::error::{Error, Result};
+use crate::http::Answer;
+use crate::hub::Hub;
+use crate::layout::{HubCache, create_parent};
+use crate::location::RepoId;
+use crate::progress::Event;
+use crate::retry::Attempts;
+use crate::stamps::Stamps;
+
+/// Bytes handed on at once. Nothing is held back: what was read is written before more is read.
+const PIECE: usize = 256 << 10;
+/// Pieces between the connection and the hasher.
+const PIECES: usize = 6;
+/// From here on a second thread hashes.
+const THREAD_FROM: u64 = 4 << 20;
+/// The hub keeps larger files in LFS, whose blobs are named by sha256.
+const GIT_FILE_LIMIT: u64 = 10 << 20;
+
+/// A file to have in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) repository: RepoId,
+    pub(crate) commit: String,
+    pub(crate) path: String,
+    pub(crate) expected: Expected,
+    /// Name of its blob, when the hub was asked; a lockfile does not hold it.
+    pub(crate) blob: Option<String>,
+}
+
+impl Wanted {
+    /// For messages.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.repository, self.path)
+    }
+
+    /// What the lock and the incomplete file are called.
+    pub(crate) fn key(&self) -> &str {
+        let known = self.blob.as_ref().or(self.expected.sha256.as_ref()).or(self.expected.git_oid.as_ref());
+        known.map_or("unknown", String::as_str)
+    }
+
+    fn pointer(&self, cache: &HubCache) -> PathBuf {
+        cache.snapshot(&self.repository, &self.commit).join(&self.path)
+    }
+}
+
+/// A file that is in the cache and right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cached {
+    pub(crate) path: PathBuf,
+    pub(crate) found: Found,
+}
+
+/// Brings single files into the cache.
+pub(crate) struct Transfers<'a> {
+    pub(crate) hub: Option<&'a Hub<'a>>,
+    pub(crate) cache: &'a HubCache,
+    pub(crate) stamps: &'a Stamps,
+    pub(crate) progress: &'a dyn crate::progress::Progress,
+}
+
+/// The incomplete file of one download, and the hash of what is in it.
+struct Partial {
+    path: PathBuf,
+    file: File,
+    hasher: Hasher,
+    done: u64,
+    size: u64,
+    git: bool,
+}
+
+impl Transfers<'_> {
+    /// The file when it is in the cache already. A damaged one counts as absent and is told of.
+    pub(crate) fn existing(&self, wanted: &Wanted) -> Result<Option<Cached>> {
+        let pointer = wanted.pointer(self.cache);
+        if let Some(found) = self.intact(&pointer, wanted)? {
+            return Ok(Some(Cached { path: pointer, found }));
+        }
+        let ids = [wanted.blob.as_ref(), wanted.expected.sha256.as_ref(), wanted.expected.git_oid.as_ref()];
+        for id in ids.into_iter().flatten() {
+            let blob = self.cache.blob(&wanted.repository, id);
+            if let Some(found) = self.intact(&blob, wanted)? {
+                let path = self.cache.link(&wanted.repository, &wanted.commit, &wanted.path, id, false)?;
+                return Ok(Some(Cached { path, found }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn intact(&self, path: &Path, wanted: &Wanted) -> Result<Option<Found>> {
+        let Ok(meta) = fs::metadata(path) else { return Ok(None) };
+        let checked = match meta.len() == wanted.expected.size {
+            true => {
+                let found = self.stamps.hash(path, wanted.expected.git_oid.is_some())?;
+                wanted.expected.check(&wanted.name(), &found).map(|()| found)
+            }
+            false => {
+                let (file, expected, found) = (wanted.name(), wanted.expected.size, meta.len());
+                Err(Error::WrongSize { file, expected, found, hint: "" })
+            }
+        };
+        match checked {
+            Ok(found) => Ok(Some(found)),
+            Err(error) => {
+                let text = format!("the copy in the cache is not used: {error}");
+                self.progress.event(Event::Notice { text: &text });
+                Ok(None)
+            }
+        }
+    }
+
+    /// Bytes that a download would still write.
+    pub(crate) fn missing(&self, wanted: &Wanted) -> u64 {
+        let partial = fs::metadata(self.cache.partial(&wanted.repository, wanted.key())).map_or(0, |meta| meta.len());
+        if partial > wanted.expected.size { wanted.expected.size } else { wanted.expected.size - partial }
+    }
+
+    /// Downloads the file unless another process does so first. `number` is its number in the batch.
+    pub(crate) fn download(&self, number: usize, wanted: &Wanted) -> Result<Cached> {
+        let Some(hub) = self.hub else {
+            return Err(Error::Offline { what: wanted.name(), cache: self.cache.root.clone() });
+        };
+        let mut told = false;
+        let _lock = self.cache.lock(&wanted.repository, wanted.key(), &mut || {
+            if !std::mem::replace(&mut told, true) {
+                self.progress.event(Event::Waiting { file: number });
+            }
+            if hub.stop.load(Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
+        })?;
+        // Another process or another file of this batch may have brought it meanwhile.
+        if let Some(cached) = self.existing(wanted)? {
+            return Ok(cached);
+        }
+        let path = self.cache.partial(&wanted.repository, wanted.key());
+        let (found, etag) = Download { hub, wanted, number, etag: None }.run(&path)?;
+        let id = blob_name(wanted, &found, etag.as_deref());
+        let blob = self.cache.blob(&wanted.repository, &id);
+        fs::rename(&path, &blob).map_err(Error::io("write", &blob))?;
+        let path = self.cache.link(&wanted.repository, &wanted.commit, &wanted.path, &id, true)?;
+        self.stamps.note(&path, &found)?;
+        Ok(Cached { path, found })
+    }
+}
+
+/// The name that Python gives the blob: the hub's ETag, which is one of the two digests.
+fn blob_name(wanted: &Wanted, found: &Found, etag: Option<&str>) -> String {
+    let git_oid = found.git_oid.as_deref();
+    let by_size = if found.size > GIT_FILE_LIMIT { None } else { git_oid };
+    match (&wanted.blob, etag) {
+        (Some(blob), _) => blob.clone(),
+        (None, Some(etag)) if etag == found.sha256 || Some(etag) == git_oid => etag.to_owned(),
+        (None, _) => by_size.unwrap_or(&found.sha256).to_owned(),
+    }
+}
+
+struct Download<'a> {
+    hub: &'a Hub<'a>,
+    wanted: &'a Wanted,
+    number: usize,
+    etag: Option<String>,
+}
+
+impl Download<'_> {
+    /// Attempts until the file is whole and right. A wrong one is removed and tried once more from the start: the first part
+    /// may have been left by another program.
+    fn run(mut self, path: &Path) -> Result<(Found, Option<String>)> {
+        let name = self.wanted.name();
+        let (settings, stop, progress) = (self.hub.settings, self.hub.stop, self.hub.progress);
+        let mut attempts = Attempts::new(&name, settings.patience, stop, progress);
+        let mut second_chance = true;
+        loop {
+            let mut partial = Partial::open(path, self.wanted)?;
+            let resumed = partial.done > 0;
+            progress.event(Event::Start { file: self.number, name: &name, size: partial.size, done: partial.done });
+            let outcome = self.fill(&mut partial, &mut attempts).and_then(|()| {
+                let found = partial.hasher.finish();
+                self.wanted.expected.check(&name, &found).map(|()| found)
+            });
+            match outcome {
+                Ok(found) => return Ok((found, self.etag)),
+                Err(error @ (Error::WrongDigest { .. } | Error::Status { status: 416, .. })) => {
+                    fs::remove_file(path).map_err(Error::io("remove", path))?;
+                    if !std::mem::replace(&mut second_chance, false) || !resumed {
+                        return Err(error);
+                    }
+                    let (wait, reason) = (std::time::Duration::ZERO, error.to_string());
+                    progress.event(Event::Retry { name: &name, attempt: 1, wait, reason: &reason });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn fill(&mut self, partial: &mut Partial, attempts: &mut Attempts<'_>) -> Result<()> {
+        let mut furthest = partial.done;
+        while partial.done < partial.size {
+            let outcome = self.attempt(partial);
+            if partial.done > furthest {
+                furthest = partial.done;
+                attempts.progressed();
+            }
+            if let Err(error) = outcome {
+                attempts.failed(self.hub.explain(error, &self.wanted.repository, &self.wanted.name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attempt(&mut self, partial: &mut Partial) -> Result<()> {
+        let Wanted { repository, commit, path, .. } = self.wanted;
+        let answer = self.hub.client.get(&self.hub.file_url(repository, commit, path), partial.done)?;
+        self.etag = answer.hub_header("x-linked-etag").or(answer.hub_header("etag")).map(bare_etag);
+        if let Some(size) = answer.hub_header("x-linked-size").and_then(|size| size.trim().parse().ok()) {
+            self.same_size(size)?;
+        }
+        if answer.header("content-encoding").is_some_and(|encoding| !encoding.trim().eq_ignore_ascii_case("identity")) {
+            return Err(Error::BadAnswer {
+                url: answer.url,
+                reason: "it is compressed, which was not asked for".to_owned(),
+            });
+        }
+        if answer.status == 206 {
+            self.check_range(&answer, partial.done)?;
+        } else if partial.done > 0 {
+            partial.restart()?;
+            let name = self.wanted.name();
+            self.hub.progress.event(Event::Start { file: self.number, name: &name, size: partial.size, done: 0 });
+        }
+        if let Some(length) = answer.length() {
+            self.same_size(length.saturating_add(partial.done))?;
+        }
+        let url = answer.url.clone();
+        partial.receive(answer.into_reader(), &url, &mut |count| {
+            self.hub.progress.event(Event::Bytes { file: self.number, count });
+            if self.hub.stop.load(Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
+        })
+    }
+
+    fn same_size(&self, found: u64) -> Result<()> {
+        let (file, expected) = (self.wanted.name(), self.wanted.expected.size);
+        let pointer = found < 200 && expected > GIT_FILE_LIMIT;
+        let hint = if pointer { "; the server sends LFS pointers instead of the files" } else { "" };
+        if found == expected { Ok(()) } else { Err(Error::WrongSize { file, expected, found, hint }) }
+    }
+
+    /// `Content-Range: bytes first-last/size`.
+    fn check_range(&self, answer: &Answer, from: u64) -> Result<()> {
+        let range = answer.header("content-range").unwrap_or_default();
+        let parsed = range.strip_prefix("bytes ").and_then(|range| {
+            let (span, size) = range.split_once('/')?;
+            Some((span.split_once('-')?.0.trim().parse::<u64>().ok()?, size.trim()))
+        });
+        match parsed {
+            Some((first, size)) if first == from => size.parse().map_or(Ok(()), |size| self.same_size(size)),
+            _ => {
+                let reason = format!("bytes from {from} were asked for, its Content-Range is {range:?}");
+                Err(Error::BadAnswer { url: answer.url.clone(), reason })
+            }
+        }
+    }
+}
+
+/// An ETag without its quotes and weakness.
+fn bare_etag(etag: &str) -> String {
+    etag.trim().trim_start_matches("W/").trim_matches('"').to_owned()
+}
+
+impl Partial {
+    /// Opens or creates it, and hashes what is there.
+    fn open(path: &Path, wanted: &Wanted) -> Result<Self> {
+        create_parent(path)?;
+        let mut options = File::options();
+        let file =
+            options.read(true).write(true).create(true).truncate(false).open(path).map_err(Error::io("open", path))?;
+        let done = file.metadata().map_err(Error::io("read", path))?.len();
+        let (git, size) = (wanted.blob.is_none() || wanted.expected.git_oid.is_some(), wanted.expected.size);
+        let hasher = Hasher::new(git.then_some(size));
+        let mut partial = Self { path: path.to_owned(), file, hasher, done, size, git };
+        if done > size {
+            partial.restart()?;
+        }
+        hash_prefix(&mut partial.file, partial.done, &mut partial.hasher).map_err(Error::io("read", path))?;
+        Ok(partial)
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        self.file.set_len(0).map_err(Error::io("empty", &self.path))?;
+        self.file.seek(SeekFrom::Start(0)).map_err(Error::io("empty", &self.path))?;
+        self.hasher = Hasher::new(self.git.then_some(self.size));
+        self.done = 0;
+        Ok(())
+    }
+
+    /// Takes the rest of the file from a connection. `done` counts what is written and hashed, also when it ends early.
+    fn receive(&mut self, mut reader: impl Read, url: &str, arrived: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
+        let Self { path, file, hasher, done, size, .. } = self;
+        let mut sink = Sink { path, file, done, size: *size, url, arrived };
+        if *sink.done + THREAD_FROM > sink.size {
+            let mut buffer = vec![0; PIECE];
+            loop {
+                match sink.take(&mut reader, &mut buffer)? {
+                    0 => return Ok(()),
+                    count => hasher.update(&buffer[..count]),
+                }
+            }
+        }
+        std::thread::scope(|scope| {
+            let (full, to_hash) = mpsc::sync_channel::<(Vec<u8>, usize)>(PIECES);
+            let (hashed, empty) = mpsc::channel();
+            (0..PIECES).for_each(|_| hashed.send(vec![0; PIECE]).unwrap_or_default());
+            scope.spawn(move || {
+                for (buffer, count) in to_hash {
+                    hasher.update(&buffer[..count]);
+                    let _ = hashed.send(buffer);
+                }
+            });
+            while let Ok(mut buffer) = empty.recv() {
+                match sink.take(&mut reader, &mut buffer)? {
+                    0 => break,
+                    count => full.send((buffer, count)).unwrap_or_default(),
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Where the pieces of a body go.
+struct Sink<'a> {
+    path: &'a Path,
+    file: &'a mut File,
+    done: &'a mut u64,
+    size: u64,
+    url: &'a str,
+    arrived: &'a mut dyn FnMut(u64) -> Result<()>,
+}
+
+impl Sink<'_> {
+    /// Reads once and writes what came. 0: the file is whole.
+    fn take(&mut self, reader: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
+        let left = usize::try_from(self.size - *self.done).unwrap_or(usize::MAX).min(buffer.len());
+        if left == 0 {
+            return Ok(0);
+        }
+        let failed = |reason: String| Error::Connection { url: self.url.to_owned(), reason };
+        let count = match reader.read(&mut buffer[..left]) {
+            Ok(0) => return Err(failed(format!("it ended after {} of {} bytes", self.done, self.size))),
+            Ok(count) => count,
+            Err(error) => return Err(failed(format!("{error} after {} of {} bytes", self.done, self.size))),
+        };
+        self.file.write_all(&buffer[..count]).map_err(Error::io("write", self.path))?;
+        *self.done += count as u64;
+        (self.arrived)(count as u64)?;
+        Ok(count)
+    }
+}
