@@ -14,7 +14,7 @@ pub mod container;
 pub mod library;
 pub mod names;
 pub mod plan;
-mod validate;
+pub mod validate;
 
 pub use app_config::AppConfig;
 pub use library::{LibraryError, ModelLibrary};

@@ -1,7 +1,10 @@
 //! The execution plan: what a device does for a step of inference, launch by launch.
 //!
 //! Notation: `n` is the number of tokens of the call, `p` the absolute position of its first token. Activations are float32
-//! rows, `(n, columns)`, row-major, in the workspace. A launch reads and writes nothing but the operands it names.
+//! rows, `(n, columns)`, row-major, in the workspace. A launch reads and writes nothing but the operands it names, and what
+//! it writes (outputs and scratch) overlaps no other operand of the same launch, except where an operation says that an
+//! output may be *the same rows* as an input. `head` never writes the rows of [`crate::library::Io::hidden`], so that it can
+//! be run for several rows of one call.
 
 use knapsack_tensor::{Activation, DType, GroupFormat, NormKind};
 use serde::{Deserialize, Serialize};
@@ -74,12 +77,12 @@ pub enum Op {
     Attention(Attention),
 }
 
-/// `output[t] = scale * table[tokens[t]]`. Tokens are checked against `vocab` before the call.
+/// `output[t] = scale * table[tokens[t]]`. Tokens are checked against the model's vocabulary before the call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Embed {
     /// `(vocab, hidden)`; grouped tables are row-major (NK).
     pub table: Weight,
-    /// Rows of the table.
+    /// Rows of the table; at least the model's vocabulary, against which tokens are checked.
     pub vocab: u32,
     /// Multiplier (gemma: sqrt(hidden)); 1 otherwise.
     pub scale: f32,
@@ -106,7 +109,7 @@ pub struct NormWeights {
 pub enum RowSelect {
     /// Row `t` gives row `t`.
     All,
-    /// The call's `row` gives row 0; used by the head function.
+    /// The call's `row` gives row 0; only in the head function, and only from [`crate::library::Io::hidden`].
     One,
 }
 
@@ -124,7 +127,7 @@ pub struct Norm {
 }
 
 /// `sum[t] = residual[t] + pre(delta[t])`, then `output[t] = post(sum[t])` where there is a `post`. A missing `pre` is the
-/// identity. `sum` may be the same rows as `residual`.
+/// identity. `sum` may be the same rows as `residual`; nothing else may overlap.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AddNorm {
     /// The residual stream.
@@ -210,7 +213,7 @@ pub struct RopeAppend {
     pub key_norm: Option<NormWeights>,
     /// Cache layer.
     pub layer: u32,
-    /// `(n, heads * head_dim)`.
+    /// `(n, heads * head_dim)`; may not overlap `qkv`.
     pub query: Rows,
 }
 
@@ -236,7 +239,9 @@ pub struct Attention {
     pub output: Rows,
 }
 
-/// The cache of one layer. K and V are each `(kv_heads, positions, head_dim)`, dense, of dtype `dtype`.
+/// The cache of one layer. K and V are each `(kv_heads, positions, head_dim)`, dense, of dtype `dtype`. Without a window there
+/// are at least as many slots as the context has positions; with one, at least `sinks + window + chunk - 1` or the context,
+/// whichever is less, so that a chunk's writes never hit what its first query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KvLayer {
     /// Key and value heads.
@@ -249,7 +254,7 @@ pub struct KvLayer {
     pub window: Option<u32>,
     /// First positions that are always seen and never overwritten (attention sinks).
     pub sinks: u32,
-    /// Element type.
+    /// Element type: float16 or float32.
     pub dtype: DType,
 }
 
@@ -286,7 +291,7 @@ impl KvLayer {
 }
 
 /// Rotary frequencies. The host writes `(cos, sin)` of `position * frequency[i]`, times `magnitude`, for each token of a call
-/// into the table's rows before the launches.
+/// into the table's rows before the launches. The angle is the float32 product, as the models were trained with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RopeTable {
     /// Radians per position of each pair.
@@ -434,6 +439,14 @@ impl Op {
             }
         }
         list
+    }
+
+    /// The rows that it writes.
+    pub fn outputs(&self) -> impl Iterator<Item = Rows> {
+        self.operands().into_iter().filter_map(|operand| match operand {
+            Operand::Output(rows) => Some(rows),
+            _ => None,
+        })
     }
 
     /// The operation's name as in the serialized form.

@@ -1,0 +1,337 @@
+//! Everything that must hold before a device may trust a library: every index in range, every shape what its operation needs,
+//! every workspace region inside the arena, no write that overlaps another operand of its launch, every size representable.
+//! A device relies on it for memory safety; it is the only check between foreign bytes and `unsafe` code.
+//!
+//! What it does not check is whether the plan computes anything sensible: a launch may read rows that nobody wrote (they are
+//! zeros or an earlier call's), which is wrong but harmless.
+
+mod ops;
+mod regions;
+#[cfg(test)]
+mod tests;
+
+use crate::ModelLibrary;
+use crate::library::Target;
+use crate::plan::{Function, KvLayer, Launch, Op, RopeTable};
+use knapsack_tensor::DType;
+use std::collections::HashSet;
+
+/// Most parameters of a library (a 126-layer model has about 1,300).
+pub const MAX_PARAMETERS: usize = 1 << 16;
+/// Most launches of a function.
+pub const MAX_LAUNCHES: usize = 1 << 16;
+/// Most transformer layers.
+pub const MAX_LAYERS: usize = 1 << 10;
+/// Most rotary tables.
+pub const MAX_ROPE_TABLES: usize = 64;
+/// Most GPU kernels.
+pub const MAX_KERNELS: usize = 1 << 12;
+/// Most elements of a row of activations, logits included.
+pub const MAX_COLUMNS: u32 = 1 << 22;
+/// Most elements of an attention head.
+pub const MAX_HEAD_DIM: u32 = 512;
+/// Most heads of a layer.
+pub const MAX_HEADS: u32 = 1 << 12;
+/// Most positions of a cache layer or a conversation.
+pub const MAX_POSITIONS: u32 = 1 << 24;
+/// Most tokens of a prefill call.
+pub const MAX_CHUNK: u32 = 1 << 16;
+/// Most bytes of any part of the memory plan.
+pub const MAX_BYTES: u64 = 1 << 44;
+/// Most threads of a GPU work group.
+pub const MAX_THREADS: u64 = 1 << 10;
+
+/// The first contradiction found in a library.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{place}: {problem}")]
+pub struct InvalidLibrary {
+    /// Where, such as `prefill launch 3 (linear)`.
+    pub place: String,
+    /// What does not hold, with the values.
+    pub problem: String,
+}
+
+/// A check's outcome; the place is added by the caller that knows it.
+type Check<T = ()> = Result<T, String>;
+
+/// Fails with the formatted problem when the condition does not hold.
+macro_rules! ensure {
+    ($condition:expr, $($problem:tt)+) => {
+        if !$condition {
+            return Err(format!($($problem)+));
+        }
+    };
+}
+use ensure;
+
+/// Adds the place to a check's problem.
+fn at(place: impl Into<String>, check: Check) -> Result<(), InvalidLibrary> {
+    check.map_err(|problem| InvalidLibrary { place: place.into(), problem })
+}
+
+/// Which function a launch belongs to: decides for how many tokens its rows must have room and which operations may occur.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Prefill,
+    Decode,
+    Head,
+}
+
+impl ModelLibrary {
+    /// Checks the whole library.
+    ///
+    /// # Errors
+    /// The first thing that does not hold.
+    pub fn validate(&self) -> Result<(), InvalidLibrary> {
+        at("library", check_text("name", &self.name).and_then(|()| check_text("compiler", &self.compiler)))?;
+        at("model", self.check_model())?;
+        at("parameters", self.check_count("parameters", self.parameters.len(), MAX_PARAMETERS))?;
+        let mut names = HashSet::with_capacity(self.parameters.len());
+        for (index, parameter) in self.parameters.iter().enumerate() {
+            let unique = if names.insert(parameter.name.as_str()) { Ok(()) } else { Err("occurs twice".to_owned()) };
+            at(
+                format!("parameter {index} (`{}`)", shortened(&parameter.name)),
+                unique.and_then(|()| self.check_parameter(index)),
+            )?;
+        }
+        at("kernels", self.check_kernels())?;
+        at("rope tables", self.check_count("tables", self.rope_tables.len(), MAX_ROPE_TABLES))?;
+        for (index, table) in self.rope_tables.iter().enumerate() {
+            at(format!("rope table {index}"), self.check_rope_table(table))?;
+        }
+        at("kv cache", self.check_layer_count())?;
+        for (index, layer) in self.kv_cache.iter().enumerate() {
+            at(format!("kv cache layer {index}"), self.check_kv_layer(layer))?;
+        }
+        at("memory", self.check_memory())?;
+        at("io", self.check_io())?;
+        self.check_function(Role::Prefill, "prefill", &self.prefill)?;
+        self.check_function(Role::Decode, "decode", &self.decode)?;
+        self.check_function(Role::Head, "head", &self.head)
+    }
+
+    fn check_count(&self, what: &str, count: usize, most: usize) -> Check {
+        ensure!(count <= most, "{count} {what}, at most {most} are supported");
+        Ok(())
+    }
+
+    fn check_model(&self) -> Check {
+        let model = &self.model;
+        check_text("family", &model.family)?;
+        check_text("quantization", &model.quantization)?;
+        check_range("vocab_size", model.vocab_size, MAX_COLUMNS)?;
+        check_range("hidden_size", model.hidden_size, MAX_COLUMNS)?;
+        check_range("prefill_chunk_size", model.prefill_chunk_size, MAX_CHUNK)?;
+        for (name, value) in
+            [("context_window_size", model.context_window_size), ("sliding_window_size", model.sliding_window_size)]
+        {
+            if let Some(value) = value {
+                check_range(name, value, MAX_POSITIONS)?;
+            }
+        }
+        ensure!(
+            model.context_window_size.is_some() || model.sliding_window_size.is_some(),
+            "neither a context window nor a sliding window"
+        );
+        Ok(())
+    }
+
+    fn check_parameter(&self, index: usize) -> Check {
+        let parameter = &self.parameters[index];
+        check_text("name", &parameter.name)?;
+        ensure!(
+            (1..=4).contains(&parameter.shape.len()) && parameter.shape.iter().all(|&dim| dim > 0),
+            "shape {:?} is not 1 to 4 positive dimensions",
+            parameter.shape
+        );
+        let bytes = parameter.bytes().filter(|&bytes| bytes <= MAX_BYTES);
+        ensure!(bytes.is_some(), "shape {:?} exceeds {MAX_BYTES} bytes", parameter.shape);
+        Ok(())
+    }
+
+    fn check_kernels(&self) -> Check {
+        let Some(module) = &self.kernels else {
+            ensure!(self.target == Target::Host, "a library for a GPU holds none");
+            return Ok(());
+        };
+        ensure!(self.target != Target::Host, "a library for the host holds some");
+        self.check_count("kernels", module.kernels.len(), MAX_KERNELS)?;
+        let mut names = HashSet::new();
+        for kernel in &module.kernels {
+            let mut letters = kernel.name.bytes();
+            let first = letters.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+            ensure!(
+                first && kernel.name.len() <= 256 && letters.all(|b| b.is_ascii_alphanumeric() || b == b'_'),
+                "`{}` is not an identifier",
+                shortened(&kernel.name)
+            );
+            ensure!(names.insert(&kernel.name), "`{}` occurs twice", kernel.name);
+            let threads = kernel.threads.iter().try_fold(1u64, |all, &axis| all.checked_mul(u64::from(axis)));
+            ensure!(
+                threads.is_some_and(|threads| (1..=MAX_THREADS).contains(&threads)),
+                "`{}` has a work group of {:?} threads, at most {MAX_THREADS} are supported",
+                kernel.name,
+                kernel.threads
+            );
+        }
+        ensure!(!module.source.is_empty() && !module.source.contains('\0'), "the source is empty or holds a NUL");
+        Ok(())
+    }
+
+    fn check_rope_table(&self, table: &RopeTable) -> Check {
+        let pairs = table.frequencies.len();
+        ensure!((1..=MAX_HEAD_DIM as usize / 2).contains(&pairs), "{pairs} frequencies");
+        ensure!(
+            table.frequencies.iter().all(|f| f.is_finite()) && table.magnitude.is_finite(),
+            "a frequency or the magnitude is not finite"
+        );
+        ensure!(
+            table.rows.columns as usize == 2 * pairs,
+            "{} columns for {pairs} frequencies, {} expected",
+            table.rows.columns,
+            2 * pairs
+        );
+        self.region("rows", table.rows, self.model.prefill_chunk_size).map(drop)
+    }
+
+    fn check_layer_count(&self) -> Check {
+        self.check_count("layers", self.kv_cache.len(), MAX_LAYERS)?;
+        ensure!(
+            self.kv_cache.len() == self.model.layers as usize,
+            "{} layers, the model has {}",
+            self.kv_cache.len(),
+            self.model.layers
+        );
+        Ok(())
+    }
+
+    /// Positions must suffice for what [`KvLayer::slot`] and [`KvLayer::visible`] promise: without a window every position
+    /// of the conversation has its slot; with one, a chunk's writes never hit what the chunk's first query still sees.
+    fn check_kv_layer(&self, layer: &KvLayer) -> Check {
+        check_range("kv_heads", layer.kv_heads, MAX_HEADS)?;
+        check_range("head_dim", layer.head_dim, MAX_HEAD_DIM)?;
+        check_range("positions", layer.positions, MAX_POSITIONS)?;
+        ensure!(matches!(layer.dtype, DType::F16 | DType::F32), "a cache of {}", layer.dtype);
+        let ring = match layer.window {
+            Some(window) => {
+                check_range("window", window, MAX_POSITIONS)?;
+                ensure!(layer.sinks <= MAX_POSITIONS, "{} sinks", layer.sinks);
+                Some(layer.sinks + window + self.model.prefill_chunk_size - 1)
+            }
+            None => {
+                ensure!(layer.sinks == 0, "{} sinks without a window", layer.sinks);
+                None
+            }
+        };
+        let needed = match (self.model.context_window_size, ring) {
+            (Some(context), Some(ring)) => context.min(ring),
+            (Some(all), None) | (None, Some(all)) => all,
+            (None, None) => return Err("no window, in a model without a context window".to_owned()),
+        };
+        ensure!(layer.positions >= needed, "{} positions, at least {needed} are needed", layer.positions);
+        ensure!(layer.positions > layer.sinks, "{} positions for {} sinks", layer.positions, layer.sinks);
+        Ok(())
+    }
+
+    fn check_memory(&self) -> Check {
+        let weights = self.parameters.iter().try_fold(0u64, |sum, p| sum.checked_add(p.bytes()?));
+        let kv_cache = self.kv_cache.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.bytes()));
+        for (what, planned, sum) in
+            [("weights", self.memory.weights, weights), ("kv_cache", self.memory.kv_cache, kv_cache)]
+        {
+            ensure!(sum == Some(planned), "{what} is {planned}, its parts add up to {sum:?}");
+            ensure!(planned <= MAX_BYTES, "{what} of {planned} bytes");
+        }
+        ensure!(self.memory.workspace <= MAX_BYTES, "workspace of {} bytes", self.memory.workspace);
+        Ok(())
+    }
+
+    /// The host writes tokens and rope tables, so they must be apart; what it reads must be what the model promises.
+    fn check_io(&self) -> Check {
+        let chunk = self.model.prefill_chunk_size;
+        ensure!(self.io.tokens.bytes_per_token == 4, "{} bytes per token id", self.io.tokens.bytes_per_token);
+        let (hidden, logits) = (self.io.hidden, self.io.logits);
+        ensure!(hidden.columns == self.model.hidden_size, "hidden has {} columns", hidden.columns);
+        ensure!(logits.columns == self.model.vocab_size, "logits have {} columns", logits.columns);
+        self.region("hidden", hidden, chunk)?;
+        self.region("logits", logits, 1)?;
+        let mut written = vec![self.scratch_region("tokens", self.io.tokens, chunk)?];
+        for (index, table) in self.rope_tables.iter().enumerate() {
+            let region = self.region("rope table", table.rows, chunk)?;
+            ensure!(
+                written.iter().all(|other| other.is_disjoint(&region)),
+                "rope table {index} overlaps the tokens or another table"
+            );
+            written.push(region);
+        }
+        Ok(())
+    }
+
+    fn check_function(&self, role: Role, name: &str, function: &Function) -> Result<(), InvalidLibrary> {
+        at(name, self.check_count("launches", function.launches.len(), MAX_LAUNCHES))?;
+        let result = if role == Role::Head { self.io.logits } else { self.io.hidden };
+        let mut writes_result = false;
+        for (index, launch) in function.launches.iter().enumerate() {
+            let check = self.check_launch(role, launch);
+            at(format!("{name} launch {index} ({})", launch.op.name()), check)?;
+            writes_result |= launch.op.outputs().any(|rows| rows == result);
+        }
+        at(name, if writes_result { Ok(()) } else { Err("no launch writes its result".to_owned()) })
+    }
+
+    fn check_launch(&self, role: Role, launch: &Launch) -> Check {
+        match &launch.op {
+            Op::Embed(op) => self.check_embed(role, op)?,
+            Op::Norm(op) => self.check_norm(role, op)?,
+            Op::AddNorm(op) => self.check_add_norm(op)?,
+            Op::Linear(op) => self.check_linear(op)?,
+            Op::RopeAppend(op) => self.check_rope_append(role, op)?,
+            Op::Attention(op) => self.check_attention(role, op)?,
+        }
+        self.check_regions(role, &launch.op)?;
+        match (&launch.gpu, &self.kernels) {
+            (None, None) => Ok(()),
+            (Some(call), Some(module)) => {
+                let count = module.kernels.len();
+                ensure!((call.kernel as usize) < count, "kernel {} of {count}", call.kernel);
+                for groups in call.groups {
+                    let repeats = match groups.tokens_per_group {
+                        0 => 1,
+                        per => self.tokens(role).div_ceil(per),
+                    };
+                    let total = groups.count.checked_mul(repeats);
+                    ensure!(total.is_some_and(|total| total > 0), "a grid axis of {} x {repeats} groups", groups.count);
+                }
+                Ok(())
+            }
+            (gpu, _) => Err(if gpu.is_some() { "names a kernel of none" } else { "names no kernel" }.to_owned()),
+        }
+    }
+
+    /// The most tokens of a call.
+    fn tokens(&self, role: Role) -> u32 {
+        match role {
+            Role::Prefill => self.model.prefill_chunk_size,
+            Role::Decode | Role::Head => 1,
+        }
+    }
+}
+
+fn check_range(what: &str, value: u32, most: u32) -> Check {
+    ensure!((1..=most).contains(&value), "{what} is {value}, supported are 1 to {most}");
+    Ok(())
+}
+
+fn check_text(what: &str, text: &str) -> Check {
+    ensure!(
+        !text.is_empty() && text.len() <= 512 && !text.chars().any(char::is_control),
+        "{what} `{}` is empty, too long or holds control characters",
+        shortened(text)
+    );
+    Ok(())
+}
+
+/// For messages: foreign text, printable and at most 64 characters.
+fn shortened(text: &str) -> String {
+    text.chars().take(64).flat_map(char::escape_debug).collect()
+}

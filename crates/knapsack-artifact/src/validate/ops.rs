@@ -1,0 +1,184 @@
+//! What each operation needs of its operands' shapes and types.
+
+use super::{Check, MAX_HEAD_DIM, MAX_HEADS, Role, check_range, ensure};
+use crate::ModelLibrary;
+use crate::library::Parameter;
+use crate::plan::{
+    AddNorm, Attention, Embed, Epilogue, KvLayer, Linear, Norm, NormWeights, ParameterId, QkvOrder, RopeAppend,
+    RowSelect, Weight, linear_scratch_bytes,
+};
+use knapsack_tensor::{DType, GroupFormat, Layout, NormKind};
+
+impl ModelLibrary {
+    fn parameter(&self, id: ParameterId) -> Check<&Parameter> {
+        let count = self.parameters.len();
+        self.parameters.get(id.0 as usize).ok_or_else(|| format!("parameter {} of {count}", id.0))
+    }
+
+    /// A parameter of exactly this shape that holds floating-point numbers.
+    fn check_floats(&self, what: &str, id: ParameterId, shape: &[u64]) -> Check {
+        let parameter = self.parameter(id)?;
+        ensure!(parameter.shape == shape, "{what} has shape {:?}, {shape:?} expected", parameter.shape);
+        ensure!(parameter.dtype != DType::U32, "{what} is of {}", parameter.dtype);
+        Ok(())
+    }
+
+    fn check_weight(&self, weight: &Weight, n: u32, k: u32) -> Check {
+        let (n, k) = (u64::from(n), u64::from(k));
+        match *weight {
+            Weight::Dense(id) => self.check_floats("the weight", id, &[n, k]),
+            Weight::Grouped { codes, scales, format } => {
+                check_format(&format)?;
+                let parameter = self.parameter(codes)?;
+                let shape = format.code_shape(n, k);
+                ensure!(parameter.shape == shape, "codes have shape {:?}, {shape:?} expected", parameter.shape);
+                ensure!(parameter.dtype == DType::U32, "codes are of {}", parameter.dtype);
+                self.check_floats("the scale", scales, &format.scale_shape(n, k))?;
+                let dtype = self.parameter(scales)?.dtype;
+                ensure!(dtype == format.scale, "scales are of {dtype}, the format says {}", format.scale);
+                Ok(())
+            }
+        }
+    }
+
+    fn check_norm_weights(&self, norm: &NormWeights, shapes: &[u64]) -> Check {
+        ensure!(norm.epsilon.is_finite() && norm.epsilon >= 0.0, "epsilon is {}", norm.epsilon);
+        ensure!(norm.bias.is_none() || norm.kind == NormKind::Layer, "an RMS norm with a bias");
+        for (what, id) in
+            norm.weight.iter().map(|id| ("norm weight", id)).chain(norm.bias.iter().map(|id| ("norm bias", id)))
+        {
+            let parameter = self.parameter(*id)?;
+            let fits = matches!(parameter.shape[..], [length] if shapes.contains(&length));
+            ensure!(fits, "{what} has shape {:?}, {shapes:?} expected", parameter.shape);
+            ensure!(parameter.dtype != DType::U32, "{what} is of {}", parameter.dtype);
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_embed(&self, role: Role, op: &Embed) -> Check {
+        ensure!(role != Role::Head, "the head has no tokens");
+        let known = self.model.vocab_size;
+        ensure!(op.vocab >= known, "a table of {} rows for a vocabulary of {known}", op.vocab);
+        ensure!(op.scale.is_finite(), "scale is {}", op.scale);
+        if let Weight::Grouped { format, .. } = &op.table {
+            ensure!(format.layout == Layout::Nk, "a table in KN layout");
+        }
+        self.check_weight(&op.table, op.vocab, op.output.columns)
+    }
+
+    pub(super) fn check_norm(&self, role: Role, op: &Norm) -> Check {
+        if op.rows == RowSelect::One {
+            ensure!(role == Role::Head, "selects a row outside the head");
+            ensure!(op.input == self.io.hidden, "selects a row of something other than the residual stream");
+        }
+        let columns = op.input.columns;
+        ensure!(op.output.columns == columns, "{} columns out of {columns}", op.output.columns);
+        self.check_norm_weights(&op.norm, &[u64::from(columns)])
+    }
+
+    pub(super) fn check_add_norm(&self, op: &AddNorm) -> Check {
+        let columns = op.residual.columns;
+        for other in [op.delta, op.sum].iter().chain(op.post.iter().map(|(_, output)| output)) {
+            ensure!(other.columns == columns, "{} columns beside {columns}", other.columns);
+        }
+        for norm in op.pre.iter().chain(op.post.iter().map(|(norm, _)| norm)) {
+            self.check_norm_weights(norm, &[u64::from(columns)])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_linear(&self, op: &Linear) -> Check {
+        let k = op.input.columns;
+        let columns = op.output.columns;
+        let rows_per_column = if matches!(op.epilogue, Epilogue::Gated(_)) { 2 } else { 1 };
+        ensure!(
+            columns.checked_mul(rows_per_column) == Some(op.out_features),
+            "{columns} columns from {} output features",
+            op.out_features
+        );
+        match op.epilogue {
+            Epilogue::Add(residual) => {
+                ensure!(residual.columns == columns, "a residual of {} columns", residual.columns);
+            }
+            Epilogue::SoftCap(cap) => ensure!(cap.is_finite() && cap > 0.0, "a soft cap of {cap}"),
+            Epilogue::None | Epilogue::Activation(_) | Epilogue::Gated(_) => {}
+        }
+        if let Some(bias) = op.bias {
+            self.check_floats("the bias", bias, &[u64::from(op.out_features)])?;
+        }
+        let needed = matches!(op.weight, Weight::Grouped { .. }).then(|| linear_scratch_bytes(k));
+        let given = op.scratch.map(|scratch| scratch.bytes_per_token);
+        ensure!(given == needed, "scratch of {given:?} bytes per token, {needed:?} expected");
+        self.check_weight(&op.weight, op.out_features, k)
+    }
+
+    /// The cache layer of an operation with these heads.
+    fn check_heads(&self, layer: u32, heads: u32, kv_heads: u32, head_dim: u32) -> Check<&KvLayer> {
+        check_range("heads", heads, MAX_HEADS)?;
+        check_range("kv_heads", kv_heads, MAX_HEADS)?;
+        check_range("head_dim", head_dim, MAX_HEAD_DIM)?;
+        ensure!(heads.is_multiple_of(kv_heads), "{heads} heads over {kv_heads} kv heads");
+        let count = self.kv_cache.len();
+        let cache = self.kv_cache.get(layer as usize).ok_or_else(|| format!("cache layer {layer} of {count}"))?;
+        ensure!(
+            cache.kv_heads == kv_heads && cache.head_dim == head_dim,
+            "{kv_heads} kv heads of {head_dim}, the cache layer has {} of {}",
+            cache.kv_heads,
+            cache.head_dim
+        );
+        Ok(cache)
+    }
+
+    pub(super) fn check_rope_append(&self, role: Role, op: &RopeAppend) -> Check {
+        ensure!(role != Role::Head, "the head writes no cache");
+        self.check_heads(op.layer, op.heads, op.kv_heads, op.head_dim)?;
+        let (q, qkv) = (op.heads * op.head_dim, (op.heads + 2 * op.kv_heads) * op.head_dim);
+        ensure!(op.qkv.columns == qkv, "{} columns of qkv, {qkv} expected", op.qkv.columns);
+        ensure!(op.query.columns == q, "{} columns of query, {q} expected", op.query.columns);
+        if op.order == QkvOrder::PerHead {
+            ensure!(op.heads == op.kv_heads, "{} heads per head of {} kv heads", op.heads, op.kv_heads);
+        }
+        ensure!(
+            op.rotary.is_multiple_of(2) && op.rotary <= op.head_dim,
+            "{} rotated elements of {}",
+            op.rotary,
+            op.head_dim
+        );
+        if op.rotary > 0 {
+            let count = self.rope_tables.len();
+            let table = self.rope_tables.get(op.rope_table as usize);
+            let pairs = table.ok_or_else(|| format!("rope table {} of {count}", op.rope_table))?.frequencies.len();
+            ensure!(pairs == op.rotary as usize / 2, "a rope table of {pairs} pairs for {} elements", op.rotary);
+        }
+        for (norm, heads) in [(&op.query_norm, op.heads), (&op.key_norm, op.kv_heads)] {
+            if let Some(norm) = norm {
+                let dim = u64::from(op.head_dim);
+                self.check_norm_weights(norm, &[dim, dim * u64::from(heads)])?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_attention(&self, role: Role, op: &Attention) -> Check {
+        ensure!(role != Role::Head, "the head reads no cache");
+        self.check_heads(op.layer, op.heads, op.kv_heads, op.head_dim)?;
+        let columns = op.heads * op.head_dim;
+        ensure!(op.query.columns == columns, "{} columns of query, {columns} expected", op.query.columns);
+        ensure!(op.output.columns == columns, "{} columns of output, {columns} expected", op.output.columns);
+        ensure!(op.scale.is_finite(), "scale is {}", op.scale);
+        ensure!(op.soft_cap.is_none_or(|cap| cap.is_finite() && cap > 0.0), "a soft cap of {:?}", op.soft_cap);
+        Ok(())
+    }
+}
+
+/// The two group formats that exist: 3 bits by 40 and 4 bits by 32.
+fn check_format(format: &GroupFormat) -> Check {
+    ensure!(
+        matches!((format.bits, format.group), (3, 40) | (4, 32)) && format.scale != DType::U32,
+        "no such format: {} bits in groups of {}, scales of {}",
+        format.bits,
+        format.group,
+        format.scale
+    );
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Regions of the workspace: inside the arena, aligned, and apart where one is written.
+
+use super::{Check, MAX_COLUMNS, Role, ensure};
+use crate::ModelLibrary;
+use crate::plan::{ALIGNMENT, Epilogue, Op, Operand, RowSelect, Rows, Scratch};
+
+/// Bytes `start..end` of the workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Region {
+    start: u64,
+    end: u64,
+}
+
+impl Region {
+    pub(super) fn is_disjoint(&self, other: &Self) -> bool {
+        self.end <= other.start || other.end <= self.start
+    }
+}
+
+impl ModelLibrary {
+    /// Where `n` rows lie, or why they cannot lie there.
+    pub(super) fn region(&self, what: &str, rows: Rows, n: u32) -> Check<Region> {
+        ensure!((1..=MAX_COLUMNS).contains(&rows.columns), "{what} of {} columns", rows.columns);
+        self.place(what, rows.offset, u64::from(rows.columns) * 4, n)
+    }
+
+    /// Where a scratch lies for `n` tokens.
+    pub(super) fn scratch_region(&self, what: &str, scratch: Scratch, n: u32) -> Check<Region> {
+        self.place(what, scratch.offset, scratch.bytes_per_token, n)
+    }
+
+    fn place(&self, what: &str, offset: u64, bytes_per_token: u64, n: u32) -> Check<Region> {
+        ensure!(offset.is_multiple_of(ALIGNMENT), "{what} at offset {offset}, not a multiple of {ALIGNMENT}");
+        let end = bytes_per_token.checked_mul(u64::from(n)).and_then(|bytes| bytes.checked_add(offset));
+        match end {
+            Some(end) if end <= self.memory.workspace => Ok(Region { start: offset, end }),
+            _ => Err(format!(
+                "{what} at offset {offset} with {n} x {bytes_per_token} bytes exceeds the workspace of {}",
+                self.memory.workspace
+            )),
+        }
+    }
+
+    /// Every operand inside the workspace; every written one apart from all others of the launch, except that the sum of an
+    /// [`Op::AddNorm`] and the output of a [`Op::Linear`] may be exactly their residual. In the head function nothing may be
+    /// written over the residual stream of the last call, of which other rows may be asked for next.
+    pub(super) fn check_regions(&self, role: Role, op: &Op) -> Check {
+        let chunk = self.model.prefill_chunk_size;
+        let n = self.tokens(role);
+        // Which of the inputs is the residual that is updated in place: the first of an addition, the second of a product.
+        let in_place = match op {
+            Op::AddNorm(op) if op.sum == op.residual => Some(0),
+            Op::Linear(op) if op.epilogue == Epilogue::Add(op.output) => Some(1),
+            _ => None,
+        };
+        let mut inputs = 0..;
+        let selects = matches!(op, Op::Norm(norm) if norm.rows == RowSelect::One);
+        let mut placed: Vec<(&'static str, bool, Region)> = Vec::with_capacity(8);
+        for operand in op.operands() {
+            let (what, written, region) = match operand {
+                Operand::Tokens => ("tokens", false, self.scratch_region("tokens", self.io.tokens, n)?),
+                Operand::RopeTable(index) => {
+                    let table = self.rope_tables.get(index as usize).ok_or("no such rope table")?;
+                    ("rope table", false, self.region("rope table", table.rows, n)?)
+                }
+                Operand::Input(_) if inputs.next() == in_place => continue,
+                Operand::Input(rows) => ("input", false, self.region("input", rows, if selects { chunk } else { n })?),
+                Operand::Output(rows) => ("output", true, self.region("output", rows, n)?),
+                Operand::Scratch(scratch) => ("scratch", true, self.scratch_region("scratch", scratch, n)?),
+                Operand::Parameter(_) | Operand::Keys(_) | Operand::Values(_) => continue,
+            };
+            for (other, other_written, other_region) in &placed {
+                ensure!(
+                    !(written || *other_written) || region.is_disjoint(other_region),
+                    "{what} {region:?} overlaps {other} {other_region:?}"
+                );
+            }
+            placed.push((what, written, region));
+        }
+        if role == Role::Head {
+            let hidden = self.region("hidden", self.io.hidden, chunk)?;
+            let harmless = placed.iter().all(|(_, written, region)| !written || region.is_disjoint(&hidden));
+            ensure!(harmless, "overwrites the residual stream");
+        }
+        Ok(())
+    }
+}
