@@ -35,11 +35,12 @@ pub struct Scratch {
     pub bytes_per_token: u64,
 }
 
-/// Bytes per token that a launch of a group-quantized [`Linear`] with `k` inputs gets as scratch: enough for the row as int8
-/// with a float32 scale and a 32-bit sum for each 32 elements (devices with integer dot products quantize activations there).
+/// Bytes per token that a launch of a group-quantized [`Linear`] with `k` inputs gets as scratch: enough for the row as int8,
+/// padded to whole groups and to 128 elements, with a float32 scale and a 32-bit sum for each group (devices with integer dot
+/// products quantize activations there).
 pub const fn linear_scratch_bytes(k: u32) -> u64 {
     let groups = (k as u64).div_ceil(32);
-    (k as u64).next_multiple_of(64) + (8 * groups).next_multiple_of(64)
+    (k as u64).next_multiple_of(64) + 64 + (8 * groups).next_multiple_of(64)
 }
 
 /// A weight matrix `(n, k)` = (out_features, in_features), or an embedding table `(vocab, hidden)`.
