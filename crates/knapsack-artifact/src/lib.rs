@@ -1,6 +1,8 @@
 //! The contract between the machine that packages and the device that runs: every file that crosses from one to the other is
 //! defined here and nowhere else.
 //!
+//! * [`WeightIndex`]: which tensor lies where in a weight folder ([`weight_index`]).
+//! * [`ChatConfig`]: what the runtime must know beside the weights ([`chat_config`], [`conv_template`]).
 //! * [`AppConfig`]: what the app reads to know its models ([`app_config`]).
 //! * [`ModelLibrary`]: one compiled model, as data ([`library`], [`plan`]); validated as a whole before anything executes it;
 //!   module `container` (a feature) finds it in the files that carry it.
@@ -9,13 +11,19 @@
 //! them. Everything read is taken for hostile.
 
 pub mod app_config;
+pub mod chat_config;
 #[cfg(feature = "containers")]
 pub mod container;
+pub mod conv_template;
 pub mod library;
 pub mod names;
 pub mod plan;
 pub mod validate;
+pub mod weight_index;
 
 pub use app_config::AppConfig;
+pub use chat_config::ChatConfig;
+pub use conv_template::ConvTemplate;
 pub use library::{LibraryError, ModelLibrary};
 pub use validate::InvalidLibrary;
+pub use weight_index::WeightIndex;
