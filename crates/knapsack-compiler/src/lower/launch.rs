@@ -1,0 +1,154 @@
+//! One fused operation to one launch.
+
+use super::values::{Home, Storage};
+use knapsack_artifact::plan::{self, ParameterId, Rows, Scratch, linear_scratch_bytes};
+use knapsack_ir::{Graph, Node, Op, Type, ValueId};
+
+/// Where a function's values are.
+pub(super) struct Places<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) storage: &'a Storage,
+    pub(super) hidden: Rows,
+    pub(super) offset: &'a dyn Fn(usize) -> Option<u64>,
+}
+
+impl Places<'_> {
+    fn rows(&self, id: ValueId) -> Option<Rows> {
+        match self.storage.home(id)? {
+            Home::Hidden => Some(self.hidden),
+            Home::Buffer(buffer) => {
+                Some(Rows { offset: (self.offset)(buffer)?, columns: self.storage.columns[id.0 as usize] })
+            }
+        }
+    }
+}
+
+/// Scratch for each token of a product with a grouped weight.
+pub(super) fn scratch_bytes(op: &Op) -> Option<u64> {
+    match op {
+        Op::Linear(linear) if matches!(linear.weight.storage, knapsack_ir::Storage::Grouped { .. }) => {
+            Some(linear_scratch_bytes(linear.weight.columns))
+        }
+        _ => None,
+    }
+}
+
+fn id(id: knapsack_ir::ParameterId) -> ParameterId {
+    ParameterId(id.0)
+}
+
+fn weight(weight: &knapsack_ir::Weight) -> plan::Weight {
+    match weight.storage {
+        knapsack_ir::Storage::Dense(dense) => plan::Weight::Dense(id(dense)),
+        knapsack_ir::Storage::Grouped { codes, scales, format } => {
+            plan::Weight::Grouped { codes: id(codes), scales: id(scales), format }
+        }
+    }
+}
+
+fn norm(norm: &knapsack_ir::Norm) -> plan::NormWeights {
+    plan::NormWeights {
+        kind: norm.kind,
+        epsilon: norm.epsilon,
+        weight: norm.weight.map(id),
+        bias: norm.bias.map(id),
+    }
+}
+
+/// The launch of an executable node; `None` when an operand has no place (the function is not closed).
+pub(super) fn launch(places: &Places<'_>, node: &Node, scratch: Option<Scratch>) -> Option<plan::Op> {
+    let result = |index: usize| node.results.get(index).and_then(|(id, _)| places.rows(*id));
+    Some(match &node.op {
+        Op::EmbedRows { table, scale, .. } => plan::Op::Embed(plan::Embed {
+            table: weight(table),
+            vocab: table.rows,
+            scale: *scale,
+            output: result(0)?,
+        }),
+        Op::Norm { input, norm: how } => plan::Op::Norm(plan::Norm {
+            input: places.rows(*input)?,
+            rows: plan::RowSelect::All,
+            norm: norm(how),
+            output: result(0)?,
+        }),
+        Op::NormSelected { norm: how, .. } => plan::Op::Norm(plan::Norm {
+            input: places.hidden,
+            rows: plan::RowSelect::One,
+            norm: norm(how),
+            output: result(0)?,
+        }),
+        Op::Linear(op) => plan::Op::Linear(linear(places, op, result(0)?, scratch)?),
+        Op::AddNorm { residual, delta, pre, post } => plan::Op::AddNorm(plan::AddNorm {
+            residual: places.rows(*residual)?,
+            delta: places.rows(*delta)?,
+            pre: pre.as_ref().map(norm),
+            sum: result(0)?,
+            post: match post {
+                Some(post) => Some((norm(post), result(1)?)),
+                None => None,
+            },
+        }),
+        Op::RopeAppend(op) => plan::Op::RopeAppend(rope_append(places, op, result(0)?)?),
+        Op::Attention { query, cache, scale, soft_cap } => {
+            let layer = cache_layer(places.graph, *cache)?;
+            let kv = places.graph.kv_layers.get(layer as usize)?;
+            let query = places.rows(*query)?;
+            plan::Op::Attention(plan::Attention {
+                query,
+                heads: query.columns / kv.head_dim,
+                kv_heads: kv.kv_heads,
+                head_dim: kv.head_dim,
+                scale: *scale,
+                soft_cap: *soft_cap,
+                layer,
+                output: result(0)?,
+            })
+        }
+        _ => return None,
+    })
+}
+
+fn linear(places: &Places<'_>, op: &knapsack_ir::Linear, output: Rows, scratch: Option<Scratch>) -> Option<plan::Linear> {
+    Some(plan::Linear {
+        input: places.rows(op.input)?,
+        weight: weight(&op.weight),
+        out_features: op.weight.rows,
+        bias: op.bias.map(id),
+        epilogue: match op.epilogue {
+            knapsack_ir::Epilogue::None => plan::Epilogue::None,
+            knapsack_ir::Epilogue::Activation(function) => plan::Epilogue::Activation(function),
+            knapsack_ir::Epilogue::Gated(function) => plan::Epilogue::Gated(function),
+            knapsack_ir::Epilogue::Add(residual) => plan::Epilogue::Add(places.rows(residual)?),
+            knapsack_ir::Epilogue::SoftCap(cap) => plan::Epilogue::SoftCap(cap),
+        },
+        output,
+        scratch,
+    })
+}
+
+fn rope_append(places: &Places<'_>, op: &knapsack_ir::RopeAppend, query: Rows) -> Option<plan::RopeAppend> {
+    let kv = places.graph.kv_layers.get(op.layer as usize)?;
+    Some(plan::RopeAppend {
+        qkv: places.rows(op.qkv)?,
+        order: match op.order {
+            knapsack_ir::QkvOrder::Sections => plan::QkvOrder::Sections,
+            knapsack_ir::QkvOrder::PerHead => plan::QkvOrder::PerHead,
+        },
+        heads: op.heads,
+        kv_heads: kv.kv_heads,
+        head_dim: kv.head_dim,
+        rotary: op.rotary,
+        rope_table: op.table,
+        query_norm: op.query_norm.as_ref().map(norm),
+        key_norm: op.key_norm.as_ref().map(norm),
+        layer: op.layer,
+        query,
+    })
+}
+
+fn cache_layer(graph: &Graph, cache: ValueId) -> Option<u32> {
+    graph.nodes.iter().flat_map(|node| &node.results).find_map(|&(id, ty)| match ty {
+        Type::Cache(layer) if id == cache => Some(layer),
+        _ => None,
+    })
+}

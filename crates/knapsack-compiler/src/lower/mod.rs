@@ -1,0 +1,149 @@
+//! From a fused graph to a launch plan.
+//!
+//! The graph is cut at the row selection: what has one row becomes `head`, the rest `prefill`, planned for a chunk, and
+//! `decode`, planned for one token. The workspace starts with what lives across functions (token ids, rotary tables, the
+//! residual stream); behind it the functions use the same bytes, one after the other.
+
+mod cache;
+mod launch;
+mod values;
+
+use crate::error::CompileError;
+use crate::memory::{Buffer, aligned, place};
+use knapsack_artifact::library::{Io, MemoryPlan, Parameter};
+use knapsack_artifact::plan::{Function, KvLayer, Launch, RopeTable, Rows, Scratch};
+use knapsack_ir::{Graph, Node, Op, RowCount, Type, Windows};
+use launch::Places;
+use values::Storage;
+
+/// A lowered model: everything of a library but its name, target and kernels.
+#[derive(Clone, Debug)]
+pub(crate) struct Lowered {
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) rope_tables: Vec<RopeTable>,
+    pub(crate) kv_cache: Vec<KvLayer>,
+    pub(crate) io: Io,
+    pub(crate) memory: MemoryPlan,
+    pub(crate) prefill: Function,
+    pub(crate) decode: Function,
+    pub(crate) head: Function,
+}
+
+/// Bytes at the start of the workspace that keep their meaning across functions.
+struct Pinned {
+    tokens: Scratch,
+    tables: Vec<Rows>,
+    hidden: Rows,
+    end: u64,
+}
+
+/// Lowers a graph of which every node is executable.
+pub(crate) fn lower(graph: &Graph, windows: &Windows) -> Result<Lowered, CompileError> {
+    executable(graph)?;
+    let too_large = |what: &str| CompileError::TooLarge { what: what.to_owned() };
+    let pinned = pin(graph, windows).ok_or_else(|| too_large("the start of the workspace"))?;
+    let (head, body): (Vec<Node>, Vec<Node>) = graph.nodes.iter().cloned().partition(is_head);
+    let function = |nodes: &[Node], tokens| plan_function(graph, nodes, tokens, &pinned).ok_or_else(|| too_large("the workspace"));
+    let (prefill, prefill_end) = function(&body, windows.chunk)?;
+    let (decode, decode_end) = function(&body, 1)?;
+    let (head, head_end) = function(&head, 1)?;
+    let logits = logits(graph, &head).ok_or_else(|| CompileError::NotExecutable(vec![("logits", 1)]))?;
+    let kv_cache = cache::layers(graph, windows);
+    let parameters = graph.parameters.iter().map(|p| Parameter { name: p.name.clone(), shape: p.shape.clone(), dtype: p.dtype });
+    let parameters: Vec<_> = parameters.collect();
+    let sum = |mut sizes: Box<dyn Iterator<Item = Option<u64>> + '_>| sizes.try_fold(0u64, |sum, size| sum.checked_add(size?));
+    let weights = sum(Box::new(parameters.iter().map(Parameter::bytes))).ok_or_else(|| too_large("the weights"))?;
+    let kv_bytes = sum(Box::new(kv_cache.iter().map(cache::bytes))).ok_or_else(|| too_large("the KV cache"))?;
+    let rope_tables = graph.rope_tables.iter().zip(&pinned.tables);
+    let memory =
+        MemoryPlan { weights, kv_cache: kv_bytes, workspace: prefill_end.max(decode_end).max(head_end) };
+    Ok(Lowered {
+        parameters,
+        rope_tables: rope_tables
+            .map(|(t, &rows)| RopeTable { frequencies: t.frequencies.clone(), magnitude: t.magnitude, rows })
+            .collect(),
+        kv_cache,
+        io: Io { tokens: pinned.tokens, hidden: pinned.hidden, logits },
+        memory,
+        prefill,
+        decode,
+        head,
+    })
+}
+
+/// Whether each node is one that a launch executes; lists all that are not.
+fn executable(graph: &Graph) -> Result<(), CompileError> {
+    let mut left: Vec<(&'static str, usize)> = vec![];
+    for node in &graph.nodes {
+        let whole = |norm: &knapsack_ir::Norm| matches!(node.results[0].1, Type::Rows { columns, .. } if columns == norm.width);
+        let fine = match &node.op {
+            Op::Tokens | Op::EmbedRows { .. } | Op::Linear(_) | Op::AddNorm { .. } => true,
+            Op::RopeAppend(_) | Op::Attention { .. } | Op::NormSelected { .. } => true,
+            Op::Norm { norm, .. } => whole(norm),
+            _ => false,
+        };
+        if !fine {
+            match left.iter_mut().find(|(name, _)| *name == node.op.name()) {
+                Some((_, count)) => *count += 1,
+                None => left.push((node.op.name(), 1)),
+            }
+        }
+    }
+    if left.is_empty() { Ok(()) } else { Err(CompileError::NotExecutable(left)) }
+}
+
+fn is_head(node: &Node) -> bool {
+    node.results.iter().any(|(_, ty)| matches!(ty, Type::Rows { count: RowCount::One, .. }))
+}
+
+fn pin(graph: &Graph, windows: &Windows) -> Option<Pinned> {
+    let chunk = u64::from(windows.chunk);
+    let mut end = 0u64;
+    let mut region = |bytes_per_token: u64| {
+        let offset = end;
+        end = aligned(end.checked_add(chunk.checked_mul(bytes_per_token)?)?)?;
+        Some(offset)
+    };
+    let tokens = Scratch { offset: region(4)?, bytes_per_token: 4 };
+    let mut tables = Vec::with_capacity(graph.rope_tables.len());
+    for table in &graph.rope_tables {
+        let columns = u32::try_from(table.frequencies.len()).ok()?.checked_mul(2)?;
+        tables.push(Rows { offset: region(4 * u64::from(columns))?, columns });
+    }
+    let hidden = Rows { offset: region(4 * u64::from(graph.hidden))?, columns: graph.hidden };
+    Some(Pinned { tokens, tables, hidden, end })
+}
+
+/// The launches of one function and where its workspace ends.
+fn plan_function(graph: &Graph, nodes: &[Node], tokens: u32, pinned: &Pinned) -> Option<(Function, u64)> {
+    let storage = Storage::of(graph, nodes, tokens)?;
+    let mut buffers: Vec<Buffer> = storage.buffers.clone();
+    let scratch_base = buffers.len();
+    let scratch: Vec<Option<u64>> = nodes.iter().map(|node| launch::scratch_bytes(&node.op)).collect();
+    for (at, per_token) in scratch.iter().enumerate() {
+        let bytes = per_token.unwrap_or(0).checked_mul(u64::from(tokens))?;
+        buffers.push(Buffer { bytes, start: at, end: at });
+    }
+    let placement = place(&buffers)?;
+    let offset = |buffer: usize| placement.offsets[buffer].checked_add(pinned.end);
+    let mut launches = Vec::with_capacity(nodes.len());
+    for (at, node) in nodes.iter().enumerate() {
+        let places = Places { graph, storage: &storage, hidden: pinned.hidden, offset: &offset };
+        let scratch = match scratch[at] {
+            Some(bytes_per_token) => Some(Scratch { offset: offset(scratch_base + at)?, bytes_per_token }),
+            None => None,
+        };
+        if !matches!(node.op, Op::Tokens) {
+            launches.push(Launch { op: launch::launch(&places, node, scratch)?, gpu: None });
+        }
+    }
+    Some((Function { launches }, pinned.end.checked_add(placement.bytes)?))
+}
+
+/// Where the head leaves the logits: the output of its last launch.
+fn logits(graph: &Graph, head: &Function) -> Option<Rows> {
+    match &head.launches.last()?.op {
+        knapsack_artifact::plan::Op::Linear(linear) if linear.output.columns == graph.vocab => Some(linear.output),
+        _ => None,
+    }
+}

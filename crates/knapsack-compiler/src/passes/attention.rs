@@ -1,0 +1,95 @@
+//! Fusing what stands between the q, k, v projection and attention.
+
+use super::editor::Editor;
+use knapsack_ir::{Columns, KvLayer, Norm, Op, QkvOrder, RopeAppend, ValueId};
+
+/// One of q, k, v on its way from the projection.
+#[derive(Clone, Copy, PartialEq)]
+struct Strand {
+    qkv: ValueId,
+    columns: Columns,
+    norm: Option<Norm>,
+    /// Table and rotated elements.
+    rope: Option<(u32, u32)>,
+}
+
+/// Follows a strand up: rotation, then normalization, then slice; each but the slice may be missing, and nothing else may
+/// read what is between.
+fn strand(editor: &Editor<'_>, value: ValueId, head_dim: u32) -> Option<Strand> {
+    let mut op = editor.sole(value)?;
+    let (mut rope, mut norm) = (None, None);
+    if let Op::Rope { input, table, head_dim: width, rotary } = *op {
+        (width == head_dim).then_some(())?;
+        rope = Some((table, rotary));
+        op = editor.sole(input)?;
+    }
+    if let Op::Norm { input, norm: found } = *op {
+        (found.width == head_dim).then_some(())?;
+        norm = Some(found);
+        op = editor.sole(input)?;
+    }
+    match *op {
+        Op::Slice { input, columns } => Some(Strand { qkv: input, columns, norm, rope }),
+        _ => None,
+    }
+}
+
+/// The column order in which the three strands take up a whole projection.
+fn order(q: Columns, k: Columns, v: Columns, kv: KvLayer) -> Option<(QkvOrder, u32)> {
+    let width = kv.head_dim;
+    let (heads, keys) = (q.len()? / width, kv.kv_heads * width);
+    let sections = q.contiguous() == Some(0..q.len()?)
+        && k.contiguous() == Some(q.len()?..q.len()? + keys)
+        && v.contiguous() == Some(q.len()? + keys..q.len()? + 2 * keys);
+    let part = |start| Columns { start, width, count: kv.kv_heads, stride: 3 * width };
+    if sections {
+        Some((QkvOrder::Sections, heads))
+    } else if q == part(0) && k == part(width) && v == part(2 * width) {
+        Some((QkvOrder::PerHead, heads))
+    } else {
+        None
+    }
+}
+
+/// `append(rope(norm(k)), v)` and `rope(norm(q))` of one projection that nothing else reads.
+pub(super) fn rope_append(editor: &mut Editor<'_>) {
+    // The query of each cache value.
+    let mut queries = vec![];
+    for index in 0..editor.len() {
+        if let Some(&Op::Attention { query, cache, .. }) = editor.op(index) {
+            queries.push((cache, query));
+        }
+    }
+    let query_of = |cache| {
+        let mut found = queries.iter().filter(|(of, _)| *of == cache);
+        found.next().filter(|_| found.next().is_none()).map(|&(_, query)| query)
+    };
+    let mut definitions = std::collections::HashMap::new();
+    for index in 0..editor.len() {
+        for (id, _) in editor.node(index).into_iter().flat_map(|node| &node.results) {
+            definitions.insert(*id, index);
+        }
+    }
+    for index in 0..editor.len() {
+        let Some(&Op::Append { key, value, layer }) = editor.op(index) else { continue };
+        let Some(cache) = editor.node(index).map(|node| node.results[0].0) else { continue };
+        let Some(query) = query_of(cache) else { continue };
+        let Some(op) = fused(editor, query, key, value, layer) else { continue };
+        // The query comes first among the results, so the fused node takes the append's place with swapped results.
+        editor.replace_with_query(index, Op::RopeAppend(op), definitions[&query]);
+    }
+}
+
+fn fused(editor: &Editor<'_>, query: ValueId, key: ValueId, value: ValueId, layer: u32) -> Option<RopeAppend> {
+    let kv = *editor.graph().kv_layers.get(layer as usize)?;
+    let (q, k, v) = (strand(editor, query, kv.head_dim)?, strand(editor, key, kv.head_dim)?, strand(editor, value, kv.head_dim)?);
+    let (order, heads) = order(q.columns, k.columns, v.columns, kv)?;
+    let whole = (heads + 2 * kv.kv_heads) * kv.head_dim == editor.columns(q.qkv);
+    let alone = q.qkv == k.qkv && q.qkv == v.qkv && editor.uses(q.qkv) == 3;
+    let plain_value = v.norm.is_none() && v.rope.is_none();
+    if !(whole && alone && plain_value && q.rope == k.rope) {
+        return None;
+    }
+    let (table, rotary) = q.rope.unwrap_or((0, 0));
+    Some(RopeAppend { qkv: q.qkv, order, heads, rotary, table, query_norm: q.norm, key_norm: k.norm, layer })
+}
