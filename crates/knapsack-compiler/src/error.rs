@@ -77,7 +77,9 @@ pub enum CompileError {
     #[error(transparent)]
     Codegen(#[from] crate::codegen::CodegenError),
     /// A library's name that is no symbol.
-    #[error("`{0}` cannot be the name of a model library: letters, digits, `_`, `.` and `-`, not starting with a digit")]
+    #[error(
+        "`{0}` cannot be the name of a model library: letters, digits, `_`, `.` and `-`, not starting with a digit"
+    )]
     Name(String),
     /// The result contradicts itself; this is a defect of the compiler.
     #[error("the compiled library is invalid")]

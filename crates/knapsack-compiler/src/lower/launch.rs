@@ -47,24 +47,16 @@ fn weight(weight: &knapsack_ir::Weight) -> plan::Weight {
 }
 
 fn norm(norm: &knapsack_ir::Norm) -> plan::NormWeights {
-    plan::NormWeights {
-        kind: norm.kind,
-        epsilon: norm.epsilon,
-        weight: norm.weight.map(id),
-        bias: norm.bias.map(id),
-    }
+    plan::NormWeights { kind: norm.kind, epsilon: norm.epsilon, weight: norm.weight.map(id), bias: norm.bias.map(id) }
 }
 
 /// The launch of an executable node; `None` when an operand has no place (the function is not closed).
 pub(super) fn launch(places: &Places<'_>, node: &Node, scratch: Option<Scratch>) -> Option<plan::Op> {
     let result = |index: usize| node.results.get(index).and_then(|(id, _)| places.rows(*id));
     Some(match &node.op {
-        Op::EmbedRows { table, scale, .. } => plan::Op::Embed(plan::Embed {
-            table: weight(table),
-            vocab: table.rows,
-            scale: *scale,
-            output: result(0)?,
-        }),
+        Op::EmbedRows { table, scale, .. } => {
+            plan::Op::Embed(plan::Embed { table: weight(table), vocab: table.rows, scale: *scale, output: result(0)? })
+        }
         Op::Norm { input, norm: how } => plan::Op::Norm(plan::Norm {
             input: places.rows(*input)?,
             rows: plan::RowSelect::All,
@@ -108,7 +100,12 @@ pub(super) fn launch(places: &Places<'_>, node: &Node, scratch: Option<Scratch>)
     })
 }
 
-fn linear(places: &Places<'_>, op: &knapsack_ir::Linear, output: Rows, scratch: Option<Scratch>) -> Option<plan::Linear> {
+fn linear(
+    places: &Places<'_>,
+    op: &knapsack_ir::Linear,
+    output: Rows,
+    scratch: Option<Scratch>,
+) -> Option<plan::Linear> {
     Some(plan::Linear {
         input: places.rows(op.input)?,
         weight: weight(&op.weight),

@@ -43,20 +43,23 @@ pub(crate) fn lower(graph: &Graph, windows: &Windows) -> Result<Lowered, Compile
     let too_large = |what: &str| CompileError::TooLarge { what: what.to_owned() };
     let pinned = pin(graph, windows).ok_or_else(|| too_large("the start of the workspace"))?;
     let (head, body): (Vec<Node>, Vec<Node>) = graph.nodes.iter().cloned().partition(is_head);
-    let function = |nodes: &[Node], tokens| plan_function(graph, nodes, tokens, &pinned).ok_or_else(|| too_large("the workspace"));
+    let function =
+        |nodes: &[Node], tokens| plan_function(graph, nodes, tokens, &pinned).ok_or_else(|| too_large("the workspace"));
     let (prefill, prefill_end) = function(&body, windows.chunk)?;
     let (decode, decode_end) = function(&body, 1)?;
     let (head, head_end) = function(&head, 1)?;
     let logits = logits(graph, &head).ok_or_else(|| CompileError::NotExecutable(vec![("logits", 1)]))?;
     let kv_cache = cache::layers(graph, windows);
-    let parameters = graph.parameters.iter().map(|p| Parameter { name: p.name.clone(), shape: p.shape.clone(), dtype: p.dtype });
+    let parameters =
+        graph.parameters.iter().map(|p| Parameter { name: p.name.clone(), shape: p.shape.clone(), dtype: p.dtype });
     let parameters: Vec<_> = parameters.collect();
-    let sum = |mut sizes: Box<dyn Iterator<Item = Option<u64>> + '_>| sizes.try_fold(0u64, |sum, size| sum.checked_add(size?));
+    let sum = |mut sizes: Box<dyn Iterator<Item = Option<u64>> + '_>| {
+        sizes.try_fold(0u64, |sum, size| sum.checked_add(size?))
+    };
     let weights = sum(Box::new(parameters.iter().map(Parameter::bytes))).ok_or_else(|| too_large("the weights"))?;
     let kv_bytes = sum(Box::new(kv_cache.iter().map(cache::bytes))).ok_or_else(|| too_large("the KV cache"))?;
     let rope_tables = graph.rope_tables.iter().zip(&pinned.tables);
-    let memory =
-        MemoryPlan { weights, kv_cache: kv_bytes, workspace: prefill_end.max(decode_end).max(head_end) };
+    let memory = MemoryPlan { weights, kv_cache: kv_bytes, workspace: prefill_end.max(decode_end).max(head_end) };
     Ok(Lowered {
         parameters,
         rope_tables: rope_tables
@@ -75,7 +78,8 @@ pub(crate) fn lower(graph: &Graph, windows: &Windows) -> Result<Lowered, Compile
 fn executable(graph: &Graph) -> Result<(), CompileError> {
     let mut left: Vec<(&'static str, usize)> = vec![];
     for node in &graph.nodes {
-        let whole = |norm: &knapsack_ir::Norm| matches!(node.results[0].1, Type::Rows { columns, .. } if columns == norm.width);
+        let whole =
+            |norm: &knapsack_ir::Norm| matches!(node.results[0].1, Type::Rows { columns, .. } if columns == norm.width);
         let fine = match &node.op {
             Op::Tokens | Op::EmbedRows { .. } | Op::Linear(_) | Op::AddNorm { .. } => true,
             Op::RopeAppend(_) | Op::Attention { .. } | Op::NormSelected { .. } => true,

@@ -79,7 +79,8 @@ impl Storage {
         let mut stream = hidden;
         while let Some(id) = stream {
             self.homes[id.0 as usize] = Some(Home::Hidden);
-            let definition = nodes.iter().rposition(|node| node.results.first().is_some_and(|(result, _)| *result == id));
+            let definition =
+                nodes.iter().rposition(|node| node.results.first().is_some_and(|(result, _)| *result == id));
             stream = definition.and_then(|at| reused[at]);
         }
     }

@@ -82,7 +82,8 @@ pub(super) fn rope_append(editor: &mut Editor<'_>) {
 
 fn fused(editor: &Editor<'_>, query: ValueId, key: ValueId, value: ValueId, layer: u32) -> Option<RopeAppend> {
     let kv = *editor.graph().kv_layers.get(layer as usize)?;
-    let (q, k, v) = (strand(editor, query, kv.head_dim)?, strand(editor, key, kv.head_dim)?, strand(editor, value, kv.head_dim)?);
+    let (q, k, v) =
+        (strand(editor, query, kv.head_dim)?, strand(editor, key, kv.head_dim)?, strand(editor, value, kv.head_dim)?);
     let (order, heads) = order(q.columns, k.columns, v.columns, kv)?;
     let whole = (heads + 2 * kv.kv_heads) * kv.head_dim == editor.columns(q.qkv);
     let alone = q.qkv == k.qkv && q.qkv == v.qkv && editor.uses(q.qkv) == 3;

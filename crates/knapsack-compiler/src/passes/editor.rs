@@ -97,7 +97,8 @@ impl<'g> Editor<'g> {
             let slot = id.0 as usize;
             self.uses[slot] -= 1;
             let index = self.definition[slot];
-            let unused = self.uses[slot] == 0 && self.graph.nodes[index].results.iter().all(|(id, _)| self.uses(*id) == 0);
+            let unused =
+                self.uses[slot] == 0 && self.graph.nodes[index].results.iter().all(|(id, _)| self.uses(*id) == 0);
             if unused && !self.removed[index] && !has_effect(&self.graph.nodes[index].op) {
                 self.remove(index);
             }

@@ -24,9 +24,7 @@ pub(super) fn embed(editor: &mut Editor<'_>) {
 pub(super) fn dequantize(editor: &mut Editor<'_>) {
     each(editor, |editor, op| match *op {
         Op::Matmul { input, weight } => match *editor.defining(weight) {
-            Op::Dequantize(weight) => {
-                Some(Op::Linear(Linear { input, weight, bias: None, epilogue: Epilogue::None }))
-            }
+            Op::Dequantize(weight) => Some(Op::Linear(Linear { input, weight, bias: None, epilogue: Epilogue::None })),
             _ => None,
         },
         Op::Bias { input, bias } => match *editor.sole(input)? {

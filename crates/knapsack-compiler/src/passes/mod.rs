@@ -26,11 +26,27 @@ pub const PASSES: [Pass; 10] = [
     Pass { name: "remove-dead", about: "Drops what the logits do not depend on.", run: sweep },
     Pass { name: "fuse-embed", about: "dequantize + embed + scale.", run: linear::embed },
     Pass { name: "fuse-dequantize", about: "dequantize + matmul + bias.", run: linear::dequantize },
-    Pass { name: "fuse-activation", about: "Gate·up activation, or a plain one, into its product.", run: linear::activation },
+    Pass {
+        name: "fuse-activation",
+        about: "Gate·up activation, or a plain one, into its product.",
+        run: linear::activation,
+    },
     Pass { name: "fuse-soft-cap", about: "Logit soft-capping into the final product.", run: linear::soft_cap },
-    Pass { name: "fuse-residual", about: "Residual additions into the product that gives a summand.", run: linear::residual },
-    Pass { name: "fuse-add-norm", about: "The other residual additions with the norms around them.", run: norm::add_norm },
-    Pass { name: "fuse-rope-append", about: "q, k, v split + head norms + rotation + append.", run: attention::rope_append },
+    Pass {
+        name: "fuse-residual",
+        about: "Residual additions into the product that gives a summand.",
+        run: linear::residual,
+    },
+    Pass {
+        name: "fuse-add-norm",
+        about: "The other residual additions with the norms around them.",
+        run: norm::add_norm,
+    },
+    Pass {
+        name: "fuse-rope-append",
+        about: "q, k, v split + head norms + rotation + append.",
+        run: attention::rope_append,
+    },
     Pass { name: "fuse-select-norm", about: "Row selection + the final norm.", run: norm::selected },
     Pass { name: "remove-dead-again", about: "Drops what fusing left over.", run: sweep },
 ];
