@@ -188,15 +188,27 @@ pub enum QkvOrder {
     PerHead,
 }
 
+/// Keys and values that come from projections of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KeyValueRows {
+    /// `(n, kv_heads * head_dim)`.
+    pub keys: Rows,
+    /// `(n, kv_heads * head_dim)`.
+    pub values: Rows,
+}
+
 /// For each token, from one row of the projection: q and k heads are normalized (where there is a norm), the first `rotary`
 /// elements of each head are rotated in halves, `(a, b) -> (a cos - b sin, b cos + a sin)` with `a = x[i]`,
 /// `b = x[i + rotary/2]` and the angle of pair `i` at position `p + t`; then q goes to `query` and k, v to the slot
 /// [`KvLayer::slot`] of position `p + t` in cache layer `layer`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RopeAppend {
-    /// `(n, (heads + 2 kv_heads) * head_dim)`.
+    /// `(n, (heads + 2 kv_heads) * head_dim)`; with `apart` only the queries, `(n, heads * head_dim)`.
     pub qkv: Rows,
-    /// Column order of `qkv`.
+    /// Keys and values where they are not in `qkv` (gemma3, whose checkpoint keeps the three projections apart).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apart: Option<KeyValueRows>,
+    /// Column order of `qkv`; [`QkvOrder::Sections`] with `apart`.
     pub order: QkvOrder,
     /// Query heads.
     pub heads: u32,
@@ -426,6 +438,9 @@ impl Op {
             }
             Op::RopeAppend(op) => {
                 list.push(Operand::Input(op.qkv));
+                if let Some(apart) = op.apart {
+                    list.extend([Operand::Input(apart.keys), Operand::Input(apart.values)]);
+                }
                 if op.rotary > 0 {
                     list.push(Operand::RopeTable(op.rope_table));
                 }

@@ -279,7 +279,16 @@ impl Context<'_> {
         let (count, columns) = self.rows(op.qkv)?;
         let query = self.product(op.heads, kv.head_dim)?;
         let keys = self.product(kv.kv_heads, kv.head_dim)?;
-        let expected = u64::from(query) + 2 * u64::from(keys);
+        let expected = match op.apart {
+            None => u64::from(query) + 2 * u64::from(keys),
+            Some(apart) => {
+                for id in apart {
+                    require!(self.rows(id)? == (RowCount::Tokens, keys), "{id} does not fit layer {}", op.layer);
+                }
+                require!(op.order == crate::QkvOrder::Sections, "projections apart, but heads in turn");
+                u64::from(query)
+            }
+        };
         require!(
             count == RowCount::Tokens && u64::from(columns) == expected,
             "{columns} projected columns, not {expected}"

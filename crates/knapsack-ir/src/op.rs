@@ -125,9 +125,11 @@ pub enum QkvOrder {
 /// Splits q, k, v, normalizes and rotates q and k, appends k and v.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RopeAppend {
-    /// The projection.
+    /// The projection, or that of the queries where keys and values have their own.
     pub qkv: ValueId,
-    /// Its column order.
+    /// Keys and values where they have projections of their own.
+    pub apart: Option<[ValueId; 2]>,
+    /// The projection's column order; [`QkvOrder::Sections`] with `apart`.
     pub order: QkvOrder,
     /// Query heads.
     pub heads: u32,
@@ -330,7 +332,9 @@ impl Op {
             Op::Linear(Linear { input, epilogue: Epilogue::Add(residual), .. }) => vec![input, residual],
             Op::Linear(Linear { input, .. }) => vec![input],
             Op::AddNorm { residual, delta, .. } => vec![residual, delta],
-            Op::RopeAppend(RopeAppend { qkv, .. }) => vec![qkv],
+            Op::RopeAppend(RopeAppend { qkv, apart, .. }) => {
+                [qkv].into_iter().chain(apart.into_iter().flatten()).collect()
+            }
         }
     }
 

@@ -127,6 +127,10 @@ fn rope_append(places: &Places<'_>, op: &knapsack_ir::RopeAppend, query: Rows) -
     let kv = places.graph.kv_layers.get(op.layer as usize)?;
     Some(plan::RopeAppend {
         qkv: places.rows(op.qkv)?,
+        apart: match op.apart {
+            Some([keys, values]) => Some(plan::KeyValueRows { keys: places.rows(keys)?, values: places.rows(values)? }),
+            None => None,
+        },
         order: match op.order {
             knapsack_ir::QkvOrder::Sections => plan::QkvOrder::Sections,
             knapsack_ir::QkvOrder::PerHead => plan::QkvOrder::PerHead,

@@ -6,32 +6,31 @@ use knapsack_ir::{Columns, KvLayer, Norm, Op, QkvOrder, RopeAppend, ValueId};
 /// One of q, k, v on its way from the projection.
 #[derive(Clone, Copy, PartialEq)]
 struct Strand {
-    qkv: ValueId,
-    columns: Columns,
+    /// The projection, or what the strand starts from where there is no slice.
+    source: ValueId,
+    /// The columns of it, `None`: all.
+    columns: Option<Columns>,
     norm: Option<Norm>,
     /// Table and rotated elements.
     rope: Option<(u32, u32)>,
 }
 
-/// Follows a strand up: rotation, then normalization, then slice; each but the slice may be missing, and nothing else may
-/// read what is between.
-fn strand(editor: &Editor<'_>, value: ValueId, head_dim: u32) -> Option<Strand> {
-    let mut op = editor.sole(value)?;
-    let (mut rope, mut norm) = (None, None);
-    if let Op::Rope { input, table, head_dim: width, rotary } = *op {
+/// Follows a strand up: rotation, then normalization, then slice; each may be missing, and nothing else may read what is
+/// between.
+fn strand(editor: &Editor<'_>, mut value: ValueId, head_dim: u32) -> Option<Strand> {
+    let (mut rope, mut norm, mut columns) = (None, None, None);
+    if let Some(&Op::Rope { input, table, head_dim: width, rotary }) = editor.sole(value) {
         (width == head_dim).then_some(())?;
-        rope = Some((table, rotary));
-        op = editor.sole(input)?;
+        (rope, value) = (Some((table, rotary)), input);
     }
-    if let Op::Norm { input, norm: found } = *op {
+    if let Some(&Op::Norm { input, norm: found }) = editor.sole(value) {
         (found.width == head_dim).then_some(())?;
-        norm = Some(found);
-        op = editor.sole(input)?;
+        (norm, value) = (Some(found), input);
     }
-    match *op {
-        Op::Slice { input, columns } => Some(Strand { qkv: input, columns, norm, rope }),
-        _ => None,
+    if let Some(&Op::Slice { input, columns: found }) = editor.sole(value) {
+        (columns, value) = (Some(found), input);
     }
+    Some(Strand { source: value, columns, norm, rope })
 }
 
 /// The column order in which the three strands take up a whole projection.
@@ -84,13 +83,24 @@ fn fused(editor: &Editor<'_>, query: ValueId, key: ValueId, value: ValueId, laye
     let kv = *editor.graph().kv_layers.get(layer as usize)?;
     let (q, k, v) =
         (strand(editor, query, kv.head_dim)?, strand(editor, key, kv.head_dim)?, strand(editor, value, kv.head_dim)?);
-    let (order, heads) = order(q.columns, k.columns, v.columns, kv)?;
-    let whole = (heads + 2 * kv.kv_heads) * kv.head_dim == editor.columns(q.qkv);
-    let alone = q.qkv == k.qkv && q.qkv == v.qkv && editor.uses(q.qkv) == 3;
     let plain_value = v.norm.is_none() && v.rope.is_none();
-    if !(whole && alone && plain_value && q.rope == k.rope) {
+    if !plain_value || q.rope != k.rope {
         return None;
     }
+    let (order, heads, apart) = match (q.columns, k.columns, v.columns) {
+        (Some(q_columns), Some(k_columns), Some(v_columns)) => {
+            let (order, heads) = order(q_columns, k_columns, v_columns, kv)?;
+            let whole = (heads + 2 * kv.kv_heads) * kv.head_dim == editor.columns(q.source);
+            let alone = q.source == k.source && q.source == v.source && editor.uses(q.source) == 3;
+            (whole && alone).then_some((order, heads, None))?
+        }
+        // Something must stand between the projection and the query for this node to take the place of.
+        (None, None, None) if q.source != query => {
+            (QkvOrder::Sections, editor.columns(q.source) / kv.head_dim, Some([k.source, v.source]))
+        }
+        _ => return None,
+    };
     let (table, rotary) = q.rope.unwrap_or((0, 0));
-    Some(RopeAppend { qkv: q.qkv, order, heads, rotary, table, query_norm: q.norm, key_norm: k.norm, layer })
+    let (query_norm, key_norm) = (q.norm, k.norm);
+    Some(RopeAppend { qkv: q.source, apart, order, heads, rotary, table, query_norm, key_norm, layer })
 }
