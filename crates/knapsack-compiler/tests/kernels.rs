@@ -226,6 +226,7 @@ fn head_norms(b: &mut Builder) -> Op {
     let norm =
         NormWeights { kind: NormKind::Layer, epsilon: 1e-5, weight: Some(b.parameter(DType::F16, &[160])), bias: None };
     Op::RopeAppend(RopeAppend {
+        apart: None,
         qkv: b.rows(480),
         order: QkvOrder::PerHead,
         heads: 4,

@@ -1,6 +1,7 @@
 use crate::config::ModelConfig;
 use crate::error::{ConfigError, UnsupportedFamily};
 use crate::families;
+use crate::graph::Names;
 use crate::parameter::Parameter;
 use serde_json::{Map, Value};
 use std::fmt;
@@ -66,6 +67,8 @@ pub(crate) trait Architecture: Sync {
     fn ignores(&self, config: &ModelConfig, tensor: &str) -> bool {
         families::shared::ignores(config, tensor)
     }
+    /// What the graph's decoder calls its parameters.
+    fn names(&self, config: &ModelConfig) -> Names;
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value>;
 }
 

@@ -132,6 +132,7 @@ pub(crate) fn llama(chunk: u32) -> ModelLibrary {
     let rope_rows = b.rows(head_dim);
     b.library.rope_tables.push(RopeTable { frequencies: vec![1.0; 64], magnitude: 1.0, rows: rope_rows });
     b.push(Op::RopeAppend(RopeAppend {
+        apart: None,
         qkv,
         order: QkvOrder::Sections,
         heads,

@@ -4,6 +4,7 @@ use super::shared::{self, Defaults, LLAMA_LIKE, MlcConfig, Standard};
 use crate::config::ModelConfig;
 use crate::error::ConfigError;
 use crate::fields::Fields;
+use crate::graph::{Names, decoder};
 use crate::parameter::{Parameter, Transform};
 use crate::registry::{Architecture, Family};
 use knapsack_tensor::Activation;
@@ -73,6 +74,10 @@ impl Architecture for Gemma {
 
     fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
         shared::standard_parameters(config, &STANDARD)
+    }
+
+    fn names(&self, _: &ModelConfig) -> Names {
+        decoder::LLAMA
     }
 
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {

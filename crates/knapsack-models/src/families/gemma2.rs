@@ -5,6 +5,7 @@ use super::shared::{self, Standard};
 use crate::config::ModelConfig;
 use crate::error::ConfigError;
 use crate::fields::Fields;
+use crate::graph::{Names, decoder};
 use crate::parameter::{Parameter, Transform};
 use crate::registry::{Architecture, Family};
 use serde_json::{Map, Value};
@@ -16,6 +17,14 @@ pub(crate) const NORMS: &[&str] =
     &["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"];
 
 const STANDARD: Standard = Standard { norms: NORMS, norm_transform: Transform::AddOne, ..shared::LLAMA };
+
+/// What the graph reads.
+pub(crate) const GRAPH: Names = Names {
+    post_attention_norm: Some("post_attention_layernorm"),
+    mlp_norm: Some("pre_feedforward_layernorm"),
+    post_mlp_norm: Some("post_feedforward_layernorm"),
+    ..decoder::LLAMA
+};
 
 fn read(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
     let config = gemma::read(Family::Gemma2, fields)?;
@@ -53,6 +62,10 @@ impl Architecture for Gemma2 {
 
     fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
         shared::standard_parameters(config, &STANDARD)
+    }
+
+    fn names(&self, _: &ModelConfig) -> Names {
+        GRAPH
     }
 
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {

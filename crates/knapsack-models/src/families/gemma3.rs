@@ -6,6 +6,7 @@ use super::shared::{self, MlcConfig, Standard, whole};
 use crate::config::{ModelConfig, QueryKeyNorm};
 use crate::error::ConfigError;
 use crate::fields::{Fields, missing};
+use crate::graph::{Names, Projections};
 use crate::parameter::{Parameter, Transform};
 use crate::registry::{Architecture, Family};
 use crate::rope::{Rope, RopeScaling};
@@ -16,6 +17,17 @@ pub(crate) struct Gemma3Text;
 /// MLC keeps q, k and v apart here, for the norms between projection and rotation.
 const STANDARD: Standard =
     Standard { mlc_prefix: "language_model.", qkv: None, norms: NORMS, norm_transform: Transform::AddOne };
+
+/// What the graph reads.
+const GRAPH: Names = Names {
+    embedding: "language_model.model.embed_tokens",
+    layers: "language_model.model.layers",
+    projections: Projections::Apart(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+    head_norms: Some(["self_attn.q_norm", "self_attn.k_norm"]),
+    final_norm: "language_model.model.norm",
+    head: "language_model.lm_head",
+    ..super::gemma2::GRAPH
+};
 
 fn read(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
     let mut config = gemma::read(Family::Gemma3Text, fields)?;
@@ -81,6 +93,10 @@ impl Architecture for Gemma3Text {
 
     fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
         shared::standard_parameters(config, &STANDARD)
+    }
+
+    fn names(&self, _: &ModelConfig) -> Names {
+        GRAPH
     }
 
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {

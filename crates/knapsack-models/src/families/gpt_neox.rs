@@ -5,6 +5,7 @@ use super::shared::{self, Defaults, LLAMA_LIKE, List, MlcConfig};
 use crate::config::{Biases, ModelConfig};
 use crate::error::ConfigError;
 use crate::fields::Fields;
+use crate::graph::{Mlp, Names, Projections, decoder};
 use crate::parameter::{Parameter, ParameterKind, Source, Transform};
 use crate::registry::{Architecture, Family};
 use knapsack_tensor::{Activation, NormKind};
@@ -92,6 +93,19 @@ impl Architecture for GptNeox {
             list.matrix(ParameterKind::Final, name.clone(), name, config.vocab, hidden);
         }
         list.finish()
+    }
+
+    fn names(&self, _: &ModelConfig) -> Names {
+        Names {
+            embedding: "gpt_neox.embed_in",
+            layers: "gpt_neox.layers",
+            projections: Projections::Fused("attention.query_key_value"),
+            output: "attention.dense",
+            mlp: Mlp::Plain { up: "mlp.dense_h_to_4h", down: "mlp.dense_4h_to_h" },
+            final_norm: "gpt_neox.final_layer_norm",
+            head: "embed_out",
+            ..decoder::LLAMA
+        }
     }
 
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {

@@ -4,6 +4,7 @@ use super::shared::{self, Defaults, LLAMA_LIKE, MlcConfig};
 use crate::config::{Biases, ModelConfig};
 use crate::error::ConfigError;
 use crate::fields::Fields;
+use crate::graph::{Names, decoder};
 use crate::parameter::Parameter;
 use crate::registry::{Architecture, Family};
 use serde_json::{Map, Value};
@@ -38,6 +39,10 @@ impl Architecture for Llama {
 
     fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
         shared::standard_parameters(config, &shared::LLAMA)
+    }
+
+    fn names(&self, _: &ModelConfig) -> Names {
+        decoder::LLAMA
     }
 
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {

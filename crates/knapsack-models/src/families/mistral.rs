@@ -4,6 +4,7 @@ use super::shared::{self, LLAMA_LIKE, MlcConfig};
 use crate::config::ModelConfig;
 use crate::error::ConfigError;
 use crate::fields::Fields;
+use crate::graph::{Names, decoder};
 use crate::parameter::Parameter;
 use crate::registry::{Architecture, Family};
 use serde_json::{Map, Value};
@@ -42,6 +43,10 @@ impl Architecture for Mistral {
 
     fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
         shared::standard_parameters(config, &shared::LLAMA)
+    }
+
+    fn names(&self, _: &ModelConfig) -> Names {
+        decoder::LLAMA
     }
 
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {

@@ -5,6 +5,7 @@ use super::shared::{self, Defaults, LLAMA_LIKE, List, MlcConfig, qkv_sources};
 use crate::config::{Biases, ModelConfig};
 use crate::error::ConfigError;
 use crate::fields::Fields;
+use crate::graph::{Mlp, Names, Projections, decoder};
 use crate::parameter::{Parameter, ParameterKind, Source, Transform};
 use crate::registry::{Architecture, Family};
 use knapsack_tensor::{Activation, NormKind};
@@ -19,6 +20,20 @@ const DEFAULTS: Defaults = Defaults {
     activation: Activation::GeluTanh,
     partial_rotary: 0.5,
     ..LLAMA_LIKE
+};
+
+/// What the graph reads.
+const GRAPH: Names = Names {
+    embedding: "transformer.embd",
+    layers: "transformer.h",
+    attention_norm: "ln",
+    projections: Projections::Fused("mixer.Wqkv"),
+    output: "mixer.out_proj",
+    mlp_norm: None,
+    mlp: Mlp::Plain { up: "mlp.fc1", down: "mlp.fc2" },
+    final_norm: "lm_head.ln",
+    head: "lm_head.linear",
+    ..decoder::LLAMA
 };
 
 fn read(family: Family, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
@@ -123,6 +138,10 @@ impl Architecture for Phi {
         parameters(config, &TRANSFORMERS)
     }
 
+    fn names(&self, _: &ModelConfig) -> Names {
+        GRAPH
+    }
+
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {
         MlcConfig::new(hf)
             .take("vocab_size", config.vocab)
@@ -164,6 +183,10 @@ impl Architecture for PhiMsft {
 
     fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
         parameters(config, &MSFT)
+    }
+
+    fn names(&self, _: &ModelConfig) -> Names {
+        GRAPH
     }
 
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {

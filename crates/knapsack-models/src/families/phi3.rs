@@ -4,6 +4,7 @@ use super::shared::{self, LLAMA_LIKE, List, MlcConfig};
 use crate::config::ModelConfig;
 use crate::error::ConfigError;
 use crate::fields::Fields;
+use crate::graph::{Names, Projections, decoder};
 use crate::parameter::{Parameter, ParameterKind, Transform};
 use crate::registry::{Architecture, Family};
 use serde_json::{Map, Value};
@@ -64,6 +65,18 @@ impl Architecture for Phi3 {
             matrix(&mut list, ParameterKind::Final, name.clone(), name, config.vocab.into(), hidden);
         }
         list.finish()
+    }
+
+    fn names(&self, _: &ModelConfig) -> Names {
+        Names {
+            embedding: "transformer.embd",
+            layers: "transformer.h",
+            attention_norm: "ln",
+            projections: Projections::Fused("mixer.qkv_proj"),
+            output: "mixer.out_proj",
+            final_norm: "transformer.norm",
+            ..decoder::LLAMA
+        }
     }
 
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {

@@ -4,6 +4,7 @@ use super::shared::{self, Defaults, LLAMA_LIKE, MlcConfig, Standard};
 use crate::config::{Biases, ModelConfig};
 use crate::error::ConfigError;
 use crate::fields::Fields;
+use crate::graph::{Names, Projections, decoder};
 use crate::parameter::Parameter;
 use crate::registry::{Architecture, Family};
 use serde_json::{Map, Value};
@@ -21,6 +22,9 @@ pub(crate) fn read(family: Family, fields: &Fields<'_>, defaults: &Defaults) -> 
     let layer_windows = shared::layer_windows(fields, config.layers, window, |layer| layer >= first)?;
     Ok(ModelConfig { layer_windows, ..config })
 }
+
+/// What the graph reads.
+pub(crate) const GRAPH: Names = Names { projections: Projections::Fused("self_attn.c_attn"), ..decoder::LLAMA };
 
 fn read_qwen2(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
     let biases = Biases { qkv: true, ..Biases::default() };
@@ -46,6 +50,10 @@ impl Architecture for Qwen2 {
 
     fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
         shared::standard_parameters(config, &STANDARD)
+    }
+
+    fn names(&self, _: &ModelConfig) -> Names {
+        GRAPH
     }
 
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {

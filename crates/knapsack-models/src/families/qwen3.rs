@@ -5,6 +5,7 @@ use super::shared::{self, Defaults, LLAMA_LIKE, MlcConfig};
 use crate::config::{Biases, ModelConfig, QueryKeyNorm};
 use crate::error::ConfigError;
 use crate::fields::Fields;
+use crate::graph::Names;
 use crate::parameter::Parameter;
 use crate::registry::{Architecture, Family};
 use serde_json::{Map, Value};
@@ -41,6 +42,10 @@ impl Architecture for Qwen3 {
 
     fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
         shared::standard_parameters(config, &qwen2::STANDARD)
+    }
+
+    fn names(&self, _: &ModelConfig) -> Names {
+        Names { head_norms: Some(["self_attn.q_norm", "self_attn.k_norm"]), ..qwen2::GRAPH }
     }
 
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {

@@ -4,6 +4,7 @@ use super::shared::{self, Defaults, LLAMA_LIKE, List, MlcConfig, Standard};
 use crate::config::{Biases, ModelConfig, QueryKeyNorm};
 use crate::error::ConfigError;
 use crate::fields::Fields;
+use crate::graph::{Names, decoder};
 use crate::parameter::{Parameter, Source, Transform};
 use crate::registry::{Architecture, Family};
 use knapsack_tensor::NormKind;
@@ -65,6 +66,15 @@ impl Architecture for StableLm {
             parameters.extend(list.finish());
         }
         parameters
+    }
+
+    fn names(&self, config: &ModelConfig) -> Names {
+        let norms = ["self_attn.q_layernorm", "self_attn.k_layernorm"];
+        Names {
+            head_norms: (config.query_key_norm == QueryKeyNorm::PerHead).then_some(norms),
+            mlp_norm: decoder::LLAMA.mlp_norm.filter(|_| !config.parallel_residual),
+            ..decoder::LLAMA
+        }
     }
 
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {

@@ -1,0 +1,138 @@
+//! Writes a graph node by node.
+
+use super::GraphError;
+use crate::config::ModelConfig;
+use knapsack_ir::{
+    Columns, Graph, KvLayer, Node, Norm, Op, Parameter, ParameterId, RopeTable, Storage, Type, ValueId, Weight,
+    Windows, infer,
+};
+use knapsack_tensor::{GroupFormat, Quantization};
+use std::collections::HashMap;
+
+/// A parameter's place in the graph.
+#[derive(Clone)]
+struct Entry {
+    /// Its tensor, or its codes; the scales follow.
+    first: ParameterId,
+    shape: Vec<u64>,
+    format: Option<GroupFormat>,
+}
+
+/// A graph under construction. Parameters are declared from the family's list; each value's type is inferred at once.
+pub(crate) struct Builder<'a> {
+    pub(crate) config: &'a ModelConfig,
+    graph: Graph,
+    types: Vec<Option<Type>>,
+    index: HashMap<String, Entry>,
+}
+
+type Built = Result<ValueId, GraphError>;
+
+impl<'a> Builder<'a> {
+    pub(crate) fn new(config: &'a ModelConfig, quantization: &Quantization, windows: &Windows) -> Self {
+        let mut graph = Graph {
+            family: config.family.name().to_owned(),
+            quantization: quantization.name.to_owned(),
+            vocab: config.vocab,
+            hidden: config.hidden,
+            parameters: vec![],
+            rope_tables: vec![],
+            kv_layers: kv_layers(config, quantization, windows),
+            nodes: vec![],
+            output: ValueId(0),
+        };
+        let mut index = HashMap::new();
+        for parameter in config.parameters() {
+            let first = ParameterId(graph.parameters.len() as u32);
+            let tensors = parameter.stored(quantization).into_iter();
+            graph.parameters.extend(tensors.map(|t| Parameter { name: t.name, shape: t.shape, dtype: t.dtype }));
+            let format = parameter.group_format(quantization);
+            index.insert(parameter.name, Entry { first, shape: parameter.shape, format });
+        }
+        for rope in [Some(&config.rope), config.local_rope.as_ref()].into_iter().flatten() {
+            let table = rope.frequencies(windows.context);
+            graph.rope_tables.push(RopeTable { frequencies: table.frequencies, magnitude: table.magnitude });
+        }
+        Builder { config, graph, types: vec![], index }
+    }
+
+    pub(crate) fn finish(mut self, output: ValueId) -> Graph {
+        self.graph.output = output;
+        self.graph
+    }
+
+    /// Adds a node that defines one value.
+    pub(crate) fn push(&mut self, op: Op) -> Built {
+        let inferred = infer(&self.graph, &self.types, &op);
+        let family = self.config.family.name();
+        let types = inferred.map_err(|problem| GraphError::Shape { family, op: op.name(), problem })?;
+        let first = ValueId(self.types.len() as u32);
+        let results = (first.0..).map(ValueId).zip(types.iter().copied()).collect();
+        self.types.extend(types.into_iter().map(Some));
+        self.graph.nodes.push(Node { op, results });
+        Ok(first)
+    }
+
+    pub(crate) fn has(&self, parameter: &str) -> bool {
+        self.index.contains_key(parameter)
+    }
+
+    fn entry(&self, parameter: &str) -> Result<Entry, GraphError> {
+        self.index
+            .get(parameter)
+            .cloned()
+            .ok_or_else(|| GraphError::Parameter { family: self.config.family.name(), name: parameter.to_owned() })
+    }
+
+    fn vector(&self, parameter: &str) -> Result<Option<ParameterId>, GraphError> {
+        if self.has(parameter) { self.entry(parameter).map(|entry| Some(entry.first)) } else { Ok(None) }
+    }
+
+    /// The float32 matrix `<module>.weight`.
+    pub(crate) fn matrix(&mut self, module: &str) -> Built {
+        let Entry { first, shape, format } = self.entry(&format!("{module}.weight"))?;
+        let storage = match format {
+            None => Storage::Dense(first),
+            Some(format) => Storage::Grouped { codes: first, scales: ParameterId(first.0 + 1), format },
+        };
+        let dim = |axis: usize| shape.get(axis).and_then(|&dim| u32::try_from(dim).ok()).unwrap_or(0);
+        self.push(Op::Dequantize(Weight { storage, rows: dim(0), columns: dim(1) }))
+    }
+
+    /// A linear layer: its weight, and its bias where it has one.
+    pub(crate) fn linear(&mut self, input: ValueId, module: &str) -> Built {
+        let weight = self.matrix(module)?;
+        let product = self.push(Op::Matmul { input, weight })?;
+        match self.vector(&format!("{module}.bias"))? {
+            Some(bias) => self.push(Op::Bias { input: product, bias }),
+            None => Ok(product),
+        }
+    }
+
+    /// A normalization over groups of `width` columns, of the configuration's kind.
+    pub(crate) fn norm(&mut self, input: ValueId, module: &str, width: u32) -> Built {
+        let weight = Some(self.entry(&format!("{module}.weight"))?.first);
+        let bias = self.vector(&format!("{module}.bias"))?;
+        let (kind, epsilon) = (self.config.norm, self.config.norm_epsilon);
+        self.push(Op::Norm { input, norm: Norm { kind, epsilon, width, weight, bias } })
+    }
+
+    pub(crate) fn slice(&mut self, input: ValueId, start: u32, width: u32) -> Built {
+        self.push(Op::Slice { input, columns: Columns::range(start, width) })
+    }
+}
+
+/// The cache of each layer. A layer's own window (gemma2, gemma3) is part of the model and has no sinks; the window of the
+/// whole model comes with the sinks that the request gives it. Of two windows the narrower one counts.
+fn kv_layers(config: &ModelConfig, quantization: &Quantization, windows: &Windows) -> Vec<KvLayer> {
+    let layer = |own: Option<u32>| {
+        let (window, sinks) = match (own, windows.sliding) {
+            (Some(own), Some(whole)) if own <= whole => (Some(own), 0),
+            (_, Some(whole)) => (Some(whole), windows.sinks),
+            (own, None) => (own, 0),
+        };
+        let dtype = quantization.kv_dtype();
+        KvLayer { kv_heads: config.kv_heads, head_dim: config.head_dim, window, sinks, dtype }
+    };
+    config.layer_windows.iter().map(|&own| layer(own)).collect()
+}
