@@ -132,7 +132,13 @@ impl ModelLibrary {
     pub(super) fn check_rope_append(&self, role: Role, op: &RopeAppend) -> Check {
         ensure!(role != Role::Head, "the head writes no cache");
         self.check_heads(op.layer, op.heads, op.kv_heads, op.head_dim)?;
-        let (q, qkv) = (op.heads * op.head_dim, (op.heads + 2 * op.kv_heads) * op.head_dim);
+        let (q, kv) = (op.heads * op.head_dim, op.kv_heads * op.head_dim);
+        let qkv = if op.apart.is_some() { q } else { q + 2 * kv };
+        if let Some(apart) = op.apart {
+            ensure!(op.order == QkvOrder::Sections, "keys and values apart, but heads in turn");
+            let found = (apart.keys.columns, apart.values.columns);
+            ensure!(found == (kv, kv), "{found:?} columns of keys and values, {kv} expected");
+        }
         ensure!(op.qkv.columns == qkv, "{} columns of qkv, {qkv} expected", op.qkv.columns);
         ensure!(op.query.columns == q, "{} columns of query, {q} expected", op.query.columns);
         if op.order == QkvOrder::PerHead {

@@ -55,6 +55,7 @@ fn library() -> ModelLibrary {
         plain(Op::Norm(Norm { input: hidden, rows: RowSelect::All, norm, output: normed })),
         linear(qkv, normed, rows(3, 128), 128, Epilogue::None, Some(bias), scratch(6, 64)),
         plain(Op::RopeAppend(RopeAppend {
+            apart: None,
             qkv: rows(3, 128),
             order: QkvOrder::Sections,
             heads: 4,
