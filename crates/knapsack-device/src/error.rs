@@ -1,3 +1,4 @@
+use knapsack_artifact::weight_index::WeightIndexError;
 use std::path::PathBuf;
 
 /// Why a device could not load or run a model.
@@ -11,6 +12,14 @@ pub enum DeviceError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// The weight folder's index cannot be used.
+    #[error("cannot use the weights in {}", folder.display())]
+    WeightIndex {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: Box<WeightIndexError>,
     },
     /// The weight folder does not hold what the library needs.
     #[error("weights in {} do not match the model library: {problem}", folder.display())]

@@ -5,9 +5,20 @@
 //! A device allocates exactly what the library's memory plan says and reports it ([`LoadedModel::memory`]). It knows nothing of
 //! text, sampling or conversations: that is `knapsack-runtime`.
 
-mod error;
+// Mapping, SIMD and GPU interfaces need it; every block states why it holds.
+#![allow(unsafe_code)]
 
+mod call;
+mod error;
+mod memory;
+mod reference;
+mod weights;
+
+pub use call::{Call, check_forward, check_logits, write_rope_rows};
 pub use error::DeviceError;
+pub use memory::{Account, Charge, Part, Region};
+pub use reference::ReferenceDevice;
+pub use weights::Weights;
 
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::MemoryPlan;

@@ -1,0 +1,141 @@
+//! Anonymous memory of a loaded model, and the count of all that is allocated for it.
+
+use crate::DeviceError;
+use knapsack_artifact::library::MemoryPlan;
+use memmap2::MmapMut;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Which part of the memory plan an allocation belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Parameters.
+    Weights,
+    /// Keys and values.
+    KvCache,
+    /// Inputs, activations, logits.
+    Workspace,
+}
+
+impl Part {
+    const fn name(self) -> &'static str {
+        match self {
+            Part::Weights => "weights",
+            Part::KvCache => "KV cache",
+            Part::Workspace => "workspace",
+        }
+    }
+}
+
+/// Counts what is allocated at the moment. Every allocation holds a [`Charge`] and gives its bytes back when it is dropped.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    bytes: Arc<[AtomicU64; 3]>,
+}
+
+impl Account {
+    /// Counts `bytes` until the charge is dropped.
+    pub fn charge(&self, part: Part, bytes: u64) -> Charge {
+        self.bytes[part as usize].fetch_add(bytes, Ordering::Relaxed);
+        Charge { account: self.clone(), part, bytes }
+    }
+
+    /// What is allocated now.
+    pub fn now(&self) -> MemoryPlan {
+        let [weights, kv_cache, workspace] = [0, 1, 2].map(|part| self.bytes[part].load(Ordering::Relaxed));
+        MemoryPlan { weights, kv_cache, workspace }
+    }
+}
+
+/// Bytes that are counted in an [`Account`].
+#[derive(Debug)]
+pub struct Charge {
+    account: Account,
+    part: Part,
+    bytes: u64,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.bytes[self.part as usize].fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Page-aligned zeros that become resident when they are touched, in huge pages where the system has them.
+#[derive(Debug)]
+pub struct Region {
+    map: MmapMut,
+    len: usize,
+    _charge: Charge,
+}
+
+impl Region {
+    /// Reserves `bytes` for a part of the plan.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] when the system refuses.
+    pub fn new(account: &Account, part: Part, bytes: u64) -> Result<Self, DeviceError> {
+        let refused = || DeviceError::OutOfMemory { what: part.name(), bytes };
+        let len = usize::try_from(bytes).map_err(|_| refused())?;
+        let map = MmapMut::map_anon(len.max(1)).map_err(|_| refused())?;
+        #[cfg(target_os = "linux")]
+        if len >= 2 << 20 {
+            // A hint: without huge pages everything works, with more TLB misses.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Ok(Region { map, len, _charge: account.charge(part, bytes) })
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map[..self.len]
+    }
+
+    /// The bytes, to write.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.map[..self.len]
+    }
+
+    /// The start, aligned to a page; valid for reads and writes of [`Region::len`] bytes while the region lives.
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.map.as_mut_ptr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_are_zero_counted_and_given_back() {
+        let account = Account::default();
+        let mut region = Region::new(&account, Part::KvCache, 3 << 20).unwrap();
+        let empty = Region::new(&account, Part::Workspace, 0).unwrap();
+        assert!(empty.is_empty() && empty.bytes().is_empty());
+        assert!(region.bytes().iter().all(|&b| b == 0));
+        assert_eq!(region.as_mut_ptr() as usize % 4096, 0);
+        assert_eq!(account.now(), MemoryPlan { weights: 0, kv_cache: 3 << 20, workspace: 0 });
+        drop(region);
+        assert_eq!(account.now(), MemoryPlan::default());
+    }
+
+    #[test]
+    fn a_refusal_is_an_error() {
+        let account = Account::default();
+        for bytes in [1 << 60, u64::MAX] {
+            let error = Region::new(&account, Part::Workspace, bytes).unwrap_err();
+            assert!(matches!(error, DeviceError::OutOfMemory { what: "workspace", bytes: b } if b == bytes), "{error}");
+        }
+        assert_eq!(account.now(), MemoryPlan::default());
+    }
+}

@@ -1,0 +1,240 @@
+//! Each operation as its documentation in `knapsack_artifact::plan` says, one loop for each sum sign.
+
+use super::ReferenceModel;
+use crate::call::Call;
+use half::{bf16, f16};
+use knapsack_artifact::plan::{
+    AddNorm, Attention, Embed, Epilogue, Linear, Norm, NormWeights, ParameterId, QkvOrder, RopeAppend, RowSelect,
+    Weight,
+};
+use knapsack_tensor::{DType, GroupFormat, Layout, NormKind, dequantize_group, unpack_group};
+
+/// Element `index` of a stored tensor of floats.
+fn element(bytes: &[u8], dtype: DType, index: usize) -> f32 {
+    let at = index * dtype.size() as usize;
+    match dtype {
+        DType::F32 => f32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")),
+        DType::F16 => f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32(),
+        DType::BF16 => bf16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32(),
+        DType::U32 => unreachable!("a validated library has no floats of uint32"),
+    }
+}
+
+/// Normalizes one row with weights that start at `first`.
+fn normalize(norm: &NormWeights, weight: Option<&[f32]>, bias: Option<&[f32]>, row: &mut [f32]) {
+    let count = row.len() as f32;
+    let mean = match norm.kind {
+        NormKind::Rms => 0.0,
+        NormKind::Layer => row.iter().sum::<f32>() / count,
+    };
+    let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / count;
+    let factor = 1.0 / (variance + norm.epsilon).sqrt();
+    for (i, x) in row.iter_mut().enumerate() {
+        *x = (*x - mean) * factor * weight.map_or(1.0, |w| w[i]) + bias.map_or(0.0, |b| b[i]);
+    }
+}
+
+impl ReferenceModel {
+    /// A whole parameter in float32.
+    fn floats(&self, id: ParameterId) -> Vec<f32> {
+        let parameter = &self.library.parameters[id.0 as usize];
+        let bytes = self.weights.get(id);
+        let count = bytes.len() / parameter.dtype.size() as usize;
+        (0..count).map(|index| element(bytes, parameter.dtype, index)).collect()
+    }
+
+    /// Row `row` of a weight matrix of `rows` rows and `k` columns.
+    fn weight_row(&self, weight: &Weight, rows: usize, k: usize, row: usize) -> Vec<f32> {
+        match *weight {
+            Weight::Dense(id) => {
+                let dtype = self.library.parameters[id.0 as usize].dtype;
+                (0..k).map(|i| element(self.weights.get(id), dtype, row * k + i)).collect()
+            }
+            Weight::Grouped { codes, scales, format } => {
+                self.grouped_row(self.weights.get(codes), self.weights.get(scales), &format, [rows, k], row)
+            }
+        }
+    }
+
+    fn grouped_row(
+        &self,
+        codes: &[u8],
+        scales: &[u8],
+        format: &GroupFormat,
+        [n, k]: [usize; 2],
+        row: usize,
+    ) -> Vec<f32> {
+        let (groups, words) = (format.groups(k as u64) as usize, format.words(k as u64) as usize);
+        let per_group = format.words_per_group() as usize;
+        let place = |index: usize, row_length: usize| match format.layout {
+            Layout::Nk => row * row_length + index,
+            Layout::Kn => index * n + row,
+        };
+        let mut values = vec![0.0; groups * format.group as usize];
+        for (g, values) in values.chunks_exact_mut(format.group as usize).enumerate() {
+            let packed: Vec<u32> = (g * per_group..(g + 1) * per_group)
+                .map(|word| 4 * place(word, words))
+                .map(|at| u32::from_le_bytes(codes[at..at + 4].try_into().expect("four bytes")))
+                .collect();
+            let mut unpacked = vec![0; format.group as usize];
+            unpack_group(format, &packed, &mut unpacked);
+            dequantize_group(format, &unpacked, element(scales, format.scale, place(g, groups)), values);
+        }
+        values.truncate(k);
+        values
+    }
+
+    /// Normalizes each row of `values`, or each head in it when the weights are shorter than a row.
+    fn normalize_rows(&self, norm: &NormWeights, values: &mut [f32], columns: usize) {
+        let [weight, bias] = [norm.weight, norm.bias].map(|id| id.map(|id| self.floats(id)));
+        for row in values.chunks_exact_mut(columns) {
+            normalize(norm, weight.as_deref(), bias.as_deref(), row);
+        }
+    }
+
+    pub(super) fn embed(&mut self, op: &Embed, call: Call) {
+        let mut output = Vec::new();
+        for token in self.tokens(call.n) {
+            let row = self.weight_row(&op.table, op.vocab as usize, op.output.columns as usize, token as usize);
+            output.extend(row.iter().map(|x| x * op.scale));
+        }
+        self.write(op.output, &output);
+    }
+
+    pub(super) fn norm(&mut self, op: &Norm, call: Call) {
+        let columns = op.input.columns as usize;
+        let mut values = match op.rows {
+            RowSelect::All => self.read(op.input, call.n),
+            RowSelect::One => self.read(op.input, call.row + 1).split_off(call.row as usize * columns),
+        };
+        self.normalize_rows(&op.norm, &mut values, columns);
+        self.write(op.output, &values);
+    }
+
+    pub(super) fn add_norm(&mut self, op: &AddNorm, call: Call) {
+        let columns = op.residual.columns as usize;
+        let mut delta = self.read(op.delta, call.n);
+        if let Some(pre) = &op.pre {
+            self.normalize_rows(pre, &mut delta, columns);
+        }
+        let mut sum: Vec<f32> = self.read(op.residual, call.n).iter().zip(&delta).map(|(a, b)| a + b).collect();
+        self.write(op.sum, &sum);
+        if let Some((post, output)) = &op.post {
+            self.normalize_rows(post, &mut sum, columns);
+            self.write(*output, &sum);
+        }
+    }
+
+    pub(super) fn linear(&mut self, op: &Linear, call: Call) {
+        let (n, k, features) = (call.n as usize, op.input.columns as usize, op.out_features as usize);
+        let input = self.read(op.input, call.n);
+        let bias = op.bias.map(|id| self.floats(id));
+        let mut product = vec![0.0f32; n * features];
+        for feature in 0..features {
+            let weight = self.weight_row(&op.weight, features, k, feature);
+            let bias = bias.as_ref().map_or(0.0, |bias| bias[feature]);
+            for t in 0..n {
+                let row = &input[t * k..(t + 1) * k];
+                product[t * features + feature] = row.iter().zip(&weight).map(|(x, w)| x * w).sum::<f32>() + bias;
+            }
+        }
+        let output = match op.epilogue {
+            Epilogue::None => product,
+            Epilogue::Activation(function) => product.iter().map(|&y| function.apply(y)).collect(),
+            Epilogue::SoftCap(cap) => product.iter().map(|&y| cap * (y / cap).tanh()).collect(),
+            Epilogue::Add(rows) => product.iter().zip(self.read(rows, call.n)).map(|(y, r)| y + r).collect(),
+            Epilogue::Gated(function) => product
+                .chunks_exact(features)
+                .map(|row| row.split_at(features / 2))
+                .flat_map(|(gate, up)| gate.iter().zip(up).map(|(&g, u)| function.apply(g) * u))
+                .collect(),
+        };
+        self.write(op.output, &output);
+    }
+
+    /// Normalizes head `head`: weights of one head are shared by all.
+    fn normalize_head(&self, norm: &Option<NormWeights>, head: usize, values: &mut [f32]) {
+        let Some(norm) = norm else { return };
+        let dim = values.len();
+        let [weight, bias] = [norm.weight, norm.bias].map(|id| {
+            id.map(|id| self.floats(id))
+                .map(|w| if w.len() == dim { w } else { w[head * dim..(head + 1) * dim].to_vec() })
+        });
+        normalize(norm, weight.as_deref(), bias.as_deref(), values);
+    }
+
+    pub(super) fn rope_append(&mut self, op: &RopeAppend, call: Call) {
+        let (heads, kv_heads, dim) = (op.heads as usize, op.kv_heads as usize, op.head_dim as usize);
+        let layer = self.library.kv_cache[op.layer as usize];
+        let qkv = self.read(op.qkv, call.n);
+        let angles = match op.rotary {
+            0 => Vec::new(),
+            _ => self.read(self.library.rope_tables[op.rope_table as usize].rows, call.n),
+        };
+        let half = op.rotary as usize / 2;
+        let mut query = Vec::new();
+        for t in 0..call.n as usize {
+            let row = &qkv[t * op.qkv.columns as usize..][..op.qkv.columns as usize];
+            let head = |section: usize, index: usize| match op.order {
+                QkvOrder::Sections => &row[([0, heads, heads + kv_heads][section] + index) * dim..][..dim],
+                QkvOrder::PerHead => &row[(3 * index + section) * dim..][..dim],
+            };
+            let rotate = |values: &mut [f32]| {
+                for i in 0..half {
+                    let (cos, sin) = (angles[2 * (t * half + i)], angles[2 * (t * half + i) + 1]);
+                    let (a, b) = (values[i], values[i + half]);
+                    values[i] = a * cos - b * sin;
+                    values[i + half] = b * cos + a * sin;
+                }
+            };
+            for h in 0..heads {
+                let mut q = head(0, h).to_vec();
+                self.normalize_head(&op.query_norm, h, &mut q);
+                rotate(&mut q);
+                query.extend(q);
+            }
+            let slot = layer.slot(call.position + t as u32) as usize;
+            for h in 0..kv_heads {
+                let mut k = head(1, h).to_vec();
+                self.normalize_head(&op.key_norm, h, &mut k);
+                rotate(&mut k);
+                let start = (h * layer.positions as usize + slot) * dim;
+                let [keys, values] = &mut self.cache[op.layer as usize];
+                bytemuck::cast_slice_mut::<_, f32>(keys.bytes_mut())[start..start + dim].copy_from_slice(&k);
+                bytemuck::cast_slice_mut::<_, f32>(values.bytes_mut())[start..start + dim].copy_from_slice(head(2, h));
+            }
+        }
+        self.write(op.query, &query);
+    }
+
+    pub(super) fn attention(&mut self, op: &Attention, call: Call) {
+        let dim = op.head_dim as usize;
+        let layer = self.library.kv_cache[op.layer as usize];
+        let query = self.read(op.query, call.n);
+        let [keys, values] = &self.cache[op.layer as usize];
+        let [keys, values] = [keys, values].map(|region| bytemuck::cast_slice::<_, f32>(region.bytes()));
+        let mut output = vec![0.0f32; query.len()];
+        for (index, (q, out)) in query.chunks_exact(dim).zip(output.chunks_exact_mut(dim)).enumerate() {
+            let (t, head) = (index / op.heads as usize, index % op.heads as usize);
+            let kv_head = head / (op.heads / op.kv_heads) as usize;
+            let position = call.position + t as u32;
+            let (sinks, start) = layer.visible(position);
+            let row = |j: u32| (kv_head * layer.positions as usize + layer.slot(j) as usize) * dim;
+            let seen: Vec<usize> = (0..sinks).chain(start..=position).map(row).collect();
+            let mut scores: Vec<f32> = seen
+                .iter()
+                .map(|&at| op.scale * q.iter().zip(&keys[at..at + dim]).map(|(a, b)| a * b).sum::<f32>())
+                .map(|score| op.soft_cap.map_or(score, |cap| cap * (score / cap).tanh()))
+                .collect();
+            let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            scores.iter_mut().for_each(|score| *score = (*score - largest).exp());
+            let total: f32 = scores.iter().sum();
+            for (&at, score) in seen.iter().zip(&scores) {
+                for (o, v) in out.iter_mut().zip(&values[at..at + dim]) {
+                    *o += score / total * v;
+                }
+            }
+        }
+        self.write(op.output, &output);
+    }
+}
