@@ -5,6 +5,7 @@
 //! [`passes`] fuse operations until each is one launch, `lower` writes the launches, [`memory`] places their buffers, `codegen`
 //! gives GPU targets their kernels. Weights are not needed, only their names and shapes.
 
+mod choose;
 pub mod codegen;
 mod error;
 mod lower;
@@ -13,6 +14,10 @@ mod name;
 pub mod passes;
 mod windows;
 
+pub use choose::{
+    CHUNK_STEP, CONTEXT_STEP, ChooseError, Chosen, DEFAULT_CHUNK, DEFAULT_CONTEXT, MIN_CHUNK, MIN_CONTEXT, Notice,
+    OverBudget, Overrides, Own, Reason, Size, choose,
+};
 pub use error::{CompileError, WindowProblem, WindowProblems};
 pub use windows::{MAX_POSITIONS, check_windows};
 

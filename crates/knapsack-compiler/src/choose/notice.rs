@@ -1,0 +1,147 @@
+//! What users are told about chosen sizes.
+
+use super::{Overrides, Own};
+use knapsack_artifact::library::MemoryPlan;
+use knapsack_ir::Windows;
+use std::fmt;
+
+/// A size by its key in `overrides`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// `context_window_size`.
+    Context,
+    /// `sliding_window_size`.
+    Sliding,
+    /// `attention_sink_size`.
+    Sinks,
+    /// `prefill_chunk_size`.
+    Chunk,
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Size::Context => "context_window_size",
+            Size::Sliding => "sliding_window_size",
+            Size::Sinks => "attention_sink_size",
+            Size::Chunk => "prefill_chunk_size",
+        })
+    }
+}
+
+/// Why a size has its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It is the model's own.
+    Own,
+    /// Nothing was said and there is no budget, or another size limits it.
+    Default,
+    /// The budget, in bytes.
+    Budget(u64),
+}
+
+/// Something that a user is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A size that was not given.
+    Chosen {
+        /// Which.
+        size: Size,
+        /// Its value.
+        value: u32,
+        /// The model's own.
+        own: u32,
+        /// Why.
+        reason: Reason,
+    },
+    /// A context beyond the positions that the model was trained for, without rope scaling. A warning.
+    BeyondTrained {
+        /// The context.
+        context: u32,
+        /// Positions trained for.
+        trained: u32,
+    },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Chosen { size, value, reason: Reason::Own, .. } => write!(f, "{size} = {value}, the model's own"),
+            Notice::Chosen { size, value, own, reason: Reason::Default } => {
+                write!(f, "{size} = {value}, the default (the model's own is {own})")
+            }
+            Notice::Chosen { size, value, own, reason: Reason::Budget(budget) } => {
+                write!(f, "{size} = {value}, reduced from the model's own {own} to fit {budget} bytes")
+            }
+            Notice::BeyondTrained { context, trained } => {
+                write!(
+                    f,
+                    "context_window_size {context} is beyond the {trained} positions that the model was trained for"
+                )
+            }
+        }
+    }
+}
+
+/// A plan that its budget does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverBudget {
+    /// Bytes allowed.
+    pub budget: u64,
+    /// Bytes needed.
+    pub memory: MemoryPlan,
+    /// With these sizes, the smallest that may be chosen.
+    pub windows: Windows,
+}
+
+impl fmt::Display for OverBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MemoryPlan { weights, kv_cache, workspace } = self.memory;
+        let parts = [("weights", weights), ("KV cache", kv_cache), ("workspace", workspace)];
+        let (dominant, _) = parts.into_iter().max_by_key(|(_, bytes)| *bytes).unwrap_or(("weights", weights));
+        write!(
+            f,
+            "the model needs {} bytes (weights {weights}, KV cache {kv_cache}, workspace {workspace}), {} more than the budget \
+             of {}; most of it is {dominant}",
+            self.memory.total(),
+            self.memory.total().saturating_sub(self.budget),
+            self.budget
+        )
+    }
+}
+
+impl std::error::Error for OverBudget {}
+
+/// The notices of a choice; `start` is what it was before anything was reduced.
+pub(super) fn notices(
+    own: &Own,
+    given: &Overrides,
+    start: &Windows,
+    chosen: &Windows,
+    budget: Option<u64>,
+) -> Vec<Notice> {
+    let mut list = vec![];
+    let mut tell = |given: Option<u32>, size, own: u32, start: u32, value: u32| {
+        if given.is_none() {
+            let reason = match budget {
+                Some(budget) if value < start => Reason::Budget(budget),
+                _ if value == own => Reason::Own,
+                _ => Reason::Default,
+            };
+            list.push(Notice::Chosen { size, value, own, reason });
+        }
+    };
+    let windows = &own.windows;
+    match (chosen.sliding, start.sliding) {
+        (Some(value), Some(start)) => {
+            tell(given.sliding_window_size, Size::Sliding, windows.sliding.unwrap_or(value), start, value);
+            tell(given.attention_sink_size, Size::Sinks, windows.sinks, chosen.sinks, chosen.sinks);
+        }
+        _ => tell(given.context_window_size, Size::Context, windows.context, start.context, chosen.context),
+    }
+    tell(given.prefill_chunk_size, Size::Chunk, windows.chunk, start.chunk, chosen.chunk);
+    if let Some(trained) = own.trained.filter(|&trained| chosen.sliding.is_none() && chosen.context > trained) {
+        list.push(Notice::BeyondTrained { context: chosen.context, trained });
+    }
+    list
+}

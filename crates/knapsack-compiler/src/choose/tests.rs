@@ -1,0 +1,107 @@
+use super::*;
+use knapsack_models::ModelConfig;
+use knapsack_tensor::Quantization;
+
+fn llama() -> (ModelConfig, Quantization) {
+    model("Llama-3.2-3B-Instruct-q4f16_1")
+}
+
+fn model(name: &str) -> (ModelConfig, Quantization) {
+    let path = knapsack_testkit::catalogue(name).join("mlc-chat-config.json");
+    let chat: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    (ModelConfig::from_mlc(&chat).unwrap(), chat["quantization"].as_str().unwrap().parse().unwrap())
+}
+
+fn chosen((config, quantization): &(ModelConfig, Quantization), overrides: Overrides, budget: Option<u64>) -> Chosen {
+    let own = Own { windows: config.own_windows(), trained: config.trained_positions };
+    choose(&own, &overrides, budget, |windows| config.graph(quantization, windows)).unwrap()
+}
+
+fn text(chosen: &Chosen) -> Vec<String> {
+    chosen.notices.iter().map(Notice::to_string).collect()
+}
+
+#[test]
+fn without_budget_or_overrides_sizes_are_moderate() {
+    let chosen = chosen(&llama(), Overrides::default(), None);
+    assert_eq!((chosen.windows.context, chosen.windows.chunk), (4096, 512));
+    assert_eq!(
+        text(&chosen),
+        [
+            "context_window_size = 4096, the default (the model's own is 131072)",
+            "prefill_chunk_size = 512, the default (the model's own is 8192)"
+        ]
+    );
+}
+
+#[test]
+fn what_is_given_is_kept_even_over_budget() {
+    let overrides =
+        Overrides { context_window_size: Some(2048), prefill_chunk_size: Some(128), ..Overrides::default() };
+    let chosen = chosen(&llama(), overrides, Some(2_000_000_000));
+    assert_eq!((chosen.windows.context, chosen.windows.chunk), (2048, 128));
+    assert!(chosen.notices.is_empty());
+    let over = chosen.over_budget.unwrap();
+    assert!(over.to_string().contains("more than the budget of 2000000000; most of it is weights"), "{over}");
+}
+
+#[test]
+fn the_chunk_goes_first() {
+    let (full, _) = (chosen(&llama(), Overrides::default(), Some(u64::MAX)), ());
+    assert_eq!((full.windows.context, full.windows.chunk), (131_072, 8192));
+    assert!(text(&full).iter().all(|notice| notice.ends_with("the model's own")));
+    let slightly_less = chosen(&llama(), Overrides::default(), Some(full.memory.total() - 1));
+    assert_eq!(slightly_less.windows.context, 131_072);
+    assert_eq!(slightly_less.windows.chunk, 8192 - CHUNK_STEP);
+    assert!(slightly_less.over_budget.is_none());
+}
+
+/// The result fits, and one step more would not.
+#[test]
+fn the_context_is_the_largest_that_fits() {
+    let budget = 3_000_000_000;
+    let fits = chosen(&llama(), Overrides::default(), Some(budget));
+    assert_eq!(fits.windows.chunk, MIN_CHUNK);
+    assert!(fits.windows.context.is_multiple_of(CONTEXT_STEP) && fits.memory.total() <= budget);
+    let next = Overrides {
+        context_window_size: Some(fits.windows.context + CONTEXT_STEP),
+        prefill_chunk_size: Some(MIN_CHUNK),
+        ..Overrides::default()
+    };
+    assert!(chosen(&llama(), next, Some(budget)).over_budget.is_some());
+}
+
+#[test]
+fn nothing_fits_a_budget_below_the_weights() {
+    let chosen = chosen(&llama(), Overrides::default(), Some(1_000_000_000));
+    assert_eq!((chosen.windows.context, chosen.windows.chunk), (MIN_CONTEXT, MIN_CHUNK));
+    assert!(chosen.over_budget.is_some());
+}
+
+#[test]
+fn a_sliding_window_counts_in_place_of_the_context() {
+    let overrides = Overrides { sliding_window_size: Some(768), prefill_chunk_size: Some(256), ..Overrides::default() };
+    let kept = chosen(&model("Mistral-7B-Instruct-v0.3-q4f16_1"), overrides, None);
+    assert_eq!((kept.windows.sliding, kept.windows.sinks, kept.windows.chunk), (Some(768), 4, 256));
+    assert_eq!(text(&kept), ["attention_sink_size = 4, the model's own"]);
+    // 32 layers x 2 x 8 heads x 128 elements x 2 bytes for each of 4 + 768 + 255 positions.
+    assert_eq!(kept.memory.kv_cache, 131_072 * (4 + 768 + 255));
+}
+
+#[test]
+fn contradictions_are_refused_all_at_once() {
+    let (config, quantization) = llama();
+    let own = Own { windows: config.own_windows(), trained: None };
+    let overrides = Overrides {
+        sliding_window_size: Some(64),
+        prefill_chunk_size: Some(128),
+        attention_sink_size: Some(64),
+        ..Overrides::default()
+    };
+    let error = choose(&own, &overrides, None, |windows| config.graph(&quantization, windows)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "prefill_chunk_size 128 is larger than sliding_window_size 64\nattention_sink_size 64 leaves nothing of \
+         sliding_window_size 64"
+    );
+}
