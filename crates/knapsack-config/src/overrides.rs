@@ -1,0 +1,382 @@
+//! Overrides of a model's own values: from a manifest entry, or from `--overrides` on the command line.
+
+use crate::suggest::nearest;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// Largest value of any size override: positions are 32-bit in the kernels.
+pub const MAX_OVERRIDE: u64 = i32::MAX as u64;
+
+/// A key that may stand in `overrides`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OverrideKey {
+    /// Positions that a conversation may hold.
+    ContextWindowSize,
+    /// Positions that attention sees, when it slides.
+    SlidingWindowSize,
+    /// Tokens that one prefill call may take.
+    PrefillChunkSize,
+    /// First positions that a sliding window always sees.
+    AttentionSinkSize,
+    /// Sequences served at once; accepted for MLC's sake.
+    MaxBatchSize,
+    /// Accepted for MLC's sake; only 1.
+    TensorParallelShards,
+    /// Accepted for MLC's sake; only 1.
+    PipelineParallelStages,
+    /// MLC's optimization preset; accepted, of no effect.
+    Opt,
+    /// Accepted for MLC's sake; only false.
+    Disaggregation,
+}
+
+impl OverrideKey {
+    /// Every key, in the order in which they are listed for users.
+    pub const ALL: [OverrideKey; 9] = [
+        OverrideKey::ContextWindowSize,
+        OverrideKey::SlidingWindowSize,
+        OverrideKey::PrefillChunkSize,
+        OverrideKey::AttentionSinkSize,
+        OverrideKey::MaxBatchSize,
+        OverrideKey::TensorParallelShards,
+        OverrideKey::PipelineParallelStages,
+        OverrideKey::Opt,
+        OverrideKey::Disaggregation,
+    ];
+
+    /// The key as it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            OverrideKey::ContextWindowSize => "context_window_size",
+            OverrideKey::SlidingWindowSize => "sliding_window_size",
+            OverrideKey::PrefillChunkSize => "prefill_chunk_size",
+            OverrideKey::AttentionSinkSize => "attention_sink_size",
+            OverrideKey::MaxBatchSize => "max_batch_size",
+            OverrideKey::TensorParallelShards => "tensor_parallel_shards",
+            OverrideKey::PipelineParallelStages => "pipeline_parallel_stages",
+            OverrideKey::Opt => "opt",
+            OverrideKey::Disaggregation => "disaggregation",
+        }
+    }
+
+    /// The key of a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|key| key.as_str() == name)
+    }
+}
+
+impl fmt::Display for OverrideKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Overrides that change what is compiled. `None` is the model's own value, written as `-1` or left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Overrides {
+    /// Positions that a conversation may hold, at least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_window_size: Option<u64>,
+    /// Positions that attention sees, at least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sliding_window_size: Option<u64>,
+    /// Tokens that one prefill call may take, at least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefill_chunk_size: Option<u64>,
+    /// First positions that a sliding window always sees; 0 is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_sink_size: Option<u64>,
+}
+
+impl Overrides {
+    /// The value of a key, `None` when it is the model's own or the key changes nothing that is compiled.
+    pub fn get(&self, key: OverrideKey) -> Option<u64> {
+        match key {
+            OverrideKey::ContextWindowSize => self.context_window_size,
+            OverrideKey::SlidingWindowSize => self.sliding_window_size,
+            OverrideKey::PrefillChunkSize => self.prefill_chunk_size,
+            OverrideKey::AttentionSinkSize => self.attention_sink_size,
+            _ => None,
+        }
+    }
+
+    /// Sets a size; keys that change nothing that is compiled are ignored.
+    pub(crate) fn set(&mut self, key: OverrideKey, value: Option<u64>) {
+        match key {
+            OverrideKey::ContextWindowSize => self.context_window_size = value,
+            OverrideKey::SlidingWindowSize => self.sliding_window_size = value,
+            OverrideKey::PrefillChunkSize => self.prefill_chunk_size = value,
+            OverrideKey::AttentionSinkSize => self.attention_sink_size = value,
+            _ => {}
+        }
+    }
+
+    /// Whether every value is the model's own.
+    pub fn is_empty(&self) -> bool {
+        *self == Overrides::default()
+    }
+
+    /// These overrides with those of `over` on top.
+    pub fn merged(&self, over: &Overrides) -> Overrides {
+        Overrides {
+            context_window_size: over.context_window_size.or(self.context_window_size),
+            sliding_window_size: over.sliding_window_size.or(self.sliding_window_size),
+            prefill_chunk_size: over.prefill_chunk_size.or(self.prefill_chunk_size),
+            attention_sink_size: over.attention_sink_size.or(self.attention_sink_size),
+        }
+    }
+
+    /// What is wrong between the values, each alone being right.
+    pub fn conflicts(&self) -> Vec<OverrideConflict> {
+        let mut found = Vec::new();
+        if let (Some(chunk), Some(window)) = (self.prefill_chunk_size, self.context_window_size)
+            && chunk > window
+        {
+            found.push(OverrideConflict::ChunkBeyondContext { chunk, window });
+        }
+        if let Some(window) = self.sliding_window_size {
+            if let Some(chunk) = self.prefill_chunk_size.filter(|&chunk| chunk > window) {
+                found.push(OverrideConflict::ChunkBeyondSlidingWindow { chunk, window });
+            }
+            if let Some(context) = self.context_window_size.filter(|&context| context < window) {
+                found.push(OverrideConflict::SlidingBeyondContext { window, context });
+            }
+            if let Some(sinks) = self.attention_sink_size.filter(|&sinks| sinks >= window) {
+                found.push(OverrideConflict::SinksBeyondSlidingWindow { sinks, window });
+            }
+        }
+        found
+    }
+}
+
+impl fmt::Display for Overrides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for key in OverrideKey::ALL {
+            if let Some(value) = self.get(key) {
+                write!(f, "{separator}{key}={value}")?;
+                separator = ",";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Two overrides that can not both hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OverrideConflict {
+    /// A chunk must fit the context.
+    #[error("prefill_chunk_size {chunk} is larger than context_window_size {window}")]
+    ChunkBeyondContext {
+        /// The chunk.
+        chunk: u64,
+        /// The context.
+        window: u64,
+    },
+    /// A chunk must fit the sliding window.
+    #[error("prefill_chunk_size {chunk} is larger than sliding_window_size {window}")]
+    ChunkBeyondSlidingWindow {
+        /// The chunk.
+        chunk: u64,
+        /// The window.
+        window: u64,
+    },
+    /// A window that is never full does not slide.
+    #[error("sliding_window_size {window} is larger than context_window_size {context}, so it would never slide")]
+    SlidingBeyondContext {
+        /// The window.
+        window: u64,
+        /// The context.
+        context: u64,
+    },
+    /// Sinks are part of what the window sees.
+    #[error("attention_sink_size {sinks} leaves nothing of sliding_window_size {window}")]
+    SinksBeyondSlidingWindow {
+        /// The sinks.
+        sinks: u64,
+        /// The window.
+        window: u64,
+    },
+}
+
+impl OverrideConflict {
+    /// The two keys: the one to blame first.
+    pub fn keys(&self) -> [OverrideKey; 2] {
+        match self {
+            OverrideConflict::ChunkBeyondContext { .. } => {
+                [OverrideKey::PrefillChunkSize, OverrideKey::ContextWindowSize]
+            }
+            OverrideConflict::ChunkBeyondSlidingWindow { .. } => {
+                [OverrideKey::PrefillChunkSize, OverrideKey::SlidingWindowSize]
+            }
+            OverrideConflict::SlidingBeyondContext { .. } => {
+                [OverrideKey::SlidingWindowSize, OverrideKey::ContextWindowSize]
+            }
+            OverrideConflict::SinksBeyondSlidingWindow { .. } => {
+                [OverrideKey::AttentionSinkSize, OverrideKey::SlidingWindowSize]
+            }
+        }
+    }
+}
+
+/// Why one override's value is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OverrideValueError {
+    /// 0 where at least one is needed.
+    #[error("{key} must be at least 1, or -1 for the model's own value")]
+    Zero {
+        /// The key.
+        key: OverrideKey,
+    },
+    /// Below -1.
+    #[error("{key} {value} is negative; only -1 is, for the model's own value")]
+    Negative {
+        /// The key.
+        key: OverrideKey,
+        /// What was given.
+        value: i128,
+    },
+    /// Beyond [`MAX_OVERRIDE`].
+    #[error("{key} {value} is larger than {MAX_OVERRIDE}")]
+    TooLarge {
+        /// The key.
+        key: OverrideKey,
+        /// What was given.
+        value: i128,
+    },
+    /// A key of which only one value is accepted.
+    #[error("{key} must be {only}")]
+    Only {
+        /// The key.
+        key: OverrideKey,
+        /// The only value.
+        only: &'static str,
+    },
+}
+
+/// Checks a whole-number override. `Ok(None)` is the model's own value.
+pub(crate) fn check_number(key: OverrideKey, value: i128) -> Result<Option<u64>, OverrideValueError> {
+    use OverrideKey::{AttentionSinkSize, PipelineParallelStages, TensorParallelShards};
+    if matches!(key, TensorParallelShards | PipelineParallelStages) {
+        return if value == 1 { Ok(Some(1)) } else { Err(OverrideValueError::Only { key, only: "1" }) };
+    }
+    match value {
+        -1 => Ok(None),
+        0 if key != AttentionSinkSize => Err(OverrideValueError::Zero { key }),
+        value if value < -1 => Err(OverrideValueError::Negative { key, value }),
+        value if value > i128::from(MAX_OVERRIDE) => Err(OverrideValueError::TooLarge { key, value }),
+        value => Ok(Some(value as u64)),
+    }
+}
+
+/// Why `--overrides` can not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseOverridesError {
+    /// A part without `=`.
+    #[error("`{0}` is not of the form key=value")]
+    NoValue(String),
+    /// A key that does not exist or can not be set here.
+    #[error("unknown override `{key}`{}", suggestion.as_ref().map(|s| format!(", did you mean `{s}`?")).unwrap_or_default())]
+    UnknownKey {
+        /// What was given.
+        key: String,
+        /// The nearest key.
+        suggestion: Option<String>,
+    },
+    /// A key given twice.
+    #[error("{0} is given twice")]
+    Twice(OverrideKey),
+    /// Not a whole number.
+    #[error("{key} must be a whole number, not `{value}`")]
+    NotANumber {
+        /// The key.
+        key: OverrideKey,
+        /// What was given.
+        value: String,
+    },
+    /// A number out of range.
+    #[error(transparent)]
+    Value(#[from] OverrideValueError),
+    /// Two values that can not both hold.
+    #[error(transparent)]
+    Conflict(#[from] OverrideConflict),
+}
+
+/// The keys that can be given on the command line.
+const SIZES: [OverrideKey; 4] = [
+    OverrideKey::ContextWindowSize,
+    OverrideKey::SlidingWindowSize,
+    OverrideKey::PrefillChunkSize,
+    OverrideKey::AttentionSinkSize,
+];
+
+impl FromStr for Overrides {
+    type Err = ParseOverridesError;
+
+    /// Reads `context_window_size=2048,prefill_chunk_size=128`; `;` separates too, as in MLC's own `--overrides`.
+    fn from_str(text: &str) -> Result<Self, ParseOverridesError> {
+        let mut overrides = Overrides::default();
+        let mut seen = Vec::new();
+        for part in text.split([',', ';']).map(str::trim).filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').ok_or_else(|| ParseOverridesError::NoValue(part.to_owned()))?;
+            let (name, value) = (name.trim(), value.trim());
+            let Some(key) = OverrideKey::parse(name).filter(|key| SIZES.contains(key)) else {
+                let suggestion = nearest(name, SIZES.map(OverrideKey::as_str)).map(str::to_owned);
+                return Err(ParseOverridesError::UnknownKey { key: name.to_owned(), suggestion });
+            };
+            if seen.contains(&key) {
+                return Err(ParseOverridesError::Twice(key));
+            }
+            seen.push(key);
+            let number = value.parse().map_err(|_| ParseOverridesError::NotANumber { key, value: value.to_owned() })?;
+            overrides.set(key, check_number(key, number)?);
+        }
+        match overrides.conflicts().into_iter().next() {
+            Some(conflict) => Err(conflict.into()),
+            None => Ok(overrides),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_command_line_form() {
+        let overrides: Overrides =
+            "context_window_size=2048, prefill_chunk_size=128;attention_sink_size=0".parse().unwrap();
+        assert_eq!(overrides.context_window_size, Some(2048));
+        assert_eq!(overrides.prefill_chunk_size, Some(128));
+        assert_eq!(overrides.attention_sink_size, Some(0));
+        assert_eq!(overrides.to_string(), "context_window_size=2048,prefill_chunk_size=128,attention_sink_size=0");
+        assert_eq!("".parse(), Ok(Overrides::default()));
+        assert_eq!("sliding_window_size=-1".parse(), Ok(Overrides::default()));
+    }
+
+    #[test]
+    fn refuses_with_the_reason() {
+        let refused = |text: &str| text.parse::<Overrides>().unwrap_err().to_string();
+        assert_eq!(
+            refused("context_windw_size=1"),
+            "unknown override `context_windw_size`, did you mean `context_window_size`?"
+        );
+        assert_eq!(refused("prefill_chunk_size"), "`prefill_chunk_size` is not of the form key=value");
+        assert_eq!(refused("prefill_chunk_size=2k"), "prefill_chunk_size must be a whole number, not `2k`");
+        assert_eq!(
+            refused("prefill_chunk_size=0"),
+            "prefill_chunk_size must be at least 1, or -1 for the model's own value"
+        );
+        assert_eq!(
+            refused("prefill_chunk_size=-2"),
+            "prefill_chunk_size -2 is negative; only -1 is, for the model's own value"
+        );
+        assert_eq!(refused("prefill_chunk_size=2147483648"), "prefill_chunk_size 2147483648 is larger than 2147483647");
+        assert_eq!(refused("prefill_chunk_size=1,prefill_chunk_size=2"), "prefill_chunk_size is given twice");
+        assert_eq!(
+            refused("prefill_chunk_size=64,context_window_size=32"),
+            "prefill_chunk_size 64 is larger than context_window_size 32"
+        );
+    }
+}

@@ -1,0 +1,456 @@
+//! The command line's arguments. A verb's arguments are one struct here; what it does is in [`crate::ops`].
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use knapsack_config::Overrides;
+use std::path::PathBuf;
+
+/// Turns one declarative manifest into everything a mobile app needs to run language models on the device.
+#[derive(Debug, Parser)]
+#[command(name = "knapsack", version, max_term_width = 120, disable_help_subcommand = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What is shown.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  knapsack completions bash > ~/.local/share/bash-completion/completions/knapsack
+
+Exit codes: 0 done, 1 failed, 2 wrong input (nothing was fetched, compiled or written).";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+/// What is shown, the same for every verb.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// Form of messages: for people on stderr, or one JSON object per line on stdout
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub message_format: MessageFormat,
+    /// Colours; `auto` looks at the terminal and at NO_COLOR
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: ColorChoice,
+    /// Show errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Show more: for each step whether and why it ran
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// Form of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum MessageFormat {
+    /// For people.
+    #[default]
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Whether to colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless the environment says otherwise.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Which manifest.
+#[derive(Clone, Debug, Args)]
+pub struct ManifestArgs {
+    /// The manifest
+    #[arg(short, long, value_name = "FILE", default_value = "mlc-package-config.json", value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+}
+
+/// Which model to run.
+#[derive(Clone, Debug, Args)]
+pub struct ModelArgs {
+    /// A package (dist/), a weight folder, or a checkpoint
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub path: PathBuf,
+    /// The model of a package; needed when it has several
+    #[arg(long, value_name = "ID")]
+    pub model: Option<String>,
+    /// Device to run on
+    #[arg(long, value_enum, default_value_t)]
+    pub device: RunDevice,
+    /// Threads of the CPU device; by default all cores
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Format for converting a checkpoint
+    #[arg(long, value_name = "FORMAT", value_parser = quantization_parser())]
+    pub quantization: Option<String>,
+    /// Sizes to compile a weight folder or a checkpoint with.
+    #[command(flatten)]
+    pub overrides: OverridesArg,
+}
+
+/// Sizes that differ from the model's own.
+#[derive(Clone, Debug, Default, Args)]
+pub struct OverridesArg {
+    /// Sizes that differ from the model's own, such as context_window_size=2048,prefill_chunk_size=128
+    #[arg(long, value_name = "KEY=VALUE,…")]
+    pub overrides: Option<Overrides>,
+}
+
+/// A machine-readable result instead of a table.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct JsonArg {
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How to choose the next token. What is not given is as the model's own configuration says.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Generation")]
+pub struct SamplingArgs {
+    /// 0 always takes the likeliest token
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    pub temperature: Option<f32>,
+    /// Choose among the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", value_parser = probability)]
+    pub top_p: Option<f32>,
+    /// Make tokens that were there already less likely (above 1)
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub repetition_penalty: Option<f32>,
+    /// Seed of the random numbers, for answers that can be repeated
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Longest answer, in tokens
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: Option<u32>,
+    /// End the answer before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}
+
+/// `knapsack package`.
+#[derive(Clone, Debug, Args)]
+pub struct PackageArgs {
+    /// Which manifest.
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+    /// Folder for the package; replaced as a whole
+    #[arg(short, long, value_name = "DIR", default_value = "dist", value_hint = ValueHint::DirPath)]
+    pub output: PathBuf,
+    /// Only warn when a plan needs more memory than its model declares
+    #[arg(long)]
+    pub allow_over_budget: bool,
+    /// How weights get into the package; hard links share later changes with the source
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    pub link_mode: LinkMode,
+}
+
+/// How weights get into the package.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LinkMode {
+    /// Share blocks where the file system can, else copy.
+    #[default]
+    Reflink,
+    /// Copy.
+    Copy,
+    /// Hard links: no space, but a later change shows in both.
+    Hardlink,
+}
+
+/// `knapsack check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Which manifest.
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+}
+
+/// `knapsack plan`.
+#[derive(Clone, Debug, Args)]
+pub struct PlanArgs {
+    /// Which manifest.
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+    /// Only warn when a plan needs more memory than its model declares
+    #[arg(long)]
+    pub allow_over_budget: bool,
+}
+
+/// `knapsack init`.
+#[derive(Clone, Debug, Args)]
+pub struct InitArgs {
+    /// The manifest to write; an existing file is never overwritten
+    #[arg(short, long, value_name = "FILE", default_value = "mlc-package-config.json", value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+    /// Device of the new manifest
+    #[arg(long, value_enum, default_value = "iphone")]
+    pub device: PackageDevice,
+    /// Model of the new manifest: HF://org/name, or a folder relative to the manifest
+    #[arg(long, value_name = "SOURCE")]
+    pub model: Option<String>,
+}
+
+/// `knapsack convert`.
+#[derive(Clone, Debug, Args)]
+pub struct ConvertArgs {
+    /// A checkpoint: a folder with config.json and safetensors
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub checkpoint: PathBuf,
+    /// Format of the weights
+    #[arg(long, value_name = "FORMAT", value_parser = quantization_parser())]
+    pub quantization: String,
+    /// Folder for the converted model
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: PathBuf,
+}
+
+/// `knapsack compile`.
+#[derive(Clone, Debug, Args)]
+pub struct CompileArgs {
+    /// A folder with a model's configuration (mlc-chat-config.json or config.json); weights are not needed
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub model: PathBuf,
+    /// Device to compile for
+    #[arg(long, value_enum)]
+    pub device: CompileDevice,
+    /// Format, when the folder is a checkpoint
+    #[arg(long, value_name = "FORMAT", value_parser = quantization_parser())]
+    pub quantization: Option<String>,
+    /// Sizes to compile with.
+    #[command(flatten)]
+    pub overrides: OverridesArg,
+    /// File for the model library
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+}
+
+/// `knapsack run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// What to say to the model
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Continue the prompt as it is, without a chat template
+    #[arg(long, conflicts_with = "system")]
+    pub raw: bool,
+    /// How to choose tokens.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+/// `knapsack chat`.
+#[derive(Clone, Debug, Args)]
+pub struct ChatArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// How to choose tokens.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+/// `knapsack bench`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Tokens to prefill
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub prefill_tokens: u32,
+    /// Tokens to decode
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub decode_tokens: u32,
+    /// How often to measure; the median is shown
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repeat: u32,
+    /// Result as JSON.
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// `knapsack perplexity`.
+#[derive(Clone, Debug, Args)]
+pub struct PerplexityArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The text
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Result as JSON.
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// `knapsack logits`.
+#[derive(Clone, Debug, Args)]
+pub struct LogitsArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Token ids, separated by commas
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',', required = true)]
+    pub tokens: Vec<u32>,
+    /// File for the result: safetensors with one tensor `logits`, f32, [tokens, vocabulary]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+}
+
+/// `knapsack inspect`.
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    /// A model library, a weight folder, a checkpoint or a package
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub path: PathBuf,
+    /// Result as JSON.
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// `knapsack doctor`.
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// Result as JSON.
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// `knapsack completions`.
+#[derive(Clone, Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `knapsack cache`.
+#[derive(Clone, Debug, Args)]
+pub struct CacheArgs {
+    /// What to do with the cache.
+    #[command(subcommand)]
+    pub command: CacheCommand,
+}
+
+/// What to do with the cache.
+#[derive(Clone, Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Show what is in the cache, with sizes
+    List(JsonArg),
+    /// Check every entry against its hash
+    Verify(JsonArg),
+    /// Remove every entry
+    Clean(JsonArg),
+}
+
+/// Devices that a manifest can package for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PackageDevice {
+    /// iPhone and iPad.
+    Iphone,
+    /// Android.
+    Android,
+    /// Mac Catalyst.
+    Macabi,
+}
+
+/// Devices that a single model can be compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompileDevice {
+    /// iPhone and iPad.
+    Iphone,
+    /// Android.
+    Android,
+    /// Mac Catalyst.
+    Macabi,
+    /// The machine at hand, as a `.knapsack` file.
+    Host,
+}
+
+/// Devices that the host can run a model on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum RunDevice {
+    /// The CPU, with its vector instructions.
+    #[default]
+    Cpu,
+    /// The CPU, one number at a time in the order of the definition: slow, for comparing.
+    CpuReference,
+    /// An OpenCL device.
+    Opencl,
+}
+
+/// Accepts the names of the quantization formats and lists them in the help.
+fn quantization_parser() -> clap::builder::PossibleValuesParser {
+    knapsack_tensor::QUANTIZATIONS.map(|format| format.name).into()
+}
+
+fn number(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err("not a number".to_owned()),
+    }
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text).and_then(|value| if value >= 0.0 { Ok(value) } else { Err("must be 0 or more".to_owned()) })
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    number(text).and_then(|p| if p > 0.0 && p <= 1.0 { Ok(p) } else { Err("must be above 0 and at most 1".to_owned()) })
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    number(text).and_then(|value| if value > 0.0 { Ok(value) } else { Err("must be above 0".to_owned()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// Puts a verb's arguments into a command, so that clap's own consistency checks see all of them, whether or not the
+    /// verb is there already.
+    fn verify<A: Args>() {
+        A::augment_args(clap::Command::new("verb")).debug_assert();
+    }
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+        verify::<PackageArgs>();
+        verify::<CheckArgs>();
+        verify::<PlanArgs>();
+        verify::<InitArgs>();
+        verify::<ConvertArgs>();
+        verify::<CompileArgs>();
+        verify::<RunArgs>();
+        verify::<ChatArgs>();
+        verify::<BenchArgs>();
+        verify::<PerplexityArgs>();
+        verify::<LogitsArgs>();
+        verify::<InspectArgs>();
+        verify::<DoctorArgs>();
+        verify::<CacheArgs>();
+    }
+}

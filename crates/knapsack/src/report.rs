@@ -1,0 +1,204 @@
+//! Everything that the program shows.
+//!
+//! For people: results on stdout; diagnostics, status lines and progress on stderr, coloured only on a terminal. With
+//! `--message-format json`: one JSON object per line on stdout, told apart by `reason`.
+
+use crate::cli::{ColorChoice, MessageFormat, OutputArgs};
+use crate::exit::StdoutClosed;
+use anstyle::{AnsiColor, Style};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use knapsack_config::{Diagnostic, Report, Severity, SourceMap};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+/// Where messages go, and in which form. Shared by reference between threads.
+#[derive(Debug)]
+pub struct Reporter {
+    format: MessageFormat,
+    quiet: bool,
+    verbose: u8,
+    progress: MultiProgress,
+}
+
+impl Reporter {
+    /// A reporter as the command line wants it. Sets the process's choice of colours.
+    pub fn new(output: &OutputArgs) -> Self {
+        match output.color {
+            // `Auto` looks at the terminal, NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM, for each stream.
+            ColorChoice::Auto => anstream::ColorChoice::Auto,
+            ColorChoice::Always => anstream::ColorChoice::Always,
+            ColorChoice::Never => anstream::ColorChoice::Never,
+        }
+        .write_global();
+        let animated = io::stderr().is_terminal() && !output.quiet && output.message_format == MessageFormat::Human;
+        let target = if animated { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Reporter {
+            format: output.message_format,
+            quiet: output.quiet,
+            verbose: output.verbose,
+            progress: MultiProgress::with_draw_target(target),
+        }
+    }
+
+    /// Whether messages are JSON lines.
+    pub fn is_json(&self) -> bool {
+        self.format == MessageFormat::Json
+    }
+
+    /// How often `-v` was given.
+    pub fn verbosity(&self) -> u8 {
+        self.verbose
+    }
+
+    /// Whether only errors are wanted.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Stdout for results. Errors of writing become [`StdoutClosed`] when the reader went away.
+    pub fn stdout(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
+        self.progress.suspend(|| {
+            let mut stdout = anstream::stdout().lock();
+            write(&mut stdout).and_then(|()| stdout.flush()).map_err(StdoutClosed::wrap)
+        })
+    }
+
+    /// Prints one line of a result.
+    pub fn line(&self, line: impl Display) -> anyhow::Result<()> {
+        self.stdout(|out| writeln!(out, "{line}"))
+    }
+
+    /// Prints a result as a JSON line with its `reason`.
+    pub fn result(&self, reason: &str, value: &impl Serialize) -> anyhow::Result<()> {
+        let line = json_line(reason, value);
+        self.stdout(|out| writeln!(out, "{line}"))
+    }
+
+    /// Shows the findings about a manifest, and how many there are.
+    pub fn diagnostics(&self, report: &Report) {
+        for diagnostic in &report.diagnostics {
+            self.diagnostic(diagnostic, &report.sources);
+        }
+        let errors = report.count(Severity::Error);
+        if errors > 0 && !self.is_json() {
+            let plural = if errors == 1 { "" } else { "s" };
+            self.say(&format!("{}: {errors} error{plural} in the manifest", paint(ERROR, "error")));
+        }
+    }
+
+    /// Shows one finding. Warnings and notices are left out by `--quiet`.
+    pub fn diagnostic(&self, diagnostic: &Diagnostic, sources: &SourceMap) {
+        if self.is_json() {
+            let mut value = serde_json::to_value(diagnostic.located(sources)).unwrap_or_default();
+            if let Value::Object(fields) = &mut value {
+                fields.insert("rendered".to_owned(), diagnostic.render(sources, false).into());
+            }
+            self.message("diagnostic", &value);
+        } else if !self.quiet || diagnostic.severity == Severity::Error {
+            self.say(&format!("{}\n", diagnostic.render(sources, true)));
+        }
+    }
+
+    /// Says what is being done: `Compiling Llama-3.2-3B for iphone`. Left out by `--quiet`.
+    pub fn status(&self, action: &str, message: impl Display) {
+        if self.is_json() {
+            self.message("status", &json!({ "action": action, "message": message.to_string() }));
+        } else if !self.quiet {
+            self.say(&format!("{} {message}", paint(STATUS, &format!("{action:>12}"))));
+        }
+    }
+
+    /// A status line that only `-v` shows, such as why a step ran or not.
+    pub fn detail(&self, action: &str, message: impl Display) {
+        if self.verbose > 0 {
+            self.status(action, message);
+        }
+    }
+
+    /// A warning that is not about a place in the manifest.
+    pub fn warning(&self, message: impl Display) {
+        if self.is_json() {
+            self.message("diagnostic", &json!({ "severity": "warning", "message": message.to_string() }));
+        } else if !self.quiet {
+            self.say(&format!("{}: {message}", paint(WARNING, "warning")));
+        }
+    }
+
+    /// A value that was chosen, or something else worth knowing, that is not about a place in the manifest.
+    pub fn notice(&self, message: impl Display) {
+        if self.is_json() {
+            self.message("diagnostic", &json!({ "severity": "notice", "message": message.to_string() }));
+        } else if !self.quiet {
+            self.say(&format!("{}: {message}", paint(NOTICE, "notice")));
+        }
+    }
+
+    /// The error that ends the program, with its causes.
+    pub fn error(&self, error: &anyhow::Error, exit_code: u8) {
+        let causes: Vec<String> = error.chain().skip(1).map(|cause| cause.to_string()).collect();
+        if self.is_json() {
+            let value = json!({ "message": error.to_string(), "causes": causes, "exit_code": exit_code });
+            return self.message("error", &value);
+        }
+        let mut text = format!("{}: {error}", paint(ERROR, "error"));
+        for cause in causes {
+            text.push_str(&format!("\n  caused by: {}", cause.replace('\n', "\n    ")));
+        }
+        self.say(&text);
+    }
+
+    /// A bar that counts `total` bytes. Hidden unless stderr is a terminal and people read it.
+    pub fn bytes_bar(&self, label: impl Into<String>, total: u64) -> ProgressBar {
+        let template = "{prefix:>12.green.bold} {msg} [{bar:24}] {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+        self.bar(label, total, template)
+    }
+
+    /// A bar that counts `total` steps.
+    pub fn steps_bar(&self, label: impl Into<String>, total: u64) -> ProgressBar {
+        self.bar(label, total, "{prefix:>12.green.bold} {msg} [{bar:24}] {pos}/{len}")
+    }
+
+    fn bar(&self, label: impl Into<String>, total: u64, template: &str) -> ProgressBar {
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = self.progress.add(ProgressBar::new(total)).with_prefix(label.into()).with_style(style);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+
+    /// Writes a JSON message. When nobody reads any more the work still goes on.
+    fn message(&self, reason: &str, value: &Value) {
+        let line = json_line(reason, value);
+        let mut stdout = io::stdout().lock();
+        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    }
+
+    /// Writes to stderr, above any progress bars. When stderr is closed there is nobody to tell.
+    fn say(&self, text: &str) {
+        self.progress.suspend(|| {
+            let _ = writeln!(anstream::stderr().lock(), "{text}");
+        });
+    }
+}
+
+const ERROR: Style = AnsiColor::BrightRed.on_default().bold();
+const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+const NOTICE: Style = AnsiColor::BrightGreen.on_default().bold();
+const STATUS: Style = AnsiColor::Green.on_default().bold();
+
+fn paint(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// `{"reason": …}` with the fields of `value`; a value that is no object goes into the field `value`.
+fn json_line(reason: &str, value: &impl Serialize) -> String {
+    let mut fields = Map::from_iter([("reason".to_owned(), Value::from(reason))]);
+    match serde_json::to_value(value) {
+        Ok(Value::Object(own)) => fields.extend(own),
+        Ok(other) => drop(fields.insert("value".to_owned(), other)),
+        Err(error) => drop(fields.insert("unserializable".to_owned(), error.to_string().into())),
+    }
+    Value::Object(fields).to_string()
+}
