@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use knapsack_config::lockfile::is_digest;
 
@@ -78,7 +78,6 @@ pub fn list_downloads(settings: &Settings) -> Result<Vec<CachedRepository>> {
     let mut found = Vec::new();
     for (repository, path) in repositories(settings)? {
         let blobs = walk(&path.join("blobs"))?;
-        let plain: u64 = walk(&path.join("snapshots"))?.iter().filter(|file| !file.link).map(|file| file.size).sum();
         let incomplete = blobs.iter().filter(|blob| is_partial(&blob.path)).map(|blob| blob.size).sum();
         let commits = commits(&path)?;
         let mut used_by: Vec<_> = commits
@@ -89,7 +88,7 @@ pub fn list_downloads(settings: &Settings) -> Result<Vec<CachedRepository>> {
             .collect();
         used_by.sort();
         used_by.dedup();
-        let size = blobs.iter().map(|blob| blob.size).sum::<u64>() + plain;
+        let size = size_on_disk(&path)?;
         let last_used = usage.last_used(&repository);
         found.push(CachedRepository { repository, path, size, incomplete, commits, last_used, used_by });
     }
@@ -127,20 +126,28 @@ pub fn verify_downloads(settings: &Settings, each: &mut dyn FnMut(&Path)) -> Res
     Ok(damage)
 }
 
-/// Removes incomplete downloads that no process is working on. Returns the bytes freed.
+/// Removes incomplete downloads that no process is working on, and what killed runs left beside them. Returns the bytes freed.
 pub fn clean_partial_downloads(settings: &Settings) -> Result<u64> {
+    const OLD: Duration = Duration::from_secs(3600);
     let cache = HubCache::new(&settings.cache);
     let mut freed = 0;
+    let mut remove = |file: &Entry| {
+        freed += file.size;
+        fs::remove_file(&file.path).map_err(Error::io("remove", &file.path))
+    };
     for (repository, path) in repositories(settings)? {
-        for file in walk(&path.join("blobs"))?.into_iter().filter(|file| is_partial(&file.path)) {
+        for file in walk(&path)?.into_iter().filter(|file| is_partial(&file.path)) {
             let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let id = name.split('.').next().unwrap_or_default();
-            match cache.lock(&repository, id, &mut || Err(Error::Stopped)) {
-                Ok(_lock) => fs::remove_file(&file.path).map_err(Error::io("remove", &file.path))?,
-                Err(Error::Stopped) => continue,
-                Err(error) => return Err(error),
+            if let Some(id) = name.strip_suffix(".incomplete") {
+                match cache.lock(&repository, id, &mut || Err(Error::Stopped)) {
+                    Ok(_lock) => remove(&file)?,
+                    Err(Error::Stopped) => {}
+                    Err(error) => return Err(error),
+                }
+            } else if file.modified.elapsed().is_ok_and(|age| age > OLD) {
+                // Renamed within moments, unless its process is gone.
+                remove(&file)?;
             }
-            freed += file.size;
         }
     }
     Ok(freed)
@@ -150,7 +157,7 @@ pub fn clean_partial_downloads(settings: &Settings) -> Result<u64> {
 pub fn remove_download(settings: &Settings, repository: &RepoId) -> Result<u64> {
     let cache = HubCache::new(&settings.cache);
     let path = cache.repository(repository);
-    let size = walk(&path)?.iter().filter(|file| !file.link).map(|file| file.size).sum();
+    let size = size_on_disk(&path)?;
     match fs::remove_dir_all(&path) {
         Ok(()) => {
             let _ = fs::remove_dir_all(cache.root.join(".locks").join(repository.folder()));
@@ -161,10 +168,18 @@ pub fn remove_download(settings: &Settings, repository: &RepoId) -> Result<u64> 
     }
 }
 
+/// Blobs, and the files of snapshots that are no links.
+fn size_on_disk(repository: &Path) -> Result<u64> {
+    let blobs = walk(&repository.join("blobs"))?;
+    let plain = walk(&repository.join("snapshots"))?;
+    Ok(blobs.iter().chain(&plain).filter(|file| !file.link).map(|file| file.size).sum())
+}
+
 struct Entry {
     path: PathBuf,
     link: bool,
     size: u64,
+    modified: SystemTime,
 }
 
 fn repositories(settings: &Settings) -> Result<Vec<(RepoId, PathBuf)>> {
@@ -203,7 +218,8 @@ fn walk(root: &Path) -> Result<Vec<Entry>> {
             if meta.is_dir() && depth < MAX_DEPTH {
                 folders.push((entry.path(), depth + 1));
             } else if !meta.is_dir() {
-                found.push(Entry { path: entry.path(), link: meta.is_symlink(), size: meta.len() });
+                let modified = meta.modified().unwrap_or_else(|_| SystemTime::now());
+                found.push(Entry { path: entry.path(), link: meta.is_symlink(), size: meta.len(), modified });
             }
         }
     }

@@ -13,6 +13,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use knapsack_config::lockfile::{check_relative_path, is_digest};
@@ -75,7 +76,7 @@ impl HubCache {
         }
         let path = self.repository(repository).join("refs").join(revision);
         create_parent(&path)?;
-        let beside = self.repository(repository).join(format!(".ref.{}.tmp", std::process::id()));
+        let beside = beside(&self.repository(repository).join("ref"));
         fs::write(&beside, commit).and_then(|()| fs::rename(&beside, &path)).map_err(Error::io("write", &path))
     }
 
@@ -111,22 +112,28 @@ impl HubCache {
         let depth = 2 + path.matches('/').count();
         let target = Path::new(&"../".repeat(depth)).join("blobs").join(id);
         if self.links {
-            let name = pointer.file_name().unwrap_or_default().to_string_lossy();
-            let beside = pointer.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-            let _ = fs::remove_file(&beside);
+            let beside = beside(&pointer);
             match symlink(&target, &beside).and_then(|()| fs::rename(&beside, &pointer)) {
                 Ok(()) => return Ok(pointer),
                 Err(error) if links_are_refused(&error) => {}
                 Err(error) => return Err(Error::io("link", &pointer)(error)),
             }
         }
-        let beside = self.repository(repository).join("blobs").join(format!("{id}.{}.copy.tmp", std::process::id()));
+        let beside = beside(&blob);
         let moved = match fresh {
             true => fs::rename(&blob, &pointer),
             false => fs::copy(&blob, &beside).and_then(|_| fs::rename(&beside, &pointer)),
         };
         moved.map(|()| pointer.clone()).map_err(Error::io("write", &pointer))
     }
+}
+
+/// A name beside `path` that no other thread or process uses: what is written there is then renamed to `path`.
+pub(crate) fn beside(path: &Path) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!(".{name}.{}-{number}.tmp", std::process::id()))
 }
 
 pub(crate) fn create_parent(path: &Path) -> Result<()> {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Found, hash_file};
 use crate::error::{Error, Result};
-use crate::layout::create_parent;
+use crate::layout::{beside, create_parent};
 
 const FORMAT: u32 = 1;
 const MAX_TEXT: u64 = 256 << 20;
@@ -96,7 +96,7 @@ impl Stamps {
         notes.0.files.retain(|path, _| path.exists());
         notes.0.format = FORMAT;
         create_parent(&self.path)?;
-        let beside = self.path.with_extension(format!("{}.tmp", std::process::id()));
+        let beside = beside(&self.path);
         let text = serde_json::to_vec(&notes.0).unwrap_or_default();
         fs::write(&beside, text)
             .and_then(|()| fs::rename(&beside, &self.path))

@@ -9,7 +9,7 @@ use knapsack_config::lockfile::Lockfile;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::layout::create_parent;
+use crate::layout::{beside, create_parent};
 use crate::location::RepoId;
 
 const FORMAT: u32 = 1;
@@ -57,7 +57,7 @@ impl Usage {
         }
         let path = state.join("usage.json");
         create_parent(&path)?;
-        let beside = path.with_extension(format!("{}.tmp", std::process::id()));
+        let beside = beside(&path);
         let text = serde_json::to_vec_pretty(&usage).unwrap_or_default();
         fs::write(&beside, text).and_then(|()| fs::rename(&beside, &path)).map_err(Error::io("write", &path))
     }

@@ -1,10 +1,12 @@
 //! Shared test data and servers. Development only: no shipped crate depends on it.
 //!
 //! In: nothing (the data lies in this crate's `fixtures/` and `catalogue/`, each with a README that says where it comes from).
-//! Out: paths to tiny models in both formats, reference logits as plain vectors, full-size configurations without weights.
+//! Out: paths to tiny models in both formats, reference logits as plain vectors, full-size configurations without weights, and
+//! [`hub::HubServer`], a Hugging Face hub on loopback that can misbehave.
 //! Neighbours: every crate's tests.
 
 mod fixtures;
+pub mod hub;
 
 pub use fixtures::{
     CATALOGUE, FIXTURES, FixtureModel, ReferenceSequence, catalogue, fixture, fixtures, fixtures_root, mlc_fixture,

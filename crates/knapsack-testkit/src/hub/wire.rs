@@ -1,0 +1,136 @@
+//! Just enough HTTP/1.1 for a test server.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::net::TcpStream;
+
+use super::repository::Content;
+
+/// A request line and its headers, names in lower case.
+#[derive(Debug, Clone)]
+pub(super) struct Parsed {
+    pub(super) method: String,
+    /// Decoded, without the query.
+    pub(super) path: String,
+    pub(super) query: String,
+    pub(super) headers: BTreeMap<String, String>,
+}
+
+/// `None` when the client closed the connection.
+pub(super) fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Parsed>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split_whitespace();
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let mut parsed =
+        Parsed { method: method.to_owned(), path: decode(path), query: query.to_owned(), headers: BTreeMap::new() };
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        match line.trim_end().split_once(':') {
+            Some((name, value)) => parsed.headers.insert(name.to_ascii_lowercase(), value.trim().to_owned()),
+            None => return Ok(Some(parsed)),
+        };
+    }
+}
+
+fn decode(path: &str) -> String {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let code = tail.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match (first, code) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+impl Parsed {
+    /// First byte of `Range: bytes=first-`.
+    pub(super) fn range(&self) -> Option<u64> {
+        self.headers.get("range")?.strip_prefix("bytes=")?.split('-').next()?.parse().ok()
+    }
+}
+
+/// What is sent back.
+#[derive(Debug, Clone)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Body,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Body {
+    Text(String),
+    /// A file's content from an offset on.
+    Content {
+        content: Content,
+        from: u64,
+    },
+}
+
+impl Reply {
+    pub(super) fn new(status: u16, text: impl Into<String>) -> Self {
+        Self { status, headers: Vec::new(), body: Body::Text(text.into()) }
+    }
+
+    pub(super) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        match &self.body {
+            Body::Text(text) => text.len() as u64,
+            Body::Content { content, from } => content.size() - from,
+        }
+    }
+
+    /// Status line and headers; `length` is what is announced.
+    pub(super) fn head(&self, length: u64) -> String {
+        let mut head = format!("HTTP/1.1 {} Test\r\nContent-Length: {length}\r\n", self.status);
+        for (name, value) in &self.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head + "\r\n"
+    }
+
+    /// Sends `count` bytes of the body, in pieces when `pause` asks for a pause after each.
+    pub(super) fn send_body(&self, stream: &mut TcpStream, count: u64, pause: &mut dyn FnMut()) -> io::Result<u64> {
+        const PIECE: u64 = 32 << 10;
+        match &self.body {
+            Body::Text(text) => {
+                let bytes = &text.as_bytes()[..text.len().min(count as usize)];
+                stream.write_all(bytes)?;
+                Ok(bytes.len() as u64)
+            }
+            Body::Content { content: Content::Bytes(bytes), from } => {
+                let bytes = &bytes[*from as usize..][..count as usize];
+                for piece in bytes.chunks(PIECE as usize) {
+                    stream.write_all(piece)?;
+                    pause();
+                }
+                Ok(count)
+            }
+            Body::Content { content: Content::File { path, .. }, from } => {
+                let mut file = File::open(path)?;
+                file.seek(SeekFrom::Start(*from))?;
+                // `io::copy` from a file to a socket is `sendfile` on Linux.
+                io::copy(&mut file.take(count), stream)
+            }
+        }
+    }
+}
