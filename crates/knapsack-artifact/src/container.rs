@@ -81,8 +81,8 @@ pub enum ContainerError {
     Blob {
         /// The symbol.
         symbol: String,
-        /// Where.
-        slice: Slice,
+        /// For which machine ([`Slice`], as text).
+        slice: String,
         /// Why.
         #[source]
         source: LibraryError,
@@ -165,7 +165,7 @@ impl Contained<'_> {
                 ContainerError::Bare(source)
             } else {
                 let symbol = ModelLibrary::symbol(&self.name);
-                ContainerError::Blob { symbol, slice: self.slice.clone(), source }
+                ContainerError::Blob { symbol, slice: self.slice.to_string(), source }
             }
         })?;
         if !self.name.is_empty() && library.name != self.name {
@@ -261,8 +261,11 @@ fn object_file<'a>(bytes: &'a [u8], found: &mut Vec<Contained<'a>>) -> Result<()
             format: "object file",
             problem: format!("symbol `{full}` points outside of its data"),
         })?;
-        let blob =
-            blob(data).map_err(|source| ContainerError::Blob { symbol: full.into(), slice: slice.clone(), source })?;
+        let blob = blob(data).map_err(|source| ContainerError::Blob {
+            symbol: full.into(),
+            slice: slice.to_string(),
+            source,
+        })?;
         push(found, Contained { name: name.into(), slice: slice.clone(), blob })?;
     }
     Ok(())

@@ -120,8 +120,11 @@ pub enum BundleError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: ContainerError,
+        source: Box<ContainerError>,
     },
+    /// The caller's progress function asked to stop.
+    #[error("interrupted; the package was left as it was")]
+    Interrupted,
     /// The app config would not be accepted by its own reader.
     #[error("the app config would be refused by the app")]
     AppConfig(#[from] AppConfigError),

@@ -1,7 +1,22 @@
-//! Writes packages.
+//! Writes packages. In: compiled libraries ([`Library`]) and verified weight folders, one [`Entry`] for each model of the
+//! manifest. Out: `dist/`, complete or untouched, and a [`Report`] of what was written, kept and removed.
+//!
+//! * [`package::write`] is the whole way: plan every output, guard the folder, verify weights, stage beside, read back, swap.
+//! * [`objects`] writes libraries as Mach-O, ELF and xcframework without any foreign tool.
+//! * [`digest`] remembers the hashes of large files.
+//!
+//! Before it in the flow: `knapsack-weights` and `knapsack-compiler`. After it: the app, through `knapsack-runtime`.
+
+pub mod digest;
 mod error;
+mod files;
 pub mod objects;
+pub mod package;
+
+pub use digest::{Digests, FileDigests};
 pub use error::BundleError;
+pub use files::LinkMode;
 pub use objects::Library;
+pub use package::{Entry, FileReport, Options, Package, Platform, Report, Weights, WriteReason, write};
 #[cfg(test)]
 mod testing;

@@ -3,11 +3,15 @@
 use crate::objects::Library;
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{Io, MemoryPlan, ModelInfo, Parameter, Target};
-use knapsack_artifact::plan::{Embed, Function, KvLayer, Launch, Op, ParameterId, Rows, Scratch, Weight};
+use knapsack_artifact::plan::{
+    Embed, Epilogue, Function, KvLayer, Launch, Linear, Op, ParameterId, Rows, Scratch, Weight,
+};
 use knapsack_tensor::DType;
+use md5::Digest;
+use std::path::Path;
 use std::sync::Arc;
 
-/// A library that embeds tokens and does nothing else, as decoded.
+/// A library that embeds tokens and multiplies them with the same table.
 pub(crate) fn model_library(name: &str, chunk: u32) -> ModelLibrary {
     let (hidden, vocab) = (64u32, 128u32);
     let row = u64::from(hidden) * 4;
@@ -19,6 +23,15 @@ pub(crate) fn model_library(name: &str, chunk: u32) -> ModelLibrary {
     let kv = KvLayer { kv_heads: 1, head_dim: 32, positions: 256, window: None, sinks: 0, dtype: DType::F16 };
     let table = Weight::Dense(ParameterId(0));
     let embed = Op::Embed(Embed { table, vocab, scale: 1.0, output: io.hidden });
+    let head = Op::Linear(Linear {
+        input: io.hidden,
+        weight: table,
+        out_features: vocab,
+        bias: None,
+        epilogue: Epilogue::None,
+        output: io.logits,
+        scratch: None,
+    });
     let function = Function { launches: vec![Launch { op: embed, gpu: None }] };
     ModelLibrary {
         name: name.into(),
@@ -50,7 +63,7 @@ pub(crate) fn model_library(name: &str, chunk: u32) -> ModelLibrary {
         },
         prefill: function.clone(),
         decode: function.clone(),
-        head: Function::default(),
+        head: Function { launches: vec![Launch { op: head, gpu: None }] },
         kernels: None,
     }
 }
@@ -58,4 +71,28 @@ pub(crate) fn model_library(name: &str, chunk: u32) -> ModelLibrary {
 /// The same, encoded.
 pub(crate) fn library(name: &str, chunk: u32) -> Library {
     Library::new(Arc::new(model_library(name, chunk))).expect("the name is a symbol name")
+}
+
+/// An MLC weight folder for [`library`], with weights that depend on `seed`.
+pub(crate) fn weight_folder(folder: &Path, seed: u8) {
+    std::fs::create_dir_all(folder).unwrap();
+    let weights: Vec<u8> = (0..128u32 * 64 * 4).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed)).collect();
+    std::fs::write(folder.join("params_shard_0.bin"), &weights).unwrap();
+    let md5 = crate::digest::hex(&md5::Md5::digest(&weights));
+    let index = serde_json::json!({
+        "metadata": {"ParamSize": 1, "ParamBytes": weights.len() as f64, "BitsPerParam": 32.0},
+        "records": [{
+            "dataPath": "params_shard_0.bin", "format": "raw-shard", "nbytes": weights.len(), "md5sum": md5,
+            "records": [{"name": "embed", "shape": [128, 64], "dtype": "float32", "format": "raw", "nbytes": weights.len(),
+                "byteOffset": 0}],
+        }],
+    });
+    std::fs::write(folder.join("tensor-cache.json"), index.to_string()).unwrap();
+    let chat = serde_json::json!({
+        "version": "0.1.0", "model_type": "llama", "quantization": "q0f32", "model_config": {"context_window_size": 4096},
+        "context_window_size": 4096, "sliding_window_size": -1, "prefill_chunk_size": 4096,
+        "tokenizer_files": ["tokenizer.json"],
+    });
+    std::fs::write(folder.join("mlc-chat-config.json"), chat.to_string()).unwrap();
+    std::fs::write(folder.join("tokenizer.json"), "{}").unwrap();
 }

@@ -8,6 +8,7 @@ mod xcframework;
 pub use apple::{AppleSlice, archive};
 pub use elf::{Abi, shared_library};
 pub use xcframework::{XCFRAMEWORK, xcframework};
+pub(crate) use xcframework::{info_plist as framework_info, members as framework_members};
 
 use crate::error::BundleError;
 use knapsack_artifact::ModelLibrary;

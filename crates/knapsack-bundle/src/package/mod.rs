@@ -6,6 +6,8 @@ mod guard;
 mod outputs;
 mod record;
 mod stage;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use crate::digest::FileDigests;
@@ -13,6 +15,7 @@ use crate::error::BundleError;
 use crate::files::LinkMode;
 use crate::objects::Library;
 use knapsack_artifact::app_config::AppFile;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// What the app is built for: decides the form of the libraries.
@@ -67,6 +70,21 @@ pub enum Weights {
     },
 }
 
+impl std::fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("link_mode", &self.link_mode).field("protected", &self.protected).finish()
+    }
+}
+
+impl Options<'_> {
+    fn report(&self, progress: Progress<'_>) -> Result<(), BundleError> {
+        match (self.progress)(progress) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(BundleError::Interrupted),
+        }
+    }
+}
+
 /// How a package is written.
 pub struct Options<'a> {
     /// How bundled files get into the package.
@@ -77,8 +95,8 @@ pub struct Options<'a> {
     pub digests: &'a FileDigests,
     /// Where to lock the output folder against a second run; `None`: no lock.
     pub locks: Option<&'a Path>,
-    /// Called as work goes on, perhaps from several threads.
-    pub progress: &'a (dyn Fn(Progress<'_>) + Sync),
+    /// Called as work goes on; `Break` stops it and leaves the old package.
+    pub progress: &'a (dyn Fn(Progress<'_>) -> ControlFlow<()> + Sync),
 }
 
 /// A step of writing a package.
@@ -169,12 +187,12 @@ pub fn write(package: &Package, out: &Path, options: &Options<'_>) -> Result<Rep
     // 1 Every file of the package with what it is made from. Weights are verified here.
     let outputs = outputs::plan(package, options)?;
     // 2 The folder: ours, empty or absent. Leftovers of interrupted runs are cleared.
-    let target = guard::prepare(out, options)?;
+    let target = guard::prepare(package, out, options)?;
     // 3 What is already right stays.
     let decision = stage::decide(&outputs, &target, options)?;
-    if decision.report.is_fresh() {
+    if decision.is_fresh() {
         return Ok(decision.report);
     }
     // 4 The new package beside the old one, read back, then swapped in.
-    stage::write(&outputs, &target, decision, options)
+    stage::write(package, &outputs, &target, decision, options)
 }

@@ -1,0 +1,118 @@
+//! Small file operations that the standard library leaves to its users.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// How bundled files get into the package.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkMode {
+    /// Share blocks where the file system can, else copy.
+    #[default]
+    Reflink,
+    /// Copy.
+    Copy,
+    /// Hard links: no space, but a later change of the source shows in the package. Copies across file systems.
+    Hardlink,
+}
+
+/// Puts the content of `source` at `target`, which must not exist. Never makes a symbolic link.
+pub(crate) fn place(source: &Path, target: &Path, mode: LinkMode) -> io::Result<()> {
+    // A hard link to a symbolic link would be a symbolic link.
+    let source = &fs::canonicalize(source)?;
+    if mode == LinkMode::Hardlink && fs::hard_link(source, target).is_ok() {
+        return Ok(());
+    }
+    if mode == LinkMode::Copy || reflink_copy::reflink(source, target).is_err() {
+        // A failed clone may leave an empty file.
+        let _ = fs::remove_file(target);
+        fs::copy(source, target)?;
+    }
+    make_ordinary(target)
+}
+
+/// Copies carry the source's permissions, and a package must not be read-only because a cache is.
+#[cfg(unix)]
+fn make_ordinary(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn make_ordinary(path: &Path) -> io::Result<()> {
+    let mut permissions = fs::metadata(path)?.permissions();
+    permissions.set_readonly(false);
+    fs::set_permissions(path, permissions)
+}
+
+/// Whether the file has other names (hard links); false where that cannot be told.
+pub(crate) fn is_linked(metadata: &fs::Metadata) -> bool {
+    #[cfg(unix)]
+    return std::os::unix::fs::MetadataExt::nlink(metadata) > 1;
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        false
+    }
+}
+
+/// Whether `source` lies where a hard link to it could replace the file of `metadata`.
+pub(crate) fn is_same_device(source: &Path, metadata: &fs::Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(source).is_ok_and(|source| source.dev() == metadata.dev())
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (source, metadata);
+        false
+    }
+}
+
+/// Writes beside and renames, so that readers see the old file or the new one.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().ok_or_else(|| io::Error::other("no parent folder"))?;
+    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// What a swap did with the folder that was there.
+pub(crate) enum Swapped {
+    /// It is now at the first path.
+    Exchanged,
+    /// There was none.
+    Moved,
+}
+
+/// Makes `new` the folder at `place` and leaves the one that was there, if any, at `new`. In one step where the system can
+/// exchange names; elsewhere through `aside`, and `recover` undoes a half-done one.
+pub(crate) fn swap(new: &Path, place: &Path, aside: &Path) -> io::Result<Swapped> {
+    if place.symlink_metadata().is_err() {
+        fs::rename(new, place)?;
+        return Ok(Swapped::Moved);
+    }
+    if exchange(new, place) {
+        return Ok(Swapped::Exchanged);
+    }
+    fs::rename(place, aside)?;
+    if let Err(error) = fs::rename(new, place) {
+        fs::rename(aside, place)?;
+        return Err(error);
+    }
+    fs::rename(aside, new)?;
+    Ok(Swapped::Exchanged)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn exchange(a: &Path, b: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn exchange(_: &Path, _: &Path) -> bool {
+    false
+}

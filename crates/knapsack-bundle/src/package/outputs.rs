@@ -1,0 +1,137 @@
+//! Every file of a package, decided before anything is written.
+
+use super::{Options, Package, Platform, Weights, app, record::Record, weights};
+use crate::digest::{Hashed, Stamp, sha256};
+use crate::error::BundleError;
+use crate::objects::{self, Abi, AppleSlice, Library, XCFRAMEWORK};
+use knapsack_artifact::{app_config, names};
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One file.
+#[derive(Clone, Debug)]
+pub(super) struct Output {
+    /// Relative to the package, with `/`.
+    pub(super) path: String,
+    pub(super) size: u64,
+    pub(super) sha256: String,
+    pub(super) content: Content,
+}
+
+/// What it is made from.
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    /// These bytes.
+    Bytes(Arc<[u8]>),
+    /// Model libraries, in this many slices: read back after writing.
+    Libraries(Arc<[u8]>, usize),
+    /// A verified file, and what it looked like then.
+    Copy(PathBuf, Stamp),
+}
+
+impl Output {
+    pub(super) fn bytes(path: String, bytes: Vec<u8>) -> Self {
+        Self { path, size: bytes.len() as u64, sha256: sha256(&bytes), content: Content::Bytes(bytes.into()) }
+    }
+
+    fn libraries(path: String, bytes: Arc<[u8]>, slices: usize) -> Self {
+        let (size, sha256) = (bytes.len() as u64, sha256(&bytes));
+        Self { path, size, sha256, content: Content::Libraries(bytes, slices) }
+    }
+
+    pub(super) fn copy(path: String, source: PathBuf, hashed: &Hashed) -> Self {
+        let content = Content::Copy(source, hashed.stamp);
+        Self { path, size: hashed.size, sha256: hashed.sha256().into(), content }
+    }
+}
+
+/// All files: libraries, bundles, app config, and last the record of them all.
+pub(super) fn plan(package: &Package, options: &Options<'_>) -> Result<Vec<Output>, BundleError> {
+    check_entries(package)?;
+    let libraries = distinct_libraries(package)?;
+    let mut outputs = library_files(package.platform, &libraries)?;
+    let mut models = Vec::with_capacity(package.entries.len());
+    for entry in &package.entries {
+        let files = match &entry.weights {
+            Weights::Bundled { folder } => weights::collect(entry, folder, options)?,
+            Weights::Download { .. } => Vec::new(),
+        };
+        models.push(app::model(entry, &files));
+        outputs.extend(files);
+    }
+    outputs.push(Output::bytes(format!("bundle/{}", app_config::FILE_NAME), app::encode(models)?));
+    check_paths(&outputs)?;
+    let record = Record::new(&outputs).encode();
+    outputs.push(Output::bytes(super::record::PATH.into(), record));
+    Ok(outputs)
+}
+
+/// Model ids become folders; the manifest's checks have looked at them before, but this is where it matters.
+fn check_entries(package: &Package) -> Result<(), BundleError> {
+    let mut seen = HashSet::new();
+    for entry in &package.entries {
+        let place = || format!("model id `{}`", entry.model_id.escape_default());
+        names::check_file_name(&entry.model_id).map_err(|source| BundleError::Name { place: place(), source })?;
+        if !seen.insert(entry.model_id.to_lowercase()) {
+            return Err(BundleError::SamePath { path: format!("bundle/{}", entry.model_id) });
+        }
+    }
+    Ok(())
+}
+
+fn distinct_libraries(package: &Package) -> Result<Vec<Library>, BundleError> {
+    let mut by_name: BTreeMap<&str, (&str, &Library)> = BTreeMap::new();
+    for entry in &package.entries {
+        let (first, library) = by_name.entry(entry.library.name()).or_insert((&entry.model_id, &entry.library));
+        if library.blob() != entry.library.blob() {
+            return Err(BundleError::LibraryClash {
+                name: entry.library.name().into(),
+                first: (*first).into(),
+                second: entry.model_id.clone(),
+            });
+        }
+    }
+    Ok(by_name.into_values().map(|(_, library)| library.clone()).collect())
+}
+
+fn library_files(platform: Platform, libraries: &[Library]) -> Result<Vec<Output>, BundleError> {
+    let slices: &[AppleSlice] = match platform {
+        Platform::Iphone => &[AppleSlice::Device, AppleSlice::Simulator, AppleSlice::Catalyst],
+        Platform::Macabi => &[AppleSlice::Catalyst],
+        Platform::Android => {
+            let file = |abi: Abi| {
+                let path = format!("lib/{}/libmodel_android.so", abi.folder());
+                Ok(Output::libraries(path, objects::shared_library(abi, libraries)?.into(), 1))
+            };
+            return Abi::ALL.into_iter().map(file).collect();
+        }
+    };
+    let mut outputs = Vec::new();
+    for (path, slice) in objects::framework_members(slices) {
+        let path = format!("lib/{XCFRAMEWORK}/{path}");
+        let Some(slice) = slice else {
+            outputs.push(Output::bytes(path, objects::framework_info(slices)?));
+            continue;
+        };
+        let bytes: Arc<[u8]> = objects::archive(slice, libraries)?.into();
+        let count = slice.architectures().len();
+        // MLC's apps link the archive by this name; it is the framework's first slice.
+        if slice == slices[0] {
+            outputs.push(Output::libraries("lib/libmodel_iphone.a".into(), bytes.clone(), count));
+        }
+        outputs.push(Output::libraries(path, bytes, count));
+    }
+    Ok(outputs)
+}
+
+/// No two outputs may meet on a file system that ignores case.
+fn check_paths(outputs: &[Output]) -> Result<(), BundleError> {
+    let mut seen = HashSet::new();
+    for output in outputs {
+        if !seen.insert(output.path.to_lowercase()) {
+            return Err(BundleError::SamePath { path: output.path.clone() });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! Which files stay, and writing the others: all beside the old package, then one swap.
+
+use super::guard::{self, Target};
+use super::outputs::{Content, Output};
+use super::{FileReport, Options, Package, Progress, Report, WriteReason, record};
+use crate::digest::{Digests, Stamp, Wanted};
+use crate::error::BundleError;
+use crate::files::{self, LinkMode, Swapped};
+use crate::objects::{self, Library};
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+/// What is to be done, as the report will tell it.
+pub(super) struct Decision {
+    pub(super) report: Report,
+    /// Paths of the outputs that are already right, the record among them.
+    kept: HashSet<String>,
+    outputs: usize,
+}
+
+impl Decision {
+    /// Nothing is to be done.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.kept.len() == self.outputs && self.report.is_fresh()
+    }
+}
+
+/// Compares what should be with what is there. Nothing is changed.
+pub(super) fn decide(outputs: &[Output], target: &Target, options: &Options<'_>) -> Result<Decision, BundleError> {
+    let mut report = Report { foreign: target.foreign(), ..Report::default() };
+    let mut kept = HashSet::new();
+    for output in outputs {
+        in_the_way(output, target)?;
+        let reason = why(output, target, options)?;
+        if reason.is_none() {
+            kept.insert(output.path.clone());
+        }
+        if output.path != record::PATH {
+            let list = if reason.is_none() { &mut report.kept } else { &mut report.written };
+            list.push(FileReport { path: output.path.clone(), bytes: output.size, reason });
+        }
+    }
+    let wanted: HashSet<&str> = outputs.iter().map(|output| &*output.path).collect();
+    for (path, file) in target.record.iter().flat_map(|record| &record.files) {
+        if !wanted.contains(&**path) {
+            report.removed.push(FileReport { path: path.clone(), bytes: file.size, reason: None });
+        }
+    }
+    for list in [&mut report.written, &mut report.kept] {
+        list.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+    Ok(Decision { report, kept, outputs: outputs.len() })
+}
+
+/// A foreign file where an output goes, or where one of its folders goes.
+fn in_the_way(output: &Output, target: &Target) -> Result<(), BundleError> {
+    let ours = |path: &str| target.record.as_ref().is_some_and(|record| record.lists(path));
+    let ends = output.path.match_indices('/').map(|(at, _)| at).chain([output.path.len()]);
+    for path in ends.map(|end| &output.path[..end]) {
+        if target.tree.contains_key(path) && !ours(path) {
+            return Err(BundleError::InTheWay { path: target.path.join(path) });
+        }
+    }
+    let below = format!("{}/", output.path);
+    let inside = target.tree.range(below.clone()..).next().filter(|(path, _)| path.starts_with(&below) && !ours(path));
+    inside.map_or(Ok(()), |(path, _)| Err(BundleError::InTheWay { path: target.path.join(path) }))
+}
+
+/// Why an output must be written; `None`: what is there is right.
+fn why(output: &Output, target: &Target, options: &Options<'_>) -> Result<Option<WriteReason>, BundleError> {
+    let path = target.path.join(&output.path);
+    if output.path == record::PATH {
+        // Read in full already; anything but the same bytes is out of date.
+        let same = fs::read(&path).is_ok_and(|bytes| matches!(&output.content, Content::Bytes(new) if **new == *bytes));
+        return Ok((!same).then_some(WriteReason::InputsChanged));
+    }
+    let Some(recorded) = target.record.as_ref().and_then(|record| record.files.get(&output.path)) else {
+        return Ok(Some(WriteReason::New));
+    };
+    if recorded.sha256 != output.sha256 {
+        return Ok(Some(WriteReason::InputsChanged));
+    }
+    if target.tree.get(&output.path) != Some(&true) {
+        return Ok(Some(WriteReason::Modified));
+    }
+    let metadata = fs::metadata(&path).map_err(BundleError::io("read", &path))?;
+    if metadata.len() != output.size {
+        return Ok(Some(WriteReason::Modified));
+    }
+    let hashed = options.digests.of(&path, Wanted::PACKAGE).map_err(BundleError::io("read", &path))?;
+    if hashed.sha256() != output.sha256 {
+        return Ok(Some(WriteReason::Modified));
+    }
+    let linked = files::is_linked(&metadata);
+    let wrong_link = match (&output.content, options.link_mode) {
+        (Content::Copy(source, _), LinkMode::Hardlink) => !linked && files::is_same_device(source, &metadata),
+        _ => linked,
+    };
+    Ok(wrong_link.then_some(WriteReason::LinkMode))
+}
+
+/// Writes the package beside the old one, reads it back, swaps the two and removes what Knapsack wrote into the old one.
+pub(super) fn write(
+    package: &Package,
+    outputs: &[Output],
+    target: &Target,
+    decision: Decision,
+    options: &Options<'_>,
+) -> Result<Report, BundleError> {
+    fs::create_dir_all(&target.parent).map_err(BundleError::io("create", &target.parent))?;
+    let staging = target.staging();
+    fs::create_dir(&staging).map_err(BundleError::io("create", &staging))?;
+    let written = fill(package, outputs, target, &decision, options, &staging).and_then(|()| {
+        files::swap(&staging, &target.path, &target.aside()).map_err(BundleError::io("replace", &target.path))
+    });
+    match written {
+        Ok(Swapped::Exchanged) => guard::retire(&staging, target.record.as_ref(), &target.path, true)?,
+        Ok(Swapped::Moved) => {}
+        Err(error) => {
+            // All of it is ours: files written by this run and second names of files of the old package.
+            let _ = fs::remove_dir_all(&staging);
+            return Err(error);
+        }
+    }
+    for output in outputs {
+        let digests = Digests { sha256: Some(output.sha256.clone()), ..Digests::default() };
+        options.digests.remember(&target.path.join(&output.path), digests);
+    }
+    options.digests.save();
+    Ok(decision.report)
+}
+
+fn fill(
+    package: &Package,
+    outputs: &[Output],
+    target: &Target,
+    decision: &Decision,
+    options: &Options<'_>,
+    staging: &Path,
+) -> Result<(), BundleError> {
+    let libraries: Vec<Library> = package.entries.iter().map(|entry| entry.library.clone()).collect();
+    // The record, which is last in the list, is written first: it makes the folder ours from the start.
+    for output in outputs.iter().rev().take(1).chain(&outputs[..outputs.len().saturating_sub(1)]) {
+        let path = staging.join(&output.path);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(BundleError::io("create", parent))?;
+        }
+        if decision.kept.contains(&output.path) {
+            keep(&target.path.join(&output.path), &path, output, options)?;
+        } else {
+            options.report(Progress::Writing { path: &output.path, bytes: output.size })?;
+            write_one(output, &path, &libraries, options)?;
+        }
+    }
+    Ok(())
+}
+
+/// A second name for a file of the old package, until the old one goes.
+fn keep(old: &Path, new: &Path, output: &Output, options: &Options<'_>) -> Result<(), BundleError> {
+    if fs::hard_link(old, new).is_ok() {
+        return Ok(());
+    }
+    match (&output.content, options.link_mode) {
+        (Content::Copy(source, _), LinkMode::Hardlink) => files::place(source, new, LinkMode::Hardlink),
+        _ => files::place(old, new, LinkMode::Reflink),
+    }
+    .map_err(BundleError::io("copy", old))
+}
+
+fn write_one(output: &Output, path: &Path, libraries: &[Library], options: &Options<'_>) -> Result<(), BundleError> {
+    match &output.content {
+        Content::Bytes(bytes) => fs::write(path, bytes).map_err(BundleError::io("write", path)),
+        Content::Libraries(bytes, slices) => {
+            fs::write(path, bytes).map_err(BundleError::io("write", path))?;
+            read_back(path, libraries, *slices)
+        }
+        Content::Copy(source, stamp) => {
+            files::place(source, path, options.link_mode).map_err(BundleError::io("copy", source))?;
+            let now = fs::metadata(source).map_err(BundleError::io("read", source))?;
+            // A hard link changes the source's change time, so then only size and modification time can tell.
+            let same = match options.link_mode {
+                LinkMode::Hardlink => stamp.has_content_of(&now),
+                LinkMode::Reflink | LinkMode::Copy => *stamp == Stamp::of(&now),
+            };
+            if same {
+                return Ok(());
+            }
+            let source_error = std::io::Error::other("it changed after it was verified");
+            Err(BundleError::Io { action: "copy", path: source.clone(), source: source_error })
+        }
+    }
+}
+
+/// Every symbol that the app config names must be found in the file, as it was compiled.
+fn read_back(path: &Path, libraries: &[Library], slices: usize) -> Result<(), BundleError> {
+    let wrap = |error| BundleError::ReadBackContainer { path: path.to_path_buf(), source: Box::new(error) };
+    let bytes = knapsack_artifact::container::read(path).map_err(wrap)?;
+    objects::verify(&bytes, libraries, slices)
+        .map_err(wrap)?
+        .map_err(|problem| BundleError::ReadBack { path: path.to_path_buf(), problem })
+}

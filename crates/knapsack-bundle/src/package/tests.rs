@@ -1,0 +1,392 @@
+//! Packages in temporary folders: what is written, kept, removed, refused, and what a killed run leaves.
+
+use super::*;
+use crate::testing::{library, weight_folder};
+use knapsack_artifact::AppConfig;
+use knapsack_artifact::app_config::WeightsLocation;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+struct Bench {
+    root: tempfile::TempDir,
+    package: Package,
+}
+
+impl Bench {
+    /// Two bundled models and one to download, two of which share a library.
+    fn new(platform: Platform) -> Self {
+        let root = tempfile::Builder::new().prefix("a folder with spaces ").tempdir().unwrap();
+        for (name, seed) in [("one", 1), ("two", 2)] {
+            weight_folder(&root.path().join("models").join(name), seed);
+        }
+        let bundled = |name: &str| Weights::Bundled { folder: root.path().join("models").join(name) };
+        let entry = |model_id: &str, library, weights| Entry {
+            model_id: model_id.into(),
+            library,
+            estimated_vram_bytes: 1 << 20,
+            revision: None,
+            weights,
+        };
+        let far = Weights::Download { url: "https://huggingface.co/org/far/resolve/abc".into(), files: vec![] };
+        let entries = vec![
+            entry("one", library("llama_q0f32", 8), bundled("one")),
+            entry("two", library("llama_q0f32", 8), bundled("two")),
+            entry("far", library("other_q0f32", 16), far),
+        ];
+        Self { root, package: Package { platform, entries } }
+    }
+
+    fn dist(&self) -> PathBuf {
+        self.root.path().join("dist")
+    }
+
+    fn write(&self) -> Result<Report, BundleError> {
+        self.write_with(LinkMode::default(), &|_| ControlFlow::Continue(()))
+    }
+
+    fn write_with(
+        &self,
+        link_mode: LinkMode,
+        progress: &(dyn Fn(Progress<'_>) -> ControlFlow<()> + Sync),
+    ) -> Result<Report, BundleError> {
+        let digests = FileDigests::at(self.root.path().join("memory"));
+        let protected = [self.root.path().to_path_buf()];
+        let locks = self.root.path().join("locks");
+        write(
+            &self.package,
+            &self.dist(),
+            &Options { link_mode, protected: &protected, digests: &digests, locks: Some(&locks), progress },
+        )
+    }
+
+    /// Nothing but the package, the sources and what the test made.
+    fn siblings(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(self.root.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            assert!(!path.is_symlink());
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path.strip_prefix(folder).unwrap().to_path_buf(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+fn paths(files: &[FileReport]) -> Vec<&str> {
+    files.iter().map(|file| &*file.path).collect()
+}
+
+#[test]
+fn a_package_holds_what_the_app_needs() {
+    for platform in [Platform::Iphone, Platform::Macabi, Platform::Android] {
+        let bench = Bench::new(platform);
+        let report = bench.write().unwrap();
+        let files = contents(&bench.dist());
+        let names: Vec<_> = files.keys().map(|path| path.to_str().unwrap().replace('\\', "/")).collect();
+        let expected: &[&str] = match platform {
+            Platform::Iphone => &[
+                "lib/libmodel_iphone.a",
+                "lib/KnapsackModels.xcframework/ios-arm64_x86_64-maccatalyst/libKnapsackModels.a",
+            ],
+            Platform::Macabi => &["lib/libmodel_iphone.a", "lib/KnapsackModels.xcframework/Info.plist"],
+            Platform::Android => &["lib/arm64-v8a/libmodel_android.so", "lib/x86_64/libmodel_android.so"],
+        };
+        let bundle = ["mlc-app-config.json", "one/params_shard_0.bin", "one/tokenizer.json", "two/tensor-cache.json"];
+        for name in expected.iter().map(ToString::to_string).chain(bundle.iter().map(|name| format!("bundle/{name}"))) {
+            assert!(names.contains(&name), "{name} is not in {names:?}");
+        }
+        assert_eq!(report.written.len() + 1, files.len(), "all but the record");
+        assert_eq!(bench.siblings(), ["dist", "locks", "memory", "models"]);
+
+        let config = AppConfig::read(&bench.dist().join("bundle/mlc-app-config.json")).unwrap();
+        assert_eq!(config.model_list.iter().map(|m| &*m.model_id).collect::<Vec<_>>(), ["one", "two", "far"]);
+        let one = config.model("one").unwrap();
+        assert_eq!(one.weights, WeightsLocation::Bundled("one".into()));
+        assert_eq!(one.prefill_chunk_size, Some(8));
+        for file in &one.files {
+            let bytes = &files[&PathBuf::from("bundle/one").join(&file.path)];
+            assert_eq!((file.size, &*file.sha256), (bytes.len() as u64, &*crate::digest::sha256(bytes)));
+        }
+        assert_eq!(one.files.len(), 4);
+        let text = String::from_utf8_lossy(&files[Path::new("bundle/mlc-app-config.json")]).into_owned();
+        assert!(!text.contains(bench.root.path().to_str().unwrap()), "a host path: {text}");
+    }
+}
+
+#[test]
+fn a_second_run_copies_nothing_and_a_change_only_what_it_touches() {
+    let mut bench = Bench::new(Platform::Android);
+    bench.write().unwrap();
+    let before = contents(&bench.dist());
+    let modified =
+        |bench: &Bench| fs::metadata(bench.dist().join("bundle/one/params_shard_0.bin")).unwrap().modified().unwrap();
+    let stamp = modified(&bench);
+    // Sources that were written a moment ago may be hashed again, but nothing is written.
+    let no_writing = |progress: Progress<'_>| match progress {
+        Progress::Verifying { .. } => ControlFlow::Continue(()),
+        Progress::Writing { path, .. } => panic!("{path} is written"),
+    };
+    let again = bench.write_with(LinkMode::default(), &no_writing).unwrap();
+    assert!(again.is_fresh() && again.kept.len() == before.len() - 1, "{again:?}");
+
+    bench.package.entries[2].library = library("other_q0f32", 32);
+    let report = bench.write().unwrap();
+    assert_eq!(
+        paths(&report.written),
+        ["bundle/mlc-app-config.json", "lib/arm64-v8a/libmodel_android.so", "lib/x86_64/libmodel_android.so"]
+    );
+    assert!(report.written.iter().all(|file| file.reason == Some(WriteReason::InputsChanged)));
+    assert_eq!(modified(&bench), stamp, "a file that was kept has been copied");
+    assert_eq!(bench.siblings(), ["dist", "locks", "memory", "models"]);
+
+    bench.package.entries[2].library = library("other_q0f32", 16);
+    bench.write().unwrap();
+    assert_eq!(contents(&bench.dist()), before);
+}
+
+#[test]
+fn what_is_no_longer_named_goes_and_what_is_foreign_stays() {
+    let mut bench = Bench::new(Platform::Android);
+    bench.write().unwrap();
+    fs::write(bench.dist().join("bundle/two/notes.txt"), "mine").unwrap();
+    fs::create_dir_all(bench.dist().join("mine/deep")).unwrap();
+    fs::write(bench.dist().join("mine/deep/file"), "mine too").unwrap();
+    bench.package.entries.remove(1);
+    bench.package.platform = Platform::Macabi;
+    let report = bench.write().unwrap();
+    assert!(paths(&report.removed).contains(&"bundle/two/params_shard_0.bin"));
+    assert!(paths(&report.removed).contains(&"lib/x86_64/libmodel_android.so"));
+    assert_eq!(report.foreign, ["bundle/two/notes.txt", "mine/deep/file"]);
+    let files = contents(&bench.dist());
+    assert_eq!(files[Path::new("bundle/two/notes.txt")], b"mine");
+    assert_eq!(files[Path::new("mine/deep/file")], b"mine too");
+    assert!(!files.contains_key(Path::new("bundle/two/params_shard_0.bin")));
+    assert!(!bench.dist().join("lib/x86_64").exists());
+    assert_eq!(bench.siblings(), ["dist", "locks", "memory", "models"]);
+}
+
+#[test]
+fn damage_in_the_package_is_repaired() {
+    let bench = Bench::new(Platform::Android);
+    bench.write().unwrap();
+    let before = contents(&bench.dist());
+    let shard = bench.dist().join("bundle/one/params_shard_0.bin");
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[77] ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    fs::remove_file(bench.dist().join("bundle/two/tokenizer.json")).unwrap();
+    let report = bench.write().unwrap();
+    assert_eq!(paths(&report.written), ["bundle/one/params_shard_0.bin", "bundle/two/tokenizer.json"]);
+    assert!(report.written.iter().all(|file| file.reason == Some(WriteReason::Modified)));
+    assert_eq!(contents(&bench.dist()), before);
+}
+
+#[test]
+fn folders_that_are_not_ours_are_refused_untouched() {
+    let bench = Bench::new(Platform::Android);
+    fs::create_dir(bench.dist()).unwrap();
+    fs::write(bench.dist().join("thesis.tex"), "years").unwrap();
+    assert!(matches!(bench.write(), Err(BundleError::ForeignOutput { example, .. }) if example == "thesis.tex"));
+    assert_eq!(contents(&bench.dist()).len(), 1);
+    fs::remove_file(bench.dist().join("thesis.tex")).unwrap();
+    fs::create_dir(bench.dist().join("empty")).unwrap();
+    assert!(matches!(bench.write(), Err(BundleError::ForeignOutput { example, .. }) if example == "empty"));
+    fs::remove_dir(bench.dist().join("empty")).unwrap();
+    bench.write().unwrap();
+    // Where an output must go, a foreign file is not replaced either.
+    let mut bench = bench;
+    bench.package.platform = Platform::Iphone;
+    fs::write(bench.dist().join("lib/libmodel_iphone.a"), "by hand").unwrap();
+    let before = contents(&bench.dist());
+    assert!(matches!(bench.write(), Err(BundleError::InTheWay { .. })));
+    assert_eq!(contents(&bench.dist()), before);
+    fs::write(bench.dist().join(".knapsack/package.json"), "{\"format\": \"knapsack-package\", \"version\": 9}")
+        .unwrap();
+    let error = bench.write().unwrap_err().to_string();
+    assert!(error.contains("version 9"), "{error}");
+}
+
+#[test]
+fn dangerous_folders_are_refused() {
+    let bench = Bench::new(Platform::Android);
+    let digests = FileDigests::in_memory();
+    let protected = [bench.root.path().join("models")];
+    let options = Options {
+        link_mode: LinkMode::Copy,
+        protected: &protected,
+        digests: &digests,
+        locks: None,
+        progress: &|_| ControlFlow::Continue(()),
+    };
+    let root = bench.root.path();
+    let home = std::env::home_dir().unwrap();
+    for bad in
+        [Path::new("/"), root, &root.join("models"), &root.join("models/one/"), &home, &root.join("none/../dist")]
+    {
+        let result = write(&bench.package, bad, &options);
+        assert!(matches!(result, Err(BundleError::DangerousOutput { .. })), "{}: {result:?}", bad.display());
+    }
+    fs::write(root.join("file"), "").unwrap();
+    assert!(matches!(write(&bench.package, &root.join("file/x"), &options), Err(BundleError::DangerousOutput { .. })));
+    assert!(write(&bench.package, &root.join("new/deep/dist"), &options).is_ok());
+}
+
+/// A panic in the progress function stands for a kill: nothing is cleaned up. The old package is untouched at every step, and
+/// the next run clears what was left.
+#[test]
+fn a_run_that_is_killed_at_any_step_leaves_the_old_package() {
+    let mut bench = Bench::new(Platform::Iphone);
+    bench.write().unwrap();
+    let before = contents(&bench.dist());
+    for entry in &mut bench.package.entries {
+        entry.library = library(entry.library.name(), 64);
+    }
+    let steps = AtomicUsize::new(0);
+    for kill_at in 0.. {
+        steps.store(0, Ordering::Relaxed);
+        let killed = std::panic::catch_unwind(|| {
+            bench.write_with(LinkMode::default(), &|_| {
+                if steps.fetch_add(1, Ordering::Relaxed) == kill_at {
+                    std::panic::resume_unwind(Box::new("killed"));
+                }
+                ControlFlow::Continue(())
+            })
+        });
+        if let Ok(done) = killed {
+            assert!(kill_at >= 8, "only {kill_at} steps");
+            done.unwrap();
+            break;
+        }
+        assert_eq!(contents(&bench.dist()), before, "step {kill_at}");
+    }
+    assert_ne!(contents(&bench.dist()), before);
+    assert_eq!(bench.siblings(), ["dist", "locks", "memory", "models"]);
+    assert!(bench.write().unwrap().is_fresh());
+}
+
+#[test]
+fn an_interruption_cleans_up_after_itself() {
+    let bench = Bench::new(Platform::Android);
+    let stop = bench.write_with(LinkMode::default(), &|progress| match progress {
+        Progress::Writing { path, .. } if path.starts_with("bundle/two") => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert!(matches!(stop, Err(BundleError::Interrupted)));
+    assert_eq!(bench.siblings(), ["locks", "memory", "models"]);
+}
+
+/// Where names cannot be exchanged, a kill between the two renames leaves no package but the one set aside.
+#[test]
+fn a_half_done_swap_is_undone() {
+    let bench = Bench::new(Platform::Android);
+    bench.write().unwrap();
+    let before = contents(&bench.dist());
+    fs::rename(bench.dist(), bench.root.path().join(".dist.old")).unwrap();
+    fs::create_dir_all(bench.root.path().join(".dist.tmp-1/.knapsack")).unwrap();
+    fs::write(bench.root.path().join(".dist.tmp-1/.knapsack/package.json"), "{\"form").unwrap();
+    // Not ours: a folder of a name that only looks so.
+    fs::create_dir(bench.root.path().join(".dist.tmp-x")).unwrap();
+    assert!(bench.write().unwrap().is_fresh());
+    assert_eq!(contents(&bench.dist()), before);
+    assert_eq!(bench.siblings(), [".dist.tmp-x", "dist", "locks", "memory", "models"]);
+}
+
+#[test]
+fn weights_that_are_not_what_their_index_says_are_refused() {
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 6] = [
+        ("MD5", |folder| {
+            let path = folder.join("params_shard_0.bin");
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[5] ^= 1;
+            fs::write(path, bytes).unwrap();
+        }),
+        ("bytes, but the index says", |folder| {
+            fs::write(folder.join("params_shard_0.bin"), [0; 7]).unwrap();
+        }),
+        ("cannot read", |folder| fs::remove_file(folder.join("params_shard_0.bin")).unwrap()),
+        ("tokenizer.json", |folder| fs::remove_file(folder.join("tokenizer.json")).unwrap()),
+        ("needs float32 [128, 64]", |folder| {
+            let path = folder.join("tensor-cache.json");
+            let text = fs::read_to_string(&path).unwrap().replace("[128,64]", "[64,128]");
+            fs::write(path, text).unwrap();
+        }),
+        ("`embed`", |folder| {
+            let path = folder.join("tensor-cache.json");
+            let text = fs::read_to_string(&path).unwrap().replace("embed", "other");
+            fs::write(path, text).unwrap();
+        }),
+    ];
+    for (expected, damage) in damages {
+        let bench = Bench::new(Platform::Android);
+        damage(&bench.root.path().join("models/two"));
+        let error = bench.write().unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+        assert!(!bench.dist().exists());
+    }
+}
+
+#[test]
+fn entries_that_contradict_each_other_are_refused() {
+    let mut bench = Bench::new(Platform::Android);
+    bench.package.entries[1].library = library("llama_q0f32", 9);
+    let error = bench.write().unwrap_err();
+    assert!(matches!(&error, BundleError::LibraryClash { first, second, .. } if first == "one" && second == "two"));
+    for bad in ["ONE", "..", "a/b", "con"] {
+        let mut bench = Bench::new(Platform::Android);
+        bench.package.entries[1].model_id = bad.into();
+        assert!(matches!(bench.write(), Err(BundleError::SamePath { .. } | BundleError::Name { .. })), "{bad}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_what_the_mode_says() {
+    use std::os::unix::fs::MetadataExt;
+    let bench = Bench::new(Platform::Android);
+    let go_on = &|_: Progress<'_>| ControlFlow::Continue(());
+    let shard = bench.dist().join("bundle/one/params_shard_0.bin");
+    let links = || fs::symlink_metadata(&shard).unwrap().nlink();
+    // Sources as in the Hugging Face cache: symbolic links to read-only files.
+    let source = bench.root.path().join("models/one/params_shard_0.bin");
+    let real = bench.root.path().join("models/blob");
+    fs::rename(&source, &real).unwrap();
+    fs::set_permissions(&real, std::os::unix::fs::PermissionsExt::from_mode(0o444)).unwrap();
+    std::os::unix::fs::symlink(&real, &source).unwrap();
+
+    bench.write_with(LinkMode::Hardlink, go_on).unwrap();
+    assert_eq!(links(), 2);
+    let with_links = contents(&bench.dist());
+    assert!(bench.write_with(LinkMode::Hardlink, go_on).unwrap().is_fresh());
+    let report = bench.write_with(LinkMode::Copy, go_on).unwrap();
+    assert_eq!(report.written[0].reason, Some(WriteReason::LinkMode));
+    assert_eq!(links(), 1);
+    assert_eq!(fs::metadata(&shard).unwrap().mode() & 0o777, 0o644);
+    assert_eq!(contents(&bench.dist()), with_links);
+    assert!(bench.write_with(LinkMode::Reflink, go_on).unwrap().is_fresh());
+    assert!(!bench.write_with(LinkMode::Hardlink, go_on).unwrap().is_fresh());
+    assert_eq!(links(), 2);
+}
+
+#[test]
+fn packages_from_different_folders_are_identical() {
+    let (a, b) = (Bench::new(Platform::Iphone), Bench::new(Platform::Iphone));
+    a.write().unwrap();
+    b.write_with(LinkMode::Copy, &|_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(contents(&a.dist()), contents(&b.dist()));
+}
