@@ -1,0 +1,210 @@
+//! The reference interpreter: a graph executed in float32, one operation after the other, as simply as it can be written.
+//!
+//! It is the oracle for passes (a fused graph gives what the unfused one gives) and for devices. Keys and values are kept for
+//! every position and never overwritten; windows and sinks only decide what attention looks at. [`Op::SelectRow`] is read as
+//! the identity, so that a run gives the logits of all its tokens.
+
+mod attention;
+mod rows;
+mod weights;
+
+pub use weights::TensorData;
+
+use crate::{Epilogue, Graph, Linear, Norm, Op, ParameterId, RopeAppend, ValueId, VerifyError, verify};
+use attention::History;
+use rows::Matrix;
+use std::collections::HashMap;
+use std::rc::Rc;
+use weights::Weights;
+
+/// Why a graph cannot be executed.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InterpretError {
+    /// The graph means nothing.
+    #[error("the graph is invalid")]
+    Graph(#[from] VerifyError),
+    /// Too few or too many tensors.
+    #[error("{found} tensors for {expected} parameters")]
+    Tensors {
+        /// How many were given.
+        found: usize,
+        /// How many the graph declares.
+        expected: usize,
+    },
+    /// A tensor that is not what the graph declares.
+    #[error("tensor of `{name}`: {found} elements, {expected} expected, or of the wrong kind")]
+    Tensor {
+        /// The parameter.
+        name: String,
+        /// Elements given.
+        found: usize,
+        /// Elements declared.
+        expected: u64,
+    },
+    /// A token beyond an embedding table.
+    #[error("token {token} of {vocab}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Rows of the table.
+        vocab: u32,
+    },
+}
+
+/// A value during a run.
+#[derive(Clone)]
+enum Value {
+    Tokens,
+    Rows(Rc<Matrix>),
+    Weight(Rc<Matrix>),
+    Cache(u32),
+}
+
+/// A graph with its weights and the history of one conversation.
+pub struct Interpreter<'g> {
+    graph: &'g Graph,
+    weights: Weights<'g>,
+    history: Vec<History>,
+    position: u32,
+}
+
+impl<'g> Interpreter<'g> {
+    /// An interpreter at position 0. `tensors` are those of the graph's parameters, in order: codes as `u32`, everything else
+    /// widened to `f32`.
+    ///
+    /// # Errors
+    /// When the graph is invalid or the tensors are not its parameters'.
+    pub fn new(graph: &'g Graph, tensors: &'g [TensorData]) -> Result<Self, InterpretError> {
+        verify(graph)?;
+        let weights = Weights::new(graph, tensors)?;
+        let history = graph.kv_layers.iter().map(|_| History::default()).collect();
+        Ok(Interpreter { graph, weights, history, position: 0 })
+    }
+
+    /// Appends tokens to the conversation and returns the logits of each of them, `tokens x vocab`.
+    ///
+    /// # Errors
+    /// When a token is beyond the vocabulary.
+    pub fn run(&mut self, tokens: &[u32]) -> Result<Vec<f32>, InterpretError> {
+        let mut values: HashMap<ValueId, Value> = HashMap::new();
+        for node in &self.graph.nodes {
+            let defined = self.execute(&node.op, tokens, &values)?;
+            values.extend(node.results.iter().map(|(id, _)| *id).zip(defined));
+        }
+        self.position += tokens.len() as u32;
+        match values.remove(&self.graph.output) {
+            Some(Value::Rows(rows)) => Ok(rows.data.clone()),
+            // The verifier has seen to it that the output is rows.
+            _ => Ok(vec![]),
+        }
+    }
+
+    fn execute(
+        &mut self,
+        op: &Op,
+        tokens: &[u32],
+        values: &HashMap<ValueId, Value>,
+    ) -> Result<Vec<Value>, InterpretError> {
+        let rows = |id: &ValueId| match &values[id] {
+            Value::Rows(rows) | Value::Weight(rows) => Rc::clone(rows),
+            Value::Tokens | Value::Cache(_) => Rc::new(Matrix::default()),
+        };
+        let one = |matrix: Matrix| Ok(vec![Value::Rows(Rc::new(matrix))]);
+        match op {
+            Op::Tokens => Ok(vec![Value::Tokens]),
+            Op::Dequantize(weight) => Ok(vec![Value::Weight(self.weights.matrix(weight))]),
+            Op::Embed { table, .. } => one(rows(table).gather(tokens)?),
+            Op::Matmul { input, weight } => one(rows(input).times_transposed(&rows(weight))),
+            Op::Bias { input, bias } => one(self.biased(&rows(input), Some(*bias))),
+            Op::Add { a, b } => one(rows(a).zip(&rows(b), |a, b| a + b)),
+            Op::Mul { a, b } => one(rows(a).zip(&rows(b), |a, b| a * b)),
+            Op::Scale { input, factor } => one(rows(input).map(|x| x * factor)),
+            Op::SoftCap { input, cap } => one(rows(input).map(|x| cap * (x / cap).tanh())),
+            Op::Activation { input, function } => one(rows(input).map(|x| function.apply(x))),
+            Op::Slice { input, columns } => one(rows(input).slice(columns)),
+            Op::Norm { input, norm } | Op::NormSelected { input, norm } => one(self.normed(&rows(input), norm)),
+            Op::Rope { input, table, head_dim, rotary } => one(self.rotated(&rows(input), *table, *head_dim, *rotary)),
+            Op::Append { key, value, layer } => {
+                self.history[*layer as usize].append(&rows(key), &rows(value));
+                Ok(vec![Value::Cache(*layer)])
+            }
+            Op::Attention { query, cache, scale, soft_cap } => {
+                let Value::Cache(layer) = values[cache] else { return one(Matrix::default()) };
+                let kv = &self.graph.kv_layers[layer as usize];
+                one(self.history[layer as usize].attend(&rows(query), kv, self.position, *scale, *soft_cap))
+            }
+            Op::SelectRow { input } => Ok(vec![Value::Rows(rows(input))]),
+            Op::EmbedRows { table, scale, .. } => one(self.weights.matrix(table).gather(tokens)?.map(|x| x * scale)),
+            Op::Linear(linear) => one(self.linear(linear, &rows)),
+            Op::AddNorm { residual, delta, pre, post } => {
+                let delta = rows(delta);
+                let delta = pre.as_ref().map_or(delta.clone(), |norm| Rc::new(self.normed(&delta, norm)));
+                let sum = rows(residual).zip(&delta, |a, b| a + b);
+                let normed = post.as_ref().map(|norm| Value::Rows(Rc::new(self.normed(&sum, norm))));
+                Ok([Value::Rows(Rc::new(sum))].into_iter().chain(normed).collect())
+            }
+            Op::RopeAppend(op) => {
+                let apart = op.apart.map(|[keys, values]| (rows(&keys), rows(&values)));
+                Ok(self.rope_append(op, &rows(&op.qkv), apart))
+            }
+        }
+    }
+
+    fn vector(&self, id: ParameterId) -> &'g [f32] {
+        self.weights.vector(id)
+    }
+
+    fn normed(&self, input: &Matrix, norm: &Norm) -> Matrix {
+        let (weight, bias) = (norm.weight.map(|id| self.vector(id)), norm.bias.map(|id| self.vector(id)));
+        input.normed(norm.kind, norm.epsilon, norm.width as usize, weight, bias)
+    }
+
+    fn biased(&self, input: &Matrix, bias: Option<ParameterId>) -> Matrix {
+        match bias {
+            None => input.clone(),
+            Some(bias) => input.plus_row(self.vector(bias)),
+        }
+    }
+
+    fn rotated(&self, input: &Matrix, table: u32, head_dim: u32, rotary: u32) -> Matrix {
+        input.rotated(&self.graph.rope_tables[table as usize], self.position, head_dim as usize, rotary as usize)
+    }
+
+    fn linear(&mut self, linear: &Linear, rows: &impl Fn(&ValueId) -> Rc<Matrix>) -> Matrix {
+        let product = rows(&linear.input).times_transposed(&self.weights.matrix(&linear.weight));
+        let y = self.biased(&product, linear.bias);
+        match &linear.epilogue {
+            Epilogue::None => y,
+            Epilogue::Activation(function) => y.map(|x| function.apply(x)),
+            Epilogue::Gated(function) => {
+                let half = y.columns as u32 / 2;
+                let (gate, up) =
+                    (y.slice(&crate::Columns::range(0, half)), y.slice(&crate::Columns::range(half, half)));
+                gate.zip(&up, |gate, up| function.apply(gate) * up)
+            }
+            Epilogue::Add(residual) => rows(residual).zip(&y, |a, b| a + b),
+            Epilogue::SoftCap(cap) => y.map(|x| cap * (x / cap).tanh()),
+        }
+    }
+
+    fn rope_append(&mut self, op: &RopeAppend, qkv: &Matrix, apart: Option<(Rc<Matrix>, Rc<Matrix>)>) -> Vec<Value> {
+        let kv = self.graph.kv_layers[op.layer as usize];
+        let (q, k, v) = match apart {
+            Some((k, v)) => (qkv.clone(), (*k).clone(), (*v).clone()),
+            None => {
+                let [q, k, v] = attention::columns(op, &kv);
+                (qkv.slice(&q), qkv.slice(&k), qkv.slice(&v))
+            }
+        };
+        let place = |this: &Self, rows: Matrix, norm: &Option<Norm>| {
+            let rows = norm.as_ref().map_or(rows.clone(), |norm| this.normed(&rows, norm));
+            if op.rotary == 0 { rows } else { this.rotated(&rows, op.table, kv.head_dim, op.rotary) }
+        };
+        let (query, key) = (place(self, q, &op.query_norm), place(self, k, &op.key_norm));
+        self.history[op.layer as usize].append(&key, &v);
+        vec![Value::Rows(Rc::new(query)), Value::Cache(op.layer)]
+    }
+}
+
+#[cfg(test)]
+mod tests;

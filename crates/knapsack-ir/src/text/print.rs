@@ -1,0 +1,53 @@
+//! Writing.
+
+use super::node;
+use crate::Graph;
+use std::fmt::{self, Write};
+
+/// The text form of a graph. [`super::parse`] gives the same graph back.
+pub fn print(graph: &Graph) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_graph(&mut text, graph);
+    text
+}
+
+/// `-` where there is nothing.
+pub(super) struct Optional<T>(pub(super) Option<T>);
+
+impl<T: fmt::Display> fmt::Display for Optional<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}
+
+fn write_graph(out: &mut String, graph: &Graph) -> fmt::Result {
+    writeln!(out, "graph {} {} vocab={} hidden={}", graph.family, graph.quantization, graph.vocab, graph.hidden)?;
+    for (index, parameter) in graph.parameters.iter().enumerate() {
+        let dims: Vec<String> = parameter.shape.iter().map(u64::to_string).collect();
+        writeln!(out, "param @{index} {} {}[{}]", parameter.name, parameter.dtype, dims.join(","))?;
+    }
+    for table in &graph.rope_tables {
+        write!(out, "rope magnitude={}", table.magnitude)?;
+        for frequency in &table.frequencies {
+            write!(out, " {frequency}")?;
+        }
+        writeln!(out)?;
+    }
+    for kv in &graph.kv_layers {
+        let window = Optional(kv.window);
+        writeln!(
+            out,
+            "cache heads={} head_dim={} window={window} sinks={} dtype={}",
+            kv.kv_heads, kv.head_dim, kv.sinks, kv.dtype
+        )?;
+    }
+    for node in &graph.nodes {
+        let results: Vec<String> = node.results.iter().map(|(id, ty)| format!("{id}:{ty}")).collect();
+        writeln!(out, "{} = {}", results.join(" "), node::Text(&node.op))?;
+    }
+    writeln!(out, "return {}", graph.output)
+}
