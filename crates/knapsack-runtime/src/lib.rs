@@ -10,6 +10,8 @@
 mod chat_config;
 mod engine;
 mod error;
+pub mod manager;
+mod package;
 mod rng;
 mod sampling;
 #[cfg(test)]
@@ -20,5 +22,6 @@ pub mod text;
 pub use chat_config::{ChatModel, SamplingDefaults};
 pub use engine::{Engine, FinishReason, GenerateOptions, Generation, GenerationStats};
 pub use error::EngineError;
+pub use package::{BUNDLE, FindLibrary, LIB, Package, PackageError};
 pub use sampling::{InvalidSampling, Sampler, SamplingOptions};
 pub use session::{CancelFlag, Session};

@@ -1,0 +1,367 @@
+//! The manager against a model of it, step by step and from several threads. The fake loader counts what is really alive and
+//! checks it against the budget at every load.
+
+use super::*;
+use crate::rng::SplitMix64;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+
+const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+const SIZES: [u64; 6] = [10, 20, 30, 40, 55, 100];
+
+/// What is alive, by the loader's own count.
+#[derive(Default)]
+struct World {
+    alive: AtomicU64,
+    budget: AtomicU64,
+    loads: AtomicUsize,
+    /// The next load fails, or behaves as if it had been cancelled.
+    fail: AtomicBool,
+    cancel: AtomicBool,
+    panic: AtomicBool,
+}
+
+struct FakeModel {
+    bytes: u64,
+    world: Arc<World>,
+    uses: u64,
+}
+
+impl Drop for FakeModel {
+    fn drop(&mut self) {
+        self.world.alive.fetch_sub(self.bytes, SeqCst);
+    }
+}
+
+struct FakeLoader(Arc<World>);
+
+impl Loader for FakeLoader {
+    type Model = FakeModel;
+
+    fn bytes(&self, model_id: &str) -> Result<u64, BoxError> {
+        IDS.iter().position(|id| *id == model_id).map(|index| SIZES[index]).ok_or_else(|| "no such model".into())
+    }
+
+    fn load(&self, model_id: &str, progress: &dyn Fn(f32), _: &CancelFlag) -> Result<FakeModel, BoxError> {
+        let world = &self.0;
+        world.loads.fetch_add(1, SeqCst);
+        let bytes = self.bytes(model_id)?;
+        let alive = world.alive.fetch_add(bytes, SeqCst) + bytes;
+        let model = FakeModel { bytes, world: world.clone(), uses: 0 };
+        assert!(alive <= world.budget.load(SeqCst), "{alive} bytes alive");
+        progress(0.5);
+        if world.panic.swap(false, SeqCst) {
+            panic!("asked to");
+        }
+        if world.fail.swap(false, SeqCst) {
+            return Err("asked to fail".into());
+        }
+        if world.cancel.swap(false, SeqCst) {
+            return Err(Cancelled.into());
+        }
+        Ok(model)
+    }
+}
+
+fn manager(budget: u64) -> (Manager<FakeLoader>, Arc<World>) {
+    let world = Arc::new(World::default());
+    world.budget.store(budget, SeqCst);
+    (Manager::new(FakeLoader(world.clone()), budget, None), world)
+}
+
+fn now() -> Acquire {
+    Acquire::default()
+}
+
+/// The rules once more, without threads, locks or phases.
+#[derive(Default)]
+struct Expected {
+    budget: u64,
+    /// Bytes, handles, last use.
+    loaded: BTreeMap<&'static str, (u64, usize, u64)>,
+    pinned: BTreeSet<&'static str>,
+    clock: u64,
+}
+
+impl Expected {
+    fn used(&self) -> u64 {
+        self.loaded.values().map(|entry| entry.0).sum()
+    }
+
+    fn oldest_idle(&self) -> Option<&'static str> {
+        let idle = self.loaded.iter().filter(|(id, entry)| entry.1 == 0 && !self.pinned.contains(*id));
+        idle.min_by_key(|(_, entry)| entry.2).map(|(id, _)| *id)
+    }
+
+    /// Evicts for `bytes`; false, and nothing evicted, when that cannot help.
+    fn room(&mut self, bytes: u64) -> bool {
+        let stays: u64 =
+            self.loaded.iter().filter(|(id, entry)| entry.1 > 0 || self.pinned.contains(*id)).map(|(_, e)| e.0).sum();
+        if stays + bytes > self.budget {
+            return false;
+        }
+        while self.used() + bytes > self.budget {
+            let oldest = self.oldest_idle().unwrap();
+            self.loaded.remove(oldest);
+        }
+        true
+    }
+
+    fn shrink(&mut self) {
+        while self.used() > self.budget
+            && let Some(oldest) = self.oldest_idle()
+        {
+            self.loaded.remove(oldest);
+        }
+    }
+
+    fn pressure(&mut self, level: Pressure) {
+        let last = self.loaded.values().map(|entry| entry.2).max();
+        let pinned = &self.pinned;
+        self.loaded.retain(|id, entry| match level {
+            Pressure::Moderate => entry.1 > 0 || pinned.contains(id) || Some(entry.2) == last,
+            Pressure::Critical => entry.1 > 0,
+        });
+    }
+}
+
+#[test]
+fn a_million_random_steps() {
+    let (manager, world) = manager(100);
+    let mut expected = Expected { budget: 100, ..Expected::default() };
+    let mut handles: Vec<(usize, Handle<FakeLoader>)> = Vec::new();
+    let mut rng = SplitMix64::new(6);
+    let mut pick = move |n: u64| (rng.next() % n) as usize;
+    for step in 0..1_000_000 {
+        let index = pick(6);
+        let id = IDS[index];
+        match pick(16) {
+            0..=5 => {
+                let outcome = pick(12);
+                let known = expected.loaded.contains_key(id);
+                world.fail.store(!known && outcome == 0, SeqCst);
+                world.cancel.store(!known && outcome == 1, SeqCst);
+                let result = manager.acquire(id, &now());
+                if known || expected.room(SIZES[index]) {
+                    match (known, outcome) {
+                        (false, 0) => assert!(matches!(result, Err(ManagerError::Load { .. })), "step {step}"),
+                        (false, 1) => assert!(matches!(result, Err(ManagerError::Cancelled { .. })), "step {step}"),
+                        _ => {
+                            let handle = result.unwrap_or_else(|error| panic!("step {step}: {error}"));
+                            handle.lock().uses += 1;
+                            expected.loaded.entry(id).or_insert((SIZES[index], 0, 0)).1 += 1;
+                            handles.push((index, handle));
+                        }
+                    }
+                } else {
+                    assert!(matches!(result, Err(ManagerError::NoRoom { .. })), "step {step}");
+                }
+                world.fail.store(false, SeqCst);
+                world.cancel.store(false, SeqCst);
+            }
+            6..=11 if !handles.is_empty() => {
+                let (index, handle) = handles.swap_remove(pick(handles.len() as u64));
+                drop(handle);
+                expected.clock += 1;
+                let entry = expected.loaded.get_mut(IDS[index]).unwrap();
+                (entry.1, entry.2) = (entry.1 - 1, expected.clock);
+                expected.shrink();
+            }
+            12 => {
+                let result = manager.unload(id);
+                match expected.loaded.get(id) {
+                    None => assert!(!result.unwrap()),
+                    Some((_, 0, _)) => {
+                        assert!(result.unwrap());
+                        expected.loaded.remove(id);
+                    }
+                    Some(_) => assert!(matches!(result, Err(ManagerError::InUse { .. }))),
+                }
+            }
+            13 => {
+                let level = [Pressure::Moderate, Pressure::Critical][pick(2)];
+                let before = expected.used();
+                expected.pressure(level);
+                assert_eq!(manager.memory_pressure(level), before - expected.used(), "step {step}");
+            }
+            14 => {
+                let pinned = pick(3) == 0;
+                manager.pin(id, pinned);
+                if pinned { expected.pinned.insert(id) } else { expected.pinned.remove(id) };
+            }
+            15 if pick(4) == 0 => {
+                expected.budget = [60, 100, 130][pick(3)];
+                world.budget.store(expected.budget.max(expected.used()), SeqCst);
+                manager.set_budget(expected.budget);
+                world.budget.store(expected.budget, SeqCst);
+                expected.shrink();
+            }
+            _ => {}
+        }
+        assert_eq!(manager.used(), expected.used(), "step {step}");
+        assert_eq!(world.alive.load(SeqCst), expected.used(), "step {step}");
+        if step % 64 == 0 {
+            let models: Vec<_> = manager.models().into_iter().map(|status| status.model_id).collect();
+            assert!(models.iter().map(String::as_str).eq(expected.loaded.keys().copied()), "step {step}: {models:?}");
+        }
+    }
+    drop(handles);
+    manager.memory_pressure(Pressure::Critical);
+    assert_eq!((manager.used(), world.alive.load(SeqCst)), (0, 0));
+    assert!(world.loads.load(SeqCst) > 10_000);
+}
+
+#[test]
+fn threads_never_pass_the_budget_and_never_lose_a_model_in_use() {
+    let (manager, world) = manager(110);
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            let (manager, world) = (manager.clone(), world.clone());
+            scope.spawn(move || {
+                let mut rng = SplitMix64::new(seed);
+                let mut pick = move |n: u64| (rng.next() % n) as usize;
+                for _ in 0..20_000 {
+                    match pick(40) {
+                        0 => world.fail.store(true, SeqCst),
+                        1 => world.cancel.store(true, SeqCst),
+                        2 => drop(manager.memory_pressure(Pressure::Critical)),
+                        3 => drop(manager.unload(IDS[pick(6)])),
+                        n => {
+                            let wait = Duration::from_micros(if n % 8 == 0 { 500 } else { 0 });
+                            let how = Acquire { wait, cancel: CancelFlag::new() };
+                            let Ok(handle) = manager.acquire(IDS[pick(6)], &how) else { continue };
+                            let second = manager.acquire(handle.model_id(), &now()).unwrap();
+                            handle.lock().uses += 1;
+                            // Alive, and the only one of its name: both handles see the same model.
+                            assert_eq!(&raw const *second.lock() as usize, &raw const *handle.lock() as usize);
+                            assert!(world.alive.load(SeqCst) >= second.lock().bytes);
+                            assert!(manager.used() <= 110);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    manager.memory_pressure(Pressure::Critical);
+    assert_eq!((manager.used(), world.alive.load(SeqCst)), (0, 0));
+}
+
+#[test]
+fn a_full_budget_says_who_holds_it() {
+    let (manager, _) = manager(100);
+    let first = manager.acquire("d", &now()).unwrap();
+    let _second = manager.acquire("d", &now()).unwrap();
+    manager.pin("c", true);
+    drop(manager.acquire("c", &now()).unwrap());
+    drop(manager.acquire("a", &now()).unwrap());
+    let error = manager.acquire("e", &now()).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "`e` needs 55 bytes, but only 30 of the budget of 100 can be had; held: c 30 bytes (pinned), d 40 bytes (in use by 2)"
+    );
+    // Nothing was evicted in vain.
+    assert_eq!(manager.used(), 80);
+    assert_eq!(manager.unload("d").unwrap_err().to_string(), "`d` cannot be unloaded: it is in use by 2");
+    drop(first);
+    assert!(matches!(manager.acquire("x", &now()), Err(ManagerError::Load { .. })));
+}
+
+#[test]
+fn waiting_gets_the_room_when_it_comes_free() {
+    let (manager, _) = manager(100);
+    let held = manager.acquire("e", &now()).unwrap();
+    let waiting = std::thread::spawn({
+        let manager = manager.clone();
+        let how = Acquire { wait: Duration::from_secs(600), cancel: CancelFlag::new() };
+        move || manager.acquire("f", &how).map(drop)
+    });
+    // Never enough, however long one waits: pinned models do not go away.
+    manager.pin("e", true);
+    let how = Acquire { wait: Duration::from_secs(600), cancel: CancelFlag::new() };
+    assert!(matches!(manager.acquire("f", &how), Err(ManagerError::NoRoom { .. })));
+    manager.pin("e", false);
+    drop(held);
+    // It may have seen the pin while it waited, which is an answer as well.
+    let _ = waiting.join().unwrap();
+    let cancel = CancelFlag::new();
+    let _held = manager.acquire("e", &now()).unwrap();
+    let waiting = std::thread::spawn({
+        let (manager, cancel) = (manager.clone(), cancel.clone());
+        move || manager.acquire("f", &Acquire { wait: Duration::from_secs(600), cancel }).map(drop)
+    });
+    cancel.cancel();
+    assert!(matches!(waiting.join().unwrap(), Err(ManagerError::Cancelled { .. })));
+}
+
+#[test]
+fn many_acquires_load_once_and_share_a_failure() {
+    for fails in [false, true] {
+        let (manager, world) = manager(100);
+        let gate = Arc::new(std::sync::Barrier::new(8));
+        world.fail.store(fails, SeqCst);
+        // Handles are kept until all have one, so that nothing is evicted in between.
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| {
+                    let (manager, gate) = (manager.clone(), gate.clone());
+                    scope.spawn(move || {
+                        gate.wait();
+                        manager.acquire("f", &now())
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        if fails {
+            // Whoever came after the failure loaded it anew.
+            assert!(results.iter().any(Result::is_err));
+        } else {
+            assert_eq!(world.loads.load(SeqCst), 1);
+            assert!(results.iter().all(Result::is_ok));
+        }
+        drop(results);
+        manager.memory_pressure(Pressure::Critical);
+        assert_eq!(world.alive.load(SeqCst), 0);
+    }
+}
+
+#[test]
+fn a_panicking_loader_is_a_failed_load() {
+    let (manager, world) = manager(100);
+    world.panic.store(true, SeqCst);
+    let error = manager.acquire("a", &now()).err().unwrap();
+    assert!(matches!(error, ManagerError::Load { .. }));
+    assert_eq!((manager.used(), world.alive.load(SeqCst)), (0, 0));
+    assert!(manager.acquire("a", &now()).is_ok());
+}
+
+#[test]
+fn events_tell_the_story() {
+    let world = Arc::new(World::default());
+    world.budget.store(60, SeqCst);
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let listener: Listener = Box::new({
+        let log = log.clone();
+        move |event| {
+            let line = match event {
+                Event::Loading { model_id, fraction } => format!("loading {model_id} {fraction}"),
+                Event::Loaded { model_id, bytes, .. } => format!("loaded {model_id} {bytes}"),
+                Event::Evicted { model_id, bytes, reason } => format!("evicted {model_id} {bytes} {reason:?}"),
+                Event::Failed { model_id, error } => format!("failed {model_id}: {error}"),
+            };
+            log.lock().unwrap().push(line);
+        }
+    });
+    let manager = Manager::new(FakeLoader(world.clone()), 60, Some(listener));
+    drop(manager.acquire("d", &now()).unwrap());
+    drop(manager.acquire("e", &now()).unwrap());
+    manager.memory_pressure(Pressure::Moderate);
+    manager.unload("e").unwrap();
+    world.fail.store(true, SeqCst);
+    assert!(manager.acquire("a", &now()).is_err());
+    let expected = [
+        "loading d 0", "loading d 0.5", "loaded d 40", "evicted d 40 Room", "loading e 0", "loading e 0.5", "loaded e 55",
+        "evicted e 55 Unloaded", "loading a 0", "loading a 0.5", "failed a: cannot load `a`",
+    ];
+    assert_eq!(*log.lock().unwrap(), expected);
+}

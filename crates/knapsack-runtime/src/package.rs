@@ -1,0 +1,289 @@
+//! Reading a package: its app config, its model libraries, its weight folders.
+
+use knapsack_artifact::app_config::{self, AppConfig, AppConfigError, AppModel, WeightsLocation};
+use knapsack_artifact::{LibraryError, ModelLibrary};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Folder of a package that holds the app config and the weights.
+pub const BUNDLE: &str = "bundle";
+/// Folder of a package that holds the model libraries.
+pub const LIB: &str = "lib";
+
+/// Finds a model library by its name (`model_lib` of the app config).
+pub type FindLibrary = Box<dyn Fn(&str) -> Result<ModelLibrary, PackageError> + Send + Sync>;
+
+/// What an app ships, opened for use.
+pub struct Package {
+    bundle: PathBuf,
+    config: AppConfig,
+    find_library: FindLibrary,
+    libraries: Mutex<HashMap<String, Arc<ModelLibrary>>>,
+}
+
+/// Why a package cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackageError {
+    /// The folder holds no app config.
+    #[error("{} is not a package: it has no bundle/mlc-app-config.json", .0.display())]
+    NotAPackage(PathBuf),
+    /// The app config is not usable.
+    #[error("cannot use {}", path.display())]
+    AppConfig {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: AppConfigError,
+    },
+    /// The package has no such model.
+    #[error("the package has no model `{model_id}`; it has {}", available.join(", "))]
+    NoSuchModel {
+        /// The one asked for.
+        model_id: String,
+        /// Those that are there.
+        available: Vec<String>,
+    },
+    /// The package has several models, or none, and none was named.
+    #[error("the package has {} models ({}): say which one", available.len(), available.join(", "))]
+    ModelNotNamed {
+        /// Those that are there.
+        available: Vec<String>,
+    },
+    /// A folder or file of the package cannot be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No library of that name in the package or the app.
+    #[error("no model library `{name}` in {place}")]
+    NoSuchLibrary {
+        /// Its name.
+        name: String,
+        /// Where it was looked for.
+        place: String,
+    },
+    /// A library that is there cannot be used.
+    #[error("cannot use the model library `{name}`")]
+    Library {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: LibraryError,
+    },
+    /// A file that should carry libraries is damaged.
+    #[error("cannot read the model libraries in {}: {problem}", path.display())]
+    Container {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The weights are not part of the package.
+    #[error("the weights of `{model_id}` are not in the package; the app downloads them from {url}")]
+    NotBundled {
+        /// The model.
+        model_id: String,
+        /// Where from.
+        url: String,
+    },
+}
+
+impl Package {
+    /// A package whose libraries the caller finds: on a phone they are symbols of the app's own binary.
+    ///
+    /// # Errors
+    /// A missing or unusable app config in `bundle`.
+    pub fn with_libraries(bundle: &Path, find_library: FindLibrary) -> Result<Self, PackageError> {
+        let path = bundle.join(app_config::FILE_NAME);
+        if !path.is_file() {
+            return Err(PackageError::NotAPackage(bundle.parent().unwrap_or(bundle).to_owned()));
+        }
+        let config = AppConfig::read(&path).map_err(|source| PackageError::AppConfig { path, source })?;
+        Ok(Self { bundle: bundle.to_owned(), config, find_library, libraries: Mutex::default() })
+    }
+
+    /// Opens `dist/`, with the libraries taken out of the files in `lib/`.
+    ///
+    /// # Errors
+    /// A folder that is not a package, or an unusable app config.
+    #[cfg(feature = "containers")]
+    pub fn open(dist: &Path) -> Result<Self, PackageError> {
+        let lib = dist.join(LIB);
+        Self::with_libraries(&dist.join(BUNDLE), Box::new(move |name| containers::find(&lib, name)))
+    }
+
+    /// Whether `folder` looks like a package.
+    pub fn is_package(folder: &Path) -> bool {
+        folder.join(BUNDLE).join(app_config::FILE_NAME).is_file()
+    }
+
+    /// The app config.
+    pub fn config(&self) -> &AppConfig {
+        &self.config
+    }
+
+    /// The model of that id, or the only one.
+    ///
+    /// # Errors
+    /// No such model, or several and none named.
+    pub fn model(&self, model_id: Option<&str>) -> Result<&AppModel, PackageError> {
+        let available = || self.config.model_list.iter().map(|model| model.model_id.clone()).collect();
+        match (model_id, &self.config.model_list[..]) {
+            (Some(id), _) => self
+                .config
+                .model(id)
+                .ok_or_else(|| PackageError::NoSuchModel { model_id: id.to_owned(), available: available() }),
+            (None, [only]) => Ok(only),
+            (None, _) => Err(PackageError::ModelNotNamed { available: available() }),
+        }
+    }
+
+    /// The library of a model; found once and shared afterwards.
+    ///
+    /// # Errors
+    /// A library that is missing or unusable.
+    pub fn library(&self, model: &AppModel) -> Result<Arc<ModelLibrary>, PackageError> {
+        let mut known = self.libraries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(library) = known.get(&model.model_lib) {
+            return Ok(library.clone());
+        }
+        let library = Arc::new((self.find_library)(&model.model_lib)?);
+        known.insert(model.model_lib.clone(), library.clone());
+        Ok(library)
+    }
+
+    /// The weight folder of a model that is bundled.
+    ///
+    /// # Errors
+    /// A model whose weights the app downloads.
+    pub fn bundled_weights(&self, model: &AppModel) -> Result<PathBuf, PackageError> {
+        match &model.weights {
+            WeightsLocation::Bundled(path) => Ok(self.bundle.join(path)),
+            WeightsLocation::Download(url) => {
+                Err(PackageError::NotBundled { model_id: model.model_id.clone(), url: url.clone() })
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Package {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Package").field("bundle", &self.bundle).field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "containers")]
+mod containers {
+    use super::PackageError;
+    use knapsack_artifact::ModelLibrary;
+    use knapsack_artifact::container::{self, ContainerError};
+    use std::path::{Path, PathBuf};
+
+    /// An `.xcframework` has its archives two levels down.
+    const MAX_DEPTH: usize = 4;
+    const MAX_FILES: usize = 256;
+
+    /// The library of that name in any archive, shared library or blob below `lib`.
+    pub(super) fn find(lib: &Path, name: &str) -> Result<ModelLibrary, PackageError> {
+        let mut files = Vec::new();
+        collect(lib, MAX_DEPTH, &mut files)?;
+        for path in files {
+            let problem = |error: ContainerError| PackageError::Container {
+                path: path.clone(),
+                problem: match &error {
+                    ContainerError::Blob { source, .. } => format!("{error}: {source}"),
+                    other => other.to_string(),
+                },
+            };
+            match container::read(&path).and_then(|bytes| container::find(&bytes, name)) {
+                Ok(library) => return Ok(library),
+                Err(ContainerError::NoSuchLibrary { .. }) => {}
+                Err(error) => return Err(problem(error)),
+            }
+        }
+        Err(PackageError::NoSuchLibrary { name: name.to_owned(), place: lib.display().to_string() })
+    }
+
+    fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), PackageError> {
+        let io = |source| PackageError::Io { path: folder.to_owned(), source };
+        let mut entries: Vec<PathBuf> =
+            folder.read_dir().map_err(io)?.map(|entry| Ok(entry?.path())).collect::<Result<_, _>>().map_err(io)?;
+        entries.sort();
+        for path in entries {
+            let carries = path.extension().is_some_and(|extension| ["a", "so", "knapsack"].iter().any(|e| extension == *e));
+            if path.is_dir() && depth > 0 {
+                collect(&path, depth - 1, files)?;
+            } else if carries && path.is_file() && files.len() < MAX_FILES {
+                files.push(path);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(models: &[(&str, &str)]) -> String {
+        let list: Vec<_> = models
+            .iter()
+            .map(|(id, key)| {
+                let place = if *key == "model_url" { "https://example.org/m" } else { id };
+                serde_json::json!({ "model_id": id, "model_lib": format!("lib_{id}"), *key: place, "estimated_vram_bytes": 1 })
+            })
+            .collect();
+        serde_json::json!({ "model_list": list }).to_string()
+    }
+
+    fn package(models: &[(&str, &str)]) -> (tempfile::TempDir, Package) {
+        let dist = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dist.path().join(BUNDLE)).unwrap();
+        std::fs::write(dist.path().join(BUNDLE).join(app_config::FILE_NAME), config(models)).unwrap();
+        let find: FindLibrary =
+            Box::new(|name| Err(PackageError::NoSuchLibrary { name: name.into(), place: "the app".into() }));
+        let package = Package::with_libraries(&dist.path().join(BUNDLE), find).unwrap();
+        (dist, package)
+    }
+
+    #[test]
+    fn models_by_name_or_the_only_one() {
+        let (_dist, two) = package(&[("a", "model_path"), ("b", "model_url")]);
+        assert_eq!(two.model(Some("b")).unwrap().model_id, "b");
+        assert_eq!(two.model(None).unwrap_err().to_string(), "the package has 2 models (a, b): say which one");
+        assert_eq!(two.model(Some("c")).unwrap_err().to_string(), "the package has no model `c`; it has a, b");
+        let (_dist, one) = package(&[("a", "model_path")]);
+        assert_eq!(one.model(None).unwrap().model_id, "a");
+    }
+
+    #[test]
+    fn weights_and_libraries_are_found_or_said_to_be_missing() {
+        let (dist, package) = package(&[("a", "model_path"), ("b", "model_url")]);
+        let [a, b] = &package.config().model_list[..] else { panic!() };
+        assert_eq!(package.bundled_weights(a).unwrap(), dist.path().join("bundle/a"));
+        assert!(package.bundled_weights(b).unwrap_err().to_string().contains("https://example.org/m"));
+        assert_eq!(package.library(a).unwrap_err().to_string(), "no model library `lib_a` in the app");
+        let nothing = tempfile::tempdir().unwrap();
+        let find: FindLibrary = Box::new(|_| unreachable!());
+        let error = Package::with_libraries(&nothing.path().join(BUNDLE), find).unwrap_err();
+        assert!(matches!(error, PackageError::NotAPackage(path) if path == nothing.path()));
+    }
+
+    #[cfg(feature = "containers")]
+    #[test]
+    fn a_library_file_without_the_name_or_damaged() {
+        let (dist, _) = package(&[("a", "model_path")]);
+        let lib = dist.path().join(LIB).join("arm64-v8a");
+        std::fs::create_dir_all(&lib).unwrap();
+        let open = Package::open(dist.path()).unwrap();
+        let model = open.model(None).unwrap();
+        assert!(matches!(open.library(model), Err(PackageError::NoSuchLibrary { .. })));
+        std::fs::write(lib.join("libmodel_android.so"), b"\x7fELF nonsense").unwrap();
+        assert!(matches!(open.library(model), Err(PackageError::Container { .. })));
+    }
+}
