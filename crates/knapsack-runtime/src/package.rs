@@ -215,7 +215,8 @@ mod containers {
             folder.read_dir().map_err(io)?.map(|entry| Ok(entry?.path())).collect::<Result<_, _>>().map_err(io)?;
         entries.sort();
         for path in entries {
-            let carries = path.extension().is_some_and(|extension| ["a", "so", "knapsack"].iter().any(|e| extension == *e));
+            let carries =
+                path.extension().is_some_and(|extension| ["a", "so", "knapsack"].iter().any(|e| extension == *e));
             if path.is_dir() && depth > 0 {
                 collect(&path, depth - 1, files)?;
             } else if carries && path.is_file() && files.len() < MAX_FILES {

@@ -143,10 +143,11 @@ impl<L: Loader> Manager<L> {
             // Asking the loader may read files: not under the lock.
             let Some(bytes) = bytes else {
                 drop(state);
-                bytes = Some(self.shared.loader.bytes(model_id).map_err(|source| ManagerError::Load {
-                    model_id: model_id.to_owned(),
-                    source: source.into(),
-                })?);
+                bytes =
+                    Some(self.shared.loader.bytes(model_id).map_err(|source| ManagerError::Load {
+                        model_id: model_id.to_owned(),
+                        source: source.into(),
+                    })?);
                 state = self.lock();
                 continue;
             };

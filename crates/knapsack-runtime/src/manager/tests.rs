@@ -187,7 +187,11 @@ fn a_million_random_steps() {
             14 => {
                 let pinned = pick(3) == 0;
                 manager.pin(id, pinned);
-                if pinned { expected.pinned.insert(id) } else { expected.pinned.remove(id) };
+                if pinned {
+                    expected.pinned.insert(id)
+                } else {
+                    expected.pinned.remove(id)
+                };
             }
             15 if pick(4) == 0 => {
                 expected.budget = [60, 100, 130][pick(3)];
@@ -233,8 +237,10 @@ fn threads_never_pass_the_budget_and_never_lose_a_model_in_use() {
                             let second = manager.acquire(handle.model_id(), &now()).unwrap();
                             handle.lock().uses += 1;
                             // Alive, and the only one of its name: both handles see the same model.
-                            assert_eq!(&raw const *second.lock() as usize, &raw const *handle.lock() as usize);
-                            assert!(world.alive.load(SeqCst) >= second.lock().bytes);
+                            let place = |handle: &Handle<FakeLoader>| std::ptr::from_ref(&*handle.lock()) as usize;
+                            assert_eq!(place(&second), place(&handle));
+                            let bytes = second.lock().bytes;
+                            assert!(world.alive.load(SeqCst) >= bytes);
                             assert!(manager.used() <= 110);
                         }
                     }
@@ -360,8 +366,17 @@ fn events_tell_the_story() {
     world.fail.store(true, SeqCst);
     assert!(manager.acquire("a", &now()).is_err());
     let expected = [
-        "loading d 0", "loading d 0.5", "loaded d 40", "evicted d 40 Room", "loading e 0", "loading e 0.5", "loaded e 55",
-        "evicted e 55 Unloaded", "loading a 0", "loading a 0.5", "failed a: cannot load `a`",
+        "loading d 0",
+        "loading d 0.5",
+        "loaded d 40",
+        "evicted d 40 Room",
+        "loading e 0",
+        "loading e 0.5",
+        "loaded e 55",
+        "evicted e 55 Unloaded",
+        "loading a 0",
+        "loading a 0.5",
+        "failed a: cannot load `a`",
     ];
     assert_eq!(*log.lock().unwrap(), expected);
 }
