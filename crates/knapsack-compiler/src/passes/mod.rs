@@ -1,7 +1,7 @@
 //! The passes, in order. Each takes a valid graph and leaves a valid one that computes the same.
 //!
 //! Families are written in fine-grained operations; after all passes only those are left that one launch can execute. What
-//! each does is shown by a file test in `tests/passes/`.
+//! each does is shown by a file test in `tests/files/`.
 
 mod attention;
 mod editor;
@@ -22,7 +22,7 @@ pub struct Pass {
 }
 
 /// Every pass, in the order in which they run.
-pub const PASSES: [Pass; 10] = [
+pub const PASSES: [Pass; 9] = [
     Pass { name: "remove-dead", about: "Drops what the logits do not depend on.", run: sweep },
     Pass { name: "fuse-embed", about: "dequantize + embed + scale.", run: linear::embed },
     Pass { name: "fuse-dequantize", about: "dequantize + matmul + bias.", run: linear::dequantize },
@@ -48,7 +48,6 @@ pub const PASSES: [Pass; 10] = [
         run: attention::rope_append,
     },
     Pass { name: "fuse-select-norm", about: "Row selection + the final norm.", run: norm::selected },
-    Pass { name: "remove-dead-again", about: "Drops what fusing left over.", run: sweep },
 ];
 
 fn sweep(editor: &mut Editor<'_>) {
