@@ -1,3 +1,4 @@
+use knapsack_artifact::library::Target;
 use knapsack_artifact::weight_index::WeightIndexError;
 use std::path::PathBuf;
 
@@ -47,5 +48,31 @@ pub enum DeviceError {
         device: &'static str,
         /// Why.
         reason: String,
+    },
+    /// The library holds no kernels for this device.
+    #[error("device {device} runs libraries with its own kernels; this one was compiled for {found:?}")]
+    WrongTarget {
+        /// Its name.
+        device: &'static str,
+        /// What the library was compiled for.
+        found: Target,
+    },
+    /// The driver does not build the library's kernels.
+    #[error("the kernels do not build on device {device}: {log}")]
+    KernelBuild {
+        /// Its name.
+        device: &'static str,
+        /// The driver's log.
+        log: String,
+    },
+    /// The driver refused something. The model that ran is not usable any more; others are.
+    #[error("device {device} cannot {operation}: {status}")]
+    Driver {
+        /// Its name.
+        device: &'static str,
+        /// What was tried.
+        operation: &'static str,
+        /// The driver's code.
+        status: String,
     },
 }

@@ -10,7 +10,9 @@
 
 mod call;
 mod error;
+pub mod gpu;
 mod memory;
+pub mod opencl;
 mod reference;
 mod weights;
 

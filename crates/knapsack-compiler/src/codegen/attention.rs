@@ -131,12 +131,12 @@ pub(super) fn rope_append(library: &ModelLibrary, op: &RopeAppend) -> Result<Spe
     let mut kernel = Specialization::new(Template::RopeAppend, summary, threads, groups);
     let element = define_cache(&mut kernel, kv, op.heads)?;
     kernel.define("ROTARY", format!("{}u", op.rotary));
-    let head = match op.order {
-        QkvOrder::Sections => "((kind) == 0 ? (h) : ((kind) == 1 ? HEADS + (h) : HEADS + KV_HEADS + (h)))",
-        QkvOrder::PerHead => "(3 * (h) + (kind))",
-    };
-    kernel.define("QKV_HEAD(kind, h)", head);
+    kernel.define("PROJECTED(t, kind, h, i)", projected(op));
     kernel.input("qkv", "float");
+    if op.apart.is_some() {
+        kernel.input("key_rows", "float");
+        kernel.input("value_rows", "float");
+    }
     kernel.reads.inputs = 4 * u64::from(op.head_dim);
     if op.rotary > 0 {
         kernel.input("rope", "float");
@@ -149,6 +149,26 @@ pub(super) fn rope_append(library: &ModelLibrary, op: &RopeAppend) -> Result<Spe
     kernel.output("keys", element);
     kernel.output("values", element);
     Ok(kernel)
+}
+
+/// Element `i` of head `h` of the queries (kind 0), keys (1) or values (2) of token `t`.
+fn projected(op: &RopeAppend) -> String {
+    let element = |rows: &str, columns: &str, head: &str| {
+        format!("LOAD_F32({rows}, ((t) * ({columns}) + {head}) * HEAD_DIM + (i))")
+    };
+    match (op.apart, op.order) {
+        (Some(_), _) => format!(
+            "((kind) == 0 ? {} : ((kind) == 1 ? {} : {}))",
+            element("qkv", "HEADS", "(h)"),
+            element("key_rows", "KV_HEADS", "(h)"),
+            element("value_rows", "KV_HEADS", "(h)"),
+        ),
+        (None, QkvOrder::Sections) => {
+            let head = "((kind) == 0 ? (h) : ((kind) == 1 ? HEADS + (h) : HEADS + KV_HEADS + (h)))";
+            element("qkv", "HEADS + 2 * KV_HEADS", head)
+        }
+        (None, QkvOrder::PerHead) => element("qkv", "HEADS + 2 * KV_HEADS", "(3 * (h) + (kind))"),
+    }
 }
 
 /// Query heads of one kv head that a work group of `attention_decode` takes: as many as leave enough work groups and fit into

@@ -1,0 +1,267 @@
+//! OpenCL under the GPU executor.
+
+use super::api::{BuildError, Context, Kernel, Memory, Program};
+use super::status::Status;
+use super::{NAME, OpenClDevice, cache, refused};
+use crate::call::Call;
+use crate::gpu::Backend;
+use crate::memory::Part;
+use crate::{DeviceError, Weights};
+use knapsack_artifact::library::{KernelModule, Target};
+use knapsack_artifact::plan::{KernelCall, ParameterId};
+use std::sync::Arc;
+
+/// Options of every build: nothing that changes results beyond the contraction of multiply and add.
+const BUILD_OPTIONS: &str = "-cl-mad-enable";
+
+/// Device memory; releases itself. A region's parent may be released before it: OpenCL keeps it.
+pub(super) struct Buffer {
+    context: Arc<Context>,
+    memory: Memory,
+    bytes: usize,
+}
+
+// SAFETY: a handle of a thread-safe object.
+unsafe impl Send for Buffer {}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: the handle is this buffer's own.
+        unsafe { self.context.release_memory(self.memory) };
+    }
+}
+
+/// A kernel object with its buffers set.
+pub(super) struct Launch {
+    context: Arc<Context>,
+    kernel: Kernel,
+    /// Index of the first argument after the buffers.
+    numbers: u32,
+    threads: [u32; 3],
+}
+
+impl Drop for Launch {
+    fn drop(&mut self) {
+        self.context.release_kernel(&self.kernel);
+    }
+}
+
+/// The program of one model.
+struct Built {
+    context: Arc<Context>,
+    /// `Some` until it is dropped.
+    program: Option<Program>,
+    module: KernelModule,
+}
+
+impl Drop for Built {
+    fn drop(&mut self) {
+        if let Some(program) = self.program.take() {
+            self.context.release_program(program);
+        }
+    }
+}
+
+pub(super) struct OpenClBackend {
+    device: OpenClDevice,
+    built: Option<Built>,
+}
+
+impl OpenClBackend {
+    pub(super) fn new(device: OpenClDevice) -> Self {
+        OpenClBackend { device, built: None }
+    }
+
+    fn context(&self) -> &Arc<Context> {
+        &self.device.context
+    }
+
+    /// Build options, the ones that use most of the device first. A driver that fails with subgroups, which OpenCL C 1.2 only
+    /// knows as an extension, still works without them.
+    fn variants(&self) -> Vec<String> {
+        let (info, options) = (&self.device.info, &self.device.options);
+        let fp16 = u8::from(options.fp16.unwrap_or(info.fp16));
+        let plain = format!("{BUILD_OPTIONS} -DKNAPSACK_FP16={fp16} -DKNAPSACK_SUBGROUPS=0");
+        if !options.subgroups.unwrap_or(info.subgroups) {
+            return vec![plain];
+        }
+        let language = if info.language.starts_with("OpenCL C 3") {
+            " -cl-std=CL3.0"
+        } else if info.language.starts_with("OpenCL C 2") {
+            " -cl-std=CL2.0"
+        } else {
+            ""
+        };
+        vec![format!("{BUILD_OPTIONS}{language} -DKNAPSACK_FP16={fp16} -DKNAPSACK_SUBGROUPS=1"), plain]
+    }
+
+    fn build(&self, source: &str, options: &str) -> Result<Program, BuildError> {
+        let info = &self.device.info;
+        let parts: [&str; 6] = [&info.platform, &info.name, &info.version, &info.driver, options, source];
+        let file = self.device.options.cache.as_ref().map(|folder| cache::file(folder, &parts));
+        if let Some(program) = file.as_deref().and_then(cache::read).and_then(|binary| {
+            // A binary that the driver refuses is built again from source.
+            self.context().build_binary(&binary, options).ok()
+        }) {
+            return Ok(program);
+        }
+        let program = self.context().build_source(source, options)?;
+        if let (Some(file), Ok(binary)) = (&file, self.context().binary(&program)) {
+            cache::write(file, &binary);
+        }
+        Ok(program)
+    }
+
+    fn kernel(&self, index: u32) -> Result<(Kernel, [u32; 3]), DeviceError> {
+        let built = self.built.as_ref().and_then(|built| Some((built.program.as_ref()?, &built.module)));
+        let entry = built.and_then(|(program, module)| Some((program, module.kernels.get(index as usize)?)));
+        let Some((program, entry)) = entry else {
+            return Err(DeviceError::InvalidCall(format!("kernel {index} is not in the library")));
+        };
+        let kernel = self.context().kernel(program, &entry.name).map_err(refused("find a kernel in its program"))?;
+        Ok((kernel, entry.threads))
+    }
+
+    /// Every kernel must fit the device with its work group.
+    fn check_threads(&self, module: &KernelModule) -> Result<(), DeviceError> {
+        for (index, entry) in module.kernels.iter().enumerate() {
+            let (kernel, threads) = self.kernel(index as u32)?;
+            let most = self.context().kernel_threads(&kernel);
+            self.context().release_kernel(&kernel);
+            let wanted: u64 = threads.iter().map(|&t| u64::from(t)).product();
+            let most = most.map_err(refused("inspect a kernel"))?;
+            if wanted > most as u64 {
+                let reason = format!("kernel {} needs work groups of {wanted} threads, at most {most} fit", entry.name);
+                return Err(super::unavailable(reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn part_name(part: Part) -> &'static str {
+    match part {
+        Part::Weights => "weights",
+        Part::KvCache => "KV cache",
+        Part::Workspace => "workspace",
+    }
+}
+
+impl OpenClBackend {
+    fn allocate_uncleared(&self, part: Part, bytes: u64) -> Result<Buffer, DeviceError> {
+        let out_of_memory = || DeviceError::OutOfMemory { what: part_name(part), bytes };
+        if bytes > self.device.info.largest_buffer {
+            return Err(out_of_memory());
+        }
+        let bytes = usize::try_from(bytes).map_err(|_| out_of_memory())?;
+        let memory = self.context().buffer(bytes).map_err(memory_error(part, bytes))?;
+        Ok(Buffer { context: self.context().clone(), memory, bytes })
+    }
+}
+
+/// Refusals while memory is allocated or first touched.
+fn memory_error(part: Part, bytes: usize) -> impl Fn(Status) -> DeviceError {
+    move |status| match status.is_out_of_memory() {
+        true => DeviceError::OutOfMemory { what: part_name(part), bytes: bytes as u64 },
+        false => refused("allocate memory")(status),
+    }
+}
+
+impl Backend for OpenClBackend {
+    type Buffer = Buffer;
+    type Launch = Launch;
+
+    fn device(&self) -> &'static str {
+        NAME
+    }
+
+    fn target(&self) -> Target {
+        Target::OpenCl
+    }
+
+    fn prepare(&mut self, module: &KernelModule) -> Result<(), DeviceError> {
+        let mut failure = None;
+        for options in self.variants() {
+            match self.build(&module.source, &options) {
+                Ok(program) => {
+                    let context = self.context().clone();
+                    self.built = Some(Built { context, program: Some(program), module: module.clone() });
+                    return self.check_threads(module);
+                }
+                Err(error) => failure = Some((options, error)),
+            }
+        }
+        let (options, error) = failure.expect("there is at least one variant");
+        let log = format!("{} with {options}\n{}", error.status, error.log);
+        Err(DeviceError::KernelBuild { device: NAME, log })
+    }
+
+    fn allocate(&mut self, part: Part, bytes: u64) -> Result<Buffer, DeviceError> {
+        let buffer = self.allocate_uncleared(part, bytes)?;
+        // SAFETY: the buffer was just made with this many bytes.
+        unsafe { self.context().clear(buffer.memory, buffer.bytes) }.map_err(memory_error(part, buffer.bytes))?;
+        Ok(buffer)
+    }
+
+    fn parameter(&mut self, weights: &Arc<Weights>, id: ParameterId) -> Result<Buffer, DeviceError> {
+        let bytes = weights.get(id);
+        let buffer = self.allocate_uncleared(Part::Weights, bytes.len() as u64)?;
+        // SAFETY: the buffer was just made with this many bytes.
+        unsafe { self.context().write(buffer.memory, 0, bytes) }.map_err(memory_error(Part::Weights, bytes.len()))?;
+        Ok(buffer)
+    }
+
+    fn region(&mut self, buffer: &Buffer, offset: u64, bytes: u64) -> Result<Buffer, DeviceError> {
+        let (origin, bytes) = (offset as usize, bytes as usize);
+        if origin.checked_add(bytes).is_none_or(|end| end > buffer.bytes) {
+            return Err(DeviceError::InvalidCall(format!("{bytes} bytes at {offset} of a buffer of {}", buffer.bytes)));
+        }
+        // SAFETY: the buffer is alive.
+        let memory = unsafe { self.context().sub_buffer(buffer.memory, origin, bytes) };
+        let memory = memory.map_err(refused("take a region of a buffer"))?;
+        Ok(Buffer { context: self.context().clone(), memory, bytes })
+    }
+
+    fn bind(&mut self, kernel: u32, buffers: &[&Buffer]) -> Result<Launch, DeviceError> {
+        let (kernel, threads) = self.kernel(kernel)?;
+        let mut launch = Launch { context: self.context().clone(), kernel, numbers: buffers.len() as u32, threads };
+        for (index, buffer) in buffers.iter().enumerate() {
+            // SAFETY: a model's buffers outlive its launches.
+            unsafe { self.device.context.set_memory(&mut launch.kernel, index as u32, buffer.memory) }
+                .map_err(refused("set a kernel's buffer"))?;
+        }
+        Ok(launch)
+    }
+
+    fn write(&mut self, buffer: &Buffer, bytes: &[u8]) -> Result<(), DeviceError> {
+        if bytes.len() > buffer.bytes {
+            return Err(DeviceError::InvalidCall(format!("{} bytes into a buffer of {}", bytes.len(), buffer.bytes)));
+        }
+        // SAFETY: the buffer is alive and large enough.
+        unsafe { self.context().write(buffer.memory, 0, bytes) }.map_err(refused("write a buffer"))
+    }
+
+    fn read(&mut self, buffer: &Buffer, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        if bytes.len() > buffer.bytes {
+            return Err(DeviceError::InvalidCall(format!("{} bytes from a buffer of {}", bytes.len(), buffer.bytes)));
+        }
+        // SAFETY: the buffer is alive and large enough.
+        unsafe { self.context().read(buffer.memory, 0, bytes) }.map_err(refused("read a buffer"))
+    }
+
+    fn run(&mut self, launches: &mut [(Launch, KernelCall)], call: Call) -> Result<(), DeviceError> {
+        for (launch, grid) in launches {
+            for (index, value) in (launch.numbers..).zip([call.n, call.position, call.row]) {
+                self.device
+                    .context
+                    .set_number(&mut launch.kernel, index, value)
+                    .map_err(refused("set a kernel's argument"))?;
+            }
+            let groups = grid.groups.map(|axis| axis.at(call.n));
+            // SAFETY: every argument is set, to buffers that the validated plan made large enough for its operation.
+            unsafe { self.device.context.launch(&launch.kernel, groups, launch.threads) }
+                .map_err(refused("launch a kernel"))?;
+        }
+        Ok(())
+    }
+}
