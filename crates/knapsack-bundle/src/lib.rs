@@ -3,16 +3,18 @@
 //!
 //! * [`package::write`] is the whole way: plan every output, guard the folder, verify weights, stage beside, read back, swap.
 //! * [`objects`] writes libraries as Mach-O, ELF and xcframework without any foreign tool.
-//! * [`digest`] remembers the hashes of large files.
+//! * [`cache`] keeps converted weights and compiled libraries between runs; [`digest`] remembers the hashes of large files.
 //!
 //! Before it in the flow: `knapsack-weights` and `knapsack-compiler`. After it: the app, through `knapsack-runtime`.
 
+pub mod cache;
 pub mod digest;
 mod error;
 mod files;
 pub mod objects;
 pub mod package;
 
+pub use cache::{Cache, CacheError};
 pub use digest::{Digests, FileDigests};
 pub use error::BundleError;
 pub use files::LinkMode;

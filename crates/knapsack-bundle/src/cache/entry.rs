@@ -1,0 +1,293 @@
+//! One entry: found, or made once.
+
+use super::inputs::{InputChange, Inputs, Key};
+use super::{Bucket, Cache, CacheError};
+use crate::digest::Wanted;
+use crate::files;
+use knapsack_artifact::names;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+pub(super) const RECORD: &str = "entry.json";
+const CONTENT: &str = "content";
+const VERSION: u32 = 1;
+const MAX_RECORD_BYTES: u64 = 64 << 20;
+
+/// A result in the cache. While it lives, no other process removes it.
+#[derive(Debug)]
+pub struct CacheEntry {
+    content: PathBuf,
+    key: Key,
+    _lock: File,
+}
+
+impl CacheEntry {
+    /// The folder with its files; they are not to be changed.
+    pub fn content(&self) -> &Path {
+        &self.content
+    }
+
+    /// Its key.
+    pub const fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
+/// Why a step ran, or did not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It did not run: the result of the same inputs was there.
+    Cached,
+    /// There was no earlier result for this subject.
+    First,
+    /// The nearest earlier result was made from other inputs.
+    InputsChanged(Vec<InputChange>),
+    /// The result was there, but not whole.
+    Damaged(String),
+}
+
+impl Reason {
+    /// Whether the step ran.
+    pub const fn ran(&self) -> bool {
+        !matches!(self, Self::Cached)
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cached => f.write_str("inputs unchanged"),
+            Self::First => f.write_str("no earlier result"),
+            Self::InputsChanged(changes) => {
+                for (index, change) in changes.iter().take(3).enumerate() {
+                    write!(f, "{}{change}", if index == 0 { "" } else { ", " })?;
+                }
+                if changes.len() > 3 { write!(f, " and {} more", changes.len() - 3) } else { Ok(()) }
+            }
+            Self::Damaged(problem) => write!(f, "cached result is damaged ({problem})"),
+        }
+    }
+}
+
+/// What an entry says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct EntryRecord {
+    version: u32,
+    #[serde(flatten)]
+    pub(super) inputs: Inputs,
+    pub(super) files: BTreeMap<String, CachedFile>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct CachedFile {
+    pub(super) size: u64,
+    pub(super) blake3: String,
+}
+
+impl EntryRecord {
+    pub(super) fn read(entry: &Path) -> Result<Self, String> {
+        let mut text = Vec::new();
+        File::open(entry.join(RECORD))
+            .and_then(|file| file.take(MAX_RECORD_BYTES).read_to_end(&mut text))
+            .map_err(|error| format!("{RECORD}: {error}"))?;
+        let record: Self = serde_json::from_slice(&text).map_err(|error| format!("{RECORD}: {error}"))?;
+        if record.version != VERSION {
+            return Err(format!("{RECORD}: version {}, not {VERSION}", record.version));
+        }
+        for name in record.files.keys() {
+            names::check_relative_path(name).map_err(|error| error.to_string())?;
+        }
+        Ok(record)
+    }
+
+    /// Every file is there with its size.
+    pub(super) fn check_sizes(&self, entry: &Path) -> Result<(), String> {
+        for (name, file) in &self.files {
+            match fs::metadata(entry.join(CONTENT).join(name)) {
+                Ok(found) if found.len() == file.size => {}
+                Ok(found) => return Err(format!("{name} has {} bytes, not {}", found.len(), file.size)),
+                Err(error) => return Err(format!("{name}: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.values().map(|file| file.size).sum()
+    }
+
+    pub(super) fn paths(&self, entry: &Path) -> Vec<PathBuf> {
+        self.files.keys().map(|name| entry.join(CONTENT).join(name)).collect()
+    }
+}
+
+impl Cache {
+    /// The result of `inputs`, if it is there and looks whole.
+    ///
+    /// # Errors
+    /// When locks cannot be had.
+    pub fn find(&self, bucket: Bucket, inputs: &Inputs) -> Result<Option<CacheEntry>, CacheError> {
+        let key = inputs.key();
+        if !self.bucket(bucket).join(&key.0).is_dir() {
+            return Ok(None);
+        }
+        let lock = self.lock_file(bucket, &key)?;
+        lock.lock_shared().map_err(CacheError::io("lock", &self.locks()))?;
+        Ok(self.open(bucket, &key, lock).ok())
+    }
+
+    /// The result of `inputs`: from the cache, or made by `make` in the folder that it is given. Only one process makes it;
+    /// others wait. What a failing or killed `make` leaves is discarded.
+    ///
+    /// # Errors
+    /// Of the cache, or of `make`.
+    pub fn get_or_make<E: From<CacheError>>(
+        &self,
+        bucket: Bucket,
+        inputs: &Inputs,
+        make: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<(CacheEntry, Reason), E> {
+        if let Some(entry) = self.find(bucket, inputs)? {
+            return Ok((entry, Reason::Cached));
+        }
+        self.create()?;
+        let key = inputs.key();
+        let lock = self.lock_file(bucket, &key)?;
+        lock.lock().map_err(CacheError::io("lock", &self.locks()))?;
+        let place = self.bucket(bucket).join(&key.0);
+        let reason = if place.is_dir() {
+            // Another process may have made it while this one waited.
+            let whole = EntryRecord::read(&place).and_then(|record| record.check_sizes(&place));
+            match whole {
+                Ok(()) => return Ok((self.opened(bucket, &key, lock), Reason::Cached)),
+                Err(problem) => Reason::Damaged(problem),
+            }
+        } else {
+            self.explain(bucket, inputs)
+        };
+        let staging = self.bucket(bucket).join(format!(".tmp-{key}"));
+        remove_folder(&staging)?;
+        let content = staging.join(CONTENT);
+        fs::create_dir_all(&content).map_err(CacheError::io("create", &content))?;
+        let made = make(&content).and_then(|()| Ok(self.seal(inputs, &staging)?));
+        if let Err(error) = made {
+            let _ = fs::remove_dir_all(&staging);
+            return Err(error);
+        }
+        remove_folder(&place)?;
+        fs::rename(&staging, &place).map_err(CacheError::io("rename", &staging))?;
+        Ok((self.opened(bucket, &key, lock), reason))
+    }
+
+    fn create(&self) -> Result<(), CacheError> {
+        for folder in Bucket::ALL.map(|bucket| self.bucket(bucket)).iter().chain([&self.locks()]) {
+            fs::create_dir_all(folder).map_err(CacheError::io("create", folder))?;
+        }
+        let tag = self.root.join("CACHEDIR.TAG");
+        if !tag.exists() {
+            let text =
+                "Signature: 8a477f597d28d172789f06886806bc55\n# Knapsack's cache; `knapsack cache clean` empties it.\n";
+            files::write_atomically(&tag, text.as_bytes()).map_err(CacheError::io("write", &tag))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn lock_file(&self, bucket: Bucket, key: &Key) -> Result<File, CacheError> {
+        let locks = self.locks();
+        fs::create_dir_all(&locks).map_err(CacheError::io("create", &locks))?;
+        let path = locks.join(format!("{}-{key}.lock", bucket.folder()));
+        File::options().create(true).append(true).open(&path).map_err(CacheError::io("create", &path))
+    }
+
+    fn open(&self, bucket: Bucket, key: &Key, lock: File) -> Result<CacheEntry, String> {
+        let place = self.bucket(bucket).join(&key.0);
+        EntryRecord::read(&place)?.check_sizes(&place)?;
+        Ok(CacheEntry { content: place.join(CONTENT), key: key.clone(), _lock: lock })
+    }
+
+    /// Keeps the exclusive lock as a shared one, so that others may read too.
+    fn opened(&self, bucket: Bucket, key: &Key, lock: File) -> CacheEntry {
+        // Where a lock cannot be converted the exclusive one stays, which only makes others wait.
+        let _ = lock.lock_shared();
+        CacheEntry { content: self.bucket(bucket).join(&key.0).join(CONTENT), key: key.clone(), _lock: lock }
+    }
+
+    /// Writes the record of what was made.
+    fn seal(&self, inputs: &Inputs, staging: &Path) -> Result<(), CacheError> {
+        let content = staging.join(CONTENT);
+        let names = list(&content).map_err(CacheError::io("read", &content))?;
+        if let Some(bad) = names.iter().find(|name| names::check_relative_path(name).is_err()) {
+            return Err(CacheError::Name(bad.clone()));
+        }
+        let paths: Vec<_> = names.iter().map(|name| content.join(name)).collect();
+        // Not remembered: the paths are about to change.
+        let hashed = crate::FileDigests::in_memory().of_all(&paths, Wanted::CONTENT);
+        let mut files = BTreeMap::new();
+        for ((name, path), hashed) in names.into_iter().zip(&paths).zip(hashed) {
+            let hashed = hashed.map_err(CacheError::io("read", path))?;
+            files.insert(name, CachedFile { size: hashed.size, blake3: hashed.blake3().into() });
+        }
+        let record = EntryRecord { version: VERSION, inputs: inputs.clone(), files };
+        let text = serde_json::to_vec_pretty(&record).expect("a record has only serializable fields");
+        let path = staging.join(RECORD);
+        fs::write(&path, text).map_err(CacheError::io("write", &path))
+    }
+
+    /// Compares with the entry of the same subject that differs least.
+    fn explain(&self, bucket: Bucket, inputs: &Inputs) -> Reason {
+        let mut best: Option<Vec<InputChange>> = None;
+        for (_, path) in self.entries(bucket) {
+            let Ok(record) = EntryRecord::read(&path) else { continue };
+            if record.inputs.subject == inputs.subject {
+                let changes = inputs.changes(&record.inputs);
+                if best.as_ref().is_none_or(|best| changes.len() < best.len()) {
+                    best = Some(changes);
+                }
+            }
+        }
+        best.map_or(Reason::First, Reason::InputsChanged)
+    }
+
+    /// Keys and folders of a bucket, in order.
+    pub(super) fn entries(&self, bucket: Bucket) -> Vec<(Key, PathBuf)> {
+        let mut found: Vec<_> = fs::read_dir(self.bucket(bucket))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+            .filter(|(name, _)| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            .map(|(name, path)| (Key(name), path))
+            .collect();
+        found.sort();
+        found
+    }
+}
+
+fn remove_folder(path: &Path) -> Result<(), CacheError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(CacheError::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Relative paths with `/` of every file below `root`, in order.
+fn list(root: &Path) -> std::io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    let mut folders = vec![(root.to_path_buf(), String::new())];
+    while let Some((folder, prefix)) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            if entry.file_type()?.is_dir() {
+                folders.push((entry.path(), format!("{path}/")));
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
