@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use crate::digest::{Expected, Found, Hasher, hash_prefix};
 use crate::error::{Error, Result};
@@ -16,8 +17,10 @@ use crate::progress::Event;
 use crate::retry::Attempts;
 use crate::stamps::Stamps;
 
-/// Bytes handed on at once. Nothing is held back: what was read is written before more is read.
+/// Bytes written and hashed at once: what a killed run may lose.
 const PIECE: usize = 256 << 10;
+/// A slow connection's bytes are written after this time.
+const MOMENT: Duration = Duration::from_millis(100);
 /// Pieces between the connection and the hasher.
 const PIECES: usize = 6;
 /// From here on a second thread hashes.
@@ -192,7 +195,7 @@ impl Download<'_> {
                     if !std::mem::replace(&mut second_chance, false) || !resumed {
                         return Err(error);
                     }
-                    let (wait, reason) = (std::time::Duration::ZERO, error.to_string());
+                    let (wait, reason) = (Duration::ZERO, error.to_string());
                     progress.event(Event::Retry { name: &name, attempt: 1, wait, reason: &reason });
                 }
                 Err(error) => return Err(error),
@@ -282,7 +285,9 @@ impl Partial {
         let file =
             options.read(true).write(true).create(true).truncate(false).open(path).map_err(Error::io("open", path))?;
         let done = file.metadata().map_err(Error::io("read", path))?.len();
-        let (git, size) = (wanted.blob.is_none() || wanted.expected.git_oid.is_some(), wanted.expected.size);
+        let size = wanted.expected.size;
+        // Where the blob's name is not known, it may be the Git object id; not that of a large file.
+        let git = wanted.expected.git_oid.is_some() || (wanted.blob.is_none() && size <= GIT_FILE_LIMIT);
         let hasher = Hasher::new(git.then_some(size));
         let mut partial = Self { path: path.to_owned(), file, hasher, done, size, git };
         if done > size {
@@ -305,11 +310,12 @@ impl Partial {
         let Self { path, file, hasher, done, size, .. } = self;
         let mut sink = Sink { path, file, done, size: *size, url, arrived };
         if *sink.done + THREAD_FROM > sink.size {
-            let mut buffer = vec![0; PIECE];
+            let mut piece = vec![0; PIECE];
             loop {
-                match sink.take(&mut reader, &mut buffer)? {
-                    0 => return Ok(()),
-                    count => hasher.update(&buffer[..count]),
+                let (count, outcome) = sink.take(&mut reader, &mut piece);
+                hasher.update(&piece[..count]);
+                if count == 0 || outcome.is_err() {
+                    return outcome;
                 }
             }
         }
@@ -318,18 +324,20 @@ impl Partial {
             let (hashed, empty) = mpsc::channel();
             (0..PIECES).for_each(|_| hashed.send(vec![0; PIECE]).unwrap_or_default());
             scope.spawn(move || {
-                for (buffer, count) in to_hash {
-                    hasher.update(&buffer[..count]);
-                    let _ = hashed.send(buffer);
+                for (piece, count) in to_hash {
+                    hasher.update(&piece[..count]);
+                    let _ = hashed.send(piece);
                 }
             });
-            while let Ok(mut buffer) = empty.recv() {
-                match sink.take(&mut reader, &mut buffer)? {
-                    0 => break,
-                    count => full.send((buffer, count)).unwrap_or_default(),
+            loop {
+                // The hasher gives every piece back, so there is always another one.
+                let mut piece = empty.recv().unwrap_or_else(|_| vec![0; PIECE]);
+                let (count, outcome) = sink.take(&mut reader, &mut piece);
+                let _ = full.send((piece, count));
+                if count == 0 || outcome.is_err() {
+                    return outcome;
                 }
             }
-            Ok(())
         })
     }
 }
@@ -345,21 +353,38 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// Reads once and writes what came. 0: the file is whole.
-    fn take(&mut self, reader: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
-        let left = usize::try_from(self.size - *self.done).unwrap_or(usize::MAX).min(buffer.len());
-        if left == 0 {
-            return Ok(0);
+    /// Reads a piece and writes it: a whole one, or what came within a moment. 0 bytes: the file is whole. What came before a
+    /// failure is written too.
+    fn take(&mut self, reader: &mut impl Read, piece: &mut [u8]) -> (usize, Result<()>) {
+        let start = Instant::now();
+        let left = usize::try_from(self.size - *self.done).unwrap_or(usize::MAX).min(piece.len());
+        let (mut count, mut outcome) = (0, Ok(()));
+        while count < left && start.elapsed() < MOMENT {
+            match self.read(reader, &mut piece[count..left], count) {
+                Ok(more) => count += more,
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
         }
-        let failed = |reason: String| Error::Connection { url: self.url.to_owned(), reason };
-        let count = match reader.read(&mut buffer[..left]) {
-            Ok(0) => return Err(failed(format!("it ended after {} of {} bytes", self.done, self.size))),
-            Ok(count) => count,
-            Err(error) => return Err(failed(format!("{error} after {} of {} bytes", self.done, self.size))),
+        match self.file.write_all(&piece[..count]) {
+            Ok(()) => *self.done += count as u64,
+            Err(error) => return (0, Err(Error::io("write", self.path)(error))),
+        }
+        (count, outcome)
+    }
+
+    fn read(&mut self, reader: &mut impl Read, room: &mut [u8], before: usize) -> Result<usize> {
+        let there = *self.done + before as u64;
+        let failed = |reason: &str| {
+            let reason = format!("{reason} after {there} of {} bytes", self.size);
+            Error::Connection { url: self.url.to_owned(), reason }
         };
-        self.file.write_all(&buffer[..count]).map_err(Error::io("write", self.path))?;
-        *self.done += count as u64;
-        (self.arrived)(count as u64)?;
-        Ok(count)
+        match reader.read(room) {
+            Ok(0) => Err(failed("it ended")),
+            Ok(count) => (self.arrived)(count as u64).map(|()| count),
+            Err(error) => Err(failed(&error.to_string())),
+        }
     }
 }

@@ -128,8 +128,8 @@ impl Reply {
             Body::Content { content: Content::File { path, .. }, from } => {
                 let mut file = File::open(path)?;
                 file.seek(SeekFrom::Start(*from))?;
-                // `io::copy` from a file to a socket is `sendfile` on Linux.
-                io::copy(&mut file.take(count), stream)
+                let mut reader = BufReader::with_capacity(256 << 10, file.take(count));
+                io::copy(&mut reader, stream)
             }
         }
     }
