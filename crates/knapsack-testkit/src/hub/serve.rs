@@ -172,7 +172,8 @@ impl State {
             "resolve" => resolve(&name, commit, repository, rest, shared, fault),
             "stored" => {
                 let path = parts[3..].join("/");
-                repository.files.get(&path).map_or_else(entry_not_found, |file| content(file, request))
+                let stored = |file| content(file, request).with("X-Repo-Commit", commit.as_str());
+                repository.files.get(&path).map_or_else(entry_not_found, stored)
             }
             _ => Reply::new(404, "no such page"),
         }
