@@ -23,9 +23,9 @@ pub fn quantize_group(format: &GroupFormat, model_dtype: DType, values: &[f32], 
     let largest = values.iter().fold(0.0f32, |m, &w| m.max(round_to(model_dtype, w).abs()));
     let scale = round_to(model_dtype, largest / max_int);
     for (code, &w) in codes[..values.len()].iter_mut().zip(values) {
-        let quotient = if scale == 0.0 { f32::NAN } else { round_to(model_dtype, round_to(model_dtype, w) / scale) };
+        let quotient = round_to(model_dtype, round_to(model_dtype, w) / scale);
         let shifted = round_to(model_dtype, quotient + max_int);
-        // A NaN (all-zero group) saturates to 0.
+        // 0/0 is NaN, which becomes 0; where a tiny maximum makes a scale of 0, the quotients are infinite and saturate.
         *code = shifted.round_ties_even().clamp(0.0, 2.0 * max_int) as u8;
     }
     scale
@@ -70,6 +70,7 @@ mod tests {
     use super::*;
     use crate::{QUANTIZATIONS, Quantization};
     use proptest::prelude::*;
+    use std::str::FromStr;
 
     fn formats() -> impl Iterator<Item = (Quantization, GroupFormat)> {
         QUANTIZATIONS.into_iter().filter_map(|q| Some((q, q.linear()?)))
@@ -82,6 +83,15 @@ mod tests {
             assert_eq!(quantize_group(&format, q.model_dtype, &vec![0.0; codes.len()], &mut codes), 0.0);
             assert!(codes.iter().all(|&c| c == 0));
         }
+    }
+
+    #[test]
+    fn a_scale_that_rounds_to_zero_saturates_the_codes() {
+        let format = Quantization::from_str("q4f16_1").unwrap().linear().unwrap();
+        let tiny = f32::powi(2.0, -24);
+        let mut codes = [9; 3];
+        assert_eq!(quantize_group(&format, DType::F16, &[tiny, -tiny, 0.0], &mut codes), 0.0);
+        assert_eq!(codes, [14, 0, 0]);
     }
 
     proptest! {

@@ -1,0 +1,179 @@
+//! Converting one block of rows: reading, rounding or quantizing, writing.
+
+use crate::checkpoint::Checkpoint;
+use crate::element::{Bf16, Element, F16, F32, Rounding};
+use crate::error::ConvertError;
+use crate::layout::{Block, Job, Layout, Place};
+use crate::quantize::{Quantized, quantize_rows};
+use crate::safetensors_header::SourceDType;
+use half::slice::HalfFloatSliceExt;
+use knapsack_tensor::{DType, GroupFormat, Layout as Axes, Quantization};
+
+/// Buffers that a thread keeps from block to block.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    source: Vec<u8>,
+    row: Vec<f32>,
+    codes: Vec<u32>,
+    transposed: Vec<u32>,
+    values: Vec<f32>,
+    halves: Vec<u16>,
+    transposed_halves: Vec<u16>,
+}
+
+/// Where a block's bytes go: shard, offset, bytes.
+pub(crate) type Write<'a> = dyn FnMut(usize, u64, &[u8]) -> Result<(), ConvertError> + 'a;
+
+/// Converts one block.
+pub(crate) fn convert_block(
+    checkpoint: &Checkpoint,
+    layout: &Layout,
+    block: &Block,
+    quantization: &Quantization,
+    buffers: &mut Buffers,
+    write: &mut Write<'_>,
+) -> Result<(), ConvertError> {
+    let job = &layout.jobs[block.job];
+    let tensor = &checkpoint.tensors[block.tensor];
+    let row_bytes = job.columns * tensor.dtype.bytes();
+    buffers.source.resize((block.rows * row_bytes) as usize, 0);
+    checkpoint.read(tensor, block.from * row_bytes, &mut buffers.source)?;
+    match job.format {
+        Some(format) => {
+            quantize(&tensor.dtype, quantization.model_dtype, &format, job, block, buffers);
+            write_quantized(&format, job, block, buffers, write)
+        }
+        None => {
+            let start = job.places[0].offset + block.to * job.columns * job.stored.dtype.size();
+            if plain_is_copied(&tensor.dtype, job) {
+                return write(job.places[0].shard, start, &buffers.source);
+            }
+            plain(&tensor.dtype, job, buffers);
+            write(job.places[0].shard, start, bytemuck::cast_slice(&buffers.halves))
+        }
+    }
+}
+
+/// Whether a plain tensor has the stored type already.
+fn plain_is_copied(source: &SourceDType, job: &Job) -> bool {
+    let same = matches!((source, job.stored.dtype), (SourceDType::F16, DType::F16) | (SourceDType::BF16, DType::BF16));
+    same && !job.add_one
+}
+
+/// Rounds a plain tensor to its stored type, which has 16 bits: float32 models are stored as bfloat16.
+fn plain(source: &SourceDType, job: &Job, buffers: &mut Buffers) {
+    let Buffers { source: bytes, values, halves, .. } = buffers;
+    values.resize(bytes.len() / source.bytes() as usize, 0.0);
+    match source {
+        SourceDType::F32 => exact::<F32>(bytes, values, job.add_one),
+        SourceDType::F16 => exact::<F16>(bytes, values, job.add_one),
+        _ => exact::<Bf16>(bytes, values, job.add_one),
+    }
+    round_to_halves(job.stored.dtype, values, halves);
+}
+
+/// The elements as they are, or with one added in their own type.
+fn exact<S: Element + Rounding>(bytes: &[u8], values: &mut [f32], add_one: bool) {
+    S::decode::<F32>(bytes, values);
+    if add_one {
+        for value in values {
+            *value = S::round(*value + 1.0);
+        }
+    }
+}
+
+/// The bits of each value in a type of 16 bits, little endian.
+fn round_to_halves(dtype: DType, values: &[f32], halves: &mut Vec<u16>) {
+    halves.resize(values.len(), 0);
+    match dtype {
+        DType::F16 => bytemuck::cast_slice_mut::<u16, half::f16>(halves).convert_from_f32_slice(values),
+        _ => bytemuck::cast_slice_mut::<u16, half::bf16>(halves).convert_from_f32_slice(values),
+    }
+    if cfg!(target_endian = "big") {
+        halves.iter_mut().for_each(|half| *half = half.to_le());
+    }
+}
+
+/// Quantizes the block's rows to `codes` and `values`, row-major.
+fn quantize(source: &SourceDType, model: DType, format: &GroupFormat, job: &Job, block: &Block, buffers: &mut Buffers) {
+    let Buffers { source: bytes, row, codes, values, .. } = buffers;
+    let (rows, k) = (block.rows as usize, job.columns as usize);
+    codes.resize(rows * format.words(job.columns) as usize, 0);
+    values.resize(rows * format.groups(job.columns) as usize, 0.0);
+    let mut out = Quantized { codes, scales: values };
+    match (source, model) {
+        (SourceDType::F32, DType::F16) => quantize_rows::<F32, F16>(format, k, bytes, row, &mut out),
+        (SourceDType::F32, DType::BF16) => quantize_rows::<F32, Bf16>(format, k, bytes, row, &mut out),
+        (SourceDType::F32, _) => quantize_rows::<F32, F32>(format, k, bytes, row, &mut out),
+        (SourceDType::F16, DType::F16) => quantize_rows::<F16, F16>(format, k, bytes, row, &mut out),
+        (SourceDType::F16, DType::BF16) => quantize_rows::<F16, Bf16>(format, k, bytes, row, &mut out),
+        (SourceDType::F16, _) => quantize_rows::<F16, F32>(format, k, bytes, row, &mut out),
+        (_, DType::F16) => quantize_rows::<Bf16, F16>(format, k, bytes, row, &mut out),
+        (_, DType::BF16) => quantize_rows::<Bf16, Bf16>(format, k, bytes, row, &mut out),
+        (_, _) => quantize_rows::<Bf16, F32>(format, k, bytes, row, &mut out),
+    }
+}
+
+fn write_quantized(
+    format: &GroupFormat,
+    job: &Job,
+    block: &Block,
+    buffers: &mut Buffers,
+    write: &mut Write<'_>,
+) -> Result<(), ConvertError> {
+    let (words, groups) = (format.words(job.columns) as usize, format.groups(job.columns) as usize);
+    let Buffers { codes, transposed, values, halves, transposed_halves, .. } = buffers;
+    if cfg!(target_endian = "big") {
+        codes.iter_mut().for_each(|word| *word = word.to_le());
+    }
+    round_to_halves(format.scale, values, halves);
+    let [code_place, scale_place] = [job.places[0], job.places[1]];
+    match format.layout {
+        Axes::Nk => {
+            let at = |place: Place, row_bytes: usize| place.offset + block.to * row_bytes as u64;
+            write(code_place.shard, at(code_place, 4 * words), bytemuck::cast_slice(codes))?;
+            write(scale_place.shard, at(scale_place, 2 * groups), bytemuck::cast_slice(halves))
+        }
+        Axes::Kn => {
+            transpose(codes, words, transposed);
+            write_columns(job, block, code_place, transposed, write)?;
+            transpose(halves, groups, transposed_halves);
+            write_columns(job, block, scale_place, transposed_halves, write)
+        }
+    }
+}
+
+/// `(rows, columns)` to `(columns, rows)`, in tiles that stay in the first-level cache.
+fn transpose<T: Copy + Default>(from: &[T], columns: usize, to: &mut Vec<T>) {
+    const TILE: usize = 16;
+    let rows = from.len() / columns;
+    to.resize(from.len(), T::default());
+    for first_row in (0..rows).step_by(TILE) {
+        for first_column in (0..columns).step_by(TILE) {
+            for column in first_column..(first_column + TILE).min(columns) {
+                for row in first_row..(first_row + TILE).min(rows) {
+                    to[column * rows + row] = from[row * columns + column];
+                }
+            }
+        }
+    }
+}
+
+/// Writes a transposed block: each of its rows is a part of a row of the tensor.
+fn write_columns<T: bytemuck::NoUninit>(
+    job: &Job,
+    block: &Block,
+    place: Place,
+    transposed: &[T],
+    write: &mut Write<'_>,
+) -> Result<(), ConvertError> {
+    if block.rows == job.rows {
+        return write(place.shard, place.offset, bytemuck::cast_slice(transposed));
+    }
+    let size = size_of::<T>() as u64;
+    for (column, values) in transposed.chunks_exact(block.rows as usize).enumerate() {
+        let offset = place.offset + (column as u64 * job.rows + block.to) * size;
+        write(place.shard, offset, bytemuck::cast_slice(values))?;
+    }
+    Ok(())
+}

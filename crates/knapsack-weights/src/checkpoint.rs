@@ -1,0 +1,138 @@
+//! A checkpoint folder: `config.json` and one safetensors file, or several with their index. Only headers are read here.
+
+use crate::error::ConvertError;
+use crate::io::{read_exact_at, read_json};
+use crate::safetensors_header::{self, SourceDType};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// One tensor of the checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) dtype: SourceDType,
+    /// Which of the checkpoint's files.
+    pub(crate) file: usize,
+    /// Where it starts in the file.
+    pub(crate) offset: u64,
+}
+
+/// A checkpoint whose files are open and whose headers were checked.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    pub(crate) folder: PathBuf,
+    /// `config.json`.
+    pub(crate) config: Value,
+    /// In the order in which the reference loads them: file by file, in the order of the index.
+    pub(crate) tensors: Vec<Tensor>,
+    files: Vec<(PathBuf, File)>,
+}
+
+/// Most files of a checkpoint.
+const MAX_FILES: usize = 4096;
+
+impl Checkpoint {
+    /// Opens a checkpoint folder.
+    pub(crate) fn open(folder: &Path) -> Result<Self, ConvertError> {
+        let not_one = |problem: String| ConvertError::NotACheckpoint { folder: folder.to_owned(), problem };
+        if !folder.is_dir() {
+            return Err(not_one("not a folder".to_owned()));
+        }
+        let config = read_json(&folder.join("config.json"))?.ok_or_else(|| not_one("no config.json".to_owned()))?;
+        let mut checkpoint = Checkpoint { folder: folder.to_owned(), config, tensors: Vec::new(), files: Vec::new() };
+        match read_json(&folder.join("model.safetensors.index.json"))? {
+            Some(index) => checkpoint.read_indexed(&index)?,
+            None => checkpoint.read_single(single_file(folder)?)?,
+        }
+        Ok(checkpoint)
+    }
+
+    /// Reads `buffer.len()` bytes of a tensor, from its byte `start` on.
+    pub(crate) fn read(&self, tensor: &Tensor, start: u64, buffer: &mut [u8]) -> Result<(), ConvertError> {
+        let (path, file) = &self.files[tensor.file];
+        read_exact_at(file, buffer, tensor.offset + start).map_err(ConvertError::io("read", path))
+    }
+
+    fn add_file(&mut self, path: PathBuf) -> Result<(usize, Vec<safetensors_header::Entry>), ConvertError> {
+        let file = File::open(&path).map_err(ConvertError::io("read", &path))?;
+        let entries = safetensors_header::read(&file, &path)?;
+        self.files.push((path, file));
+        Ok((self.files.len() - 1, entries))
+    }
+
+    fn read_single(&mut self, path: PathBuf) -> Result<(), ConvertError> {
+        let (file, entries) = self.add_file(path)?;
+        self.tensors = entries.into_iter().map(|entry| entry.into_tensor(file)).collect();
+        Ok(())
+    }
+
+    /// Files and tensors in the order of the index's `weight_map`.
+    fn read_indexed(&mut self, index: &Value) -> Result<(), ConvertError> {
+        let path = self.folder.join("model.safetensors.index.json");
+        let wrong = |problem: String| ConvertError::Checkpoint { path: path.clone(), problem };
+        let map = index.get("weight_map").and_then(Value::as_object);
+        let map = map.ok_or_else(|| wrong("no `weight_map` object".to_owned()))?;
+        let mut names: Vec<(&str, Vec<&str>)> = Vec::new();
+        let mut positions = HashMap::new();
+        for (tensor, file) in map {
+            let file = file.as_str().filter(|file| is_plain_safetensors_name(file));
+            let file = file.ok_or_else(|| wrong(format!("`{tensor}` is not in a file of the folder")))?;
+            let position = *positions.entry(file).or_insert(names.len());
+            if position == names.len() {
+                names.push((file, Vec::new()));
+            }
+            names[position].1.push(tensor);
+        }
+        if names.is_empty() || names.len() > MAX_FILES {
+            return Err(wrong(format!("{} files, expected 1 to {MAX_FILES}", names.len())));
+        }
+        for (name, tensors) in names {
+            let file_path = self.folder.join(name);
+            if !file_path.is_file() {
+                return Err(wrong(format!("names the file `{name}`, which is not there")));
+            }
+            let (file, entries) = self.add_file(file_path)?;
+            let mut by_name: HashMap<_, _> = entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
+            for tensor in tensors {
+                let entry = by_name.remove(tensor);
+                let entry =
+                    entry.ok_or_else(|| wrong(format!("says that `{tensor}` is in `{name}`, but it is not")))?;
+                self.tensors.push(entry.into_tensor(file));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `model.safetensors`, or the only safetensors file of the folder.
+fn single_file(folder: &Path) -> Result<PathBuf, ConvertError> {
+    let usual = folder.join("model.safetensors");
+    if usual.is_file() {
+        return Ok(usual);
+    }
+    let not_one =
+        |problem: &str| ConvertError::NotACheckpoint { folder: folder.to_owned(), problem: problem.to_owned() };
+    let entries = std::fs::read_dir(folder).map_err(ConvertError::io("read", folder))?;
+    let paths: Vec<PathBuf> = entries.take(MAX_FILES).filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let with_extension =
+        |extension: &'static str| paths.iter().filter(move |path| path.extension().is_some_and(|e| e == extension));
+    let mut found: Vec<_> = with_extension("safetensors").collect();
+    match (found.pop(), found.is_empty()) {
+        (Some(path), true) => Ok(path.clone()),
+        (Some(_), false) => Err(not_one("several safetensors files, but no model.safetensors.index.json")),
+        (None, _) if with_extension("bin").chain(with_extension("gguf")).next().is_some() => {
+            Err(not_one("no safetensors file; PyTorch and GGUF files are not read"))
+        }
+        (None, _) => Err(not_one("neither model.safetensors nor model.safetensors.index.json")),
+    }
+}
+
+fn is_plain_safetensors_name(name: &str) -> bool {
+    name.len() <= 255
+        && name.ends_with(".safetensors")
+        && !name.starts_with('.')
+        && !name.chars().any(|c| matches!(c, '/' | '\\' | ':') || c.is_control())
+}

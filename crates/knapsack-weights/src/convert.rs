@@ -1,0 +1,127 @@
+use crate::chat::{self, Chat};
+use crate::checkpoint::Checkpoint;
+use crate::error::ConvertError;
+use crate::layout::Layout;
+use crate::output::Output;
+use crate::{io, pipeline};
+use knapsack_artifact::{chat_config, weight_index};
+use knapsack_models::{Family, ModelConfig};
+use knapsack_tensor::Quantization;
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+/// What is to be converted, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The checkpoint's folder.
+    pub checkpoint: &'a Path,
+    /// The weight folder that is to be made. It must not exist, or be empty.
+    pub output: &'a Path,
+    /// The format.
+    pub quantization: Quantization,
+    /// Name of the conversation template; `None`: found out from tokenizer and Jinja template.
+    pub conv_template: Option<&'a str>,
+    /// Threads; `None`: one for each core.
+    pub jobs: Option<NonZero<usize>>,
+}
+
+/// How far a conversion is, in bytes of the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Converted so far.
+    pub done: u64,
+    /// Altogether.
+    pub total: u64,
+}
+
+/// What a conversion did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The model's family.
+    pub family: Family,
+    /// The format.
+    pub quantization: Quantization,
+    /// Tensors written.
+    pub tensors: u64,
+    /// Files of weights written.
+    pub shards: usize,
+    /// Bytes of weights written.
+    pub bytes: u64,
+    /// Bytes of weights read.
+    pub source_bytes: u64,
+    /// Bits for each parameter of the checkpoint.
+    pub bits_per_parameter: f64,
+    /// Name of the conversation template; `None` when the tokenizer's Jinja template is to be used.
+    pub conv_template: Option<String>,
+    /// What the user should know.
+    pub notices: Vec<String>,
+}
+
+/// Converts a checkpoint. `progress` is called from several threads; when `cancel` becomes true the conversion ends soon with
+/// [`ConvertError::Cancelled`]. However it ends, the output is there as a whole or not at all.
+///
+/// # Errors
+/// [`ConvertError`]; nothing was written to the output's place then.
+pub fn convert(
+    request: &Request<'_>,
+    cancel: &AtomicBool,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Report, ConvertError> {
+    refuse_converted(request.checkpoint, &request.quantization)?;
+    let checkpoint = Checkpoint::open(request.checkpoint)?;
+    let config = model_config(&checkpoint.folder, &checkpoint.config)?;
+    let layout = Layout::new(&checkpoint, &config, &request.quantization)?;
+    let Chat { config: chat, files, notices } =
+        chat::build(&checkpoint.folder, &checkpoint.config, &config, &request.quantization, request.conv_template)?;
+
+    let output = Output::create(request.output)?;
+    let needed = layout.index.total_bytes();
+    if let Some(available) = io::free_bytes(output.folder()).filter(|&available| available < needed) {
+        return Err(ConvertError::NoSpace { folder: request.output.to_owned(), needed, available });
+    }
+    let threads = request.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
+    let sums = pipeline::run(&checkpoint, &layout, &request.quantization, output.folder(), threads, cancel, progress)?;
+    let mut index = layout.index;
+    for (shard, sum) in index.shards.iter_mut().zip(sums) {
+        shard.md5sum = Some(sum);
+    }
+    output.write(weight_index::FILE_NAME, index.to_json().as_bytes())?;
+    if let Some(b16) = index.to_b16() {
+        output.write(weight_index::B16_FILE_NAME, b16.to_json().as_bytes())?;
+    }
+    for file in &files {
+        output.write(&file.name, &file.content)?;
+    }
+    output.write(chat_config::FILE_NAME, chat.to_json().as_bytes())?;
+    output.commit()?;
+    Ok(Report {
+        family: config.family,
+        quantization: request.quantization,
+        tensors: index.metadata.tensors,
+        shards: index.shards.len(),
+        bytes: needed,
+        source_bytes: layout.source_bytes,
+        bits_per_parameter: index.metadata.bits_per_parameter,
+        conv_template: chat.template().and_then(|template| template.name),
+        notices,
+    })
+}
+
+/// The model that a `config.json` describes.
+pub(crate) fn model_config(folder: &Path, config: &serde_json::Value) -> Result<ModelConfig, ConvertError> {
+    let wrong = |source| ConvertError::Config { path: folder.join("config.json"), source };
+    ModelConfig::from_hf(config).map_err(wrong)
+}
+
+/// A folder that is converted already is not converted again, least of all to another format.
+pub(crate) fn refuse_converted(folder: &Path, quantization: &Quantization) -> Result<(), ConvertError> {
+    let Some(chat) = io::read_json(&folder.join(chat_config::FILE_NAME))? else { return Ok(()) };
+    let found = chat.get("quantization").and_then(serde_json::Value::as_str).unwrap_or("an unknown format");
+    let (folder, found) = (folder.to_owned(), found.chars().take(40).collect());
+    if found == quantization.name {
+        Err(ConvertError::AlreadyConverted { folder, quantization: found })
+    } else {
+        Err(ConvertError::OtherQuantization { folder, found, asked: quantization.name.to_owned() })
+    }
+}

@@ -1,0 +1,105 @@
+use knapsack_models::{ConfigError, TensorsError};
+use std::io;
+use std::path::PathBuf;
+
+/// Why a conversion failed. Nothing is left behind in the output's place.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// The folder is not a checkpoint.
+    #[error("{}: {problem}", .folder.display())]
+    NotACheckpoint {
+        /// The folder.
+        folder: PathBuf,
+        /// What was looked for.
+        problem: String,
+    },
+    /// The folder is an MLC model already.
+    #[error("{}: already converted to {quantization}: it has an mlc-chat-config.json", .folder.display())]
+    AlreadyConverted {
+        /// The folder.
+        folder: PathBuf,
+        /// Its format.
+        quantization: String,
+    },
+    /// An MLC model in another format than the one asked for.
+    #[error("{}: converted to {found}, but {asked} is asked for; convert the original checkpoint instead", .folder.display())]
+    OtherQuantization {
+        /// The folder.
+        folder: PathBuf,
+        /// Its format.
+        found: String,
+        /// The format asked for.
+        asked: String,
+    },
+    /// A file that cannot be read or written.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// `read`, `write`, …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A JSON file that cannot be decoded.
+    #[error("{} is not valid JSON", .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A safetensors file or its index that is not what it should be.
+    #[error("{}: {problem}", .path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the numbers.
+        problem: String,
+    },
+    /// The model's configuration cannot be used.
+    #[error("{}", .path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ConfigError,
+    },
+    /// The checkpoint's tensors are not those of its configuration.
+    #[error(transparent)]
+    Tensors(#[from] TensorsError),
+    /// A conversation template that is not known.
+    #[error("unknown conversation template `{name}`; known are {known}")]
+    ConvTemplate {
+        /// The name asked for.
+        name: String,
+        /// The known names.
+        known: String,
+    },
+    /// The output is there already.
+    #[error("{}: is there already", .0.display())]
+    OutputExists(PathBuf),
+    /// Not enough room for the result.
+    #[error("{}: {needed} bytes are needed, {available} are free", .folder.display())]
+    NoSpace {
+        /// Where the result goes.
+        folder: PathBuf,
+        /// Bytes of the result.
+        needed: u64,
+        /// Bytes that are free.
+        available: u64,
+    },
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl ConvertError {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| ConvertError::Io { action, path, source }
+    }
+}
