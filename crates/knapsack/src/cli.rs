@@ -25,6 +25,10 @@ Exit codes: 0 done, 1 failed, 2 wrong input (nothing was fetched, compiled or wr
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show what is in a model library, a weight folder, a checkpoint or a package
+    Inspect(InspectArgs),
+    /// Show, check or empty the cache of converted weights and compiled libraries
+    Cache(CacheArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -324,6 +328,9 @@ pub struct InspectArgs {
     /// A model library, a weight folder, a checkpoint or a package
     #[arg(value_hint = ValueHint::AnyPath)]
     pub path: PathBuf,
+    /// Show the kernels too: what each moves, and their source
+    #[arg(long)]
+    pub kernels: bool,
     /// Result as JSON.
     #[command(flatten)]
     pub json: JsonArg,

@@ -10,6 +10,7 @@ pub mod exit;
 pub mod interrupt;
 pub mod ops;
 pub mod report;
+pub mod table;
 
 use clap::Parser;
 use std::ffi::OsString;

@@ -1,7 +1,9 @@
 //! The verbs, one file each. A verb takes its arguments and the [`Reporter`], and gives an error whose kind decides the
 //! exit code (see [`crate::exit`]).
 
+pub mod cache;
 pub mod completions;
+pub mod inspect;
 
 use crate::cli::Command;
 use crate::report::Reporter;
@@ -9,6 +11,8 @@ use crate::report::Reporter;
 /// Runs a verb.
 pub fn dispatch(command: &Command, reporter: &Reporter) -> anyhow::Result<()> {
     match command {
+        Command::Inspect(args) => inspect::run(args, reporter),
+        Command::Cache(args) => cache::run(args, reporter),
         Command::Completions(args) => completions::run(args, reporter),
     }
 }

@@ -1,0 +1,95 @@
+//! Aligned columns and sizes for people.
+
+use std::fmt::Write;
+
+/// Bytes as people read them, in decimal units: `695.2 MB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1000.0;
+    let mut unit = 0;
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// Which way a column leans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// Text.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// Columns under headings, two spaces apart, indented by two.
+#[derive(Clone, Debug)]
+pub struct Table {
+    columns: Vec<(&'static str, Align)>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table of these columns.
+    pub fn new(columns: &[(&'static str, Align)]) -> Self {
+        Self { columns: columns.to_vec(), rows: Vec::new() }
+    }
+
+    /// Adds a row; cells beyond the columns are dropped.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().take(self.columns.len()).collect());
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let heading: Vec<String> = self.columns.iter().map(|(name, _)| (*name).to_string()).collect();
+        let lines: Vec<&Vec<String>> = std::iter::once(&heading).chain(&self.rows).collect();
+        let width = |column: usize| {
+            lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        for line in lines {
+            let mut text = String::from(" ");
+            for ((cell, &width), (_, align)) in line.iter().zip(&widths).zip(&self.columns) {
+                match align {
+                    Align::Left => write!(text, " {cell:<width$} ")?,
+                    Align::Right => write!(text, " {cell:>width$} ")?,
+                }
+            }
+            writeln!(f, "{}", text.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_well() {
+        let expected = [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (695_246_848, "695.2 MB"), (999_999, "1.0 MB")];
+        for (count, text) in expected {
+            assert_eq!(bytes(count), text);
+        }
+        assert_eq!(bytes(u64::MAX), "18446.7 PB");
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let mut table = Table::new(&[("name", Align::Left), ("bytes", Align::Right)]);
+        table.row(["a".into(), "12345".into(), "dropped".into()]);
+        table.row(["longer".into(), "1".into()]);
+        assert_eq!(table.to_string(), "  name    bytes\n  a       12345\n  longer      1\n");
+    }
+}
