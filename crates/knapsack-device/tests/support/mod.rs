@@ -4,7 +4,7 @@
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;
 use knapsack_compiler::{CompileRequest, compile};
-use knapsack_device::{Device, LoadedModel};
+use knapsack_device::{Device, DeviceError, LoadedModel};
 use knapsack_ir::Windows;
 use knapsack_models::ModelConfig;
 use knapsack_tensor::Quantization;
@@ -46,6 +46,15 @@ pub(crate) enum Calls {
 
 /// Logits of every position of `tokens`.
 pub(crate) fn all_logits(model: &mut dyn LoadedModel, tokens: &[u32], calls: Calls) -> Vec<f32> {
+    try_all_logits(model, tokens, calls).unwrap()
+}
+
+/// Logits of every position of `tokens`, or the first failure.
+pub(crate) fn try_all_logits(
+    model: &mut dyn LoadedModel,
+    tokens: &[u32],
+    calls: Calls,
+) -> Result<Vec<f32>, DeviceError> {
     let chunk = model.library().model.prefill_chunk_size as usize;
     let vocab = model.library().model.vocab_size as usize;
     let mut logits = vec![0.0; tokens.len() * vocab];
@@ -57,14 +66,14 @@ pub(crate) fn all_logits(model: &mut dyn LoadedModel, tokens: &[u32], calls: Cal
             Calls::Rising => call % chunk + 1,
         }
         .min(tokens.len() - position);
-        model.forward(&tokens[position..position + n], position as u32).unwrap();
+        model.forward(&tokens[position..position + n], position as u32)?;
         for row in 0..n {
             let at = (position + row) * vocab;
-            model.logits(row as u32, &mut logits[at..at + vocab]).unwrap();
+            model.logits(row as u32, &mut logits[at..at + vocab])?;
         }
         (position, call) = (position + n, call + 1);
     }
-    logits
+    Ok(logits)
 }
 
 /// Root mean square of the difference over that of the reference.

@@ -1,0 +1,168 @@
+//! The kernels of both languages, run on the CPU from their emitted source.
+#![allow(unsafe_code)] // Loading what clang made of the kernels.
+
+mod standin;
+mod support;
+
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::Target;
+use knapsack_device::Device;
+use knapsack_device::DeviceError;
+use standin::{Order, Standin, Variant};
+use support::{Calls, error, error_to_reference_device, fixture_error, library, try_all_logits};
+
+const METAL: Variant =
+    Variant { target: Target::Metal, fp16: true, subgroups: true, subgroup_size: 32, order: Order::Forward };
+const METAL_PLAIN: Variant = Variant { fp16: false, subgroups: false, order: Order::Reverse, ..METAL };
+const OPENCL: Variant =
+    Variant { target: Target::OpenCl, fp16: true, subgroups: true, subgroup_size: 16, order: Order::Shuffled };
+
+fn bound(variant: &Variant) -> f64 {
+    if variant.fp16 { 0.02 } else { 0.005 }
+}
+
+fn every_fixture(variant: Variant) {
+    let Some(device) = Standin::new(variant) else { return };
+    eprintln!("{}", device.description());
+    for model in knapsack_testkit::fixtures() {
+        for quantization in model.quantizations {
+            let library = library(model.family, quantization, variant.target, |_| {});
+            let start = std::time::Instant::now();
+            let error = fixture_error(&device, &library, model.family, quantization, Calls::Chunks);
+            eprintln!("{} {quantization}: {:.4} % {:?}", model.family, 100.0 * error, start.elapsed());
+            assert!(error <= bound(&variant), "{} {quantization}: {error}", model.family);
+        }
+    }
+}
+
+#[test]
+fn every_fixture_on_metal_with_half_precision_and_simdgroups() {
+    every_fixture(METAL);
+}
+
+#[test]
+fn every_fixture_on_metal_with_single_precision_and_local_memory() {
+    every_fixture(METAL_PLAIN);
+}
+
+#[test]
+fn every_fixture_on_opencl_with_half_precision_and_subgroups() {
+    every_fixture(OPENCL);
+}
+
+#[test]
+fn chunks_of_all_sizes_in_every_order() {
+    for (variant, order) in [(METAL, Order::Shuffled), (METAL_PLAIN, Order::Forward), (OPENCL, Order::Reverse)] {
+        let variant = Variant { order, ..variant };
+        let Some(device) = Standin::new(variant) else { return };
+        for (family, quantization) in [("llama", "q4f16_0"), ("llama", "q3f16_1"), ("gemma2", "q4f16_1")] {
+            let library = library(family, quantization, variant.target, |windows| windows.chunk = 31);
+            let error = fixture_error(&device, &library, family, quantization, Calls::Rising);
+            assert!(error <= bound(&variant), "{variant:?} {family} {quantization}: {error}");
+        }
+    }
+}
+
+#[test]
+fn windows_with_sinks_go_round_as_on_the_reference_device() {
+    let Some(device) = Standin::new(METAL_PLAIN) else { return };
+    let folder = knapsack_testkit::mlc_fixture("mistral", "q4f16_1");
+    let tokens: Vec<u32> = (0..150).map(|i| i * 37 % 700).collect();
+    let of = |target| {
+        library("mistral", "q4f16_1", target, |windows| {
+            (windows.sliding, windows.sinks, windows.chunk) = (Some(24), 4, 20);
+        })
+    };
+    let libraries = [of(Target::Metal), of(Target::Host)];
+    for calls in [Calls::Chunks, Calls::Single] {
+        let error = error_to_reference_device(&device, libraries.each_ref(), &folder, &tokens, calls);
+        assert!(error <= bound(&METAL_PLAIN), "{calls:?}: {error}");
+    }
+}
+
+/// What the kernels of a library compute with threads in one order: the error, in chunks or one token at a time.
+fn outcome(compiled: &ModelLibrary, order: Order, calls: Calls) -> Result<f64, DeviceError> {
+    let device = Standin::new(Variant { order, ..METAL_PLAIN }).expect("checked by the caller");
+    let folder = knapsack_testkit::mlc_fixture("llama", "q4f16_1");
+    let sequences = knapsack_testkit::reference_logits("llama", Some("q4f16_1"));
+    let sequence = sequences.into_iter().max_by_key(|sequence| sequence.tokens.len()).unwrap();
+    let tokens: Vec<u32> = sequence.tokens.iter().map(|&token| token as u32).collect();
+    let mut model = device.load(compiled.clone().into(), &folder)?;
+    model.forward(&tokens[..1], 0)?;
+    Ok(error(&try_all_logits(&mut *model, &tokens, calls)?, &sequence.logits))
+}
+
+/// The library with one piece of a kernel's source changed: the `skip`-th occurrence of `from` after `start`.
+fn planted(start: &str, skip: usize, from: &str, to: &str) -> ModelLibrary {
+    let mut library = (*library("llama", "q4f16_1", Target::Metal, |_| {})).clone();
+    let source = &mut library.kernels.as_mut().unwrap().source;
+    let kernel = source.find(start).unwrap_or_else(|| panic!("{start} is in the source"));
+    let at = source[kernel..].match_indices(from).nth(skip).unwrap_or_else(|| panic!("{from} is in {start}")).0;
+    source.replace_range(kernel + at..kernel + at + from.len(), to);
+    library
+}
+
+#[test]
+fn a_removed_barrier_is_caught() {
+    if Standin::new(METAL_PLAIN).is_none() {
+        return;
+    }
+    let orders = [Order::Forward, Order::Reverse, Order::Shuffled];
+    for (start, skip, calls) in [
+        ("float group_sum(", 1, Calls::Single),
+        ("float group_sum(", 2, Calls::Single),
+        ("kernel void gemm_", 0, Calls::Chunks),
+        ("kernel void gemm_", 1, Calls::Chunks),
+        ("kernel void rope_append_", 0, Calls::Single),
+        ("kernel void matvec_rows_", 1, Calls::Single),
+        ("kernel void matvec_rows_", 2, Calls::Single),
+        ("kernel void attention_decode_", 0, Calls::Single),
+        ("kernel void attention_decode_", 1, Calls::Single),
+        ("kernel void attention_prefill_", 0, Calls::Chunks),
+        ("kernel void attention_prefill_", 2, Calls::Chunks),
+        ("kernel void attention_prefill_", 4, Calls::Chunks),
+    ] {
+        let library = planted(start, skip, "BARRIER();", ";");
+        let caught = orders.iter().any(|&order| !outcome(&library, order, calls).is_ok_and(|error| error <= 0.005));
+        assert!(caught, "barrier {skip} of `{start}` removed, and nothing happened");
+    }
+}
+
+#[test]
+fn barriers_that_not_all_threads_reach_are_caught() {
+    if Standin::new(METAL_PLAIN).is_none() {
+        return;
+    }
+    let library = planted("kernel void gemm_", 0, "BARRIER();", "if (THREAD != 5) BARRIER();");
+    let failure = outcome(&library, Order::Forward, Calls::Chunks).unwrap_err().to_string();
+    assert!(failure.contains("gemm_") && failure.contains("wait at line"), "{failure}");
+    let library =
+        planted("kernel void norm_", 0, "NORMALIZE(v, EPSILON)", "if (THREAD == 0) return;\n    NORMALIZE(v, EPSILON)");
+    let failure = outcome(&library, Order::Forward, Calls::Single).unwrap_err().to_string();
+    assert!(failure.contains("the end"), "{failure}");
+}
+
+#[test]
+fn pointers_of_the_wrong_space_do_not_compile() {
+    let Some(metal) = Standin::new(METAL_PLAIN) else { return };
+    let library = planted("kernel void gemm_", 0, "LOCAL real* x_fill", "GLOBAL real* x_fill");
+    let folder = knapsack_testkit::mlc_fixture("llama", "q4f16_1");
+    let built = metal.load(library.into(), &folder);
+    assert!(
+        matches!(&built, Err(DeviceError::KernelBuild { log, .. }) if log.contains("address")),
+        "{:?}",
+        built.err()
+    );
+}
+
+#[test]
+fn writes_beyond_a_buffer_and_unwritten_local_memory_are_caught() {
+    if Standin::new(METAL_PLAIN).is_none() {
+        return;
+    }
+    let library = planted("kernel void norm_", 0, "GROUP_X * COLUMNS + AT(i)", "GROUP_X * COLUMNS + AT(i) + 4");
+    let failure = outcome(&library, Order::Forward, Calls::Single).unwrap_err().to_string();
+    assert!(failure.contains("wrote beyond argument 2"), "{failure}");
+    let library = planted("kernel void rope_append_", 0, "head[i] = PROJECTED", "if (i > 0) head[i] = PROJECTED");
+    assert!(outcome(&library, Order::Forward, Calls::Single).unwrap().is_nan());
+}
