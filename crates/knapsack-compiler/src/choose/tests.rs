@@ -105,3 +105,27 @@ fn contradictions_are_refused_all_at_once() {
          sliding_window_size 64"
     );
 }
+
+/// The entries of MLCChat's manifest for Android, with its budgets. All fit but Mistral-7B's, whose budget does not even hold its
+/// weights and a window of 768 positions.
+#[test]
+fn mlc_chat_s_manifest() {
+    let chunk = |chunk| Overrides { prefill_chunk_size: Some(chunk), ..Overrides::default() };
+    let both = Overrides { context_window_size: Some(2048), ..chunk(128) };
+    let sliding = Overrides { sliding_window_size: Some(768), ..chunk(256) };
+    for (name, overrides, budget, context) in [
+        ("Phi-3.5-mini-instruct-q4f16_1", chunk(128), 4_250_586_449, Some(5120)),
+        ("Qwen3-0.6B-q0f16", both, 3_000_000_000, Some(2048)),
+        ("Qwen3-1.7B-q4f16_1", both, 3_000_000_000, Some(2048)),
+        ("gemma-2-2b-it-q4f16_1", Overrides::default(), 3_000_000_000, Some(4096)),
+        ("Llama-3.2-3B-Instruct-q4f16_1", Overrides::default(), 4_679_979_417, Some(24_832)),
+        ("Mistral-7B-Instruct-v0.3-q4f16_1", sliding, 4_115_131_883, None),
+    ] {
+        let chosen = chosen(&model(name), overrides, Some(budget));
+        assert_eq!(chosen.over_budget.is_none(), context.is_some(), "{name}");
+        assert_eq!(chosen.over_budget.is_none(), chosen.memory.total() <= budget, "{name}");
+        if let Some(context) = context {
+            assert_eq!(chosen.windows.context, context, "{name}");
+        }
+    }
+}

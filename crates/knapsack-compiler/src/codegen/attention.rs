@@ -117,9 +117,6 @@ pub(super) fn rope_append(library: &ModelLibrary, op: &RopeAppend) -> Result<Spe
     if op.order == QkvOrder::PerHead && op.heads != op.kv_heads {
         return Err(format!("{} heads with {} kv heads, interleaved", op.heads, op.kv_heads));
     }
-    if op.apart.is_some() {
-        return Err("keys and values from projections of their own".to_owned());
-    }
     let slots = op.heads + 2 * op.kv_heads;
     check_indexable(
         "the input",

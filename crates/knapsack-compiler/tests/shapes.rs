@@ -1,0 +1,204 @@
+//! The models of the mobile catalogue at full size: each compiles for both kinds of phone, and `docs/memory.md` says what it
+//! needs. `KNAPSACK_BLESS=1 cargo test -p knapsack-compiler --test shapes` writes that file anew.
+
+use knapsack_artifact::library::{MemoryPlan, Target};
+use knapsack_compiler::{CompileRequest, Overrides, Own, choose, compile};
+use knapsack_models::ModelConfig;
+use knapsack_tensor::Quantization;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::path::Path;
+
+/// A model with the overrides of its manifest entry.
+struct Entry {
+    name: &'static str,
+    config: ModelConfig,
+    quantization: Quantization,
+    overrides: Overrides,
+}
+
+fn entry(name: &'static str, config: ModelConfig, quantization: &str, overrides: Overrides) -> Entry {
+    Entry { name, config, quantization: quantization.parse().unwrap(), overrides }
+}
+
+/// Dimensions as the `config.json` of each model gives them.
+fn dims(
+    model_type: &str,
+    [hidden, intermediate, layers, heads, kv_heads, vocab]: [u32; 6],
+    more: Value,
+) -> ModelConfig {
+    let mut config = json!({
+        "model_type": model_type, "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocab,
+    });
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    ModelConfig::from_hf(&config).unwrap()
+}
+
+fn chunk(tokens: u32) -> Overrides {
+    Overrides { prefill_chunk_size: Some(tokens), ..Overrides::default() }
+}
+
+fn context(positions: u32, tokens: u32) -> Overrides {
+    Overrides { context_window_size: Some(positions), ..chunk(tokens) }
+}
+
+fn llama3(factor: f64) -> Value {
+    json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192})
+}
+
+fn llama_likes() -> Vec<Entry> {
+    let moderate = context(2048, 128);
+    let config = |dims_: [u32; 6], positions: u32, tied: bool| {
+        let more = json!({"max_position_embeddings": positions, "tie_word_embeddings": tied, "rope_theta": 1e5});
+        dims("llama", dims_, more)
+    };
+    let llama_31 = |dims_: [u32; 6], factor: f64, tied: bool| {
+        let more = json!({"max_position_embeddings": 131_072, "tie_word_embeddings": tied, "rope_theta": 5e5,
+            "rope_scaling": llama3(factor)});
+        dims("llama", dims_, more)
+    };
+    vec![
+        entry("Llama-3.2-1B-Instruct", llama_31([2048, 8192, 16, 32, 8, 128_256], 32.0, true), "q4f16_1", moderate),
+        entry("Llama-3.2-3B-Instruct", llama_31([3072, 8192, 28, 24, 8, 128_256], 32.0, true), "q4f16_1", moderate),
+        entry("Llama-3.2-3B-Instruct", llama_31([3072, 8192, 28, 24, 8, 128_256], 32.0, true), "q4f16_0", moderate),
+        entry(
+            "DeepSeek-R1-Distill-Llama-8B",
+            llama_31([4096, 14_336, 32, 32, 8, 128_256], 8.0, false),
+            "q4f16_1",
+            moderate,
+        ),
+        entry("TinyLlama-1.1B-Chat-v1.0", config([2048, 5632, 22, 32, 4, 32_000], 2048, false), "q4f16_1", moderate),
+        entry("SmolLM2-135M-Instruct", config([576, 1536, 30, 9, 3, 49_152], 8192, true), "q0f16", moderate),
+        entry("SmolLM2-1.7B-Instruct", config([2048, 8192, 24, 32, 32, 49_152], 8192, true), "q4f16_1", moderate),
+    ]
+}
+
+fn others() -> Vec<Entry> {
+    let moderate = context(2048, 128);
+    let qwen = |kind: &str, dims_: [u32; 6], more: Value| {
+        let mut config = json!({"max_position_embeddings": 40_960, "tie_word_embeddings": true, "rope_theta": 1e6});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        dims(kind, dims_, config)
+    };
+    let qwen3 = json!({"head_dim": 128});
+    let gemma = |kind: &str, dims_: [u32; 6], more: Value| {
+        let mut config =
+            json!({"max_position_embeddings": 8192, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh"});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        dims(kind, dims_, config)
+    };
+    let gemma2 = json!({"sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+        "query_pre_attn_scalar": 256});
+    let gemma3 = json!({"max_position_embeddings": 32_768, "sliding_window": 512, "sliding_window_pattern": 6,
+        "rope_theta": 1e6, "rope_local_base_freq": 1e4, "query_pre_attn_scalar": 256});
+    let mistral = dims(
+        "mistral",
+        [4096, 14_336, 32, 32, 8, 32_768],
+        json!({"max_position_embeddings": 32_768, "rope_theta": 1e6}),
+    );
+    let sliding = Overrides { sliding_window_size: Some(768), ..chunk(256) };
+    vec![
+        entry("Mistral-7B-Instruct-v0.3", mistral, "q4f16_1", sliding),
+        entry("Qwen2.5-0.5B-Instruct", qwen("qwen2", [896, 4864, 24, 14, 2, 151_936], json!({})), "q4f16_1", moderate),
+        entry("Qwen2.5-1.5B-Instruct", qwen("qwen2", [1536, 8960, 28, 12, 2, 151_936], json!({})), "q4f16_1", moderate),
+        entry("Qwen3-0.6B", qwen("qwen3", [1024, 3072, 28, 16, 8, 151_936], qwen3.clone()), "q0f16", moderate),
+        entry("Qwen3-1.7B", qwen("qwen3", [2048, 6144, 28, 16, 8, 151_936], qwen3), "q4f16_1", moderate),
+        entry("gemma-2b-it", gemma("gemma", [2048, 16_384, 18, 8, 1, 256_000], json!({})), "q4f16_1", moderate),
+        entry("gemma-2-2b-it", gemma("gemma2", [2304, 9216, 26, 8, 4, 256_000], gemma2), "q4f16_1", context(4096, 128)),
+        entry(
+            "gemma-3-1b-it",
+            gemma("gemma3_text", [1152, 6912, 26, 4, 1, 262_144], gemma3),
+            "q4f16_1",
+            context(4096, 128),
+        ),
+    ]
+}
+
+fn with_biases() -> Vec<Entry> {
+    let moderate = context(2048, 128);
+    // Phi-3.5's lists of 48 factors do not change sizes.
+    let longrope = json!({"type": "longrope", "short_factor": vec![1.0; 48], "long_factor": vec![2.0; 48]});
+    let phi3 = json!({"max_position_embeddings": 131_072, "original_max_position_embeddings": 4096, "rope_scaling": longrope,
+        "sliding_window": 262_144});
+    let phi = |dims_: [u32; 6], share: f64| {
+        dims(
+            "phi",
+            dims_,
+            json!({"max_position_embeddings": 2048, "partial_rotary_factor": share, "hidden_act": "gelu_new"}),
+        )
+    };
+    let stablelm = json!({"max_position_embeddings": 4096, "use_qkv_bias": true, "partial_rotary_factor": 0.25,
+        "hidden_act": "silu"});
+    let neox = json!({"max_position_embeddings": 2048, "rotary_pct": 1.0, "use_parallel_residual": false, "hidden_act": "gelu"});
+    vec![
+        entry(
+            "Phi-3.5-mini-instruct",
+            dims("phi3", [3072, 8192, 32, 32, 32, 32_064], phi3.clone()),
+            "q4f16_0",
+            context(4096, 128),
+        ),
+        entry(
+            "Phi-3.5-mini-instruct",
+            dims("phi3", [3072, 8192, 32, 32, 32, 32_064], phi3),
+            "q4f16_1",
+            context(4096, 128),
+        ),
+        entry("phi-1_5", phi([2048, 8192, 24, 32, 32, 51_200], 0.5), "q4f16_1", moderate),
+        entry("phi-2", phi([2560, 10_240, 32, 32, 32, 51_200], 0.4), "q4f16_1", moderate),
+        entry(
+            "stablelm-2-zephyr-1_6b",
+            dims("stablelm", [2048, 5632, 24, 32, 32, 100_352], stablelm),
+            "q4f16_1",
+            moderate,
+        ),
+        entry(
+            "RedPajama-INCITE-Chat-3B-v1",
+            dims("gpt_neox", [2560, 10_240, 32, 32, 32, 50_432], neox),
+            "q4f16_1",
+            moderate,
+        ),
+    ]
+}
+
+fn memory(entry: &Entry) -> (String, MemoryPlan) {
+    let Entry { config, quantization, overrides, .. } = entry;
+    let own = Own { windows: config.own_windows(), trained: None };
+    let chosen = choose(&own, overrides, None, |windows| config.graph(quantization, windows)).unwrap();
+    let graph = config.graph(quantization, &chosen.windows).unwrap();
+    for target in [Target::Metal, Target::OpenCl] {
+        let request = CompileRequest { graph: &graph, windows: chosen.windows, target, name: None };
+        let library = compile(&request).unwrap_or_else(|error| panic!("{} for {target:?}: {error}", entry.name));
+        assert_eq!(library.memory, chosen.memory);
+        let launches = [&library.prefill, &library.decode, &library.head].map(|function| &function.launches);
+        assert!(launches.into_iter().flatten().all(|launch| launch.gpu.is_some()));
+    }
+    let sizes = match chosen.windows.sliding {
+        Some(window) => format!("window {window} + {} sinks, chunk {}", chosen.windows.sinks, chosen.windows.chunk),
+        None => format!("context {}, chunk {}", chosen.windows.context, chosen.windows.chunk),
+    };
+    (sizes, chosen.memory)
+}
+
+#[test]
+fn every_model_compiles_and_the_table_is_up_to_date() {
+    let mut table = String::from(
+        "# Memory of the catalogue's models\n\nBytes on the device, as the compiler plans them. Written by \
+         `KNAPSACK_BLESS=1 cargo test -p knapsack-compiler --test shapes`.\n\n\
+         | model | family | format | sizes | weights | KV cache | workspace | total |\n|---|---|---|---|---|---|---|---|\n",
+    );
+    for entry in llama_likes().into_iter().chain(others()).chain(with_biases()) {
+        let (sizes, memory) = memory(&entry);
+        let MemoryPlan { weights, kv_cache, workspace } = memory;
+        let (name, family, format) = (entry.name, entry.config.family, entry.quantization);
+        let total = memory.total();
+        writeln!(table, "| {name} | {family} | {format} | {sizes} | {weights} | {kv_cache} | {workspace} | {total} |")
+            .unwrap();
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/memory.md");
+    if std::env::var_os("KNAPSACK_BLESS").is_some() {
+        std::fs::write(&path, &table).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), table, "{} is out of date", path.display());
+}
