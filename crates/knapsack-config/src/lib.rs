@@ -1,18 +1,40 @@
 //! The manifest: parsing with spans, validation, JSON Schema, lockfile.
 //!
-//! In: the path of an `mlc-package-config.json`. Out: a manifest whose every value was checked, or all that is wrong
+//! In: the path of an `mlc-package-config.json`. Out: a [`Manifest`] whose every value was checked, or all that is wrong
 //! with it at once, each finding with its place in the text ([`Report`]). Nothing is fetched and nothing is written here.
 //! Next in the flow is `knapsack-source`, which resolves the model sources that the manifest names.
+//!
+//! The way through [`load`]: text → values with spans ([`parse`]) → the manifest as written, each value checked alone
+//! (`written`) → merged with what it extends (`merge`) → resolved, checked as a whole (`resolve`, [`manifest`]).
 
+pub mod codes;
+pub mod device;
+pub mod devices;
 pub mod diagnostic;
+pub mod edit;
+mod load;
+mod local;
 pub mod lockfile;
+pub mod manifest;
+mod merge;
 pub mod overrides;
 pub mod parse;
 pub mod render;
+mod resolve;
+pub mod schema;
+pub mod source;
 pub mod source_map;
 pub mod suggest;
+mod written;
 
+pub use device::Device;
+pub use devices::{DeviceProfile, DeviceProfiles, Platform};
 pub use diagnostic::{Diagnostic, Report, Severity};
+pub use edit::set_overrides;
+pub use load::{Environment, Loaded, MAX_EXTENDS, load, load_text};
 pub use lockfile::{LockedFile, LockedFormat, LockedModel, Lockfile, LockfileError};
+pub use manifest::{DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
 pub use overrides::{OverrideKey, Overrides};
+pub use schema::json_schema;
+pub use source::{HubSource, LocalKind, LocalSource, ModelSource};
 pub use source_map::{SourceMap, Span, Spanned};

@@ -1,0 +1,237 @@
+//! Profiles of phones: how much memory there is, and how much of it one app may use. Every figure names its source.
+//!
+//! The built-in profiles are `data/devices.json`; a file of the same form adds profiles or replaces them by name.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The profiles that come with Knapsack.
+const BUILT_IN: &str = include_str!("../data/devices.json");
+/// Longest file of profiles, and most profiles in it.
+const MAX_TEXT: usize = 1 << 20;
+const MAX_PROFILES: usize = 1000;
+
+/// What a phone runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Platform {
+    /// iOS and iPadOS.
+    Ios,
+    /// Android.
+    Android,
+    /// macOS, for Catalyst apps.
+    Macos,
+}
+
+impl fmt::Display for Platform {
+    /// With an article, for messages.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Platform::Ios => "an iOS device",
+            Platform::Android => "an Android device",
+            Platform::Macos => "a Mac",
+        })
+    }
+}
+
+/// A number of bytes and who says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Figure {
+    /// Bytes.
+    pub bytes: u64,
+    /// Where the figure comes from.
+    pub source: String,
+}
+
+/// A phone. What nobody has published or reported is absent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceProfile {
+    /// Name in `target_devices`: lower-case letters, digits and `-`.
+    pub name: String,
+    /// Name for people.
+    pub title: String,
+    /// What it runs.
+    pub platform: Platform,
+    /// Memory of the whole phone.
+    pub ram: Figure,
+    /// What one app may use before the system ends it. Android has no such figure: it ends apps when memory is short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_limit: Option<Figure>,
+    /// The same with `com.apple.developer.kernel.increased-memory-limit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_limit_entitled: Option<Figure>,
+    /// Largest buffer of the GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_buffer: Option<Figure>,
+}
+
+impl DeviceProfile {
+    /// What one app may use, with the entitlement or without; `None` when no figure is known.
+    pub fn limit(&self, entitled: bool) -> Option<&Figure> {
+        if entitled { self.app_limit_entitled.as_ref().or(self.app_limit.as_ref()) } else { self.app_limit.as_ref() }
+    }
+}
+
+/// Profiles by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceProfiles {
+    profiles: BTreeMap<String, DeviceProfile>,
+}
+
+/// Why a file of profiles is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceProfilesError {
+    /// The file is too long.
+    #[error("the device profiles are longer than {MAX_TEXT} bytes")]
+    TooLong,
+    /// Not JSON, or not of the form of `devices.json`.
+    #[error("the device profiles can not be read")]
+    Form(#[from] serde_json::Error),
+    /// Too many profiles.
+    #[error("{0} device profiles; at most {MAX_PROFILES} are read")]
+    TooMany(usize),
+    /// A name that can not stand in `target_devices`.
+    #[error("`{0}` can not be the name of a device profile: lower-case letters, digits and `-`")]
+    Name(String),
+    /// A name that stands twice in one file.
+    #[error("the device profile `{0}` stands twice in one file")]
+    Twice(String),
+    /// A figure of zero, or beyond the phone's memory.
+    #[error("the device profile `{name}` says {bytes} bytes for `{key}`, of {ram} in all")]
+    Figure {
+        /// The profile.
+        name: String,
+        /// Which figure.
+        key: &'static str,
+        /// What it says.
+        bytes: u64,
+        /// The phone's memory.
+        ram: u64,
+    },
+    /// A figure without a source.
+    #[error("the device profile `{name}` names no source for `{key}`")]
+    NoSource {
+        /// The profile.
+        name: String,
+        /// Which figure.
+        key: &'static str,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    devices: Vec<DeviceProfile>,
+}
+
+impl DeviceProfiles {
+    /// The profiles that come with Knapsack.
+    pub fn built_in() -> Result<Self, DeviceProfilesError> {
+        let mut profiles = DeviceProfiles::default();
+        profiles.extend_from_json(BUILT_IN)?;
+        Ok(profiles)
+    }
+
+    /// Adds the profiles of a file of the form of `devices.json`; a name that is there already is replaced. On an error
+    /// nothing is added.
+    pub fn extend_from_json(&mut self, text: &str) -> Result<(), DeviceProfilesError> {
+        if text.len() > MAX_TEXT {
+            return Err(DeviceProfilesError::TooLong);
+        }
+        let File { devices } = serde_json::from_str(text)?;
+        if devices.len() > MAX_PROFILES {
+            return Err(DeviceProfilesError::TooMany(devices.len()));
+        }
+        let mut added = BTreeMap::new();
+        for profile in devices {
+            check(&profile)?;
+            if let Some(twice) = added.insert(profile.name.clone(), profile) {
+                return Err(DeviceProfilesError::Twice(twice.name));
+            }
+        }
+        self.profiles.extend(added);
+        Ok(())
+    }
+
+    /// The profile of a name.
+    pub fn get(&self, name: &str) -> Option<&DeviceProfile> {
+        self.profiles.get(name)
+    }
+
+    /// Every name, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        self.profiles.keys().map(String::as_str).collect()
+    }
+
+    /// Every profile, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = &DeviceProfile> {
+        self.profiles.values()
+    }
+}
+
+fn check(profile: &DeviceProfile) -> Result<(), DeviceProfilesError> {
+    let name = &profile.name;
+    let allowed = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if name.is_empty() || name.len() > 64 || !allowed {
+        return Err(DeviceProfilesError::Name(name.chars().take(64).collect()));
+    }
+    let figures = [
+        ("ram", Some(&profile.ram)),
+        ("app_limit", profile.app_limit.as_ref()),
+        ("app_limit_entitled", profile.app_limit_entitled.as_ref()),
+        ("max_buffer", profile.max_buffer.as_ref()),
+    ];
+    for (key, figure) in figures.into_iter().filter_map(|(key, figure)| figure.map(|figure| (key, figure))) {
+        if figure.source.trim().is_empty() {
+            return Err(DeviceProfilesError::NoSource { name: name.clone(), key });
+        }
+        if figure.bytes == 0 || figure.bytes > profile.ram.bytes {
+            let (bytes, ram) = (figure.bytes, profile.ram.bytes);
+            return Err(DeviceProfilesError::Figure { name: name.clone(), key, bytes, ram });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_profiles_are_right() {
+        let profiles = DeviceProfiles::built_in().unwrap();
+        let pro = profiles.get("iphone-15-pro").unwrap();
+        assert_eq!(pro.limit(false).unwrap().bytes, 3_000_000_000);
+        assert_eq!(pro.limit(true).unwrap().bytes, 6_000_000_000);
+        assert!(profiles.get("iphone-13").is_some() && profiles.get("android-8gb").unwrap().limit(true).is_none());
+    }
+
+    #[test]
+    fn a_file_adds_and_replaces() {
+        let mut profiles = DeviceProfiles::built_in().unwrap();
+        let before = profiles.names().len();
+        let one = |name: &str, ram: u64, source: &str| {
+            format!(r#"{{"name":"{name}","title":"x","platform":"ios","ram":{{"bytes":{ram},"source":"{source}"}}}}"#)
+        };
+        profiles
+            .extend_from_json(&format!(r#"{{"devices":[{},{}]}}"#, one("mine", 5, "me"), one("iphone-13", 7, "me")))
+            .unwrap();
+        assert_eq!(profiles.names().len(), before + 1);
+        assert_eq!(profiles.get("iphone-13").unwrap().ram.bytes, 7);
+        let unchanged = profiles.clone();
+        for bad in [
+            "[]".to_owned(),
+            r#"{"devices":[{}]}"#.to_owned(),
+            format!(r#"{{"devices":[{},{}]}}"#, one("a", 1, "x"), one("a", 1, "x")),
+            format!(r#"{{"devices":[{},{}]}}"#, one("good", 1, "x"), one("Bad", 1, "x")),
+            format!(r#"{{"devices":[{}]}}"#, one("a", 0, "x")),
+            format!(r#"{{"devices":[{}]}}"#, one("a", 1, " ")),
+        ] {
+            assert!(profiles.extend_from_json(&bad).is_err(), "{bad}");
+            assert_eq!(profiles, unchanged);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! From the path of a manifest to the resolved manifest: reads the file and what it extends, merges, checks.
+
+use crate::codes;
+use crate::devices::DeviceProfiles;
+use crate::diagnostic::{Diagnostic, Report};
+use crate::manifest::Manifest;
+use crate::merge::{merge, without_nulls};
+use crate::parse::{MAX_FILE_BYTES, parse};
+use crate::render::quoted;
+use crate::resolve::resolve;
+use crate::source_map::{FileId, SourceMap, Span, Spanned};
+use crate::written::{self, Written};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Longest chain of files that extend each other.
+pub const MAX_EXTENDS: usize = 16;
+/// Most files that one manifest may be read from.
+const MAX_FILES: usize = 64;
+/// Most findings that are kept; a file with more is not a manifest gone slightly wrong.
+const MAX_FINDINGS: usize = 200;
+
+/// What of the surroundings decides how a manifest is read. Nothing else is looked at, but the files that it names.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// The value of `HF_ENDPOINT`: a hub whose addresses are accepted as model sources besides the Hugging Face hub.
+    pub hf_endpoint: Option<String>,
+    /// The phones that `target_devices` may name.
+    pub devices: DeviceProfiles,
+}
+
+/// A manifest that is right, with the warnings and notices about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// Warnings and notices, and the texts that the manifest's spans point into: later findings go here too.
+    pub report: Report,
+}
+
+/// Reads and checks a manifest. The error holds everything that is wrong with it, at least one error.
+pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Box<Report>> {
+    let mut loader = Loader { environment, report: Report::default(), read: HashMap::new(), stack: Vec::new() };
+    let root = match read_text(path, false) {
+        Ok((text, encoding)) => loader.add(path.to_owned(), text, encoding),
+        Err(reason) => {
+            let message = format!("can not read {}: {reason}", path.display());
+            let error = Diagnostic::error(codes::UNREADABLE, None, message);
+            loader.report.push(error.help("`knapsack init` writes a manifest, `-c FILE` names another"));
+            return Err(Box::new(loader.report));
+        }
+    };
+    finish(loader, root)
+}
+
+/// Reads and checks a manifest whose text is given; `path` says where it stands, for relative paths and messages.
+pub fn load_text(path: &Path, text: &str, environment: &Environment) -> Result<Loaded, Box<Report>> {
+    let mut loader = Loader { environment, report: Report::default(), read: HashMap::new(), stack: Vec::new() };
+    let text = if text.len() as u64 > MAX_FILE_BYTES { Err(too_large()) } else { Ok(decode(text.as_bytes().to_vec())) };
+    match text {
+        Ok((text, encoding)) => {
+            let root = loader.add(path.to_owned(), text, encoding);
+            finish(loader, root)
+        }
+        Err(reason) => {
+            let message = format!("can not read {}: {reason}", path.display());
+            loader.report.push(Diagnostic::error(codes::UNREADABLE, None, message));
+            Err(Box::new(loader.report))
+        }
+    }
+}
+
+fn finish(mut loader: Loader<'_>, root: FileId) -> Result<Loaded, Box<Report>> {
+    let environment = loader.environment;
+    let written = loader.file(root).map(without_nulls);
+    let mut report = loader.report;
+    let path = report.sources.file(root).path().to_owned();
+    let manifest =
+        written.and_then(|written| resolve(written, path, environment, &report.sources, &mut report.diagnostics));
+    report.sort();
+    cap(&mut report);
+    match manifest {
+        Some(manifest) if !report.has_errors() => Ok(Loaded { manifest, report }),
+        _ => Err(Box::new(report)),
+    }
+}
+
+/// Keeps the first findings, errors before anything else, and says how many there were.
+fn cap(report: &mut Report) {
+    let total = report.diagnostics.len();
+    if total <= MAX_FINDINGS {
+        return;
+    }
+    report.diagnostics.sort_by_key(|found| (found.severity, found.span));
+    report.diagnostics.truncate(MAX_FINDINGS);
+    let message = format!("{} more findings are not shown", total - MAX_FINDINGS);
+    let severity = report.diagnostics.iter().map(|found| found.severity).min().unwrap_or(crate::Severity::Error);
+    report.push(Diagnostic::new(severity, codes::MORE, None, message));
+}
+
+struct Loader<'a> {
+    environment: &'a Environment,
+    report: Report,
+    /// Files by their real path: each is read once, however often it is extended.
+    read: HashMap<PathBuf, Option<Written>>,
+    /// The files being read, outermost first.
+    stack: Vec<(PathBuf, FileId)>,
+}
+
+impl Loader<'_> {
+    /// Adds a text, and a finding when it was not UTF-8.
+    fn add(&mut self, path: PathBuf, text: String, bad_at: Option<usize>) -> FileId {
+        let file = self.report.sources.add(path, text);
+        if let Some(at) = bad_at {
+            let span = Span { file, start: at as u32, end: at as u32 + 3 };
+            let error = Diagnostic::error(codes::ENCODING, span, "the file is not UTF-8").label("the first wrong byte");
+            self.report.push(error.help("save the file as UTF-8"));
+        }
+        file
+    }
+
+    /// Reads one file with everything that it extends.
+    fn file(&mut self, file: FileId) -> Option<Written> {
+        let Report { sources, diagnostics } = &mut self.report;
+        let encoding = diagnostics
+            .last()
+            .is_some_and(|last| last.code == codes::ENCODING && last.span.is_some_and(|span| span.file == file));
+        if encoding {
+            return None;
+        }
+        let path = sources.file(file).path().to_owned();
+        let root = parse(sources, file, diagnostics)?;
+        let written = written::read(&root, self.environment.hf_endpoint.as_deref(), diagnostics)?;
+        self.stack.push((real(&path), file));
+        let mut bases: Option<Written> = None;
+        let mut complete = !written.extends_wrong;
+        for base in &written.extends {
+            match self.base(base, &path) {
+                Some(base) => {
+                    bases = Some(match bases {
+                        Some(below) => merge(below, base),
+                        None => base,
+                    })
+                }
+                None => complete = false,
+            }
+        }
+        self.stack.pop();
+        // What a file that could not be read would have said is unknown: judging the rest would only mislead.
+        if !complete {
+            return None;
+        }
+        Some(match bases {
+            Some(base) => merge(base, written),
+            None => written,
+        })
+    }
+
+    /// Reads a file that `extends` names.
+    fn base(&mut self, name: &Spanned<String>, from: &Path) -> Option<Written> {
+        let path = from.parent().unwrap_or(Path::new("")).join(&name.value);
+        let key = real(&path);
+        if let Some(start) = self.stack.iter().position(|(open, _)| *open == key) {
+            let circle = self.stack[start..].iter().map(|(_, file)| *file).chain([self.stack[start].1]);
+            let names: Vec<String> =
+                circle.map(|file| self.report.sources.file(file).path().display().to_string()).collect();
+            let error = Diagnostic::error(codes::EXTENDS_CYCLE, name.span, "the files extend each other in a circle")
+                .label("this closes the circle")
+                .help(names.join(" -> "));
+            self.report.push(error);
+            return None;
+        }
+        if let Some(known) = self.read.get(&key) {
+            return known.clone();
+        }
+        if self.stack.len() >= MAX_EXTENDS || self.report.sources.files().len() >= MAX_FILES {
+            let message = format!("more than {MAX_EXTENDS} files in a chain, or {MAX_FILES} in all, extend each other");
+            self.report.push(Diagnostic::error(codes::EXTENDS_DEPTH, name.span, message));
+            return None;
+        }
+        let written = match read_text(&path, true) {
+            Ok((text, bad_at)) => {
+                let file = self.add(path, text, bad_at);
+                self.file(file)
+            }
+            Err(reason) => {
+                let message = format!("can not read {}: {reason}", quoted(&name.value));
+                let error = Diagnostic::error(codes::UNREADABLE, name.span, message);
+                self.report.push(error.help(format!("looked for {}", path.display())));
+                None
+            }
+        };
+        self.read.insert(key, written.clone());
+        written
+    }
+}
+
+/// The path without links and `..`, or as it is when there is no such file.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+fn too_large() -> String {
+    format!("it is larger than {MAX_FILE_BYTES} bytes")
+}
+
+/// Reads a file up to the cap. The number is where it first is not UTF-8.
+fn read_text(path: &Path, regular: bool) -> Result<(String, Option<usize>), String> {
+    let metadata = std::fs::metadata(path).map_err(|error| reason(&error))?;
+    if metadata.is_dir() {
+        return Err("it is a folder".to_owned());
+    }
+    // A pipe given by the user on the command line is fine; one named by a manifest could wait forever.
+    if regular && !metadata.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    let mut capped = File::open(path).map_err(|error| reason(&error))?.take(MAX_FILE_BYTES + 1);
+    capped.read_to_end(&mut bytes).map_err(|error| reason(&error))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(too_large());
+    }
+    Ok(decode(bytes))
+}
+
+/// The text without a byte-order mark; where it is not UTF-8 the replacement character stands.
+fn decode(bytes: Vec<u8>) -> (String, Option<usize>) {
+    let bytes = match bytes.strip_prefix(b"\xef\xbb\xbf") {
+        Some(rest) => rest.to_vec(),
+        None => bytes,
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(at))
+        }
+    }
+}
+
+/// The system's reason in words that are the same everywhere, where that is possible.
+fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// The folder that relative paths in a file are relative to.
+pub(crate) fn folder_of(sources: &SourceMap, file: FileId) -> &Path {
+    sources.file(file).path().parent().unwrap_or(Path::new(""))
+}

@@ -1,0 +1,85 @@
+//! The manifest after everything was read, merged and checked.
+
+use crate::device::Device;
+use crate::overrides::{OverrideKey, Overrides};
+use crate::source::ModelSource;
+use crate::source_map::{Span, Spanned};
+use knapsack_tensor::Quantization;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Format that a checkpoint is converted to when the manifest does not say.
+pub const DEFAULT_QUANTIZATION: &str = "q4f16_1";
+
+/// A manifest in which every value was checked, as far as that is possible without the models. Spans point into the
+/// texts of [`crate::Loaded::report`], so that what is found later is reported at its place too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// What to package for.
+    pub device: Spanned<Device>,
+    /// The models, at least one, in the order of the app config. Ids are unique without regard to case.
+    pub models: Vec<ModelEntry>,
+    /// Prebuilt libraries; each is used by at least one model.
+    pub prebuilt: Vec<PrebuiltLibrary>,
+    /// Names of device profiles that every model must fit, of the manifest's platform.
+    pub target_devices: Vec<Spanned<String>>,
+}
+
+impl Manifest {
+    /// The folder of the manifest; empty for a file in the working directory.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// The model of an id, exactly as written.
+    pub fn model(&self, id: &str) -> Option<&ModelEntry> {
+        self.models.iter().find(|model| model.model_id.value == id)
+    }
+}
+
+/// One model of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelEntry {
+    /// The whole entry, in the last file that says something about it.
+    pub span: Span,
+    /// Name at run time and of the weight folder; safe as a folder name on every system.
+    pub model_id: Spanned<String>,
+    /// Where the model comes from.
+    pub source: Spanned<ModelSource>,
+    /// The budget; when it is absent the plan decides.
+    pub estimated_vram_bytes: Option<Spanned<u64>>,
+    /// Whether the weights go into the package. Always true for local models.
+    pub bundle_weight: bool,
+    /// Sizes that differ from the model's own.
+    pub overrides: Overrides,
+    /// Where each override's value is written, for those that are.
+    pub override_spans: BTreeMap<OverrideKey, Span>,
+    /// Symbol prefix of the library.
+    pub model_lib: Option<Spanned<String>>,
+    /// Format to convert a checkpoint to. Always there for a local checkpoint (then possibly chosen), never for a local
+    /// MLC model; for a hub source it is what the manifest says, since what the repository holds is known only later.
+    pub quantization: Option<Spanned<Quantization>>,
+}
+
+impl ModelEntry {
+    /// Where an override is written, or the model's id when it is not: a place to report at in either case.
+    pub fn span_of(&self, key: OverrideKey) -> Span {
+        self.override_spans.get(&key).copied().unwrap_or(self.model_id.span)
+    }
+
+    /// Where the budget is written, or the model's id when it is not.
+    pub fn span_of_budget(&self) -> Span {
+        self.estimated_vram_bytes.as_ref().map_or(self.model_id.span, |budget| budget.span)
+    }
+}
+
+/// A library that was compiled before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrebuiltLibrary {
+    /// Its symbol prefix.
+    pub prefix: String,
+    /// The file: the path of the manifest that states it, joined by the path in it. It was there when it was checked.
+    pub path: Spanned<PathBuf>,
+}

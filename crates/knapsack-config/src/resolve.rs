@@ -1,0 +1,314 @@
+//! From the manifest as written to the resolved one: what needs several keys, the file system or the environment.
+
+use crate::codes;
+use crate::device::Device;
+use crate::devices::Platform;
+use crate::diagnostic::Diagnostic;
+use crate::load::{Environment, folder_of};
+use crate::local::{self, NotAModel};
+use crate::manifest::{DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
+use crate::overrides::{OverrideConflict, OverrideKey, Overrides};
+use crate::render::quoted;
+use crate::source::{LocalKind, LocalSource, ModelSource, SourceText};
+use crate::source_map::{SourceMap, Span, Spanned};
+use crate::suggest::nearest;
+use crate::written::{Field, Given, Written, WrittenModel, WrittenOverride, WrittenPrebuilt, duplicate_id};
+use knapsack_tensor::Quantization;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Checks a merged manifest as a whole. `None` when something that must be there is missing or wrong; why is in
+/// `diagnostics` then, and so is everything else that is wrong.
+pub(crate) fn resolve(
+    written: Written,
+    path: PathBuf,
+    environment: &Environment,
+    sources: &SourceMap,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<Manifest> {
+    let mut resolver = Resolver { environment, sources, diagnostics };
+    let device = resolver.device(&written);
+    let entries = resolver.model_list(&written);
+    resolver.unique_ids(&entries);
+    let models: Option<Vec<ModelEntry>> =
+        entries.iter().map(|entry| resolver.model(entry)).collect::<Vec<_>>().into_iter().collect();
+    let prebuilt = resolver.prebuilt(value(written.prebuilt).map(|field| field.value).unwrap_or_default(), &entries);
+    let targets = value(written.target_devices).map(|field| field.value).unwrap_or_default();
+    resolver.target_devices(&targets, device.as_ref());
+    Some(Manifest { path, device: device?, models: models?, prebuilt, target_devices: targets })
+}
+
+/// The value of a field that is right.
+fn value<T>(field: Option<Field<T>>) -> Option<Spanned<T>> {
+    match field {
+        Some(Field { given: Given::Value(value), span, .. }) => Some(Spanned::new(value, span)),
+        _ => None,
+    }
+}
+
+struct Resolver<'a> {
+    environment: &'a Environment,
+    sources: &'a SourceMap,
+    diagnostics: &'a mut Vec<Diagnostic>,
+}
+
+impl Resolver<'_> {
+    fn missing(&mut self, key: &str, object: Span, place: &str, help: &str) {
+        // The caret stands under the opening brace: the whole object would be too much.
+        let span = Span { end: (object.start + 1).min(object.end), ..object };
+        let message = format!("{place} has no `{key}`");
+        let error = Diagnostic::error(codes::MISSING_KEY, span, message).label(format!("`{key}` is missing here"));
+        self.diagnostics.push(error.help(help));
+    }
+
+    fn device(&mut self, written: &Written) -> Option<Spanned<Device>> {
+        if written.device.is_none() {
+            self.missing(
+                "device",
+                written.span,
+                "the manifest",
+                "add \"device\": \"iphone\", \"android\" or \"macabi\"",
+            );
+        }
+        value(written.device.clone())
+    }
+
+    fn model_list(&mut self, written: &Written) -> Vec<WrittenModel> {
+        let Some(field) = &written.models else {
+            self.missing(
+                "model_list",
+                written.span,
+                "the manifest",
+                "add \"model_list\": a list of the models to package",
+            );
+            return Vec::new();
+        };
+        match &field.given {
+            Given::Value(models) if models.is_empty() => {
+                let error =
+                    Diagnostic::error(codes::EMPTY, field.span, "`model_list` is empty").label("no model to package");
+                self.diagnostics.push(error.help("add at least { \"model\": …, \"model_id\": … }"));
+                Vec::new()
+            }
+            Given::Value(models) => models.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Ids that differ only in case, across files; within a file that was reported already.
+    fn unique_ids(&mut self, entries: &[WrittenModel]) {
+        let ids: Vec<Spanned<String>> = entries.iter().filter_map(|entry| value(entry.model_id.clone())).collect();
+        for (at, id) in ids.iter().enumerate() {
+            let first = ids[..at].iter().find(|other| other.value.eq_ignore_ascii_case(&id.value));
+            if let Some(first) = first.filter(|first| first.span.file != id.span.file) {
+                self.diagnostics.push(duplicate_id(&id.value, id.span, &first.value, first.span));
+            }
+        }
+    }
+
+    fn model(&mut self, entry: &WrittenModel) -> Option<ModelEntry> {
+        if entry.model_id.is_none() {
+            self.missing(
+                "model_id",
+                entry.span,
+                "the model",
+                "add \"model_id\": the name at run time and of the weight folder",
+            );
+        }
+        if entry.model.is_none() {
+            let help = "add \"model\": \"HF://org/name\", or a path relative to the manifest";
+            self.missing("model", entry.span, "the model", help);
+        }
+        let (overrides, override_spans) = self.overrides(entry);
+        let source = value(entry.model.clone()).and_then(|text| self.source(text));
+        let bundle = value(entry.bundle_weight.clone());
+        let bundle_wrong = entry.bundle_weight.is_some() && bundle.is_none();
+        let mut quantization = value(entry.quantization.clone());
+        if let Some(Spanned { value: ModelSource::Local(local), span }) = &source {
+            if !bundle_wrong {
+                self.local_needs_bundle(*span, bundle.as_ref());
+            }
+            let wrong = entry.quantization.is_some() && quantization.is_none();
+            if !wrong {
+                quantization = self.local_quantization(local, *span, quantization);
+            }
+        }
+        Some(ModelEntry {
+            span: entry.span,
+            model_id: value(entry.model_id.clone())?,
+            source: source?,
+            estimated_vram_bytes: value(entry.estimated_vram_bytes.clone()),
+            bundle_weight: bundle.is_some_and(|bundle| bundle.value),
+            overrides,
+            override_spans,
+            model_lib: value(entry.model_lib.clone()),
+            quantization,
+        })
+    }
+
+    fn source(&mut self, text: Spanned<SourceText>) -> Option<Spanned<ModelSource>> {
+        let name = match &text.value {
+            SourceText::Hub(hub) => return Some(Spanned::new(ModelSource::Hub(hub.clone()), text.span)),
+            SourceText::Path(name) => name,
+        };
+        let path = folder_of(self.sources, text.span.file).join(name);
+        let (code, message, mut help) = match local::inspect(&path) {
+            Ok(kind) => return Some(Spanned::new(ModelSource::Local(LocalSource { path, kind }), text.span)),
+            Err(NotAModel::Missing) => {
+                let message = format!("the folder {} does not exist", quoted(name));
+                (codes::MISSING_PATH, message, vec![format!("looked for {}", path.display())])
+            }
+            Err(NotAModel::Unreadable(reason)) => {
+                (codes::MISSING_PATH, format!("the folder {} can not be read", quoted(name)), vec![reason])
+            }
+            Err(NotAModel::NotAFolder) => {
+                let help = "`model` names the folder that holds the configuration and the weights".to_owned();
+                (codes::NOT_A_MODEL, format!("{} is a file, not a folder", quoted(name)), vec![help])
+            }
+            Err(NotAModel::Incomplete(lines)) => {
+                let message = format!("the folder {} is neither an MLC model nor a checkpoint", quoted(name));
+                (codes::NOT_A_MODEL, message, lines)
+            }
+        };
+        let mut error = Diagnostic::error(code, text.span, message);
+        if code == codes::MISSING_PATH {
+            let near = local::nearest_sibling(&path);
+            let hub_like = name.split('/').count() == 2 && !name.starts_with(['.', '~']) && near.is_none();
+            if let Some(near) = near {
+                error = error.label(format!("did you mean {} there?", quoted(&near)));
+            }
+            help.extend(hub_like.then(|| format!("for a repository on the hub write \"HF://{name}\"")));
+            help.extend(name.starts_with('~').then(|| "`~` is not expanded".to_owned()));
+        }
+        error.help.extend(help);
+        self.diagnostics.push(error);
+        None
+    }
+
+    /// A local model has no address that an app could download it from.
+    fn local_needs_bundle(&mut self, model: Span, bundle: Option<&Spanned<bool>>) {
+        let (span, label) = match bundle {
+            Some(Spanned { value: true, .. }) => return,
+            Some(Spanned { span, .. }) => (*span, "must be true for a local model"),
+            None => (model, "local, and `bundle_weight` is not given"),
+        };
+        let message = "a local model that is not bundled has no address to download it from";
+        let error = Diagnostic::error(codes::NO_URL, span, message).label(label);
+        self.diagnostics.push(error.help("add \"bundle_weight\": true, or name a repository on the hub"));
+    }
+
+    fn local_quantization(
+        &mut self,
+        local: &LocalSource,
+        model: Span,
+        given: Option<Spanned<Quantization>>,
+    ) -> Option<Spanned<Quantization>> {
+        match (local.kind, given) {
+            (LocalKind::Mlc, Some(given)) => {
+                let message = "`quantization` is only for a checkpoint, and this model is converted already";
+                let error = Diagnostic::error(codes::NOT_A_CHECKPOINT, given.span, message);
+                self.diagnostics.push(error.related(model, "an MLC model").help("leave `quantization` out"));
+                None
+            }
+            (LocalKind::Mlc, None) => None,
+            (LocalKind::Checkpoint, Some(given)) => Some(given),
+            (LocalKind::Checkpoint, None) => {
+                let message = format!("the checkpoint is converted to {DEFAULT_QUANTIZATION}");
+                let notice = Diagnostic::notice(codes::CHOSEN, model, message);
+                self.diagnostics.push(notice.help("\"quantization\" in the model's entry chooses another format"));
+                DEFAULT_QUANTIZATION.parse().ok().map(|format| Spanned::new(format, model))
+            }
+        }
+    }
+
+    fn overrides(&mut self, entry: &WrittenModel) -> (Overrides, BTreeMap<OverrideKey, Span>) {
+        let (mut overrides, mut spans) = (Overrides::default(), BTreeMap::new());
+        for WrittenOverride { name, field } in
+            value(entry.overrides.clone()).map(|given| given.value).unwrap_or_default()
+        {
+            if let Given::Value(size) = field.given {
+                overrides.set(name, size);
+                spans.insert(name, field.span);
+            }
+        }
+        for conflict in overrides.conflicts() {
+            let [blamed, other] = conflict.keys().map(|key| spans.get(&key).copied().unwrap_or(entry.span));
+            let error = Diagnostic::error(codes::OVERRIDE_CONFLICT, blamed, conflict.to_string());
+            let help = match conflict {
+                OverrideConflict::SlidingBeyondContext { .. } => {
+                    Some("leave one of the two out, or set it to -1 for the model's own value".to_owned())
+                }
+                _ => None,
+            };
+            self.diagnostics.push(error.related(other, "").maybe_help(help));
+        }
+        if let (Some(context), Some(window)) = (overrides.context_window_size, overrides.sliding_window_size)
+            && context >= window
+        {
+            let span = spans.get(&OverrideKey::ContextWindowSize).copied().unwrap_or(entry.span);
+            let message =
+                format!("context_window_size {context} has no effect: the window slides over {window} positions");
+            let warning = Diagnostic::warning(codes::OVERRIDE_WITHOUT_EFFECT, span, message);
+            let window = spans.get(&OverrideKey::SlidingWindowSize).copied().unwrap_or(entry.span);
+            self.diagnostics.push(warning.related(window, "").help("leave one of the two out"));
+        }
+        (overrides, spans)
+    }
+
+    fn prebuilt(&mut self, written: Vec<WrittenPrebuilt>, entries: &[WrittenModel]) -> Vec<PrebuiltLibrary> {
+        let used: Vec<String> =
+            entries.iter().filter_map(|entry| value(entry.model_lib.clone())).map(|prefix| prefix.value).collect();
+        let mut libraries = Vec::new();
+        for WrittenPrebuilt { prefix, field } in written {
+            if !used.contains(&prefix) {
+                let label =
+                    nearest(&prefix, used.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
+                let message = format!("no model uses the prebuilt library {}", quoted(&prefix));
+                let error =
+                    Diagnostic::error(codes::UNUSED_PREBUILT, field.key, message).label(label.unwrap_or_default());
+                self.diagnostics.push(error.help("name it in a model's `model_lib`, or remove it"));
+            }
+            let Given::Value(name) = field.given else { continue };
+            let path = folder_of(self.sources, field.span.file).join(&name);
+            if !path.is_file() {
+                let what = if path.is_dir() { "is a folder, not a library" } else { "does not exist" };
+                let message = format!("the prebuilt library {} {what}", quoted(&name));
+                let error = Diagnostic::error(codes::MISSING_PREBUILT, field.span, message);
+                self.diagnostics.push(error.help(format!("looked for {}", path.display())));
+                continue;
+            }
+            libraries.push(PrebuiltLibrary { prefix, path: Spanned::new(path, field.span) });
+        }
+        libraries
+    }
+
+    fn target_devices(&mut self, names: &[Spanned<String>], device: Option<&Spanned<Device>>) {
+        for name in names {
+            let Some(profile) = self.environment.devices.get(&name.value) else {
+                let known = self.environment.devices.names();
+                let label = nearest(&name.value, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+                let message = format!("no profile of a device {}", quoted(&name.value));
+                let error = Diagnostic::error(codes::UNKNOWN_TARGET_DEVICE, name.span, message);
+                let help = if known.is_empty() {
+                    "there are no profiles".to_owned()
+                } else {
+                    format!("known are {}", known.join(", "))
+                };
+                self.diagnostics.push(error.label(label.unwrap_or_default()).help(help));
+                continue;
+            };
+            let Some(device) = device else { continue };
+            let fits = match device.value {
+                Device::Iphone => profile.platform == Platform::Ios,
+                Device::Android => profile.platform == Platform::Android,
+                Device::Macabi => profile.platform == Platform::Macos,
+            };
+            if !fits {
+                let message =
+                    format!("{} is {}, and the package is for {}", quoted(&name.value), profile.platform, device.value);
+                let error = Diagnostic::error(codes::TARGET_DEVICE_PLATFORM, name.span, message);
+                self.diagnostics.push(error.related(device.span, "what the manifest packages for"));
+            }
+        }
+    }
+}

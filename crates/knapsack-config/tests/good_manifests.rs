@@ -1,0 +1,272 @@
+//! Manifests that are right, what they mean, and what is only warned about.
+
+mod common;
+
+use common::Folder;
+use knapsack_config::{Device, LocalKind, Manifest, ModelSource, OverrideKey, Severity};
+
+fn read(manifest: &str, files: &[(&str, &str)]) -> (Folder, Manifest, String) {
+    let folder = Folder::new();
+    folder.write("mlc-package-config.json", manifest.as_bytes());
+    for (name, text) in files {
+        folder.write(name, text.as_bytes());
+    }
+    match folder.load() {
+        Ok(loaded) => {
+            assert!(!loaded.report.has_errors());
+            let rendered = folder.rendered(&loaded.report);
+            (folder, loaded.manifest, rendered)
+        }
+        Err(report) => panic!("{}", folder.rendered(&report)),
+    }
+}
+
+/// MLCChat's manifest for Android, in MLC's own form.
+const MLC_CHAT_ANDROID: &str = r#"{
+    "device": "android",
+    "model_list": [
+        { "model": "HF://mlc-ai/Phi-3.5-mini-instruct-q4f16_0-MLC", "estimated_vram_bytes": 4250586449,
+          "model_id": "Phi-3.5-mini-instruct-q4f16_0-MLC", "overrides": { "prefill_chunk_size": 128 } },
+        { "model": "HF://mlc-ai/Qwen3-0.6B-q0f16-MLC", "estimated_vram_bytes": 3000000000, "model_id": "Qwen3-0.6B-q0f16-MLC",
+          "overrides": { "prefill_chunk_size": 128, "context_window_size": 2048 } },
+        { "model": "HF://mlc-ai/gemma-2-2b-it-q4f16_1-MLC", "estimated_vram_bytes": 3000000000, "model_id": "gemma-2-2b-it-q4f16_1-MLC" },
+        { "model": "HF://mlc-ai/Mistral-7B-Instruct-v0.3-q4f16_1-MLC", "estimated_vram_bytes": 4115131883,
+          "model_id": "Mistral-7B-Instruct-v0.3-q4f16_1-MLC",
+          "overrides": { "sliding_window_size": 768, "prefill_chunk_size": 256 } }
+    ]
+}"#;
+
+/// Every key, comments and trailing commas.
+const FULL: &str = r#"// everything
+{
+    "$schema": "https://example.org/schema.json",
+    "device": "iphone", // or android
+    "model_list": [
+        {
+            "model": "HF://mlc-ai/Llama-3.2-3B-Instruct-q4f16_1-MLC@main",
+            "model_id": "Llama",
+            "estimated_vram_bytes": 3000000000,
+            "bundle_weight": true,
+            "overrides": {
+                "prefill_chunk_size": 128, "context_window_size": 2048, "sliding_window_size": -1, "attention_sink_size": 0,
+                "max_batch_size": 1, "tensor_parallel_shards": 1, "pipeline_parallel_stages": 1, "opt": "O2",
+                "disaggregation": false,
+            },
+            "model_lib": "llama_q4f16_1",
+            "quantization": "q4f16_1",
+        },
+        { "model": "models/checkpoint", "model_id": "local", "bundle_weight": true },
+        { "model": "./models/older-mlc", "model_id": "older", "bundle_weight": true },
+    ],
+    "model_lib_path_for_prepare_libs": { "llama_q4f16_1": "libs/llama.a" },
+    "target_devices": ["iphone-15-pro", "iphone-13"],
+}
+"#;
+
+#[test]
+fn mlc_manifests_work_unchanged() {
+    let (_, manifest, warnings) = read(MLC_CHAT_ANDROID, &[]);
+    assert_eq!(manifest.device.value, Device::Android);
+    assert_eq!(manifest.models.len(), 4);
+    assert_eq!(manifest.models[3].overrides.sliding_window_size, Some(768));
+    assert_eq!(manifest.models[0].source.value.to_string(), "HF://mlc-ai/Phi-3.5-mini-instruct-q4f16_0-MLC");
+    assert!(!manifest.models[0].bundle_weight);
+    assert_eq!(warnings, "");
+}
+
+#[test]
+fn every_key_means_what_it_says() {
+    let (folder, manifest, warnings) = read(FULL, &[]);
+    let [llama, local, older] = &manifest.models[..] else { panic!("{:?}", manifest.models) };
+    assert_eq!(llama.source.value.to_string(), "HF://mlc-ai/Llama-3.2-3B-Instruct-q4f16_1-MLC@main");
+    assert_eq!(llama.estimated_vram_bytes.unwrap().value, 3_000_000_000);
+    assert_eq!(llama.overrides.to_string(), "context_window_size=2048,prefill_chunk_size=128,attention_sink_size=0");
+    assert_eq!(llama.override_spans.len(), 9);
+    assert_eq!(llama.quantization.unwrap().value.name, "q4f16_1");
+    assert_eq!(manifest.prebuilt[0].path.value, folder.path("libs/llama.a"));
+    let kinds = [local, older].map(|model| match &model.source.value {
+        ModelSource::Local(local) => local.kind,
+        hub => panic!("{hub}"),
+    });
+    assert_eq!(kinds, [LocalKind::Checkpoint, LocalKind::Mlc]);
+    assert_eq!(local.quantization.unwrap().value.name, "q4f16_1");
+    assert_eq!(older.quantization, None);
+    insta::assert_snapshot!(warnings, @r#"
+notice[chosen]: the checkpoint is converted to q4f16_1
+  --> mlc-package-config.json:19:20
+   |
+19 |         { "model": "models/checkpoint", "model_id": "local", "bundle_weight": true },
+   |                    ^^^^^^^^^^^^^^^^^^^
+   |
+   = help: "quantization" in the model's entry chooses another format
+"#);
+}
+
+#[test]
+fn spans_point_at_the_text() {
+    let folder = Folder::new();
+    folder.write("mlc-package-config.json", FULL.as_bytes());
+    let loaded = folder.load().unwrap();
+    let llama = &loaded.manifest.models[0];
+    let text = |span| loaded.report.sources.text(span);
+    assert_eq!(text(llama.span_of(OverrideKey::ContextWindowSize)), "2048");
+    assert_eq!(text(llama.span_of_budget()), "3000000000");
+    assert_eq!(text(loaded.manifest.models[1].span_of(OverrideKey::ContextWindowSize)), "\"local\"");
+    assert_eq!(loaded.report.sources.position(llama.span_of_budget()).to_string(), "9:37");
+}
+
+#[test]
+fn a_file_with_a_mark_and_windows_line_ends() {
+    let (_, manifest, _) = read(&format!("\u{feff}{}", FULL.replace('\n', "\r\n")), &[]);
+    assert_eq!(manifest.models.len(), 3);
+}
+
+#[test]
+fn extending_merges() {
+    let base = r#"{
+        "device": "iphone",
+        "model_list": [
+            { "model": "models/mlc", "model_id": "a", "bundle_weight": true, "overrides": { "context_window_size": 4096, "prefill_chunk_size": 64 } },
+            { "model": "HF://x/b", "model_id": "b", "model_lib": "one" },
+            { "model": "HF://x/c", "model_id": "c" }
+        ],
+        "model_lib_path_for_prepare_libs": { "one": "../libs/llama.a" },
+        "target_devices": ["iphone-13"]
+    }"#;
+    let child = r#"{
+        "extends": "shared/base.json",
+        "model_list": [
+            { "model": "HF://x/d", "model_id": "d" },
+            { "model_id": "a", "overrides": { "context_window_size": 2048, "prefill_chunk_size": null } },
+            { "model_id": "b", "model_lib": null, "estimated_vram_bytes": 5 },
+            { "model_id": "c", "model": null }
+        ],
+        "model_lib_path_for_prepare_libs": { "one": null },
+        "target_devices": null
+    }"#;
+    let folder = Folder::new();
+    folder.write("mlc-package-config.json", child.as_bytes());
+    folder.write("shared/base.json", base.as_bytes());
+    folder.write("shared/models/mlc/mlc-chat-config.json", b"");
+    folder.write("shared/models/mlc/tensor-cache.json", b"");
+    let loaded = folder.load().unwrap_or_else(|report| panic!("{}", folder.rendered(&report)));
+    let manifest = &loaded.manifest;
+    let ids: Vec<&str> = manifest.models.iter().map(|model| model.model_id.value.as_str()).collect();
+    assert_eq!(ids, ["a", "b", "d"]);
+    assert_eq!(manifest.models[0].overrides.to_string(), "context_window_size=2048");
+    let ModelSource::Local(local) = &manifest.models[0].source.value else { panic!() };
+    assert_eq!(local.path, folder.path("shared/models/mlc"));
+    assert_eq!(manifest.models[1].model_lib, None);
+    assert_eq!(manifest.models[1].estimated_vram_bytes.unwrap().value, 5);
+    assert!(manifest.prebuilt.is_empty() && manifest.target_devices.is_empty());
+    assert_eq!(loaded.report.sources.position(manifest.device.span).to_string(), "2:19");
+}
+
+#[test]
+fn several_bases_the_last_wins_and_a_diamond_is_no_circle() {
+    let one = r#"{ "extends": "root.json", "device": "iphone" }"#;
+    let two = r#"{ "extends": "root.json", "device": "android" }"#;
+    let root = r#"{ "model_list": [{ "model": "HF://x/a", "model_id": "a" }] }"#;
+    let child = r#"{ "extends": ["one.json", "two.json"] }"#;
+    let (_, manifest, _) = read(child, &[("one.json", one), ("two.json", two), ("root.json", root)]);
+    assert_eq!((manifest.device.value, manifest.models.len()), (Device::Android, 1));
+}
+
+#[test]
+fn warnings_do_not_stop() {
+    let manifest = r#"{
+  "device": "iphone",
+  "model_list": [
+    { "model": "HF://a/b", "model_id": "b",
+      "overrides": { "context_window_size": 4096, "sliding_window_size": 1024, "max_batch_size": 4 } }
+  ],
+  "target_devices": ["iphone-13", "iphone-13"]
+}"#;
+    let (_, _, warnings) = read(manifest, &[]);
+    insta::assert_snapshot!(warnings, @r#"
+warning[override-without-effect]: context_window_size 4096 has no effect: the window slides over 1024 positions
+ --> mlc-package-config.json:5:45
+  |
+5 |       "overrides": { "context_window_size": 4096, "sliding_window_size": 1024, "max_batch_size": 4 } }
+  |                                             ^^^^                         ----
+  |
+  = help: leave one of the two out
+
+warning[override-without-effect]: max_batch_size has no effect: a phone serves one conversation at a time
+ --> mlc-package-config.json:5:98
+  |
+5 |       "overrides": { "context_window_size": 4096, "sliding_window_size": 1024, "max_batch_size": 4 } }
+  |                                                                                                  ^
+
+warning[duplicate-key]: `iphone-13` is named twice
+ --> mlc-package-config.json:7:35
+  |
+7 |   "target_devices": ["iphone-13", "iphone-13"]
+  |                      -----------  ^^^^^^^^^^^
+  |                      |
+  |                      first here
+"#);
+}
+
+#[test]
+fn unreadable_files_are_told_without_a_place() {
+    let folder = Folder::new();
+    let shown = |folder: &Folder| folder.rendered(&folder.load().unwrap_err());
+    insta::assert_snapshot!(shown(&folder), @r#"
+error[unreadable]: can not read mlc-package-config.json: there is no such file
+ |
+ = help: `knapsack init` writes a manifest, `-c FILE` names another
+"#);
+    folder.write("mlc-package-config.json", b"{ \"device\": \"\xff\" }");
+    insta::assert_snapshot!(shown(&folder), @r#"
+error[encoding]: the file is not UTF-8
+ --> mlc-package-config.json:1:14
+  |
+1 | { "device": "�" }
+  |              ^ the first wrong byte
+  |
+  = help: save the file as UTF-8
+"#);
+    folder.write("mlc-package-config.json", &vec![b' '; (1 << 20) + 1]);
+    insta::assert_snapshot!(shown(&folder), @r#"
+error[unreadable]: can not read mlc-package-config.json: it is larger than 1048576 bytes
+ |
+ = help: `knapsack init` writes a manifest, `-c FILE` names another
+"#);
+}
+
+#[test]
+fn endless_findings_are_cut() {
+    let keys: Vec<String> = (0..500).map(|n| format!("\"key{n}\": 1")).collect();
+    let folder = Folder::new();
+    folder.write("mlc-package-config.json", format!("{{ {} }}", keys.join(", ")).as_bytes());
+    let report = folder.load().unwrap_err();
+    assert_eq!(report.diagnostics.len(), 201);
+    assert_eq!(report.count(Severity::Error), 201);
+    assert_eq!(report.diagnostics[200].message, "302 more findings are not shown");
+}
+
+#[test]
+fn the_schema_accepts_what_is_right() {
+    let schema = serde_json::from_str(&knapsack_config::json_schema()).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let plain: String = FULL
+        .lines()
+        .map(|line| line.split("//").next().filter(|_| !line.contains("://")).unwrap_or(line))
+        .collect::<Vec<_>>()
+        .join(" ")
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace(", }", " }")
+        .replace(", ]", " ]");
+    for manifest in [
+        MLC_CHAT_ANDROID,
+        &plain,
+        r#"{ "extends": "base.json", "device": null, "model_list": [{ "model_id": "a", "model": null }] }"#,
+    ] {
+        let value = serde_json::from_str(manifest).unwrap();
+        let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+}
