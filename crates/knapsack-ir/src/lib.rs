@@ -18,4 +18,4 @@ mod verify;
 pub use graph::{Graph, KvLayer, Node, Parameter, ParameterId, RopeTable, RowCount, Type, ValueId, Windows};
 pub use infer::{TypeError, infer};
 pub use op::{Columns, Epilogue, Linear, Norm, Op, QkvOrder, RopeAppend, Storage, Weight};
-pub use verify::{VerifyError, verify};
+pub use verify::{MAX_COLUMNS, VerifyError, verify};

@@ -113,13 +113,18 @@ impl Layer<'_, '_> {
     fn write(&mut self, stream: ValueId) -> Built {
         let names = self.names;
         let normed = self.norm(stream, names.attention_norm)?;
+        // With a parallel residual the stream is read before anything is added, so that the sum can take its place.
+        let beside = match (self.b.config.parallel_residual, names.mlp_norm) {
+            (false, _) => None,
+            (true, Some(name)) => Some(self.norm(stream, name)?),
+            (true, None) => Some(normed),
+        };
         let attended = self.attention(normed)?;
         let attended = self.optional_norm(attended, names.post_attention_norm)?;
         let sum = self.b.push(Op::Add { a: stream, b: attended })?;
-        let input = match (self.b.config.parallel_residual, names.mlp_norm) {
-            (false, name) => self.optional_norm(sum, name)?,
-            (true, Some(name)) => self.norm(stream, name)?,
-            (true, None) => normed,
+        let input = match beside {
+            Some(input) => input,
+            None => self.optional_norm(sum, names.mlp_norm)?,
         };
         let fed = self.mlp(input)?;
         let fed = self.optional_norm(fed, names.post_mlp_norm)?;
