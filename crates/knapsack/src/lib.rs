@@ -6,6 +6,7 @@
 //! is in the other crates; a verb only strings them together.
 
 pub mod cli;
+pub mod downloads;
 pub mod exit;
 pub mod interrupt;
 pub mod ops;
