@@ -1,3 +1,4 @@
+use knapsack_artifact::InvalidLibrary;
 use knapsack_artifact::library::Target;
 use knapsack_artifact::weight_index::WeightIndexError;
 use std::path::PathBuf;
@@ -13,6 +14,12 @@ pub enum DeviceError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// The library contradicts itself.
+    #[error("the model library is invalid")]
+    Library {
+        /// How.
+        source: Box<InvalidLibrary>,
     },
     /// The weight folder's index cannot be used.
     #[error("cannot use the weights in {}", folder.display())]

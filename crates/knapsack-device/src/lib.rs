@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 mod call;
+mod cpu;
 mod error;
 pub mod gpu;
 mod memory;
@@ -17,6 +18,7 @@ mod reference;
 mod weights;
 
 pub use call::{Call, check_forward, check_logits, write_rope_rows};
+pub use cpu::{CpuDevice, Isa};
 pub use error::DeviceError;
 pub use memory::{Account, Charge, Part, Region};
 pub use reference::ReferenceDevice;

@@ -2,7 +2,7 @@
 
 use crate::DeviceError;
 use knapsack_artifact::library::MemoryPlan;
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -64,7 +64,7 @@ impl Drop for Charge {
 /// Page-aligned zeros that become resident when they are touched, in huge pages where the system has them.
 #[derive(Debug)]
 pub struct Region {
-    map: MmapMut,
+    map: MmapRaw,
     len: usize,
     _charge: Charge,
 }
@@ -77,7 +77,7 @@ impl Region {
     pub fn new(account: &Account, part: Part, bytes: u64) -> Result<Self, DeviceError> {
         let refused = || DeviceError::OutOfMemory { what: part.name(), bytes };
         let len = usize::try_from(bytes).map_err(|_| refused())?;
-        let map = MmapMut::map_anon(len.max(1)).map_err(|_| refused())?;
+        let map = MmapRaw::from(MmapMut::map_anon(len.max(1)).map_err(|_| refused())?);
         #[cfg(target_os = "linux")]
         if len >= 2 << 20 {
             // A hint: without huge pages everything works, with more TLB misses.
@@ -98,16 +98,20 @@ impl Region {
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.map[..self.len]
+        // SAFETY: the map is at least this long, initialized by the system, and writing needs `&mut self`, or a promise of
+        // whoever uses `as_mut_ptr`.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr(), self.len) }
     }
 
     /// The bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.map[..self.len]
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr(), self.len) }
     }
 
-    /// The start, aligned to a page; valid for reads and writes of [`Region::len`] bytes while the region lives.
-    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+    /// The start, aligned to a page; valid for reads and writes of [`Region::len`] bytes while the region lives. Whoever writes
+    /// through it sees to it that nobody else reads or writes there, and that no slice of it is alive.
+    pub fn as_mut_ptr(&self) -> *mut u8 {
         self.map.as_mut_ptr()
     }
 }
@@ -119,7 +123,7 @@ mod tests {
     #[test]
     fn regions_are_zero_counted_and_given_back() {
         let account = Account::default();
-        let mut region = Region::new(&account, Part::KvCache, 3 << 20).unwrap();
+        let region = Region::new(&account, Part::KvCache, 3 << 20).unwrap();
         let empty = Region::new(&account, Part::Workspace, 0).unwrap();
         assert!(empty.is_empty() && empty.bytes().is_empty());
         assert!(region.bytes().iter().all(|&b| b == 0));

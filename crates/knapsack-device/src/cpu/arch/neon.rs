@@ -1,0 +1,238 @@
+//! NEON: 4 lanes, with or without the dot-product instructions. What the standard library does not offer in stable Rust
+//! (`sdot`, conversion from float16) is one instruction of inline assembly each.
+
+use crate::cpu::vector::Vector;
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+/// Plain ARMv8 NEON.
+#[derive(Clone, Copy)]
+pub(crate) struct Neon;
+
+/// NEON with the `dotprod` extension.
+#[derive(Clone, Copy)]
+pub(crate) struct NeonDot;
+
+/// Codes are at most 15, so signed products are the same as unsigned by signed; pairs stay far below 16 bits.
+#[inline(always)]
+unsafe fn dot_by_pairs(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
+    // SAFETY: NEON is available by the trait's contract.
+    unsafe {
+        let (codes, acts) = (vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(acts));
+        let low = vmull_s8(vget_low_s8(codes), vget_low_s8(acts));
+        let high = vmull_high_s8(codes, acts);
+        // Neighbours summed twice: four products of a lane end in that lane.
+        vaddq_s32(acc, vpaddlq_s16(vpaddq_s16(low, high)))
+    }
+}
+
+/// One `sdot`.
+#[inline(always)]
+unsafe fn dot_product(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
+    let mut sum = acc;
+    // SAFETY: the `dotprod` extension is available by the trait's contract; registers only.
+    unsafe {
+        asm!(
+            ".arch_extension dotprod",
+            "sdot {sum:v}.4s, {codes:v}.16b, {acts:v}.16b",
+            sum = inout(vreg) sum,
+            codes = in(vreg) codes,
+            acts = in(vreg) acts,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// Four float16 in the low half to float32.
+#[inline(always)]
+unsafe fn widen(halves: uint16x4_t) -> float32x4_t {
+    let wide: float32x4_t;
+    // SAFETY: base ARMv8 NEON; registers only.
+    unsafe {
+        asm!(
+            "fcvtl {wide:v}.4s, {halves:v}.4h",
+            wide = lateout(vreg) wide,
+            halves = in(vreg) halves,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    wide
+}
+
+/// Four float32 to float16, nearest.
+#[inline(always)]
+unsafe fn narrow(wide: float32x4_t) -> uint16x4_t {
+    let halves: uint16x4_t;
+    // SAFETY: base ARMv8 NEON; registers only.
+    unsafe {
+        asm!(
+            "fcvtn {halves:v}.4h, {wide:v}.4s",
+            halves = lateout(vreg) halves,
+            wide = in(vreg) wide,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    halves
+}
+
+macro_rules! implement {
+    ($name:ident, $dot:path) => {
+        // SAFETY of every block: the trait's contract, the instruction set is available; pointers go to unaligned loads
+        // and stores of the size that the contract names.
+        impl Vector for $name {
+            const LANES: usize = 4;
+            type F = float32x4_t;
+            type I = int32x4_t;
+
+            #[inline(always)]
+            unsafe fn splat(x: f32) -> float32x4_t {
+                unsafe { vdupq_n_f32(x) }
+            }
+            #[inline(always)]
+            unsafe fn load(p: *const f32) -> float32x4_t {
+                unsafe { vreinterpretq_f32_u8(vld1q_u8(p.cast())) }
+            }
+            #[inline(always)]
+            unsafe fn store(p: *mut f32, v: float32x4_t) {
+                unsafe { vst1q_u8(p.cast(), vreinterpretq_u8_f32(v)) }
+            }
+            #[inline(always)]
+            unsafe fn load_f16(p: *const u8) -> float32x4_t {
+                unsafe { widen(vreinterpret_u16_u8(vld1_u8(p))) }
+            }
+            #[inline(always)]
+            unsafe fn load_bf16(p: *const u8) -> float32x4_t {
+                unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vreinterpret_u16_u8(vld1_u8(p)))) }
+            }
+            #[inline(always)]
+            unsafe fn store_f16(p: *mut u8, v: float32x4_t) {
+                unsafe { vst1_u8(p, vreinterpret_u8_u16(narrow(v))) }
+            }
+            #[inline(always)]
+            unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+                unsafe { vaddq_f32(a, b) }
+            }
+            #[inline(always)]
+            unsafe fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+                unsafe { vsubq_f32(a, b) }
+            }
+            #[inline(always)]
+            unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+                unsafe { vmulq_f32(a, b) }
+            }
+            #[inline(always)]
+            unsafe fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+                unsafe { vdivq_f32(a, b) }
+            }
+            #[inline(always)]
+            unsafe fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+                unsafe { vfmaq_f32(c, a, b) }
+            }
+            #[inline(always)]
+            unsafe fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+                unsafe { vmaxq_f32(a, b) }
+            }
+            #[inline(always)]
+            unsafe fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+                unsafe { vminq_f32(a, b) }
+            }
+            #[inline(always)]
+            unsafe fn sum(v: float32x4_t) -> f32 {
+                unsafe { vaddvq_f32(v) }
+            }
+            #[inline(always)]
+            unsafe fn largest(v: float32x4_t) -> f32 {
+                unsafe { vmaxvq_f32(v) }
+            }
+            #[inline(always)]
+            unsafe fn isplat(x: i32) -> int32x4_t {
+                unsafe { vdupq_n_s32(x) }
+            }
+            #[inline(always)]
+            unsafe fn iload(p: *const u8) -> int32x4_t {
+                unsafe { vreinterpretq_s32_u8(vld1q_u8(p)) }
+            }
+            #[inline(always)]
+            unsafe fn istore(p: *mut u8, v: int32x4_t) {
+                unsafe { vst1q_u8(p, vreinterpretq_u8_s32(v)) }
+            }
+            #[inline(always)]
+            unsafe fn quad(p: *const u8) -> int32x4_t {
+                unsafe { vdupq_n_s32(p.cast::<i32>().read_unaligned()) }
+            }
+            #[inline(always)]
+            unsafe fn store_bytes(p: *mut u8, v: int32x4_t) {
+                unsafe {
+                    let halves = vmovn_s32(v);
+                    let bytes = vmovn_s16(vcombine_s16(halves, halves));
+                    p.cast::<i32>().write_unaligned(vget_lane_s32::<0>(vreinterpret_s32_s8(bytes)));
+                }
+            }
+            #[inline(always)]
+            unsafe fn iadd(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+                unsafe { vaddq_s32(a, b) }
+            }
+            #[inline(always)]
+            unsafe fn isum(v: int32x4_t) -> i32 {
+                unsafe { vaddvq_s32(v) }
+            }
+            #[inline(always)]
+            unsafe fn and(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+                unsafe { vandq_s32(a, b) }
+            }
+            #[inline(always)]
+            unsafe fn or(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+                unsafe { vorrq_s32(a, b) }
+            }
+            #[inline(always)]
+            unsafe fn shl<const N: u32>(v: int32x4_t) -> int32x4_t {
+                unsafe { vshlq_s32(v, vdupq_n_s32(N as i32)) }
+            }
+            #[inline(always)]
+            unsafe fn shr<const N: u32>(v: int32x4_t) -> int32x4_t {
+                unsafe { vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(v), vdupq_n_s32(-(N as i32)))) }
+            }
+            #[inline(always)]
+            unsafe fn to_float(v: int32x4_t) -> float32x4_t {
+                unsafe { vcvtq_f32_s32(v) }
+            }
+            #[inline(always)]
+            unsafe fn to_int(v: float32x4_t) -> int32x4_t {
+                unsafe { vcvtnq_s32_f32(v) }
+            }
+            #[inline(always)]
+            unsafe fn as_float(v: int32x4_t) -> float32x4_t {
+                unsafe { vreinterpretq_f32_s32(v) }
+            }
+            #[inline(always)]
+            unsafe fn dot(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
+                unsafe { $dot(acc, codes, acts) }
+            }
+            #[inline(always)]
+            unsafe fn spread(p: *const f32) -> float32x4_t {
+                unsafe { vdupq_n_f32(p.read_unaligned()) }
+            }
+            #[inline(always)]
+            unsafe fn spread_f16(p: *const u8) -> float32x4_t {
+                unsafe { widen(vdup_n_u16(p.cast::<u16>().read_unaligned())) }
+            }
+            #[inline(always)]
+            unsafe fn spread_bf16(p: *const u8) -> float32x4_t {
+                unsafe { vdupq_n_f32(f32::from_bits(u32::from(p.cast::<u16>().read_unaligned()) << 16)) }
+            }
+            #[inline(always)]
+            unsafe fn spread_first(p: *const i32) -> int32x4_t {
+                unsafe { vsetq_lane_s32::<0>(p.read_unaligned(), vdupq_n_s32(0)) }
+            }
+            #[inline(always)]
+            unsafe fn prefetch(p: *const u8) {
+                // SAFETY: a hint, of any address.
+                unsafe { asm!("prfm pldl1strm, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly)) }
+            }
+        }
+    };
+}
+
+implement!(Neon, dot_by_pairs);
+implement!(NeonDot, dot_product);

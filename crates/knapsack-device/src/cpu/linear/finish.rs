@@ -1,0 +1,64 @@
+//! Bias, activation, residual: from raw products to the output.
+
+use crate::cpu::math::{activate, soft_cap};
+use crate::cpu::task::{Finish, Floats, Linear};
+use crate::cpu::vector::{Brain, Half, Single, Vector, load_some, load_stored, store_some};
+use knapsack_tensor::DType;
+
+/// Elements `at..at + count` of a tensor, at most `LANES` of them.
+///
+/// # Safety
+/// The instruction set of `V` is available and the elements exist.
+#[inline(always)]
+pub(crate) unsafe fn load_floats<V: Vector>(floats: Floats, at: usize, count: usize) -> V::F {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match floats.dtype {
+            DType::F16 => load_stored::<V, Half>(floats.data.add(2 * at), count),
+            DType::BF16 => load_stored::<V, Brain>(floats.data.add(2 * at), count),
+            DType::F32 | DType::U32 => load_stored::<V, Single>(floats.data.add(4 * at), count),
+        }
+    }
+}
+
+/// Finishes output columns `column..column + count` of row `t`: `raw` holds their products, `up` those of the upper half of a
+/// gated matrix.
+///
+/// # Safety
+/// The instruction set of `V` is available, the task's invariants hold, `t < n`, `column + count <= columns`; `raw` holds
+/// `count` products, `up` too when the task is gated.
+#[inline(always)]
+pub(crate) unsafe fn finish<V: Vector>(
+    task: &Linear,
+    t: usize,
+    column: usize,
+    count: usize,
+    raw: *const f32,
+    up: *const f32,
+) {
+    let row = t * task.columns + column;
+    for i in (0..count).step_by(V::LANES) {
+        let some = count - i;
+        // SAFETY: all indices are below `count` after the start that the caller vouches for.
+        unsafe {
+            let mut y = load_some::<V>(raw.add(i), some);
+            if let Some(bias) = task.bias {
+                y = V::add(y, load_floats::<V>(bias, column + i, some));
+            }
+            y = match task.finish {
+                Finish::Nothing => y,
+                Finish::Activation(function) => activate::<V>(function, y),
+                Finish::SoftCap(cap) => soft_cap::<V>(y, cap),
+                Finish::Add(residual) => V::add(y, load_some::<V>(residual.add(row + i), some)),
+                Finish::Gated(function) => {
+                    let mut up = load_some::<V>(up.add(i), some);
+                    if let Some(bias) = task.bias {
+                        up = V::add(up, load_floats::<V>(bias, task.columns + column + i, some));
+                    }
+                    V::mul(activate::<V>(function, y), up)
+                }
+            };
+            store_some::<V>(task.output.add(row + i), y, some);
+        }
+    }
+}

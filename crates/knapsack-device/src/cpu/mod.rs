@@ -1,0 +1,99 @@
+//! `cpu`: the plan executed by vector routines on the processor's cores.
+//!
+//! * [`model`]: a loaded model; turns each launch into a [`task`] and runs it on the [`pool`].
+//! * [`table`]: the routines of each instruction set, chosen at run time.
+//! * [`vector`]: the interface that the routines are written over; [`arch`]: who implements it.
+//! * The routines: [`quantize`], [`linear`], [`attention`], [`rope`], [`norm`], [`embed`], with [`math`].
+//!
+//! Weights stay where they are mapped, in MLC's layout. Activations that meet grouped weights are quantized to int8, one scale
+//! for each group; everything else is float32, the cache as the plan says. Results do not depend on the number of threads.
+
+mod arch;
+#[allow(clippy::needless_range_loop, reason = "registers and strided memory are walked side by side")]
+mod attention;
+mod embed;
+#[allow(clippy::needless_range_loop, reason = "registers and strided memory are walked side by side")]
+mod linear;
+mod math;
+mod model;
+mod norm;
+mod pool;
+mod quantize;
+mod rope;
+mod table;
+mod task;
+mod vector;
+
+pub use table::Isa;
+
+use crate::{Device, DeviceError, LoadedModel};
+use knapsack_artifact::ModelLibrary;
+use model::CpuModel;
+use pool::Pool;
+use std::path::Path;
+use std::sync::Arc;
+use table::Table;
+
+/// The CPU device: an instruction set and a pool of threads, shared by the models it loads.
+pub struct CpuDevice {
+    isa: Isa,
+    table: &'static Table,
+    pool: Arc<Pool>,
+}
+
+impl CpuDevice {
+    /// The fastest instruction set, on all physical cores or as many threads as `KNAPSACK_THREADS` says.
+    pub fn new() -> Self {
+        Self::with(Isa::best(), pool::default_threads()).expect("the best instruction set is available")
+    }
+
+    /// A given instruction set and number of threads.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`] when this processor does not have it.
+    pub fn with(isa: Isa, threads: usize) -> Result<Self, DeviceError> {
+        let table = isa.table().ok_or_else(|| DeviceError::Unavailable {
+            device: "cpu",
+            reason: format!("this processor has no {isa}"),
+        })?;
+        Ok(CpuDevice { isa, table, pool: Arc::new(Pool::new(threads.clamp(1, 256))) })
+    }
+
+    /// A given instruction set, on all physical cores.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`] when this processor does not have it.
+    pub fn with_isa(isa: Isa) -> Result<Self, DeviceError> {
+        Self::with(isa, pool::default_threads())
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads that work on a launch.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}
+
+impl Default for CpuDevice {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Device for CpuDevice {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn description(&self) -> String {
+        format!("{}, {} threads", self.isa, self.pool.threads())
+    }
+
+    fn load(&self, library: Arc<ModelLibrary>, folder: &Path) -> Result<Box<dyn LoadedModel>, DeviceError> {
+        Ok(Box::new(CpuModel::load(library, folder, self.table, self.pool.clone())?))
+    }
+}

@@ -1,0 +1,278 @@
+//! A model on the CPU device: its memory, and how a launch becomes a task on the pool.
+
+use super::attention;
+use super::linear::{Routine, plan};
+use super::pool::Pool;
+use super::table::Table;
+use super::task::{Acts, Attention, Cache, Embed, Finish, Floats, Linear, Matrix, Norm, Order, Rope, Rows, Shared};
+use crate::call::{Call, check_forward, check_logits, write_rope_rows};
+use crate::memory::{Account, Part, Region};
+use crate::{DeviceError, LoadedModel, Weights};
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::MemoryPlan;
+use knapsack_artifact::plan::{self, Epilogue, Function, NormWeights, Op, ParameterId, RowSelect, Weight};
+use knapsack_tensor::Layout;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Elements below which rows of a cheap operation are not worth another thread.
+const SMALL: usize = 1 << 14;
+
+/// A model on the CPU.
+///
+/// The library has been validated when it was decoded; [`CpuModel::load`] does it again, because memory safety rests on it: every
+/// index is in range, every operand inside the workspace, and what a launch writes overlaps nothing else that it names.
+pub(super) struct CpuModel {
+    library: Arc<ModelLibrary>,
+    weights: Weights,
+    workspace: Region,
+    cache: Region,
+    /// Offsets of each layer's keys and values in the cache.
+    layers: Vec<[usize; 2]>,
+    account: Account,
+    table: &'static Table,
+    pool: Arc<Pool>,
+    /// Rows that the last successful forward left.
+    rows: u32,
+}
+
+impl CpuModel {
+    /// Maps the weights and allocates cache and workspace, exactly as planned.
+    pub(super) fn load(
+        library: Arc<ModelLibrary>,
+        folder: &Path,
+        table: &'static Table,
+        pool: Arc<Pool>,
+    ) -> Result<Self, DeviceError> {
+        library.validate().map_err(|source| DeviceError::Library { source: Box::new(source) })?;
+        let account = Account::default();
+        let weights = Weights::open(&library, folder, &account)?;
+        let cache = Region::new(&account, Part::KvCache, library.memory.kv_cache)?;
+        let workspace = Region::new(&account, Part::Workspace, library.memory.workspace)?;
+        let mut end = 0;
+        let mut layers = Vec::with_capacity(library.kv_cache.len());
+        for layer in &library.kv_cache {
+            let half = (layer.bytes() / 2) as usize;
+            layers.push([end, end + half]);
+            end += 2 * half;
+        }
+        weights.prefetch();
+        Ok(CpuModel { library, weights, workspace, cache, layers, account, table, pool, rows: 0 })
+    }
+
+    /// Where workspace byte `offset` lies. Validation has placed every operand that is asked for inside the workspace.
+    fn place<T>(&self, offset: u64) -> *mut T {
+        debug_assert!(offset < self.workspace.len() as u64);
+        self.workspace.as_mut_ptr().wrapping_add(offset as usize).cast()
+    }
+
+    fn floats(&self, id: ParameterId) -> Floats {
+        Floats { data: self.weights.get(id).as_ptr(), dtype: self.library.parameters[id.0 as usize].dtype }
+    }
+
+    fn matrix(&self, weight: &Weight) -> Matrix {
+        match *weight {
+            Weight::Dense(id) => Matrix::Dense(self.floats(id)),
+            Weight::Grouped { codes, scales, format } => Matrix::Grouped {
+                codes: self.weights.get(codes).as_ptr(),
+                scales: self.floats(scales),
+                bits: format.bits,
+                by_rows: format.layout == Layout::Nk,
+            },
+        }
+    }
+
+    fn norm_weights(&self, norm: &NormWeights) -> Norm {
+        let [weight, bias] = [norm.weight, norm.bias].map(|id| id.map(|id| self.floats(id)));
+        Norm { kind: norm.kind, epsilon: norm.epsilon, weight, bias }
+    }
+
+    fn cache_layer(&self, index: u32) -> Cache {
+        let [keys, values] = self.layers[index as usize];
+        let base = self.cache.as_mut_ptr();
+        Cache {
+            layer: self.library.kv_cache[index as usize],
+            keys: base.wrapping_add(keys),
+            values: base.wrapping_add(values),
+        }
+    }
+
+    fn run(&self, function: &Function, call: Call) {
+        for launch in &function.launches {
+            match &launch.op {
+                Op::Embed(op) => self.embed(op, call),
+                Op::Norm(op) => self.norm(op, call),
+                Op::AddNorm(op) => self.add_norm(op, call),
+                Op::Linear(op) => self.linear(op, call),
+                Op::RopeAppend(op) => self.rope_append(op, call),
+                Op::Attention(op) => self.attention(op, call),
+            }
+        }
+    }
+
+    /// Runs a routine over rows or units: here when there is little to do, else on all threads.
+    fn spread<T: Copy>(&self, routine: unsafe fn(&T, usize), task: &T, units: usize, elements: usize) {
+        let task = &Shared(*task);
+        // SAFETY (both): the routine comes from the table of an available instruction set, and the task was made by this
+        // model from a validated library and checked arguments; units below `units` exist and write disjoint parts.
+        if elements < SMALL {
+            (0..units).for_each(|unit| unsafe { routine(&task.0, unit) });
+        } else {
+            self.pool.run(units, &move |unit| {
+                let task = task;
+                unsafe { routine(&task.0, unit) }
+            });
+        }
+    }
+
+    fn embed(&self, op: &plan::Embed, call: Call) {
+        let task = Embed {
+            tokens: self.place(self.library.io.tokens.offset),
+            table: self.matrix(&op.table),
+            columns: op.output.columns as usize,
+            scale: op.scale,
+            output: self.place(op.output.offset),
+        };
+        self.spread(self.table.embed, &task, call.n as usize, call.n as usize * task.columns);
+    }
+
+    fn norm(&self, op: &plan::Norm, call: Call) {
+        let columns = op.input.columns as usize;
+        let first = if op.rows == RowSelect::One { call.row as usize * columns } else { 0 };
+        let input = self.place::<f32>(op.input.offset).wrapping_add(first);
+        let post = Some((self.norm_weights(&op.norm), self.place(op.output.offset)));
+        let task = Rows { columns, residual: None, input, pre: None, sum: std::ptr::null_mut(), post };
+        self.spread(self.table.norm, &task, call.n as usize, call.n as usize * columns);
+    }
+
+    fn add_norm(&self, op: &plan::AddNorm, call: Call) {
+        let columns = op.residual.columns as usize;
+        let task = Rows {
+            columns,
+            residual: Some(self.place(op.residual.offset)),
+            input: self.place(op.delta.offset),
+            pre: op.pre.as_ref().map(|norm| self.norm_weights(norm)),
+            sum: self.place(op.sum.offset),
+            post: op.post.as_ref().map(|(norm, output)| (self.norm_weights(norm), self.place(output.offset))),
+        };
+        self.spread(self.table.norm, &task, call.n as usize, call.n as usize * columns);
+    }
+
+    fn linear(&self, op: &plan::Linear, call: Call) {
+        let (n, k) = (call.n as usize, op.input.columns as usize);
+        let group = match op.weight {
+            Weight::Grouped { format, .. } => format.group as usize,
+            Weight::Dense(_) => 32,
+        };
+        let scratch = op.scratch.map_or(std::ptr::null_mut(), |scratch| self.place(scratch.offset));
+        let mut task = Linear {
+            n,
+            k,
+            features: op.out_features as usize,
+            columns: op.output.columns as usize,
+            input: self.place(op.input.offset),
+            output: self.place(op.output.offset),
+            matrix: self.matrix(&op.weight),
+            bias: op.bias.map(|id| self.floats(id)),
+            finish: match op.epilogue {
+                Epilogue::None => Finish::Nothing,
+                Epilogue::Activation(function) => Finish::Activation(function),
+                Epilogue::Gated(function) => Finish::Gated(function),
+                Epilogue::Add(residual) => Finish::Add(self.place(residual.offset)),
+                Epilogue::SoftCap(cap) => Finish::SoftCap(cap),
+            },
+            acts: Acts::new(scratch, k, group),
+            order: Order::Words4,
+            unit: 0,
+        };
+        let routine = plan(&mut task, self.table.panel_columns);
+        if routine != Routine::Dense {
+            self.spread(self.table.quantize, &task, n, n * k);
+        }
+        let function = match routine {
+            Routine::Rows => self.table.rows,
+            Routine::Columns => self.table.columns,
+            Routine::Panel => self.table.panel,
+            Routine::Dense => self.table.dense,
+        };
+        self.spread(function, &task, task.columns.div_ceil(task.unit), n * k * task.features);
+    }
+
+    fn rope_append(&self, op: &plan::RopeAppend, call: Call) {
+        let dim = op.head_dim as u64;
+        // A tensor of one head's length is shared by all heads; otherwise each head has its part.
+        let norm = |model: &Self, norm: &NormWeights| {
+            let own = |id: ParameterId| model.library.parameters[id.0 as usize].shape != [dim];
+            (model.norm_weights(norm), [norm.weight.is_some_and(own), norm.bias.is_some_and(own)])
+        };
+        let angles = match op.rotary {
+            0 => std::ptr::null(),
+            _ => self.place::<f32>(self.library.rope_tables[op.rope_table as usize].rows.offset).cast_const(),
+        };
+        let task = Rope {
+            qkv: self.place(op.qkv.offset),
+            order: op.order,
+            heads: op.heads as usize,
+            rotary: op.rotary as usize,
+            angles,
+            query_norm: op.query_norm.as_ref().map(|weights| norm(self, weights)),
+            key_norm: op.key_norm.as_ref().map(|weights| norm(self, weights)),
+            cache: self.cache_layer(op.layer),
+            query: self.place(op.query.offset),
+            position: call.position,
+        };
+        self.spread(self.table.rope, &task, call.n as usize, call.n as usize * op.qkv.columns as usize);
+    }
+
+    fn attention(&self, op: &plan::Attention, call: Call) {
+        let cache = self.cache_layer(op.layer);
+        let task = Attention {
+            n: call.n as usize,
+            query: self.place(op.query.offset),
+            heads: op.heads as usize,
+            scale: op.scale,
+            soft_cap: op.soft_cap,
+            cache,
+            output: self.place(op.output.offset),
+            position: call.position,
+        };
+        let seen = (call.position + call.n).min(cache.layer.positions) as usize;
+        let elements = call.n as usize * seen * op.query.columns as usize;
+        self.spread(self.table.attention, &task, attention::units(&task), elements);
+    }
+}
+
+impl LoadedModel for CpuModel {
+    fn library(&self) -> &Arc<ModelLibrary> {
+        &self.library
+    }
+
+    fn memory(&self) -> MemoryPlan {
+        self.account.now()
+    }
+
+    fn forward(&mut self, tokens: &[u32], position: u32) -> Result<(), DeviceError> {
+        let library = self.library.clone();
+        let call = check_forward(&library, tokens, position)?;
+        let start = library.io.tokens.offset as usize;
+        self.workspace.bytes_mut()[start..start + 4 * tokens.len()].copy_from_slice(bytemuck::cast_slice(tokens));
+        for table in &library.rope_tables {
+            let (start, len) = (table.rows.offset as usize, 4 * (call.n * table.rows.columns) as usize);
+            let rows = &mut self.workspace.bytes_mut()[start..start + len];
+            write_rope_rows(table, call, bytemuck::cast_slice_mut(rows));
+        }
+        self.run(if call.n == 1 { &library.decode } else { &library.prefill }, call);
+        self.rows = call.n;
+        Ok(())
+    }
+
+    fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError> {
+        let library = self.library.clone();
+        let call = check_logits(&library, self.rows, row, output)?;
+        self.run(&library.head, call);
+        let start = library.io.logits.offset as usize;
+        let logits = &self.workspace.bytes()[start..start + 4 * output.len()];
+        output.copy_from_slice(bytemuck::cast_slice(logits));
+        Ok(())
+    }
+}

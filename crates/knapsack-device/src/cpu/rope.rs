@@ -1,0 +1,102 @@
+//! From the fused projection to rotated queries, and keys and values in the cache.
+
+use super::norm::normalize;
+use super::task::{Floats, Norm, Rope};
+use super::vector::{Vector, load_some, store_some};
+use half::f16;
+use knapsack_artifact::plan::QkvOrder;
+use knapsack_artifact::validate::MAX_HEAD_DIM;
+use knapsack_tensor::DType;
+
+/// Token `t`.
+///
+/// # Safety
+/// The instruction set of `V` is available, the task's invariants hold and token `t` exists.
+#[inline(always)]
+pub(crate) unsafe fn token<V: Vector>(task: &Rope, t: usize) {
+    let layer = &task.cache.layer;
+    let (kv_heads, dim) = (layer.kv_heads as usize, layer.head_dim as usize);
+    let slot = layer.slot(task.position + t as u32) as usize;
+    let mut head = [0.0f32; MAX_HEAD_DIM as usize];
+    // SAFETY: a row of `qkv` has `(heads + 2 kv_heads) * dim` elements, one of `query` `heads * dim`, and the cache
+    // `kv_heads * positions` rows of `dim` with `slot < positions`; a head fits the buffer.
+    unsafe {
+        let row = task.qkv.add(t * (task.heads + 2 * kv_heads) * dim);
+        let angles = task.angles.wrapping_add(t * task.rotary);
+        let starts = match task.order {
+            QkvOrder::Sections => [0, task.heads, task.heads + kv_heads],
+            QkvOrder::PerHead => [0, 1, 2],
+        };
+        let step = if task.order == QkvOrder::PerHead { 3 } else { 1 };
+        for h in 0..task.heads {
+            let from = row.add((starts[0] + h * step) * dim);
+            head_of::<V>(task.query_norm, h, from, head.as_mut_ptr(), dim);
+            rotate(head.as_mut_ptr(), angles, task.rotary / 2);
+            std::ptr::copy_nonoverlapping(head.as_ptr(), task.query.add((t * task.heads + h) * dim), dim);
+        }
+        for h in 0..kv_heads {
+            let to = (h * layer.positions as usize + slot) * dim;
+            head_of::<V>(task.key_norm, h, row.add((starts[1] + h * step) * dim), head.as_mut_ptr(), dim);
+            rotate(head.as_mut_ptr(), angles, task.rotary / 2);
+            keep::<V>(layer.dtype, head.as_ptr(), task.cache.keys, to, dim);
+            keep::<V>(layer.dtype, row.add((starts[2] + h * step) * dim), task.cache.values, to, dim);
+        }
+    }
+}
+
+/// Copies head `h`, normalized where there is a norm, whose weights may be one head's or all heads'.
+#[inline(always)]
+unsafe fn head_of<V: Vector>(norm: Option<(Norm, [bool; 2])>, h: usize, from: *const f32, to: *mut f32, dim: usize) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        match norm {
+            None => std::ptr::copy_nonoverlapping(from, to, dim),
+            Some((mut norm, [own_weight, own_bias])) => {
+                norm.weight = offset(norm.weight, if own_weight { h * dim } else { 0 });
+                norm.bias = offset(norm.bias, if own_bias { h * dim } else { 0 });
+                normalize::<V>(&norm, from, to, dim);
+            }
+        }
+    }
+}
+
+/// The tensor from element `at` on, which exists.
+#[inline(always)]
+fn offset(floats: Option<Floats>, at: usize) -> Option<Floats> {
+    floats.map(|Floats { data, dtype }| Floats { data: data.wrapping_add(at * dtype.size() as usize), dtype })
+}
+
+/// `(a, b) -> (a cos - b sin, b cos + a sin)` for the pairs `(x[i], x[i + half])`.
+#[inline(always)]
+unsafe fn rotate(x: *mut f32, angles: *const f32, half: usize) {
+    for i in 0..half {
+        // SAFETY: the head has at least `2 half` elements and the angles are `half` pairs.
+        unsafe {
+            let (cos, sin) = (angles.add(2 * i).read(), angles.add(2 * i + 1).read());
+            let (a, b) = (x.add(i).read(), x.add(i + half).read());
+            x.add(i).write(a * cos - b * sin);
+            x.add(i + half).write(b * cos + a * sin);
+        }
+    }
+}
+
+/// Stores `dim` floats in a cache from element `at` on.
+#[inline(always)]
+unsafe fn keep<V: Vector>(dtype: DType, from: *const f32, cache: *mut u8, at: usize, dim: usize) {
+    // SAFETY: the cache has the elements `at..at + dim`.
+    unsafe {
+        for i in (0..dim).step_by(V::LANES) {
+            let some = dim - i;
+            if dtype == DType::F32 {
+                store_some::<V>(cache.cast::<f32>().add(at + i), load_some::<V>(from.add(i), some), some);
+            } else if some >= V::LANES {
+                V::store_f16(cache.add(2 * (at + i)), V::load(from.add(i)));
+            } else {
+                for j in i..dim {
+                    let bits = f16::from_f32(from.add(j).read()).to_bits();
+                    cache.add(2 * (at + j)).cast::<u16>().write_unaligned(bits);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What a launch becomes before it is executed: pointers into mapped weights, cache and workspace.
+//!
+//! Everything here is made by `super::model` from a validated library and checked arguments. The invariants that the kernels
+//! rely on: every pointer is valid for what the field says, for as long as the launch runs; what a launch writes overlaps
+//! nothing else that it names, except a residual that *is* the output; units of a launch write disjoint parts.
+
+use knapsack_artifact::plan::{KvLayer, QkvOrder};
+use knapsack_tensor::{Activation, DType, NormKind};
+
+/// A tensor of stored floats.
+#[derive(Clone, Copy)]
+pub(crate) struct Floats {
+    pub(crate) data: *const u8,
+    pub(crate) dtype: DType,
+}
+
+/// A weight matrix `(n, k)`.
+#[derive(Clone, Copy)]
+pub(crate) enum Matrix {
+    /// Rows of floats.
+    Dense(Floats),
+    /// Codes and scales.
+    Grouped { codes: *const u8, scales: Floats, bits: u32, by_rows: bool },
+}
+
+/// What follows a product; see `knapsack_artifact::plan::Epilogue`.
+#[derive(Clone, Copy)]
+pub(crate) enum Finish {
+    Nothing,
+    Activation(Activation),
+    Gated(Activation),
+    /// Rows of as many columns as the output.
+    Add(*const f32),
+    SoftCap(f32),
+}
+
+/// Quantized activations of all tokens: for each token `codes` bytes, then a float32 scale for each group, then 32-bit
+/// corrections: `-max_int` times the sum of the group's codes.
+#[derive(Clone, Copy)]
+pub(crate) struct Acts {
+    pub(crate) data: *mut u8,
+    /// Bytes from one token to the next.
+    pub(crate) stride: usize,
+    /// Bytes of codes of a token.
+    pub(crate) codes: usize,
+    /// Scales (and corrections) of a token; a multiple of 4.
+    pub(crate) groups: usize,
+}
+
+impl Acts {
+    /// The layout for rows of `k` elements in groups of `group`, in `linear_scratch_bytes(k)` bytes a token.
+    pub(crate) fn new(data: *mut u8, k: usize, group: usize) -> Self {
+        let stride = knapsack_artifact::plan::linear_scratch_bytes(k as u32) as usize;
+        let groups = k.div_ceil(group).next_multiple_of(4);
+        let codes = k.next_multiple_of(64) + 64;
+        debug_assert!(codes >= k.div_ceil(group) * group && codes + 8 * groups <= stride);
+        Acts { data, stride, codes, groups }
+    }
+
+    /// The codes of token `t`.
+    ///
+    /// # Safety
+    /// `t` is below the tokens of the call.
+    #[inline(always)]
+    pub(crate) unsafe fn codes(&self, t: usize) -> *mut u8 {
+        // SAFETY: the scratch has `stride` bytes for each token.
+        unsafe { self.data.add(t * self.stride) }
+    }
+
+    /// The scales of token `t`.
+    ///
+    /// # Safety
+    /// `t` is below the tokens of the call.
+    #[inline(always)]
+    pub(crate) unsafe fn scales(&self, t: usize) -> *mut f32 {
+        // SAFETY: as above; codes and scales fit the stride (see `new`).
+        unsafe { self.codes(t).add(self.codes).cast() }
+    }
+
+    /// The corrections of token `t`.
+    ///
+    /// # Safety
+    /// `t` is below the tokens of the call.
+    #[inline(always)]
+    pub(crate) unsafe fn corrections(&self, t: usize) -> *mut i32 {
+        // SAFETY: as above.
+        unsafe { self.scales(t).add(self.groups).cast() }
+    }
+}
+
+/// In which order a token's codes are kept, so that they meet the packed weights without shuffling.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// For blocks of `GROUPS` groups of 32: all even elements, then all odd ones. Meets 4-bit rows.
+    Rows,
+    /// For each 8 elements: the 4 even ones, then the 4 odd ones. Meets 4-bit words of many columns.
+    Words4,
+    /// For each 20 elements (two words): 0-3, 4-7, 10-13, 14-17, then 8, 9, 18, 19. Meets 3-bit words of many columns.
+    Words3,
+}
+
+/// A [`knapsack_artifact::plan::Linear`].
+#[derive(Clone, Copy)]
+pub(crate) struct Linear {
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    /// Rows of the weight.
+    pub(crate) features: usize,
+    /// Columns of the output.
+    pub(crate) columns: usize,
+    pub(crate) input: *const f32,
+    pub(crate) output: *mut f32,
+    pub(crate) matrix: Matrix,
+    pub(crate) bias: Option<Floats>,
+    pub(crate) finish: Finish,
+    /// Scratch; only with a grouped matrix.
+    pub(crate) acts: Acts,
+    pub(crate) order: Order,
+    /// Output columns of one unit.
+    pub(crate) unit: usize,
+}
+
+/// Normalization weights.
+#[derive(Clone, Copy)]
+pub(crate) struct Norm {
+    pub(crate) kind: NormKind,
+    pub(crate) epsilon: f32,
+    pub(crate) weight: Option<Floats>,
+    pub(crate) bias: Option<Floats>,
+}
+
+/// A norm of rows, or an addition with norms.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    pub(crate) columns: usize,
+    /// Of an addition: the residual stream.
+    pub(crate) residual: Option<*const f32>,
+    /// The norm's input, or the addition's delta.
+    pub(crate) input: *const f32,
+    /// Before an addition.
+    pub(crate) pre: Option<Norm>,
+    /// Of an addition: the new residual stream.
+    pub(crate) sum: *mut f32,
+    /// The norm itself, or the one after an addition.
+    pub(crate) post: Option<(Norm, *mut f32)>,
+}
+
+/// A token embedding.
+#[derive(Clone, Copy)]
+pub(crate) struct Embed {
+    pub(crate) tokens: *const u32,
+    pub(crate) table: Matrix,
+    pub(crate) columns: usize,
+    pub(crate) scale: f32,
+    pub(crate) output: *mut f32,
+}
+
+/// The cache of a layer.
+#[derive(Clone, Copy)]
+pub(crate) struct Cache {
+    pub(crate) layer: KvLayer,
+    pub(crate) keys: *mut u8,
+    pub(crate) values: *mut u8,
+}
+
+/// A [`knapsack_artifact::plan::RopeAppend`].
+#[derive(Clone, Copy)]
+pub(crate) struct Rope {
+    pub(crate) qkv: *const f32,
+    pub(crate) order: QkvOrder,
+    pub(crate) heads: usize,
+    pub(crate) rotary: usize,
+    /// `(n, rotary)`: pairs of cosine and sine.
+    pub(crate) angles: *const f32,
+    /// With whether each head has its own part of weight and bias.
+    pub(crate) query_norm: Option<(Norm, [bool; 2])>,
+    pub(crate) key_norm: Option<(Norm, [bool; 2])>,
+    pub(crate) cache: Cache,
+    pub(crate) query: *mut f32,
+    pub(crate) position: u32,
+}
+
+/// A [`knapsack_artifact::plan::Attention`].
+#[derive(Clone, Copy)]
+pub(crate) struct Attention {
+    pub(crate) n: usize,
+    pub(crate) query: *const f32,
+    pub(crate) heads: usize,
+    pub(crate) scale: f32,
+    pub(crate) soft_cap: Option<f32>,
+    pub(crate) cache: Cache,
+    pub(crate) output: *mut f32,
+    pub(crate) position: u32,
+}
+
+/// Shares a task with the threads of the pool.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<T>(pub(crate) T);
+
+// SAFETY: see the invariants above: threads only write disjoint parts, and nothing that another one reads.
+unsafe impl<T> Sync for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Send for Shared<T> {}

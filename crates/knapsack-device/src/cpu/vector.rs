@@ -1,0 +1,217 @@
+//! The narrow vector interface that every routine of the CPU device is written over, once.
+//!
+//! A vector has [`Vector::LANES`] lanes of 32 bits. The same register is seen as floats, integers, or four bytes a lane. Every
+//! method is `unsafe` for one common reason: the instruction set must be there. Routines are entered only through the function
+//! table of a detected instruction set (see `super::table`), whose `#[target_feature]` wrappers inline them.
+
+use half::{bf16, f16};
+
+/// Most lanes of any vector: sizes stack buffers.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// Vector operations of one instruction set.
+///
+/// # Safety
+/// All methods: the instruction set is available. Methods with pointers: the stated number of elements is readable or
+/// writable there; no alignment is needed.
+pub(crate) trait Vector: Copy {
+    /// 32-bit lanes.
+    const LANES: usize;
+    /// Bytes.
+    const BYTES: usize = 4 * Self::LANES;
+    /// Groups of four lanes: the 4-bit groups of 32 that one load covers.
+    const GROUPS: usize = Self::LANES / 4;
+    /// Floats.
+    type F: Copy;
+    /// Integers.
+    type I: Copy;
+
+    /// All lanes `x`.
+    unsafe fn splat(x: f32) -> Self::F;
+    /// Loads `LANES` floats.
+    unsafe fn load(p: *const f32) -> Self::F;
+    /// Stores `LANES` floats.
+    unsafe fn store(p: *mut f32, v: Self::F);
+    /// Loads `LANES` float16.
+    unsafe fn load_f16(p: *const u8) -> Self::F;
+    /// Loads `LANES` bfloat16.
+    unsafe fn load_bf16(p: *const u8) -> Self::F;
+    /// Stores `LANES` floats rounded to float16.
+    unsafe fn store_f16(p: *mut u8, v: Self::F);
+    /// `a + b`.
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    /// `a - b`.
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b`.
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`.
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// Sum of the lanes.
+    unsafe fn sum(v: Self::F) -> f32;
+    /// Largest lane.
+    unsafe fn largest(v: Self::F) -> f32;
+
+    /// All lanes `x`.
+    unsafe fn isplat(x: i32) -> Self::I;
+    /// Loads `BYTES` bytes.
+    unsafe fn iload(p: *const u8) -> Self::I;
+    /// Stores `BYTES` bytes.
+    unsafe fn istore(p: *mut u8, v: Self::I);
+    /// Four bytes in every lane.
+    unsafe fn quad(p: *const u8) -> Self::I;
+    /// Stores the low byte of each lane: `LANES` bytes.
+    unsafe fn store_bytes(p: *mut u8, v: Self::I);
+    /// Lanewise sum.
+    unsafe fn iadd(a: Self::I, b: Self::I) -> Self::I;
+    /// Sum of the lanes.
+    unsafe fn isum(v: Self::I) -> i32;
+    /// Bitwise and.
+    unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
+    /// Bitwise or.
+    unsafe fn or(a: Self::I, b: Self::I) -> Self::I;
+    /// Lanes shifted left.
+    unsafe fn shl<const N: u32>(v: Self::I) -> Self::I;
+    /// Lanes shifted right, zeros in.
+    unsafe fn shr<const N: u32>(v: Self::I) -> Self::I;
+    /// To float, exact below 2^24.
+    unsafe fn to_float(v: Self::I) -> Self::F;
+    /// To integer, nearest, ties to even.
+    unsafe fn to_int(v: Self::F) -> Self::I;
+    /// The bits of a float as they are.
+    unsafe fn as_float(v: Self::I) -> Self::F;
+    /// `acc + sum over the four bytes of a lane of codes * acts`; codes are unsigned and at most 15, acts signed.
+    unsafe fn dot(acc: Self::I, codes: Self::I, acts: Self::I) -> Self::I;
+
+    /// `GROUPS` floats, each in four lanes.
+    unsafe fn spread(p: *const f32) -> Self::F;
+    /// `GROUPS` float16, each in four lanes.
+    unsafe fn spread_f16(p: *const u8) -> Self::F;
+    /// `GROUPS` bfloat16, each in four lanes.
+    unsafe fn spread_bf16(p: *const u8) -> Self::F;
+    /// `GROUPS` integers, each in the first of four lanes, zeros in the others.
+    unsafe fn spread_first(p: *const i32) -> Self::I;
+    /// Hints that the cache line at `p` is read soon; `p` may be anything.
+    unsafe fn prefetch(p: *const u8);
+}
+
+/// How floats are stored in a parameter or a cache.
+pub(crate) trait Stored {
+    /// Bytes of one.
+    const SIZE: usize;
+    /// Loads `LANES` of them. As [`Vector::load`].
+    unsafe fn load<V: Vector>(p: *const u8) -> V::F;
+    /// One of them; `SIZE` bytes are readable at `p`.
+    unsafe fn one(p: *const u8) -> f32;
+    /// `GROUPS` of them, as [`Vector::spread`].
+    unsafe fn spread<V: Vector>(p: *const u8) -> V::F;
+}
+
+/// Marker of float16.
+pub(crate) struct Half;
+/// Marker of bfloat16.
+pub(crate) struct Brain;
+/// Marker of float32.
+pub(crate) struct Single;
+
+// SAFETY of the three: the callers' promises are handed on unchanged, reads are unaligned.
+impl Stored for Half {
+    const SIZE: usize = 2;
+    #[inline(always)]
+    unsafe fn load<V: Vector>(p: *const u8) -> V::F {
+        unsafe { V::load_f16(p) }
+    }
+    #[inline(always)]
+    unsafe fn one(p: *const u8) -> f32 {
+        f16::from_bits(unsafe { p.cast::<u16>().read_unaligned() }).to_f32()
+    }
+    #[inline(always)]
+    unsafe fn spread<V: Vector>(p: *const u8) -> V::F {
+        unsafe { V::spread_f16(p) }
+    }
+}
+
+impl Stored for Brain {
+    const SIZE: usize = 2;
+    #[inline(always)]
+    unsafe fn load<V: Vector>(p: *const u8) -> V::F {
+        unsafe { V::load_bf16(p) }
+    }
+    #[inline(always)]
+    unsafe fn one(p: *const u8) -> f32 {
+        bf16::from_bits(unsafe { p.cast::<u16>().read_unaligned() }).to_f32()
+    }
+    #[inline(always)]
+    unsafe fn spread<V: Vector>(p: *const u8) -> V::F {
+        unsafe { V::spread_bf16(p) }
+    }
+}
+
+impl Stored for Single {
+    const SIZE: usize = 4;
+    #[inline(always)]
+    unsafe fn load<V: Vector>(p: *const u8) -> V::F {
+        unsafe { V::load(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn one(p: *const u8) -> f32 {
+        unsafe { p.cast::<f32>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn spread<V: Vector>(p: *const u8) -> V::F {
+        unsafe { V::spread(p.cast()) }
+    }
+}
+
+/// Loads `count` floats, at most `LANES`; the lanes beyond are zero.
+///
+/// # Safety
+/// `count` floats are readable at `p`.
+#[inline(always)]
+pub(crate) unsafe fn load_some<V: Vector>(p: *const f32, count: usize) -> V::F {
+    if count >= V::LANES {
+        return unsafe { V::load(p) };
+    }
+    let mut lanes = [0.0f32; MAX_LANES];
+    for (i, lane) in lanes.iter_mut().enumerate().take(count) {
+        *lane = unsafe { p.add(i).read_unaligned() };
+    }
+    unsafe { V::load(lanes.as_ptr()) }
+}
+
+/// Loads `count` stored floats, at most `LANES`; the lanes beyond are zero.
+///
+/// # Safety
+/// `count` elements are readable at `p`.
+#[inline(always)]
+pub(crate) unsafe fn load_stored<V: Vector, S: Stored>(p: *const u8, count: usize) -> V::F {
+    if count >= V::LANES {
+        return unsafe { S::load::<V>(p) };
+    }
+    let mut lanes = [0.0f32; MAX_LANES];
+    for (i, lane) in lanes.iter_mut().enumerate().take(count) {
+        *lane = unsafe { S::one(p.add(i * S::SIZE)) };
+    }
+    unsafe { V::load(lanes.as_ptr()) }
+}
+
+/// Stores the first `count` lanes, at most `LANES`.
+///
+/// # Safety
+/// `count` floats are writable at `p`.
+#[inline(always)]
+pub(crate) unsafe fn store_some<V: Vector>(p: *mut f32, v: V::F, count: usize) {
+    if count >= V::LANES {
+        return unsafe { V::store(p, v) };
+    }
+    let mut lanes = [0.0f32; MAX_LANES];
+    unsafe { V::store(lanes.as_mut_ptr(), v) };
+    for (i, lane) in lanes.iter().enumerate().take(count) {
+        unsafe { p.add(i).write_unaligned(*lane) };
+    }
+}
