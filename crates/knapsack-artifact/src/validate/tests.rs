@@ -256,6 +256,27 @@ fn each_contradiction_is_found_where_it_is() {
 }
 
 #[test]
+fn keys_and_values_apart_are_checked() {
+    let mut library = library();
+    for function in [&mut library.prefill, &mut library.decode] {
+        let Op::RopeAppend(op) = &mut function.launches[3].op else { panic!("launch 3") };
+        op.qkv.columns = 64;
+        op.apart = Some(KeyValueRows { keys: rows(5, 32), values: rows(6, 32) });
+    }
+    assert_eq!(library.validate(), Ok(()));
+    for (field, value, problem) in [
+        ("qkv/columns", json!(128), "128 columns of qkv"),
+        ("apart/keys/columns", json!(64), "columns of keys and values"),
+        ("apart/values/columns", json!(31), "columns of keys and values"),
+        ("apart/values/offset", json!(4 * 4096), "overlaps"),
+        ("query/offset", json!(5 * 4096), "overlaps"),
+    ] {
+        let error = with(&library, &format!("/prefill/launches/3/{field}"), value).expect_err(field);
+        assert!(error.problem.contains(problem), "{field}: {error}");
+    }
+}
+
+#[test]
 fn gpu_calls_are_checked() {
     for (pointer, value, problem) in [
         ("/kernels/kernels/0/threads", json!([64, 64, 64]), "work group"),

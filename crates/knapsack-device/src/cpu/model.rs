@@ -211,6 +211,9 @@ impl CpuModel {
         };
         let task = Rope {
             qkv: self.place(op.qkv.offset),
+            apart: op
+                .apart
+                .map(|rows| [self.place(rows.keys.offset), self.place(rows.values.offset)].map(<*mut f32>::cast_const)),
             order: op.order,
             heads: op.heads as usize,
             rotary: op.rotary as usize,

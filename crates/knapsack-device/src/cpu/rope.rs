@@ -18,28 +18,34 @@ pub(crate) unsafe fn token<V: Vector>(task: &Rope, t: usize) {
     let (kv_heads, dim) = (layer.kv_heads as usize, layer.head_dim as usize);
     let slot = layer.slot(task.position + t as u32) as usize;
     let mut head = [0.0f32; MAX_HEAD_DIM as usize];
-    // SAFETY: a row of `qkv` has `(heads + 2 kv_heads) * dim` elements, one of `query` `heads * dim`, and the cache
+    // SAFETY: a row of `qkv` has `(heads + 2 kv_heads) * dim` elements (`heads * dim`, and the others as much as they need, when
+    // they are apart), one of `query` `heads * dim`, and the cache
     // `kv_heads * positions` rows of `dim` with `slot < positions`; a head fits the buffer.
     unsafe {
-        let row = task.qkv.add(t * (task.heads + 2 * kv_heads) * dim);
+        let fused = if task.apart.is_some() { 0 } else { 2 * kv_heads };
+        let row = task.qkv.add(t * (task.heads + fused) * dim);
         let angles = task.angles.wrapping_add(t * task.rotary);
         let starts = match task.order {
             QkvOrder::Sections => [0, task.heads, task.heads + kv_heads],
             QkvOrder::PerHead => [0, 1, 2],
         };
+        let [keys, values] = match task.apart {
+            Some([keys, values]) => [keys.add(t * kv_heads * dim), values.add(t * kv_heads * dim)],
+            None => [row.add(starts[1] * dim), row.add(starts[2] * dim)],
+        };
         let step = if task.order == QkvOrder::PerHead { 3 } else { 1 };
         for h in 0..task.heads {
-            let from = row.add((starts[0] + h * step) * dim);
+            let from = row.add(h * step * dim);
             head_of::<V>(task.query_norm, h, from, head.as_mut_ptr(), dim);
             rotate(head.as_mut_ptr(), angles, task.rotary / 2);
             std::ptr::copy_nonoverlapping(head.as_ptr(), task.query.add((t * task.heads + h) * dim), dim);
         }
         for h in 0..kv_heads {
             let to = (h * layer.positions as usize + slot) * dim;
-            head_of::<V>(task.key_norm, h, row.add((starts[1] + h * step) * dim), head.as_mut_ptr(), dim);
+            head_of::<V>(task.key_norm, h, keys.add(h * step * dim), head.as_mut_ptr(), dim);
             rotate(head.as_mut_ptr(), angles, task.rotary / 2);
             keep::<V>(layer.dtype, head.as_ptr(), task.cache.keys, to, dim);
-            keep::<V>(layer.dtype, row.add((starts[2] + h * step) * dim), task.cache.values, to, dim);
+            keep::<V>(layer.dtype, values.add(h * step * dim), task.cache.values, to, dim);
         }
     }
 }

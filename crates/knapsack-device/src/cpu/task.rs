@@ -167,6 +167,8 @@ pub(crate) struct Cache {
 #[derive(Clone, Copy)]
 pub(crate) struct Rope {
     pub(crate) qkv: *const f32,
+    /// Keys and values of projections of their own; `qkv` then has only queries.
+    pub(crate) apart: Option<[*const f32; 2]>,
     pub(crate) order: QkvOrder,
     pub(crate) heads: usize,
     pub(crate) rotary: usize,

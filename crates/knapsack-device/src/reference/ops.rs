@@ -167,6 +167,7 @@ impl ReferenceModel {
         let (heads, kv_heads, dim) = (op.heads as usize, op.kv_heads as usize, op.head_dim as usize);
         let layer = self.library.kv_cache[op.layer as usize];
         let qkv = self.read(op.qkv, call.n);
+        let apart = op.apart.map(|apart| [apart.keys, apart.values].map(|rows| self.read(rows, call.n)));
         let angles = match op.rotary {
             0 => Vec::new(),
             _ => self.read(self.library.rope_tables[op.rope_table as usize].rows, call.n),
@@ -175,9 +176,10 @@ impl ReferenceModel {
         let mut query = Vec::new();
         for t in 0..call.n as usize {
             let row = &qkv[t * op.qkv.columns as usize..][..op.qkv.columns as usize];
-            let head = |section: usize, index: usize| match op.order {
-                QkvOrder::Sections => &row[([0, heads, heads + kv_heads][section] + index) * dim..][..dim],
-                QkvOrder::PerHead => &row[(3 * index + section) * dim..][..dim],
+            let head = |section: usize, index: usize| match (&apart, op.order) {
+                (Some(apart), _) if section > 0 => &apart[section - 1][(t * kv_heads + index) * dim..][..dim],
+                (_, QkvOrder::Sections) => &row[([0, heads, heads + kv_heads][section] + index) * dim..][..dim],
+                (_, QkvOrder::PerHead) => &row[(3 * index + section) * dim..][..dim],
             };
             let rotate = |values: &mut [f32]| {
                 for i in 0..half {
