@@ -1,0 +1,191 @@
+//! Speed of the CPU device on models of real shapes with made-up weights, beside the memory bandwidth measured in the same run.
+//!
+//! ```text
+//! cargo run --release -p knapsack-device --example decode -- [llama-1b|qwen3-0.6b] [FOLDER]
+//! ```
+//!
+//! Writes the weights into FOLDER (default: a folder of the system's temporary one) and leaves them there for the next run.
+
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::Target;
+use knapsack_artifact::weight_index::{Encoding, FILE_NAME, Metadata, Record, Shard, WeightIndex};
+use knapsack_compiler::{CompileRequest, compile};
+use knapsack_device::{Account, CpuDevice, Device, Isa, LoadedModel, Part, Region, Weights};
+use knapsack_ir::Windows;
+use knapsack_models::ModelConfig;
+use knapsack_tensor::DType;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+fn shape(name: &str) -> Option<Value> {
+    let llama = json!({
+        "model_type": "llama", "quantization": "q4f16_1", "vocab_size": 128_256, "context_window_size": 2048,
+        "model_config": {
+            "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8,
+            "head_dim": 64, "num_hidden_layers": 16, "rms_norm_eps": 1e-5, "vocab_size": 128_256,
+            "tie_word_embeddings": true, "position_embedding_base": 500_000.0, "context_window_size": 2048,
+            "prefill_chunk_size": 128,
+        },
+    });
+    let qwen = json!({
+        "model_type": "qwen3", "quantization": "q4f16_1", "vocab_size": 151_936, "context_window_size": 2048,
+        "model_config": {
+            "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8,
+            "head_dim": 128, "num_hidden_layers": 28, "rms_norm_eps": 1e-6, "vocab_size": 151_936,
+            "tie_word_embeddings": true, "rope_theta": 1_000_000.0, "hidden_act": "silu", "attention_bias": false,
+            "context_window_size": 2048, "prefill_chunk_size": 128,
+        },
+    });
+    match name {
+        "llama-1b" => Some(llama),
+        "qwen3-0.6b" => Some(qwen),
+        _ => None,
+    }
+}
+
+/// Random codes, scales of 0.01: nothing overflows, and the processor cannot guess anything.
+fn write_weights(library: &ModelLibrary, folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let mut file = std::io::BufWriter::new(std::fs::File::create(folder.join("params_shard_0.bin"))?);
+    let mut records = Vec::new();
+    let (mut offset, mut state) = (0, 1u64);
+    for parameter in &library.parameters {
+        let bytes = parameter.bytes().expect("validated");
+        for _ in 0..bytes / 2 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let half = if parameter.dtype == DType::U32 { (state >> 48) as u16 & 0x7777 } else { 0x211f };
+            file.write_all(&half.to_le_bytes())?;
+        }
+        records.push(Record {
+            name: parameter.name.clone(),
+            shape: parameter.shape.clone(),
+            dtype: parameter.dtype,
+            format: Encoding::Raw,
+            nbytes: bytes,
+            byte_offset: offset,
+        });
+        offset += bytes;
+    }
+    file.flush()?;
+    let shard = Shard {
+        data_path: "params_shard_0.bin".to_owned(),
+        format: "raw-shard".to_owned(),
+        nbytes: offset,
+        records,
+        md5sum: None,
+    };
+    std::fs::write(folder.join(FILE_NAME), WeightIndex { metadata: Metadata::default(), shards: vec![shard] }.to_json())
+}
+
+/// Sums a slice as fast as memory gives it.
+fn sum(bytes: &[u8]) -> u64 {
+    let mut sums = [0u64; 16];
+    for chunk in bytes.as_chunks::<128>().0 {
+        for (sum, word) in sums.iter_mut().zip(chunk.as_chunks::<8>().0) {
+            *sum = sum.wrapping_add(u64::from_le_bytes(*word));
+        }
+    }
+    sums.iter().fold(0, |a, b| a.wrapping_add(*b))
+}
+
+/// GB/s of reading `slices` on `threads` threads, the best of five.
+fn bandwidth(slices: &[&[u8]], threads: usize) -> f64 {
+    let total: usize = slices.iter().map(|s| s.len()).sum();
+    let mut best = 0.0f64;
+    for _ in 0..5 {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for thread in 0..threads {
+                scope.spawn(move || {
+                    for slice in slices {
+                        let step = slice.len() / threads;
+                        std::hint::black_box(sum(&slice[thread * step..(thread + 1) * step]));
+                    }
+                });
+            }
+        });
+        best = best.max(total as f64 / start.elapsed().as_secs_f64() / 1e9);
+    }
+    best
+}
+
+/// The fastest of several runs: other work on the machine only ever adds time.
+fn fastest(runs: usize, mut run: impl FnMut()) -> f64 {
+    (0..runs)
+        .map(|_| {
+            let start = Instant::now();
+            run();
+            start.elapsed().as_secs_f64()
+        })
+        .fold(f64::INFINITY, f64::min)
+}
+
+fn measure(model: &mut dyn LoadedModel, vocab: usize) -> (f64, f64) {
+    let chunk: Vec<u32> = (0..128).map(|i| i * 7 % 1000).collect();
+    let mut logits = vec![0.0; vocab];
+    let prefill = fastest(4, || model.forward(&chunk, 0).expect("prefill"));
+    let mut position = 128;
+    let decode = fastest(24, || {
+        model.forward(&[position % 1000], position).expect("decode");
+        model.logits(0, &mut logits).expect("logits");
+        position += 1;
+    });
+    assert!(logits.iter().all(|x| x.is_finite()));
+    (128.0 / prefill, 1.0 / decode)
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let name = arguments.next().unwrap_or_else(|| "llama-1b".to_owned());
+    let chat = shape(&name).unwrap_or_else(|| panic!("`{name}`: llama-1b or qwen3-0.6b"));
+    let folder = arguments.next().map_or_else(|| std::env::temp_dir().join(format!("knapsack-{name}")), PathBuf::from);
+    let config = ModelConfig::from_mlc(&chat).expect("configuration");
+    let quantization = "q4f16_1".parse().expect("format");
+    let windows = Windows { context: 2048, sliding: None, sinks: 0, chunk: 128 };
+    let graph = config.graph(&quantization, &windows).expect("graph");
+    let library = compile(&CompileRequest { graph: &graph, windows, target: Target::Host, name: None });
+    let library = Arc::new(library.expect("library"));
+    if !folder.join(FILE_NAME).exists() {
+        write_weights(&library, &folder).expect("weights");
+    }
+    let bytes = library.memory.weights;
+    println!("{name}: {:.1} MB of weights", bytes as f64 / 1e6);
+
+    let account = Account::default();
+    let weights = Weights::open(&library, &folder, &account).expect("weights");
+    weights.prefetch();
+    let mapped: Vec<&[u8]> =
+        (0..library.parameters.len()).map(|id| weights.get(knapsack_artifact::plan::ParameterId(id as u32))).collect();
+    let mut anonymous = Region::new(&account, Part::Workspace, 512 << 20).expect("memory");
+    anonymous.bytes_mut().fill(1);
+    for threads in [1, 2] {
+        println!(
+            "read bandwidth, {threads} threads: {:.1} GB/s mapped weights, {:.1} GB/s huge pages",
+            bandwidth(&mapped, threads),
+            bandwidth(&[anonymous.bytes()], threads)
+        );
+    }
+    let limit = bandwidth(&mapped, 2).max(bandwidth(&[anonymous.bytes()], 2));
+    drop(anonymous);
+
+    for isa in Isa::available() {
+        for threads in [1, 2] {
+            if isa == Isa::Scalar && threads == 1 {
+                continue;
+            }
+            let device = CpuDevice::with(isa, threads).expect("available");
+            let start = Instant::now();
+            let mut model = device.load(library.clone(), &folder).expect("load");
+            let load = start.elapsed().as_secs_f64();
+            let (prefill, decode) = measure(&mut *model, library.model.vocab_size as usize);
+            println!(
+                "{isa:12} {threads} threads: load {load:.3} s, prefill {prefill:6.1} tokens/s, decode {decode:5.1} tokens/s = {:4.1} GB/s = {:2.0} % of {limit:.1}",
+                decode * bytes as f64 / 1e9,
+                decode * bytes as f64 / 1e9 / limit * 100.0
+            );
+        }
+    }
+}
