@@ -69,7 +69,11 @@ pub(crate) unsafe fn unit<V: Vector>(task: &Attention, unit: usize) {
         for (i, query) in queries.iter_mut().enumerate().take(count) {
             let (t, head) = ((first + i) / group, kv_head * group + (first + i) % group);
             let position = task.position + t as u32;
-            let (sinks, start) = layer.visible(position);
+            // Sinks that the window touches are nothing of their own: then everything is seen.
+            let (sinks, start) = match layer.visible(position) {
+                (sinks, start) if sinks == start => (0, 0),
+                apart => apart,
+            };
             let at = (t * task.heads + head) * dim;
             *query = Query { at, sinks, start, position, largest: f32::MIN, sum: 0.0 };
             for d in (0..padded).step_by(V::LANES) {
@@ -79,7 +83,8 @@ pub(crate) unsafe fn unit<V: Vector>(task: &Attention, unit: usize) {
             }
         }
         let queries = &mut queries[..count];
-        // Later queries see no more sinks and start no earlier, so the first and the last span everything.
+        // All queries that see sinks apart see the same, and later ones start no earlier: the last one's sinks and what follows
+        // the first one's start span everything.
         let (sinks, start) = (queries[count - 1].sinks, queries[0].start);
         span::<V>(task, kv_head, queries, 0..sinks, room);
         span::<V>(task, kv_head, queries, start.max(sinks)..queries[count - 1].position + 1, room);
@@ -148,7 +153,7 @@ unsafe fn span<V: Vector>(
 #[inline(always)]
 fn visible(query: &Query, first: u32, count: usize) -> (usize, usize) {
     let end = first + count as u32;
-    let (from, to) = if first < query.sinks && query.start > query.sinks {
+    let (from, to) = if first < query.sinks {
         (first, end.min(query.sinks))
     } else {
         (first.max(query.start), end.min(query.position + 1))

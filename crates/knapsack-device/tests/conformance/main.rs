@@ -73,8 +73,8 @@ fn reference() {
         name: "cpu-reference".to_owned(),
         device: &ReferenceDevice,
         prepare: Arc::clone,
-        bounds: Bounds { exact: 2e-6, cached: 2e-6, quantized: 2e-6 },
-        cases: 96,
+        bounds: Bounds { exact: 1e-5, cached: 1e-5, quantized: 1e-5 },
+        cases: 48,
         exact_memory: false,
     });
 }
@@ -88,8 +88,8 @@ fn cpu(isa: Isa) {
         name: format!("cpu, {isa}"),
         device: &device,
         prepare: Arc::clone,
-        bounds: Bounds { exact: 2e-6, cached: 1e-3, quantized: 0.02 },
-        cases: 192,
+        bounds: Bounds { exact: 1e-5, cached: 1e-3, quantized: 0.02 },
+        cases: 64,
         exact_memory: true,
     });
 }
