@@ -11,8 +11,8 @@
 mod call;
 mod cpu;
 mod error;
-pub mod gpu;
 mod fake;
+pub mod gpu;
 mod memory;
 pub mod opencl;
 mod reference;
