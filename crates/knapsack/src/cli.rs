@@ -29,6 +29,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show, check or empty the cache of converted weights and compiled libraries
     Cache(CacheArgs),
+    /// Compile one model for one device, from its configuration alone
+    Compile(CompileArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod downloads;
 pub mod exit;
 pub mod interrupt;
+pub mod model;
 pub mod ops;
 pub mod report;
 pub mod table;

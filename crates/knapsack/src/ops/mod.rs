@@ -2,6 +2,7 @@
 //! exit code (see [`crate::exit`]).
 
 pub mod cache;
+pub mod compile;
 pub mod completions;
 pub mod inspect;
 
@@ -13,6 +14,7 @@ pub fn dispatch(command: &Command, reporter: &Reporter) -> anyhow::Result<()> {
     match command {
         Command::Inspect(args) => inspect::run(args, reporter),
         Command::Cache(args) => cache::run(args, reporter),
+        Command::Compile(args) => compile::run(args, reporter),
         Command::Completions(args) => completions::run(args, reporter),
     }
 }

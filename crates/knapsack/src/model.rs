@@ -1,0 +1,117 @@
+//! A model folder as far as planning and compiling need it: its configuration, never its weights.
+
+use anyhow::{Context, Result};
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::Target;
+use knapsack_compiler::{ChooseError, Chosen, CompileRequest, Overrides, Own};
+use knapsack_ir::Windows;
+use knapsack_models::{GraphError, ModelConfig};
+use knapsack_tensor::Quantization;
+use serde_json::Value;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Largest configuration file that is read.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+/// The format that a checkpoint is converted to when nothing else is said.
+pub const DEFAULT_QUANTIZATION: &str = "q4f16_1";
+
+/// What a model folder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FolderKind {
+    /// `config.json`: weights, if any, are safetensors and are converted before use.
+    Checkpoint,
+    /// `mlc-chat-config.json`: weights, if any, are used as they are.
+    Mlc,
+}
+
+/// A model's configuration and the format of its weights.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Where it was read.
+    pub folder: PathBuf,
+    /// What is there.
+    pub kind: FolderKind,
+    /// The architecture.
+    pub config: ModelConfig,
+    /// The format of the weights, now or after conversion.
+    pub quantization: Quantization,
+    /// The configuration file as it stands: with the format and the windows it decides what a library holds.
+    pub config_bytes: Vec<u8>,
+}
+
+impl Model {
+    /// Reads the configuration in `folder`. `quantization` is what a checkpoint is converted to ([`DEFAULT_QUANTIZATION`] when
+    /// not said), and must be what an MLC folder says already.
+    ///
+    /// # Errors
+    /// No configuration, one that cannot be read or is not supported, or a format that the folder does not have.
+    pub fn open(folder: &Path, quantization: Option<&str>) -> Result<Self> {
+        let mlc = folder.join("mlc-chat-config.json");
+        let (kind, path) = match mlc.is_file() {
+            true => (FolderKind::Mlc, mlc),
+            false => (FolderKind::Checkpoint, folder.join("config.json")),
+        };
+        if !path.is_file() {
+            anyhow::bail!("{} holds neither mlc-chat-config.json nor config.json", folder.display());
+        }
+        let (config_bytes, value) = read_json(&path)?;
+        let (config, name) = match kind {
+            FolderKind::Checkpoint => {
+                (ModelConfig::from_hf(&value), quantization.unwrap_or(DEFAULT_QUANTIZATION).to_owned())
+            }
+            FolderKind::Mlc => {
+                let own = value.get("quantization").and_then(Value::as_str).unwrap_or_default().to_owned();
+                if let Some(wanted) = quantization.filter(|wanted| *wanted != own) {
+                    anyhow::bail!("{} is in {own} already: {wanted} needs the checkpoint", folder.display());
+                }
+                (ModelConfig::from_mlc(&value), own)
+            }
+        };
+        let config = config.with_context(|| path.display().to_string())?;
+        let quantization = name.parse::<Quantization>().with_context(|| path.display().to_string())?;
+        Ok(Model { folder: folder.to_owned(), kind, config, quantization, config_bytes })
+    }
+
+    /// Chooses the sizes that `overrides` leave open, within `budget` bytes of device memory.
+    ///
+    /// # Errors
+    /// Sizes that do not go together, or a configuration that makes no graph.
+    pub fn choose(&self, overrides: &Overrides, budget: Option<u64>) -> Result<Chosen, ChooseError<GraphError>> {
+        let trained = self.config.trained_positions.filter(|_| !self.config.rope.scaling.extends());
+        let own = Own { windows: self.config.own_windows(), trained };
+        knapsack_compiler::choose(&own, overrides, budget, |windows| self.config.graph(&self.quantization, windows))
+    }
+
+    /// Compiles the model; `name` is its symbol prefix, made from the content when not given.
+    ///
+    /// # Errors
+    /// As [`knapsack_compiler::compile`].
+    pub fn compile(&self, windows: Windows, target: Target, name: Option<&str>) -> Result<ModelLibrary> {
+        let graph = self.config.graph(&self.quantization, &windows)?;
+        Ok(knapsack_compiler::compile(&CompileRequest { graph: &graph, windows, target, name })?)
+    }
+}
+
+/// A manifest's or a command line's overrides as the compiler takes them. The parser limits them to positive `i32`.
+pub fn compiler_overrides(overrides: &knapsack_config::Overrides) -> Overrides {
+    let size = |value: Option<u64>| value.map(|value| u32::try_from(value).unwrap_or(u32::MAX));
+    Overrides {
+        context_window_size: size(overrides.context_window_size),
+        sliding_window_size: size(overrides.sliding_window_size),
+        attention_sink_size: size(overrides.attention_sink_size),
+        prefill_chunk_size: size(overrides.prefill_chunk_size),
+    }
+}
+
+fn read_json(path: &Path) -> Result<(Vec<u8>, Value)> {
+    let shown = || format!("cannot read {}", path.display());
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).with_context(shown)?;
+    file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes).with_context(shown)?;
+    if bytes.len() as u64 > MAX_CONFIG_BYTES {
+        anyhow::bail!("{} is larger than {MAX_CONFIG_BYTES} bytes", path.display());
+    }
+    let value = serde_json::from_slice(&bytes).with_context(|| format!("{} is not valid JSON", path.display()))?;
+    Ok((bytes, value))
+}

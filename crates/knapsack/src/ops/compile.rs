@@ -1,0 +1,59 @@
+//! `knapsack compile`: one model, one device, one file.
+
+use crate::cli::{CompileArgs, CompileDevice};
+use crate::exit::OrWrongInput;
+use crate::model::{Model, compiler_overrides};
+use crate::report::Reporter;
+use anyhow::{Context, Result};
+use knapsack_artifact::library::Target;
+use knapsack_bundle::Library;
+use knapsack_bundle::objects::{Abi, AppleSlice, archive, shared_library};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Compiles the model and writes the library: a static archive for Apple devices, a shared library (arm64-v8a) for Android,
+/// the bare library for the host.
+pub fn run(args: &CompileArgs, reporter: &Reporter) -> Result<()> {
+    let model = Model::open(&args.model, args.quantization.as_deref()).or_wrong_input()?;
+    let overrides = args.overrides.overrides.clone().unwrap_or_default();
+    let chosen = model.choose(&compiler_overrides(&overrides), None).or_wrong_input()?;
+    for notice in &chosen.notices {
+        reporter.notice(notice);
+    }
+    let target = match args.device {
+        CompileDevice::Iphone | CompileDevice::Macabi => Target::Metal,
+        CompileDevice::Android => Target::OpenCl,
+        CompileDevice::Host => Target::Host,
+    };
+    let library = Library::new(Arc::new(model.compile(chosen.windows, target, None)?))?;
+    let libraries = std::slice::from_ref(&library);
+    let bytes = match args.device {
+        CompileDevice::Iphone => archive(AppleSlice::Iphone, libraries)?,
+        CompileDevice::Macabi => archive(AppleSlice::Catalyst, libraries)?,
+        CompileDevice::Android => shared_library(Abi::Arm64V8a, libraries)?,
+        CompileDevice::Host => library.blob().to_vec(),
+    };
+    write_atomically(&args.output, &bytes)?;
+    if reporter.is_json() {
+        let value = serde_json::json!({
+            "model_lib": library.name(),
+            "path": args.output,
+            "bytes": bytes.len(),
+            "memory": library.library().memory,
+        });
+        return reporter.result("compiled", &value);
+    }
+    reporter.status("Compiled", format_args!("{} to {} ({} bytes)", library.name(), args.output.display(), bytes.len()));
+    Ok(())
+}
+
+/// Writes a file beside its place and renames it.
+fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let shown = || format!("cannot write {}", path.display());
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(shown)?;
+    file.write_all(bytes).with_context(shown)?;
+    file.persist(path).map_err(|error| error.error).with_context(shown)?;
+    Ok(())
+}
