@@ -29,6 +29,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show, check or empty the cache of converted weights and compiled libraries
     Cache(CacheArgs),
+    /// Turn a manifest into a package: fetch, convert, compile, bundle
+    Package(PackageArgs),
+    /// Show what `package` would compile and the memory it takes
+    Plan(PlanArgs),
     /// Compile one model for one device, from its configuration alone
     Compile(CompileArgs),
     /// Print a completion script for a shell
@@ -81,6 +85,33 @@ pub struct ManifestArgs {
     /// The manifest
     #[arg(short, long, value_name = "FILE", default_value = "mlc-package-config.json", value_hint = ValueHint::FilePath)]
     pub config: PathBuf,
+}
+
+/// How the lockfile and the network may be used.
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "Lockfile and network")]
+pub struct LockArgs {
+    /// Fail when knapsack.lock would have to change
+    #[arg(long)]
+    pub locked: bool,
+    /// Never use the network
+    #[arg(long)]
+    pub offline: bool,
+    /// The same as --locked and --offline
+    #[arg(long)]
+    pub frozen: bool,
+}
+
+impl LockArgs {
+    /// Whether the network is forbidden.
+    pub fn offline(&self) -> bool {
+        self.offline || self.frozen
+    }
+
+    /// How the lockfile may be used.
+    pub fn locking(&self) -> crate::packaging::Locking {
+        crate::packaging::Locking { locked: self.locked || self.frozen, ..Default::default() }
+    }
 }
 
 /// Which model to run.
@@ -161,6 +192,9 @@ pub struct PackageArgs {
     /// How weights get into the package; hard links share later changes with the source
     #[arg(long, value_enum, default_value_t, value_name = "MODE")]
     pub link_mode: LinkMode,
+    /// How the lockfile and the network may be used.
+    #[command(flatten)]
+    pub lock: LockArgs,
 }
 
 /// How weights get into the package.
@@ -192,6 +226,9 @@ pub struct PlanArgs {
     /// Only warn when a plan needs more memory than its model declares
     #[arg(long)]
     pub allow_over_budget: bool,
+    /// How the lockfile and the network may be used.
+    #[command(flatten)]
+    pub lock: LockArgs,
 }
 
 /// `knapsack init`.

@@ -11,6 +11,7 @@ pub mod exit;
 pub mod interrupt;
 pub mod model;
 pub mod ops;
+pub mod packaging;
 pub mod report;
 pub mod table;
 

@@ -5,6 +5,8 @@ pub mod cache;
 pub mod compile;
 pub mod completions;
 pub mod inspect;
+pub mod package;
+pub mod plan;
 
 use crate::cli::Command;
 use crate::report::Reporter;
@@ -15,6 +17,8 @@ pub fn dispatch(command: &Command, reporter: &Reporter) -> anyhow::Result<()> {
         Command::Inspect(args) => inspect::run(args, reporter),
         Command::Cache(args) => cache::run(args, reporter),
         Command::Compile(args) => compile::run(args, reporter),
+        Command::Package(args) => package::run(args, reporter),
+        Command::Plan(args) => plan::run(args, reporter),
         Command::Completions(args) => completions::run(args, reporter),
     }
 }
