@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! Aligned columns and sizes for people.
 
 use std::fmt::Write;
@@ -71,68 +70,6 @@ impl std::fmt::Display for Table {
         }
         Ok(())
     }
-=======
-//! Tables and sizes for people.
-
-use crate::packaging::Plan;
-use crate::report::Reporter;
-use anyhow::Result;
-use std::io::Write;
-
-/// Bytes with a binary unit: `1.7 GiB`.
-pub fn bytes(bytes: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for next in units {
-        if value < 1024.0 {
-            break;
-        }
-        (value, unit) = (value / 1024.0, next);
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
-}
-
-/// Columns as wide as their widest cell; the first is left-aligned, the others right-aligned.
-pub fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
-            0 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// The memory of each planned model: exact bytes, since that is what the plan is about.
-pub fn print_plan(plan: &Plan, reporter: &Reporter) -> Result<()> {
-    let heading = ["model", "window", "chunk", "weights", "KV cache", "workspace", "total", "budget"];
-    let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    for model in &plan.models {
-        let windows = &model.windows;
-        let window = match windows.sliding {
-            Some(window) => format!("{window} sliding"),
-            None => windows.context.to_string(),
-        };
-        rows.push(vec![
-            model.model_id.clone(),
-            window,
-            windows.chunk.to_string(),
-            model.memory.weights.to_string(),
-            model.memory.kv_cache.to_string(),
-            model.memory.workspace.to_string(),
-            model.memory.total().to_string(),
-            model.declared.map_or("as planned".to_owned(), |declared| declared.to_string()),
-        ]);
-    }
-    reporter.stdout(|out| out.write_all(table(&rows).as_bytes()))
->>>>>>> d3d0db1 (Packaging: stages from manifest to package; package and plan)
 }
 
 #[cfg(test)]
@@ -140,7 +77,6 @@ mod tests {
     use super::*;
 
     #[test]
-<<<<<<< HEAD
     fn sizes_read_well() {
         let expected = [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (695_246_848, "695.2 MB"), (999_999, "1.0 MB")];
         for (count, text) in expected {
@@ -155,17 +91,5 @@ mod tests {
         table.row(["a".into(), "12345".into(), "dropped".into()]);
         table.row(["longer".into(), "1".into()]);
         assert_eq!(table.to_string(), "  name    bytes\n  a       12345\n  longer      1\n");
-=======
-    fn sizes() {
-        assert_eq!(bytes(1023), "1023 B");
-        assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes(1_807_423_488), "1.7 GiB");
-    }
-
-    #[test]
-    fn columns_align() {
-        let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["long".to_owned(), "100".to_owned()]];
-        assert_eq!(table(&rows), "a       1\nlong  100\n");
->>>>>>> d3d0db1 (Packaging: stages from manifest to package; package and plan)
     }
 }

@@ -3,7 +3,7 @@
 use crate::cli::{LinkMode, PackageArgs};
 use crate::packaging::Workspace;
 use crate::report::Reporter;
-use crate::table::print_plan;
+use crate::ops::plan::print_plan;
 use anyhow::Result;
 use serde_json::json;
 
