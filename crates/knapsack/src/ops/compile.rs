@@ -29,7 +29,7 @@ pub fn run(args: &CompileArgs, reporter: &Reporter) -> Result<()> {
     let library = Library::new(Arc::new(model.compile(chosen.windows, target, None)?))?;
     let libraries = std::slice::from_ref(&library);
     let bytes = match args.device {
-        CompileDevice::Iphone => archive(AppleSlice::Iphone, libraries)?,
+        CompileDevice::Iphone => archive(AppleSlice::Device, libraries)?,
         CompileDevice::Macabi => archive(AppleSlice::Catalyst, libraries)?,
         CompileDevice::Android => shared_library(Abi::Arm64V8a, libraries)?,
         CompileDevice::Host => library.blob().to_vec(),
