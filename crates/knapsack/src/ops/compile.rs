@@ -44,7 +44,8 @@ pub fn run(args: &CompileArgs, reporter: &Reporter) -> Result<()> {
         });
         return reporter.result("compiled", &value);
     }
-    reporter.status("Compiled", format_args!("{} to {} ({} bytes)", library.name(), args.output.display(), bytes.len()));
+    reporter
+        .status("Compiled", format_args!("{} to {} ({} bytes)", library.name(), args.output.display(), bytes.len()));
     Ok(())
 }
 

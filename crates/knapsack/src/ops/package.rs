@@ -1,9 +1,9 @@
 //! `knapsack package`: the whole way from a manifest to a package.
 
 use crate::cli::{LinkMode, PackageArgs};
+use crate::ops::plan::print_plan;
 use crate::packaging::Workspace;
 use crate::report::Reporter;
-use crate::ops::plan::print_plan;
 use anyhow::Result;
 use serde_json::json;
 

@@ -56,7 +56,8 @@ impl Workspace<'_> {
             });
         }
         for (index, library) in libraries.iter().enumerate() {
-            let same = |other: &Option<Library>| other.as_ref().map(Library::name) == library.as_ref().map(Library::name);
+            let same =
+                |other: &Option<Library>| other.as_ref().map(Library::name) == library.as_ref().map(Library::name);
             let first = libraries[..index].iter().position(same);
             if let (Some(library), Some(first)) = (library, first)
                 && let Some(other) = &libraries[first]

@@ -27,7 +27,8 @@ impl Workspace<'_> {
             .and_then(|library| mismatch(&library, entry, planned, target).map_or(Ok(library), Err));
         match found {
             Ok(library) => {
-                self.reporter.detail("Prebuilt", format_args!("{}: {}", planned.model_id, prebuilt.path.value.display()));
+                self.reporter
+                    .detail("Prebuilt", format_args!("{}: {}", planned.model_id, prebuilt.path.value.display()));
                 Ok(Some(Library::new(Arc::new(library))?))
             }
             Err(problem) => {

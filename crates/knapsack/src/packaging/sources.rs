@@ -5,7 +5,9 @@ use super::{Resolved, Workspace};
 use crate::exit::{OrWrongInput, wrong_input};
 use anyhow::Result;
 use knapsack_config::{Loaded, Lockfile, ModelEntry, ModelSource as Written};
-use knapsack_source::{Error, HubLocation, Location, LockPolicy, ModelRequest, ModelSource, Resolution, Sources, Update};
+use knapsack_source::{
+    Error, HubLocation, Location, LockPolicy, ModelRequest, ModelSource, Resolution, Sources, Update,
+};
 use std::path::{Path, PathBuf};
 
 /// How the lockfile and the network may be used.
