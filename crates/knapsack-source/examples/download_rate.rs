@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use knapsack_source::{Location, LockPolicy, ModelRequest, Settings, Silent, Sources};
+use knapsack_source::{HubLocation, Location, LockPolicy, ModelRequest, Settings, Silent, Sources};
 use knapsack_testkit::hub::{HubRepository, HubServer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
         let mut settings = Settings::new(&hub.url(), folder.path().join("hub"), folder.path().join("state"));
         settings.patience.attempts = 1;
-        let location = Location::parse("HF://org/model", folder.path(), &hub.url())?;
+        let location = Location::Hub(HubLocation::new("org/model", None)?);
         let request = ModelRequest { model_id: "model".to_owned(), location, weights: true };
         let sources = Sources::new(&settings, &Silent);
         let resolution = sources.resolve(&[request], None, &LockPolicy::default())?;

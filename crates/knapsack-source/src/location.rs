@@ -1,7 +1,7 @@
-//! The `model` text of a manifest, taken apart: a repository on a hub, or a folder.
+//! Where a model comes from: a repository on a hub, or a folder.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use knapsack_config::lockfile::check_relative_path;
 
@@ -32,53 +32,19 @@ pub struct RepoId {
     name: String,
 }
 
-impl Location {
-    /// Reads `HF://org/name[@revision]`, `https://huggingface.co/org/name[/tree/revision]`, the same at `endpoint`, or a path
-    /// relative to `base`.
-    pub fn parse(text: &str, base: &Path, endpoint: &str) -> Result<Self> {
-        let malformed = |reason: String| Error::Location { text: text.to_owned(), reason };
-        if text.trim().is_empty() {
-            return Err(malformed("it is empty".to_owned()));
-        }
-        if let Some(rest) = strip_scheme(text, "hf://") {
-            let (repository, revision) = match rest.split_once('@') {
-                Some((repository, revision)) => (repository, Some(revision)),
-                None => (rest, None),
-            };
-            return HubLocation::new(repository.trim_end_matches('/'), revision).map(Self::Hub).map_err(malformed);
-        }
-        if let Some(rest) = strip_scheme(text, "https://").or_else(|| strip_scheme(text, "http://")) {
-            return parse_address(text, rest, endpoint).map(Self::Hub).map_err(malformed);
-        }
-        match text.split_once("://") {
-            Some((scheme, _)) => {
-                Err(malformed(format!("the scheme {scheme:?} is not known; use HF://, https:// or a path")))
+impl TryFrom<&knapsack_config::ModelSource> for Location {
+    type Error = Error;
+
+    /// What the manifest says, checked again where it becomes part of paths and addresses.
+    fn try_from(source: &knapsack_config::ModelSource) -> Result<Self> {
+        match source {
+            knapsack_config::ModelSource::Local(local) => Ok(Self::Local(local.path.clone())),
+            knapsack_config::ModelSource::Hub(hub) => {
+                let location = HubLocation::new(&hub.repository(), hub.revision.as_deref());
+                location.map(Self::Hub).map_err(|reason| Error::Location { text: hub.to_string(), reason })
             }
-            None => Ok(Self::Local(base.join(text))),
         }
     }
-}
-
-/// `https://host/org/name[/tree/revision]`.
-fn parse_address(text: &str, rest: &str, endpoint: &str) -> Result<HubLocation, String> {
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let secure = strip_scheme(text, "https://").is_some();
-    let own_hub = endpoint.trim_end_matches('/').eq_ignore_ascii_case(&text[..text.len() - rest.len() + host.len()]);
-    let public_hub =
-        secure && ["huggingface.co", "www.huggingface.co", "hf.co"].iter().any(|h| h.eq_ignore_ascii_case(host));
-    if !own_hub && !public_hub {
-        return Err(format!("{host} is not a known hub; set HF_ENDPOINT to its address if it is one"));
-    }
-    let parts: Vec<&str> = path.trim_end_matches('/').splitn(4, '/').collect();
-    match parts[..] {
-        [organisation, name] => HubLocation::new(&format!("{organisation}/{name}"), None),
-        [organisation, name, "tree", revision] => HubLocation::new(&format!("{organisation}/{name}"), Some(revision)),
-        _ => Err(format!("expected https://{host}/org/name or https://{host}/org/name/tree/revision")),
-    }
-}
-
-fn strip_scheme<'a>(text: &'a str, scheme: &str) -> Option<&'a str> {
-    text.get(..scheme.len()).filter(|start| start.eq_ignore_ascii_case(scheme)).map(|_| &text[scheme.len()..])
 }
 
 impl HubLocation {
@@ -161,56 +127,28 @@ impl fmt::Display for Location {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parse(text: &str) -> Result<Location> {
-        Location::parse(text, Path::new("/base"), "http://127.0.0.1:8080/")
-    }
+    use knapsack_config::{HubSource, ModelSource};
 
     #[test]
-    fn every_form_has_one_normal_form() {
-        for (text, normal) in [
-            ("HF://mlc-ai/Llama-3.2", "HF://mlc-ai/Llama-3.2"),
-            ("hf://mlc-ai/Llama-3.2/", "HF://mlc-ai/Llama-3.2"),
-            ("HF://o/n@v1.0", "HF://o/n@v1.0"),
-            ("HF://o/n@refs/pr/3", "HF://o/n@refs/pr/3"),
-            ("https://huggingface.co/o/n", "HF://o/n"),
-            ("https://huggingface.co/o/n/", "HF://o/n"),
-            ("https://hf.co/o/n/tree/feature/x", "HF://o/n@feature/x"),
-            ("http://127.0.0.1:8080/o/n/tree/main", "HF://o/n@main"),
+    fn names_and_revisions_are_checked() {
+        for (repository, revision, normal) in [
+            ("mlc-ai/Llama-3.2", None, "HF://mlc-ai/Llama-3.2"),
+            ("o/n", Some("v1.0"), "HF://o/n@v1.0"),
+            ("o/n", Some("refs/pr/3"), "HF://o/n@refs/pr/3"),
         ] {
-            assert_eq!(parse(text).unwrap().to_string(), normal);
+            assert_eq!(HubLocation::new(repository, revision).unwrap().to_string(), normal);
         }
-        assert_eq!(parse("models/x").unwrap(), Location::Local("/base/models/x".into()));
-        assert_eq!(parse("/abs").unwrap(), Location::Local("/abs".into()));
-    }
-
-    #[test]
-    fn malformed_sources_are_refused() {
-        for text in [
-            "",
-            " ",
-            "HF://",
-            "HF://name",
-            "HF://a/b/c",
-            "HF://a/..",
-            "HF://../b",
-            "HF://a/b@",
-            "HF://a/b@../x",
-            "HF://a/b@x y",
-            "HF://a--b/c",
-            "HF://a/b?x",
-            "HF://a/b%2e",
-            "https://example.com/a/b",
-            "http://huggingface.co/a/b",
-            "ftp://a/b",
-            "https://huggingface.co/a",
-            "https://huggingface.co/a/b/blob/main/x",
-            "https://huggingface.co/a/b/tree",
-            "https://user@huggingface.co/a/b",
-            "HF://a\\b/c",
-        ] {
-            assert!(matches!(parse(text), Err(Error::Location { .. })), "{text:?} gave {:?}", parse(text));
+        for repository in
+            ["", "a", "a/", "/b", "a/b/c", "a/..", "../b", "a--b/c", "a/b--c", "a/b?x", "a/b%2e", "a\\b/c", "a/nul"]
+        {
+            assert!(HubLocation::new(repository, None).is_err(), "{repository}");
         }
+        for revision in ["", "..", "../x", "a//b", "/a", "x y", "a%2f", "a\\b", "a?b"] {
+            assert!(HubLocation::new("a/b", Some(revision)).is_err(), "{revision}");
+        }
+        let (org, name, revision) = ("a".to_owned(), "..".to_owned(), None);
+        let source = ModelSource::Hub(HubSource { org, name, revision });
+        assert!(matches!(Location::try_from(&source), Err(Error::Location { .. })));
     }
 
     #[test]
@@ -219,5 +157,6 @@ mod tests {
         assert_eq!(repository.folder(), "models--mlc-ai--Llama-3.2");
         assert_eq!(RepoId::from_folder(&repository.folder()), Some(repository));
         assert_eq!(RepoId::from_folder("datasets--a--b"), None);
+        assert_eq!(RepoId::from_folder("models--..--b"), None);
     }
 }

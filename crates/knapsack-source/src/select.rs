@@ -86,10 +86,24 @@ impl Contents<'_> {
         let index = MLC_INDEXES.iter().find(|name| has(name));
         match index.filter(|_| has(MLC_CONFIG)) {
             Some(index) => self.select_mlc(index),
-            None if has(CHECKPOINT_CONFIG) && (has(CHECKPOINT_INDEX) || has(CHECKPOINT_SINGLE)) => {
-                self.select_checkpoint()
-            }
-            None => Err(self.not_a_model()),
+            None if has(CHECKPOINT_CONFIG) && has(CHECKPOINT_INDEX) => self.select_sharded(),
+            None => match self.single().filter(|_| has(CHECKPOINT_CONFIG)) {
+                Some(file) => {
+                    let (metadata, weights) = (self.checkpoint_metadata(), BTreeSet::from([file.clone()]));
+                    self.finish(LockedFormat::Checkpoint, &file, metadata, weights)
+                }
+                None => Err(self.not_a_model()),
+            },
+        }
+    }
+
+    /// The weights of a checkpoint in one file: by its usual name, or the only one.
+    fn single(&self) -> Option<String> {
+        let mut tensors = self.files.keys().filter(|name| name.ends_with(".safetensors"));
+        match (self.files.contains_key(CHECKPOINT_SINGLE), tensors.next(), tensors.next()) {
+            (true, ..) => Some(CHECKPOINT_SINGLE.to_owned()),
+            (false, Some(only), None) => Some(only.clone()),
+            _ => None,
         }
     }
 
@@ -121,28 +135,25 @@ impl Contents<'_> {
         self.finish(LockedFormat::Mlc, index, metadata, weights)
     }
 
-    fn select_checkpoint(&mut self) -> Result<Selection> {
-        let mut metadata = BTreeSet::from([CHECKPOINT_CONFIG.to_owned()]);
-        metadata.extend(self.present(TOKENIZER_FILES));
-        metadata.extend(self.present(&["generation_config.json"]));
+    fn checkpoint_metadata(&self) -> BTreeSet<String> {
+        let own = self.present(&[CHECKPOINT_CONFIG, "generation_config.json"]);
+        own.into_iter().chain(self.present(TOKENIZER_FILES)).collect()
+    }
+
+    fn select_sharded(&mut self) -> Result<Selection> {
+        let mut metadata = self.checkpoint_metadata();
+        metadata.insert(CHECKPOINT_INDEX.to_owned());
+        let map: CheckpointIndex = self.json(CHECKPOINT_INDEX)?;
         let mut weights = BTreeSet::new();
-        let mut index = CHECKPOINT_SINGLE;
-        if self.files.contains_key(CHECKPOINT_INDEX) {
-            index = CHECKPOINT_INDEX;
-            metadata.insert(CHECKPOINT_INDEX.to_owned());
-            let map: CheckpointIndex = self.json(CHECKPOINT_INDEX)?;
-            for name in map.weight_map.into_values().collect::<BTreeSet<_>>() {
-                self.check_name(&name, CHECKPOINT_INDEX)?;
-                if !name.ends_with(".safetensors") {
-                    return Err(self.damaged(CHECKPOINT_INDEX, format!("{name:?} is not a safetensors file")));
-                }
-                self.size(&name, CHECKPOINT_INDEX)?;
-                weights.insert(name);
+        for name in map.weight_map.into_values().collect::<BTreeSet<_>>() {
+            self.check_name(&name, CHECKPOINT_INDEX)?;
+            if !name.ends_with(".safetensors") {
+                return Err(self.damaged(CHECKPOINT_INDEX, format!("{name:?} is not a safetensors file")));
             }
-        } else {
-            weights.insert(CHECKPOINT_SINGLE.to_owned());
+            self.size(&name, CHECKPOINT_INDEX)?;
+            weights.insert(name);
         }
-        self.finish(LockedFormat::Checkpoint, index, metadata, weights)
+        self.finish(LockedFormat::Checkpoint, CHECKPOINT_INDEX, metadata, weights)
     }
 
     fn finish(
@@ -203,6 +214,8 @@ impl Contents<'_> {
             "it holds GGUF files only; a checkpoint in safetensors or an MLC model is needed".to_owned()
         } else if (any(".bin") || any(".pt") || any(".pth")) && !any(".safetensors") {
             "its weights are pickles, which are never loaded; convert them to safetensors".to_owned()
+        } else if has(CHECKPOINT_CONFIG) && any(".safetensors") {
+            format!("it has several safetensors files, but no {CHECKPOINT_INDEX}")
         } else if has(CHECKPOINT_CONFIG) {
             format!("it has {CHECKPOINT_CONFIG}, but neither {CHECKPOINT_SINGLE} nor {CHECKPOINT_INDEX}")
         } else {
@@ -276,6 +289,8 @@ mod tests {
         assert_eq!(selection.metadata, ["config.json", "generation_config.json", CHECKPOINT_INDEX, "tokenizer.json"]);
         let single = select(&[("config.json", "{}"), (CHECKPOINT_SINGLE, ""), ("pytorch_model.bin", "")]).unwrap();
         assert_eq!(single.weights, [CHECKPOINT_SINGLE]);
+        let single = select(&[("config.json", "{}"), ("weights.safetensors", "")]).unwrap();
+        assert_eq!(single.weights, ["weights.safetensors"]);
     }
 
     #[test]
@@ -290,6 +305,7 @@ mod tests {
         assert!(reason(&[CONFIG]).contains("neither tensor-cache.json nor"));
         assert!(reason(&[("tensor-cache.json", "")]).contains(MLC_CONFIG));
         assert!(reason(&[("config.json", "")]).contains(CHECKPOINT_SINGLE));
+        assert!(reason(&[("config.json", ""), ("a.safetensors", ""), ("b.safetensors", "")]).contains("several"));
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 /// The public hub.
 pub const PUBLIC_ENDPOINT: &str = "https://huggingface.co";
 
+/// Folder of the notes, with the version of their format.
+pub(crate) const STATE_FOLDER: &str = "sources-v1";
+
 /// Everything that this crate takes from outside the manifest.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -19,7 +22,7 @@ pub struct Settings {
     pub endpoint: String,
     /// The hub cache, shared with Python (`HF_HUB_CACHE`, `HF_HOME`).
     pub cache: PathBuf,
-    /// Knapsack's own notes about that cache: verified files, last uses, known lockfiles.
+    /// Knapsack's own cache, for notes about that one: verified files, last uses, known lockfiles.
     pub state: PathBuf,
     /// Opens private and gated repositories (`HF_TOKEN`, `HF_TOKEN_PATH`, `$HF_HOME/token`).
     pub token: Option<Token>,
@@ -89,7 +92,7 @@ impl fmt::Debug for Token {
 }
 
 impl Settings {
-    /// Settings for a hub at `endpoint` with its cache at `cache` and Knapsack's notes at `state`; no token, nothing from the
+    /// Settings for a hub at `endpoint` with its cache at `cache` and Knapsack's own at `state`; no token, nothing from the
     /// environment.
     pub fn new(endpoint: &str, cache: impl Into<PathBuf>, state: impl Into<PathBuf>) -> Self {
         Self {
@@ -104,7 +107,7 @@ impl Settings {
         }
     }
 
-    /// Settings from this process's environment. `state` is a folder in Knapsack's own cache.
+    /// Settings from this process's environment. `state` is Knapsack's own cache.
     pub fn from_env(state: impl Into<PathBuf>) -> Result<Self> {
         Self::from_lookup(&|name| std::env::var_os(name), state)
     }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Found, hash_file};
 use crate::error::{Error, Result};
 use crate::layout::{beside, create_parent};
+use crate::settings::STATE_FOLDER;
 
 const FORMAT: u32 = 1;
 const MAX_TEXT: u64 = 256 << 20;
@@ -42,7 +43,10 @@ pub(crate) struct Stamps {
 impl Stamps {
     /// Reads the notes in `state`. Damaged ones count as none: everything is then hashed again.
     pub(crate) fn open(state: &Path) -> Self {
-        let path = state.join("verified.json");
+        Self::read(state.join(STATE_FOLDER).join("verified.json"))
+    }
+
+    fn read(path: PathBuf) -> Self {
         let small = fs::metadata(&path).is_ok_and(|meta| meta.len() <= MAX_TEXT);
         let text = if small { fs::read(&path).unwrap_or_default() } else { Vec::new() };
         let notes =
@@ -89,7 +93,7 @@ impl Stamps {
         if !notes.1 {
             return Ok(());
         }
-        let theirs = Self::open(self.path.parent().unwrap_or(&self.path));
+        let theirs = Self::read(self.path.clone());
         for (path, stamp) in theirs.notes.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).0.files {
             notes.0.files.entry(path).or_insert(stamp);
         }
@@ -159,7 +163,8 @@ mod tests {
     #[test]
     fn damaged_notes_count_as_none() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("verified.json"), "{\"format\": 1, \"files\": 3}").unwrap();
+        fs::create_dir(folder.path().join(STATE_FOLDER)).unwrap();
+        fs::write(folder.path().join(STATE_FOLDER).join("verified.json"), "{\"format\": 1, \"files\": 3}").unwrap();
         assert!(Stamps::open(folder.path()).notes.lock().unwrap().0.files.is_empty());
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::layout::{beside, create_parent};
 use crate::location::RepoId;
+use crate::settings::STATE_FOLDER;
 
 const FORMAT: u32 = 1;
 const MAX_TEXT: u64 = 16 << 20;
@@ -26,7 +27,7 @@ pub(crate) struct Usage {
 impl Usage {
     /// Reads the notes in `state`; damaged ones count as none.
     pub(crate) fn read(state: &Path) -> Self {
-        let path = state.join("usage.json");
+        let path = state.join(STATE_FOLDER).join("usage.json");
         let small = fs::metadata(&path).is_ok_and(|meta| meta.len() <= MAX_TEXT);
         let text = if small { fs::read(&path).unwrap_or_default() } else { Vec::new() };
         serde_json::from_slice(&text).ok().filter(|usage: &Self| usage.format == FORMAT).unwrap_or_default()
@@ -55,7 +56,7 @@ impl Usage {
         if recent(&before.repositories, &usage.repositories) && same_files && before.format == FORMAT {
             return Ok(());
         }
-        let path = state.join("usage.json");
+        let path = state.join(STATE_FOLDER).join("usage.json");
         create_parent(&path)?;
         let beside = beside(&path);
         let text = serde_json::to_vec_pretty(&usage).unwrap_or_default();

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{World, noise};
-use knapsack_source::{Location, LockPolicy, ModelRequest, Settings, Silent, Sources};
+use knapsack_source::{HubLocation, Location, LockPolicy, ModelRequest, Settings, Silent, Sources};
 use knapsack_testkit::hub::{Host, HubRepository, Request};
 
 const KILLS: usize = 50;
@@ -23,7 +23,7 @@ fn fetch_in_a_process_of_its_own() {
     let (Ok(endpoint), Ok(folder)) = (std::env::var(ENDPOINT), std::env::var(FOLDER)) else { return };
     let folder = Path::new(&folder);
     let settings = Settings::new(&endpoint, folder.join("hub"), folder.join("state"));
-    let location = Location::parse("HF://org/model", folder, &endpoint).unwrap();
+    let location = Location::Hub(HubLocation::new("org/model", None).unwrap());
     let request = ModelRequest { model_id: "model".to_owned(), location, weights: true };
     let sources = Sources::new(&settings, &Silent);
     let resolution = sources.resolve(&[request], None, &LockPolicy::default()).unwrap();

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use knapsack_config::Lockfile;
 use knapsack_source::{
-    Error, Event, Location, LockPolicy, ModelRequest, ModelSource, Patience, Resolution, Result, Settings, Sources,
+    Error, Event, HubLocation, Location, LockPolicy, ModelRequest, ModelSource, Patience, Resolution, Result, Settings,
+    Sources,
 };
 use knapsack_testkit::hub::{HubRepository, HubServer};
 use tempfile::TempDir;
@@ -42,8 +43,11 @@ impl World {
     }
 
     pub fn request(&self, text: &str, weights: bool) -> ModelRequest {
-        let location = Location::parse(text, Path::new("."), &self.settings.endpoint).unwrap();
-        ModelRequest { model_id: "model".to_owned(), location, weights }
+        let text = text.strip_prefix("HF://").unwrap();
+        let (repository, revision) =
+            text.split_once('@').map_or((text, None), |(name, revision)| (name, Some(revision)));
+        let location = HubLocation::new(repository, revision).unwrap();
+        ModelRequest { model_id: "model".to_owned(), location: Location::Hub(location), weights }
     }
 
     pub fn run(&self, text: &str, lock: Option<&Lockfile>) -> Result<(Resolution, Vec<ModelSource>)> {
