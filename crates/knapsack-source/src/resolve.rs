@@ -233,6 +233,10 @@ impl<'a> Sources<'a> {
         let locked = match (kept.filter(|_| !policy.update.covers(&request.model_id)), client) {
             (Some(locked), _) => locked.clone(),
             (None, Some(client)) => self.ask_hub(request, location, client)?,
+            (None, None) if policy.update.covers(&request.model_id) => {
+                let what = format!("the newest commit of {}", location.repository);
+                return Err(Error::Offline { what, cache: self.cache.root.clone() });
+            }
             (None, None) => self.look_in_cache(request, location)?,
         };
         if locked.format == LockedFormat::Checkpoint && !request.weights {

@@ -33,6 +33,8 @@ pub enum Command {
     Package(PackageArgs),
     /// Show what `package` would compile and the memory it takes
     Plan(PlanArgs),
+    /// Move knapsack.lock to what the hub has now
+    Update(UpdateArgs),
     /// Compile one model for one device, from its configuration alone
     Compile(CompileArgs),
     /// Print a completion script for a shell
@@ -231,6 +233,17 @@ pub struct PlanArgs {
     pub lock: LockArgs,
 }
 
+/// `knapsack update`.
+#[derive(Clone, Debug, Args)]
+pub struct UpdateArgs {
+    /// The models to update, by model_id; without any: all
+    #[arg(value_name = "MODEL_ID")]
+    pub models: Vec<String>,
+    /// Which manifest.
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+}
+
 /// `knapsack init`.
 #[derive(Clone, Debug, Args)]
 pub struct InitArgs {
@@ -404,10 +417,21 @@ pub struct CacheArgs {
 pub enum CacheCommand {
     /// Show what is in the cache, with sizes
     List(JsonArg),
-    /// Check every entry against its hash
+    /// Check every entry and download against its hash
     Verify(JsonArg),
-    /// Remove every entry
-    Clean(JsonArg),
+    /// Remove every entry, and downloads that were interrupted
+    Clean(CacheCleanArgs),
+}
+
+/// `knapsack cache clean`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct CacheCleanArgs {
+    /// Also remove downloaded models that Knapsack used and no knapsack.lock names any more
+    #[arg(long)]
+    pub downloads: bool,
+    /// Result as JSON.
+    #[command(flatten)]
+    pub json: JsonArg,
 }
 
 /// Devices that a manifest can package for.

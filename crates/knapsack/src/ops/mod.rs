@@ -7,6 +7,7 @@ pub mod completions;
 pub mod inspect;
 pub mod package;
 pub mod plan;
+pub mod update;
 
 use crate::cli::Command;
 use crate::report::Reporter;
@@ -19,6 +20,7 @@ pub fn dispatch(command: &Command, reporter: &Reporter) -> anyhow::Result<()> {
         Command::Compile(args) => compile::run(args, reporter),
         Command::Package(args) => package::run(args, reporter),
         Command::Plan(args) => plan::run(args, reporter),
+        Command::Update(args) => update::run(args, reporter),
         Command::Completions(args) => completions::run(args, reporter),
     }
 }

@@ -14,7 +14,6 @@ mod build;
 mod plan;
 mod prebuilt;
 mod sources;
-mod transfer;
 
 pub use build::{Compiled, Provided};
 pub use plan::{Plan, PlannedModel};

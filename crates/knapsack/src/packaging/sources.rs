@@ -1,13 +1,11 @@
 //! Stage 2: what each model is, and its configuration on the disk.
 
-use super::transfer::Bars;
 use super::{Resolved, Workspace};
-use crate::exit::{OrWrongInput, wrong_input};
+use crate::downloads::Downloads;
+use crate::exit::OrWrongInput;
 use anyhow::Result;
-use knapsack_config::{Loaded, Lockfile, ModelEntry, ModelSource as Written};
-use knapsack_source::{
-    Error, HubLocation, Location, LockPolicy, ModelRequest, ModelSource, Resolution, Sources, Update,
-};
+use knapsack_config::{Loaded, Lockfile, ModelEntry};
+use knapsack_source::{Error, Location, LockPolicy, ModelRequest, ModelSource, Resolution, Sources, Update};
 use std::path::{Path, PathBuf};
 
 /// How the lockfile and the network may be used.
@@ -29,8 +27,8 @@ impl Workspace<'_> {
         let lock_path = lock_path(&loaded.manifest.path);
         let lock = Lockfile::read(&lock_path).or_wrong_input()?;
         let requests = loaded.manifest.models.iter().map(request).collect::<Result<Vec<_>>>()?;
-        let bars = Bars::new(self.reporter);
-        let sources = Sources::new(&self.settings, &bars);
+        let downloads = Downloads::new(self.reporter);
+        let sources = Sources::new(&self.settings, &downloads);
         let policy = LockPolicy { locked: locking.locked, update: locking.update.clone() };
         let resolution = sources.resolve(&requests, lock.as_ref(), &policy).map_err(classified)?;
         for change in &resolution.changes {
@@ -48,8 +46,8 @@ impl Workspace<'_> {
 
     /// Weights of every model that needs them here.
     pub(super) fn fetch_weights(&self, resolved: &Resolved) -> Result<Vec<ModelSource>> {
-        let bars = Bars::new(self.reporter);
-        Sources::new(&self.settings, &bars).fetch(&resolved.resolution).map_err(classified)
+        let downloads = Downloads::new(self.reporter);
+        Sources::new(&self.settings, &downloads).fetch(&resolved.resolution).map_err(classified)
     }
 }
 
@@ -59,13 +57,7 @@ fn lock_path(manifest: &Path) -> PathBuf {
 }
 
 fn request(entry: &ModelEntry) -> Result<ModelRequest> {
-    let location = match &entry.source.value {
-        Written::Local(local) => Location::Local(local.path.clone()),
-        Written::Hub(hub) => {
-            let location = HubLocation::new(&hub.repository(), hub.revision.as_deref()).map_err(wrong_input)?;
-            Location::Hub(location)
-        }
-    };
+    let location = Location::try_from(&entry.source.value).or_wrong_input()?;
     Ok(ModelRequest { model_id: entry.model_id.value.clone(), location, weights: entry.bundle_weight })
 }
 
