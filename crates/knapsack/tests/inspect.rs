@@ -71,7 +71,9 @@ fn a_library_is_the_same_in_every_container() {
 
         let out = inspect(&[path]);
         let shown = text(&out.stdout);
-        for expected in [library.name(), "llama q4f16_1, 3 layers", "context 256, prefill chunk 16", "launches: embed 1,", slice] {
+        for expected in
+            [library.name(), "llama q4f16_1, 3 layers", "context 256, prefill chunk 16", "launches: embed 1,", slice]
+        {
             assert!(shown.contains(expected), "{expected}: {shown}");
         }
     }
@@ -128,7 +130,10 @@ fn weights_checkpoints_and_packages_are_told_apart() {
     let value = inspect_json(&[dist.to_str().unwrap()]);
     assert_eq!(value["kind"], "package");
     let model = &value["models"][0];
-    assert_eq!((&model["model_id"], &model["library_found"], &model["files_found"]), (&"tiny".into(), &true.into(), &true.into()));
+    assert_eq!(
+        (&model["model_id"], &model["library_found"], &model["files_found"]),
+        (&"tiny".into(), &true.into(), &true.into())
+    );
     assert_eq!(value["libraries"][0]["places"].as_array().unwrap().len(), 2);
     let shown = text(&inspect(&[dist.to_str().unwrap()]).stdout);
     assert!(shown.contains("Package of 1 models and 1 libraries") && shown.contains("bundled"), "{shown}");
