@@ -206,7 +206,8 @@ fn remove_empty_folders(folder: &Path) {
     let _ = fs::remove_dir(folder);
 }
 
-/// Every file and link below `root`; `true`: an ordinary file. Symbolic links are not followed.
+/// Every file and link below `root`; `true`: an ordinary file. Symbolic links are not followed. A name that is not Unicode is
+/// an error: such a file could not be carried over to the next package.
 fn tree(root: &Path) -> std::io::Result<BTreeMap<String, bool>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![(root.to_path_buf(), String::new())];
@@ -214,8 +215,11 @@ fn tree(root: &Path) -> std::io::Result<BTreeMap<String, bool>> {
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
             let kind = entry.file_type()?;
-            // A name that is not Unicode cannot be one of ours; shown lossily it still counts as foreign.
-            let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            let name = entry.file_name().into_string().map_err(|name| {
+                let text = format!("the name of `{}` is not Unicode", folder.join(name).display());
+                std::io::Error::new(std::io::ErrorKind::InvalidData, text)
+            })?;
+            let path = format!("{prefix}{name}");
             if kind.is_dir() {
                 folders.push((entry.path(), format!("{path}/")));
             } else {

@@ -221,6 +221,19 @@ fn folders_that_are_not_ours_are_refused_untouched() {
     assert!(error.contains("version 9"), "{error}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_foreign_name_that_is_not_unicode_is_not_lost() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut bench = Bench::new(Platform::Android);
+    bench.write().unwrap();
+    let foreign = bench.dist().join(std::ffi::OsStr::from_bytes(b"\xff\xfe"));
+    fs::write(&foreign, "mine").unwrap();
+    bench.package.platform = Platform::Iphone;
+    assert!(matches!(bench.write(), Err(BundleError::Io { .. })));
+    assert_eq!(fs::read(&foreign).unwrap(), b"mine");
+}
+
 #[test]
 fn dangerous_folders_are_refused() {
     let bench = Bench::new(Platform::Android);
