@@ -97,6 +97,9 @@ impl Reporter {
                 fields.insert("rendered".to_owned(), diagnostic.render(sources, false).into());
             }
             self.message("diagnostic", &value);
+        } else if diagnostic.severity == Severity::Notice {
+            // The place is where the value could be written: not worth four lines.
+            self.notice(&diagnostic.message);
         } else if !self.quiet || diagnostic.severity == Severity::Error {
             self.say(&format!("{}\n", diagnostic.render(sources, true)));
         }
