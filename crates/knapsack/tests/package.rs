@@ -148,8 +148,7 @@ fn packages_are_the_same_wherever_they_are_made() {
 #[test]
 fn what_the_manifest_no_longer_names_goes_and_foreign_files_stay() {
     let sandbox = Sandbox::new();
-    let models =
-        [entry(&mlc_fixture("llama", "q4f16_1"), "first"), entry(&mlc_fixture("qwen3", "q4f16_1"), "second")];
+    let models = [entry(&mlc_fixture("llama", "q4f16_1"), "first"), entry(&mlc_fixture("qwen3", "q4f16_1"), "second")];
     sandbox.manifest(&json!({ "device": "iphone", "model_list": models }));
     assert_eq!(sandbox.package(&[]).0, 0);
     fs::write(sandbox.path("dist/notes.txt"), "mine").unwrap();
@@ -214,9 +213,7 @@ fn a_prebuilt_library_is_used_when_it_matches_and_refused_when_not() {
     assert_eq!(sandbox.package(&["-o", "before"]).0, 0);
     let made = "before/lib/arm64-v8a/libmodel_android.so";
 
-    let manifest = |device: &str| {
-        json!({ "device": device, "model_list": [model], "model_lib_path_for_prepare_libs": { "mine": made } })
-    };
+    let manifest = |device: &str| json!({ "device": device, "model_list": [model], "model_lib_path_for_prepare_libs": { "mine": made } });
     sandbox.manifest(&manifest("android"));
     let (code, messages) = sandbox.package(&[]);
     assert_eq!(code, 0, "{messages:#?}");
