@@ -242,6 +242,7 @@ impl ModelLibrary {
             ensure!(sum == Some(planned), "{what} is {planned}, its parts add up to {sum:?}");
             ensure!(planned <= MAX_BYTES, "{what} of {planned} bytes");
         }
+        ensure!(self.memory.workspace.is_multiple_of(4), "workspace of {} bytes", self.memory.workspace);
         ensure!(self.memory.workspace <= MAX_BYTES, "workspace of {} bytes", self.memory.workspace);
         Ok(())
     }

@@ -75,14 +75,16 @@ unsafe fn quantize_group<V: Vector>(x: *const f32, count: usize, group: usize, n
             largest = V::max(largest, V::max(v, V::sub(V::splat(0.0), v)));
         }
         let largest = V::largest(largest);
-        // Below this the quotient is not finite; such a group is as good as zero. NaN ends here as well.
+        // Below this the quotient is not finite; such a group is as good as zero. An infinity spoils its group.
         if !(largest > 1e-30 && largest < f32::INFINITY) {
             return (if largest <= 1e-30 { 0.0 } else { largest }, 0);
         }
         let inverse = V::splat(127.0 / largest);
         let mut sum = V::isplat(0);
         for i in (0..group).step_by(V::LANES) {
-            let code = V::to_int(V::mul(V::load(x.add(i)), inverse));
+            // The bounds matter for NaN only, whose integer would be anything.
+            let quotient = V::mul(V::load(x.add(i)), inverse);
+            let code = V::to_int(V::min(V::max(quotient, V::splat(-127.0)), V::splat(127.0)));
             sum = V::iadd(sum, code);
             V::store_bytes(natural.as_mut_ptr().add(i), code);
         }

@@ -27,9 +27,10 @@ impl Device for ReferenceDevice {
     }
 
     fn load(&self, library: Arc<ModelLibrary>, folder: &Path) -> Result<Box<dyn LoadedModel>, DeviceError> {
+        library.validate().map_err(|source| DeviceError::Library { source: Box::new(source) })?;
         let account = Account::default();
         let weights = Weights::open(&library, folder, &account)?;
-        let workspace = Region::new(&account, Part::Workspace, library.memory.workspace.next_multiple_of(4))?;
+        let workspace = Region::new(&account, Part::Workspace, library.memory.workspace)?;
         let cache = library.kv_cache.iter();
         let cache = cache.map(|layer| Ok([(); 2].map(|()| Region::new(&account, Part::KvCache, 4 * layer.elements()))));
         let cache = cache.map(|pair: Result<_, DeviceError>| {

@@ -1,0 +1,121 @@
+//! What only the CPU device promises: results that do not depend on the number of threads, and no harm from any library that
+//! validates.
+
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::Target;
+use knapsack_compiler::{CompileRequest, compile};
+use knapsack_device::{CpuDevice, Device, Isa, ReferenceDevice};
+use knapsack_ir::Windows;
+use knapsack_models::ModelConfig;
+use knapsack_testkit::mlc_fixture;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+
+fn library(folder: &Path) -> ModelLibrary {
+    let chat = std::fs::read_to_string(folder.join("mlc-chat-config.json")).unwrap();
+    let chat: Value = serde_json::from_str(&chat).unwrap();
+    let config = ModelConfig::from_mlc(&chat).unwrap();
+    let windows = Windows { context: 64, sliding: None, sinks: 0, chunk: 32 };
+    let graph = config.graph(&chat["quantization"].as_str().unwrap().parse().unwrap(), &windows).unwrap();
+    compile(&CompileRequest { graph: &graph, windows, target: Target::Host, name: None }).unwrap()
+}
+
+fn logits(device: &dyn Device, library: &Arc<ModelLibrary>, folder: &Path) -> Vec<f32> {
+    let mut model = device.load(library.clone(), folder).unwrap();
+    let mut all = vec![0.0; 3 * library.model.vocab_size as usize];
+    let mut parts = all.chunks_exact_mut(library.model.vocab_size as usize);
+    let prompt: Vec<u32> = (0..32).map(|i| i * 19 % 700).collect();
+    model.forward(&prompt, 0).unwrap();
+    model.logits(31, parts.next().unwrap()).unwrap();
+    model.logits(7, parts.next().unwrap()).unwrap();
+    model.forward(&[5], 32).unwrap();
+    model.logits(0, parts.next().unwrap()).unwrap();
+    all
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    for quantization in ["q4f16_1", "q4f16_0", "q3f16_1", "q0f16"] {
+        let folder = mlc_fixture("llama", quantization);
+        let library = Arc::new(library(&folder));
+        for isa in Isa::available() {
+            let [one, two, five] =
+                [1, 2, 5].map(|threads| logits(&CpuDevice::with(isa, threads).unwrap(), &library, &folder));
+            assert!(one == two && one == five, "{isa}, {quantization}");
+        }
+    }
+}
+
+#[test]
+fn a_device_serves_several_models_at_once() {
+    let folder = mlc_fixture("llama", "q4f16_1");
+    let library = Arc::new(library(&folder));
+    let device = CpuDevice::with(Isa::best(), 2).unwrap();
+    let expected = logits(&device, &library, &folder);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..3).map(|_| scope.spawn(|| logits(&device, &library, &folder))).collect();
+        assert!(workers.into_iter().all(|worker| worker.join().unwrap() == expected));
+    });
+}
+
+#[test]
+fn unknown_instruction_sets_are_refused() {
+    let foreign = if cfg!(target_arch = "x86_64") { Isa::Neon } else { Isa::Avx2 };
+    assert!(CpuDevice::with(foreign, 1).is_err());
+    assert_eq!(CpuDevice::with(Isa::Scalar, 0).unwrap().threads(), 1);
+}
+
+/// A library that was never validated is validated before it is loaded.
+#[test]
+fn contradictory_libraries_are_refused() {
+    let folder = mlc_fixture("llama", "q4f16_1");
+    let mut library = library(&folder);
+    library.memory.workspace = 4096;
+    let library = Arc::new(library);
+    assert!(CpuDevice::new().load(library.clone(), &folder).is_err());
+    assert!(ReferenceDevice.load(library, &folder).is_err());
+}
+
+/// The pointers of all numbers below a value.
+fn numbers(value: &Value, at: &str, list: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| numbers(value, &format!("{at}/{key}"), list)),
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(i, value)| numbers(value, &format!("{at}/{i}"), list));
+        }
+        Value::Number(_) => list.push(at.to_owned()),
+        _ => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+    /// Whatever stands in a library: loading refuses it, or running it does no harm.
+    #[test]
+    fn changed_libraries_do_no_harm(
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), prop_oneof![
+            Just(0u64), Just(1), Just(2), Just(u64::from(u32::MAX)), 0..200u64, (0..200u64).prop_map(|n| n * 256)
+        ]), 1..3),
+        isa in any::<prop::sample::Index>(),
+    ) {
+        let folder = mlc_fixture("llama", "q4f16_1");
+        let mut json = serde_json::to_value(library(&folder)).unwrap();
+        let mut pointers = Vec::new();
+        numbers(&json, "", &mut pointers);
+        for (index, value) in edits {
+            *json.pointer_mut(index.get::<String>(&pointers)).unwrap() = json!(value);
+        }
+        let Ok(library) = serde_json::from_value::<ModelLibrary>(json) else { return Ok(()) };
+        let sets = Isa::available();
+        let device = CpuDevice::with(sets[isa.index(sets.len())], 2).unwrap();
+        let vocab = library.model.vocab_size as usize;
+        if let Ok(mut model) = device.load(Arc::new(library), &folder) {
+            let _ = model.forward(&[1, 2, 3], 0);
+            let _ = model.forward(&[4], 3);
+            let _ = model.logits(0, &mut vec![0.0; vocab]);
+        }
+    }
+}
