@@ -136,6 +136,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The server's certificate is not trusted.
+    #[error("{url} is not trusted: {reason}; if a proxy or an own hub is meant, set SSL_CERT_FILE to its certificates")]
+    Untrusted {
+        /// The address.
+        url: String,
+        /// What is wrong with the certificate.
+        reason: String,
+    },
     /// A redirect that is not followed.
     #[error("{url} redirects to {target}, which is not followed: {reason}")]
     Redirect {

@@ -110,7 +110,7 @@ impl Client {
         if let Some(token) = self.token.as_ref().filter(|_| *origin == self.home) {
             request = request.header(header::AUTHORIZATION, token.header());
         }
-        request.call().map_err(|error| Error::Connection { url: shown(url), reason: describe(&error) })
+        request.call().map_err(|error| broken(url, &error))
     }
 }
 
@@ -260,11 +260,20 @@ pub(crate) fn shown(url: &str) -> String {
     url[..end].chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
-fn describe(error: &ureq::Error) -> String {
-    match error {
+/// A request without an answer. An untrusted certificate will not be a better one at the next attempt.
+fn broken(url: &str, error: &ureq::Error) -> Error {
+    let url = shown(url);
+    let reason = match error {
         ureq::Error::Timeout(timeout) => format!("it took too long ({timeout})"),
         ureq::Error::HostNotFound => "the host name is not known".to_owned(),
+        ureq::Error::Io(error) => error.to_string(),
         other => other.to_string(),
+    };
+    // rustls' own wording; its error type is inside the I/O error.
+    if reason.contains("invalid peer certificate") {
+        Error::Untrusted { url, reason }
+    } else {
+        Error::Connection { url, reason }
     }
 }
 
@@ -331,6 +340,14 @@ mod tests {
         assert_eq!(retry_after(&headers("Sun, 06 Nov 1994 08:50:07 GMT"), now), Some(Duration::from_secs(30)));
         assert_eq!(retry_after(&headers("Sun, 06 Nov 1994 08:00:00 GMT"), now), Some(Duration::ZERO));
         assert_eq!(retry_after(&headers("soon"), now), None);
+    }
+
+    #[test]
+    fn an_untrusted_certificate_is_told_apart_from_a_broken_connection() {
+        let io = |text: &str| ureq::Error::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, text.to_owned()));
+        let error = broken("https://h/a?signature=1", &io("invalid peer certificate: UnknownIssuer"));
+        assert!(matches!(&error, Error::Untrusted { url, .. } if url == "https://h/a"), "{error}");
+        assert!(matches!(broken("https://h/", &io("connection reset")), Error::Connection { .. }));
     }
 
     #[test]
