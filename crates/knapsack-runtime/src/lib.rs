@@ -8,8 +8,10 @@
 //! template, stops), and an [`Engine`] both together.
 
 mod chat_config;
+pub mod download;
 mod engine;
 mod error;
+mod loader;
 pub mod manager;
 mod package;
 mod rng;
@@ -22,6 +24,7 @@ pub mod text;
 pub use chat_config::{ChatModel, SamplingDefaults};
 pub use engine::{Engine, FinishReason, GenerateOptions, Generation, GenerationStats};
 pub use error::EngineError;
+pub use loader::{LoadFailed, PackageLoader};
 pub use package::{BUNDLE, FindLibrary, LIB, Package, PackageError};
 pub use sampling::{InvalidSampling, Sampler, SamplingOptions};
 pub use session::{CancelFlag, Session};

@@ -37,6 +37,18 @@ pub enum Command {
     Update(UpdateArgs),
     /// Compile one model for one device, from its configuration alone
     Compile(CompileArgs),
+    /// Answer one prompt; only the generated text goes to stdout
+    Run(RunArgs),
+    /// Talk to a model, line by line
+    Chat(ChatArgs),
+    /// Measure how fast a model loads, reads and writes
+    Bench(BenchArgs),
+    /// Measure how well a model predicts a text
+    Perplexity(PerplexityArgs),
+    /// Write the logits of given tokens to a file
+    Logits(LogitsArgs),
+    /// Put a package behind an OpenAI-compatible HTTP endpoint
+    Serve(ServeArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -159,7 +171,7 @@ pub struct JsonArg {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Generation")]
 pub struct SamplingArgs {
-    /// 0 always takes the likeliest token
+    /// 0 always takes the likeliest token; by default 0 for `run`, the model's own for `chat`
     #[arg(long, value_name = "T", value_parser = temperature)]
     pub temperature: Option<f32>,
     /// Choose among the likeliest tokens that together have this probability
@@ -298,7 +310,7 @@ pub struct RunArgs {
     /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// What to say to the model
+    /// What to say to the model; `-` reads it from stdin
     #[arg(long, value_name = "TEXT")]
     pub prompt: String,
     /// System message
@@ -355,6 +367,9 @@ pub struct PerplexityArgs {
     /// The text
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
+    /// Positions of each chunk, BOS included; by default 512, or the context where it is smaller
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub positions: Option<u32>,
     /// Result as JSON.
     #[command(flatten)]
     pub json: JsonArg,
@@ -372,6 +387,32 @@ pub struct LogitsArgs {
     /// File for the result: safetensors with one tensor `logits`, f32, [tokens, vocabulary]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: PathBuf,
+}
+
+/// `knapsack serve`.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// A package (dist/)
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub path: PathBuf,
+    /// Memory that all models may take together, such as 3GB, 2.5GiB or 3000000000; by default most of what is free
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub budget: Option<u64>,
+    /// Address to listen on; others than loopback can be reached by everybody in the network
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, value_name = "N", default_value_t = 8000)]
+    pub port: u16,
+    /// Device to run on
+    #[arg(long, value_enum, default_value_t)]
+    pub device: RunDevice,
+    /// Threads of the CPU device; by default all cores
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Folder for models that the package downloads; by default in the cache
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub downloads: Option<PathBuf>,
 }
 
 /// `knapsack inspect`.
@@ -482,6 +523,24 @@ fn number(text: &str) -> Result<f32, String> {
     }
 }
 
+/// A number of bytes with an optional decimal or binary unit.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let factor: u64 = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        unit => return Err(format!("unknown unit {unit}, expected B, KB, MB, GB, KiB, MiB or GiB")),
+    };
+    let value: f64 = digits.trim().parse().map_err(|_| "not a number of bytes".to_owned())?;
+    let value = value * factor as f64;
+    if value >= 1.0 && value < 1e18 { Ok(value as u64) } else { Err("not a number of bytes".to_owned()) }
+}
+
 fn temperature(text: &str) -> Result<f32, String> {
     number(text).and_then(|value| if value >= 0.0 { Ok(value) } else { Err("must be 0 or more".to_owned()) })
 }
@@ -519,6 +578,7 @@ mod tests {
         verify::<BenchArgs>();
         verify::<PerplexityArgs>();
         verify::<LogitsArgs>();
+        verify::<ServeArgs>();
         verify::<InspectArgs>();
         verify::<DoctorArgs>();
         verify::<CacheArgs>();

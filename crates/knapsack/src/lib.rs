@@ -10,10 +10,12 @@ pub mod downloads;
 pub mod exit;
 pub mod interrupt;
 pub mod model;
+pub mod open;
 pub mod ops;
 pub mod packaging;
 pub mod report;
 pub mod table;
+pub mod serve;
 
 use clap::Parser;
 use std::ffi::OsString;

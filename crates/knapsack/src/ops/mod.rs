@@ -8,6 +8,12 @@ pub mod inspect;
 pub mod package;
 pub mod plan;
 pub mod update;
+pub mod bench;
+pub mod chat;
+pub mod logits;
+pub mod perplexity;
+pub mod run;
+pub mod serve;
 
 use crate::cli::Command;
 use crate::report::Reporter;
@@ -21,6 +27,12 @@ pub fn dispatch(command: &Command, reporter: &Reporter) -> anyhow::Result<()> {
         Command::Package(args) => package::run(args, reporter),
         Command::Plan(args) => plan::run(args, reporter),
         Command::Update(args) => update::run(args, reporter),
+        Command::Run(args) => run::run(args, reporter),
+        Command::Chat(args) => chat::run(args, reporter),
+        Command::Bench(args) => bench::run(args, reporter),
+        Command::Perplexity(args) => perplexity::run(args, reporter),
+        Command::Logits(args) => logits::run(args, reporter),
+        Command::Serve(args) => serve::run(args, reporter),
         Command::Completions(args) => completions::run(args, reporter),
     }
 }

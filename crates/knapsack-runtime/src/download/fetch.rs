@@ -1,0 +1,190 @@
+//! One file: resumed, verified, tried again.
+
+use super::error::io;
+use super::{DownloadError, Transport, TransportError};
+use crate::session::CancelFlag;
+use knapsack_artifact::app_config::AppFile;
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Requests for one file without a byte of progress in between.
+const ATTEMPTS: u32 = 6;
+/// How often a file may turn out wrong.
+const WRONG: u32 = 3;
+/// Wait before the second attempt; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const BUFFER: usize = 256 << 10;
+/// Folder of the files that are not verified yet.
+pub(super) const PARTS: &str = ".parts";
+
+/// What all files of a download have in common.
+pub(super) struct Fetch<'a> {
+    pub(super) transport: &'a dyn Transport,
+    pub(super) partial: &'a Path,
+    pub(super) cancel: &'a CancelFlag,
+    /// Counts bytes that came, or went because they were wrong.
+    pub(super) count: &'a (dyn Fn(i64) + Sync),
+}
+
+/// Where the bytes of a file are until it is verified.
+pub(super) fn part(partial: &Path, path: &str) -> PathBuf {
+    partial.join(PARTS).join(path)
+}
+
+impl Fetch<'_> {
+    /// Makes the file be there, verified.
+    pub(super) fn file(&self, url: &str, file: &AppFile) -> Result<(), DownloadError> {
+        let (target, part) = (self.partial.join(&file.path), part(self.partial, &file.path));
+        for folder in [&target, &part].into_iter().filter_map(|path| path.parent()) {
+            fs::create_dir_all(folder).map_err(io(folder))?;
+        }
+        if target.exists() {
+            // From an earlier run or revision: trusted only after its bytes were seen.
+            if matches!(hash_file(&target), Ok((size, sha256)) if size == file.size && sha256 == file.sha256) {
+                (self.count)(file.size as i64);
+                return Ok(());
+            }
+            fs::remove_file(&target).map_err(io(&target))?;
+        }
+        let mut problem = String::new();
+        for _ in 0..WRONG {
+            let (bytes, sha256) = self.bytes(url, file, &part)?;
+            if sha256 == file.sha256 {
+                return fs::rename(&part, &target).map_err(io(&target));
+            }
+            fs::remove_file(&part).map_err(io(&part))?;
+            (self.count)(-(bytes as i64));
+            problem = match bytes > file.size {
+                true => format!("it is longer than {} bytes", file.size),
+                false => format!("its sha256 is {sha256}, expected {}", file.sha256),
+            };
+        }
+        Err(DownloadError::WrongContent { url: url.to_owned(), problem })
+    }
+
+    /// Completes the partial file; returns its length and SHA-256. It is too long when the server sends too much, or when it
+    /// is of an earlier revision. Failed requests are repeated while they bring bytes.
+    fn bytes(&self, url: &str, file: &AppFile, part: &Path) -> Result<(u64, String), DownloadError> {
+        let mut output =
+            File::options().create(true).truncate(false).read(true).write(true).open(part).map_err(io(part))?;
+        let mut hasher = Sha256::new();
+        let mut have = hash_into(&mut output, &mut hasher).map_err(io(part))?;
+        (self.count)(have as i64);
+        let mut failures = 0;
+        let mut pause = FIRST_PAUSE;
+        while have < file.size {
+            let before = have;
+            let result = self.request(url, file.size, &mut output, &mut hasher, &mut have, part);
+            let error = match result {
+                Ok(()) if have >= file.size => break,
+                Ok(()) => TransportError::Connection(format!("the server sent {have} of {} bytes", file.size)),
+                Err(Failure::Transport(error)) if error.is_transient() => error,
+                Err(Failure::Transport(source)) => {
+                    return Err(DownloadError::Transport { url: url.to_owned(), source });
+                }
+                Err(Failure::Other(error)) => return Err(error),
+            };
+            if have > before {
+                (failures, pause) = (0, FIRST_PAUSE);
+            }
+            failures += 1;
+            if failures >= ATTEMPTS {
+                return Err(DownloadError::Transport { url: url.to_owned(), source: error });
+            }
+            self.pause(pause)?;
+            pause *= 2;
+        }
+        output.sync_all().map_err(io(part))?;
+        Ok((have, hex(hasher)))
+    }
+
+    /// One request; appends what comes.
+    fn request(
+        &self,
+        url: &str,
+        size: u64,
+        output: &mut File,
+        hasher: &mut Sha256,
+        have: &mut u64,
+        part: &Path,
+    ) -> Result<(), Failure> {
+        let body = self.transport.get(url, *have).map_err(Failure::Transport)?;
+        if body.start != *have {
+            if body.start != 0 {
+                let reason = format!("the server sent bytes from {} instead of {have}", body.start);
+                return Err(Failure::Transport(TransportError::Connection(reason)));
+            }
+            // The server does not do ranges: from the beginning.
+            output.set_len(0).and_then(|()| output.rewind()).map_err(|error| Failure::Other(io(part)(error)))?;
+            *hasher = Sha256::new();
+            (self.count)(-(*have as i64));
+            *have = 0;
+        }
+        // One byte too many shows that the file is longer than it should be.
+        let mut reader = body.reader.take(size - *have + 1);
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(Failure::Other(DownloadError::Cancelled));
+            }
+            let read = match reader.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(read) => read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Failure::Transport(TransportError::Connection(error.to_string()))),
+            };
+            output.write_all(&buffer[..read]).map_err(|error| Failure::Other(io(part)(error)))?;
+            hasher.update(&buffer[..read]);
+            *have += read as u64;
+            (self.count)(read as i64);
+        }
+    }
+
+    fn pause(&self, time: Duration) -> Result<(), DownloadError> {
+        const STEP: Duration = Duration::from_millis(20);
+        let mut left = time;
+        while !left.is_zero() {
+            if self.cancel.is_cancelled() {
+                return Err(DownloadError::Cancelled);
+            }
+            let step = left.min(STEP);
+            std::thread::sleep(step);
+            left -= step;
+        }
+        Ok(())
+    }
+}
+
+enum Failure {
+    Transport(TransportError),
+    Other(DownloadError),
+}
+
+/// Size and SHA-256 of a file.
+pub(super) fn hash_file(path: &Path) -> std::io::Result<(u64, String)> {
+    let mut hasher = Sha256::new();
+    let size = hash_into(&mut File::open(path)?, &mut hasher)?;
+    Ok((size, hex(hasher)))
+}
+
+/// Reads a file to its end; leaves it there.
+fn hash_into(file: &mut File, hasher: &mut Sha256) -> std::io::Result<u64> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut buffer = vec![0; BUFFER];
+    let mut size = 0;
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(size);
+        }
+        hasher.update(&buffer[..read]);
+        size += read as u64;
+    }
+}
+
+fn hex(hasher: Sha256) -> String {
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

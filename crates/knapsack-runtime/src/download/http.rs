@@ -1,0 +1,62 @@
+use super::{Body, Transport, TransportError};
+use std::time::Duration;
+use ureq::http::header;
+
+/// HTTP and HTTPS for the host.
+pub struct HttpTransport {
+    agent: ureq::Agent,
+}
+
+impl HttpTransport {
+    /// A client. Loopback addresses work without a proxy only when the environment sets none for them.
+    pub fn new() -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .user_agent(concat!("knapsack/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .timeout_connect(Some(Duration::from_secs(20)))
+            .timeout_recv_response(Some(Duration::from_secs(60)))
+            .timeout_per_read(Some(Duration::from_secs(60)))
+            .build();
+        Self { agent: config.new_agent() }
+    }
+
+    /// The same without a proxy, whatever the environment says.
+    pub fn direct() -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .accept_encoding("identity")
+            .timeout_per_read(Some(Duration::from_secs(60)))
+            .build();
+        Self { agent: config.new_agent() }
+    }
+}
+
+impl Default for HttpTransport {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Transport for HttpTransport {
+    fn get(&self, url: &str, from: u64) -> Result<Body, TransportError> {
+        let mut request = self.agent.get(url);
+        if from > 0 {
+            request = request.header(header::RANGE, format!("bytes={from}-"));
+        }
+        let response = request.call().map_err(|error| TransportError::Connection(error.to_string()))?;
+        let (parts, body) = response.into_parts();
+        let start = match parts.status.as_u16() {
+            200 => 0,
+            206 => range_start(parts.headers.get(header::CONTENT_RANGE)).unwrap_or(from),
+            status => return Err(TransportError::Status(status)),
+        };
+        Ok(Body { start, reader: Box::new(body.into_reader()) })
+    }
+}
+
+/// The first number of `bytes 100-199/200`.
+fn range_start(value: Option<&ureq::http::HeaderValue>) -> Option<u64> {
+    value?.to_str().ok()?.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
+}

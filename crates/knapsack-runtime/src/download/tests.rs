@@ -1,0 +1,220 @@
+//! Against a hub on loopback that misbehaves on demand.
+
+use super::*;
+use knapsack_testkit::hub::{Fault, HubRepository, HubServer};
+
+const NAME: &str = "org/model";
+
+/// Three files, one of them large enough to be cut in the middle.
+fn repository(salt: u8) -> HubRepository {
+    HubRepository::new()
+        .file("tokenizer.json", "{}")
+        .file("mlc-chat-config.json", "{\"a\": 1}")
+        .lfs("params_shard_0.bin", large(salt))
+}
+
+fn large(salt: u8) -> Vec<u8> {
+    (0..2_000_000u32).map(|index| (index % 251) as u8 ^ salt).collect()
+}
+
+fn app_file(path: &str, bytes: &[u8]) -> AppFile {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x");
+    fs::write(&file, bytes).unwrap();
+    let (size, sha256) = hash_file(&file).unwrap();
+    AppFile { path: path.into(), size, sha256 }
+}
+
+fn model(hub: &HubServer, revision: String, salt: u8) -> AppModel {
+    AppModel {
+        weights: WeightsLocation::Download(format!("{}/{NAME}", hub.url())),
+        model_id: "model".into(),
+        model_lib: "lib".into(),
+        estimated_vram_bytes: 1,
+        revision: Some(revision),
+        planned_memory: None,
+        context_window_size: None,
+        sliding_window_size: None,
+        prefill_chunk_size: None,
+        files: vec![
+            app_file("mlc-chat-config.json", b"{\"a\": 1}"),
+            app_file("params_shard_0.bin", &large(salt)),
+            app_file("tokenizer.json", b"{}"),
+        ],
+    }
+}
+
+struct World {
+    hub: HubServer,
+    model: AppModel,
+    root: tempfile::TempDir,
+    store: Store,
+}
+
+fn world() -> World {
+    let hub = HubServer::start();
+    let revision = hub.push(NAME, repository(0));
+    let model = model(&hub, revision, 0);
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::new(root.path(), Arc::new(HttpTransport::direct()));
+    World { hub, model, root, store }
+}
+
+impl World {
+    fn ensure(&self) -> Result<PathBuf, DownloadError> {
+        self.store.ensure(&self.model, &|_| (), &CancelFlag::new())
+    }
+
+    fn assert_whole(&self, folder: &Path) {
+        assert_eq!(fs::read(folder.join("params_shard_0.bin")).unwrap(), large(0));
+        let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [RECORD, "mlc-chat-config.json", "params_shard_0.bin", "tokenizer.json"]);
+        assert_eq!(self.store.folder(&self.model).as_deref(), Some(folder));
+    }
+}
+
+#[test]
+fn a_model_is_fetched_once_verified_and_removed() {
+    let world = world();
+    assert_eq!(world.store.folder(&world.model), None);
+    assert_eq!(world.store.missing_bytes(&world.model), 2_000_010);
+    let seen = Mutex::new(Vec::new());
+    let progress = |progress: DownloadProgress| seen.lock().unwrap().push(progress);
+    let folder = world.store.ensure(&world.model, &progress, &CancelFlag::new()).unwrap();
+    world.assert_whole(&folder);
+    let seen = seen.into_inner().unwrap();
+    assert!(seen.iter().all(|progress| progress.done <= progress.total && progress.total == 2_000_010));
+    assert_eq!(seen.iter().map(|progress| progress.done).max(), Some(2_000_010));
+    let requests = world.hub.take_log().len();
+    assert_eq!(world.ensure().unwrap(), folder);
+    assert_eq!(world.hub.take_log().len(), 0, "after {requests} requests");
+    assert_eq!(world.store.verify(&world.model).unwrap(), Vec::<String>::new());
+    assert!(world.store.remove("model").unwrap());
+    assert!(!world.store.remove("model").unwrap());
+    assert!(matches!(world.store.verify(&world.model), Err(DownloadError::NotThere(_))));
+}
+
+#[test]
+fn interruptions_are_resumed_where_they_happened() {
+    for fault in [Fault::CutAfter(700_000), Fault::Shorter(5), Fault::Status(503), Fault::TooManyRequests(None)] {
+        let world = world();
+        world.hub.fault("params_shard_0.bin", fault.clone(), 1);
+        world.assert_whole(&world.ensure().unwrap_or_else(|error| panic!("{fault:?}: {error:?}")));
+        if let Fault::CutAfter(_) = fault {
+            let log = world.hub.take_log();
+            assert!(log.iter().any(|request| request.range.is_some_and(|from| from > 0)), "{log:?}");
+        }
+    }
+}
+
+#[test]
+fn bad_files_are_fetched_again_and_never_used() {
+    for fault in [Fault::WrongBytes, Fault::Longer(9), Fault::Pointer, Fault::Body("no".into())] {
+        let world = world();
+        world.hub.fault("params_shard_0.bin", fault.clone(), 1);
+        world.assert_whole(&world.ensure().unwrap_or_else(|error| panic!("{fault:?}: {error:?}")));
+    }
+    let world = world();
+    world.hub.fault("tokenizer.json", Fault::WrongBytes, 1000);
+    assert!(matches!(world.ensure(), Err(DownloadError::WrongContent { .. })));
+    assert_eq!(world.store.folder(&world.model), None);
+    world.hub.clear_faults();
+    world.assert_whole(&world.ensure().unwrap());
+}
+
+#[test]
+fn servers_without_ranges_start_again() {
+    let world = world();
+    world.hub.fault("params_shard_0.bin", Fault::CutAfter(700_000), 1);
+    world.hub.fault("params_shard_0.bin", Fault::IgnoreRange, 1);
+    world.assert_whole(&world.ensure().unwrap());
+}
+
+#[test]
+fn what_is_not_there_fails_at_once() {
+    let mut world = world();
+    world.model.files.push(app_file("missing.bin", b"x"));
+    match world.ensure() {
+        Err(DownloadError::Transport { url, source: TransportError::Status(404) }) => {
+            assert!(url.ends_with("missing.bin"))
+        }
+        other => panic!("{other:?}"),
+    }
+    world.model.files.clear();
+    assert!(matches!(world.ensure(), Err(DownloadError::NoFileList(_))));
+    world.model.weights = WeightsLocation::Bundled("x".into());
+    assert!(matches!(world.ensure(), Err(DownloadError::Bundled(_))));
+}
+
+#[test]
+fn a_full_disk_is_noticed_first() {
+    let mut world = world();
+    world.store = Store::new(world.root.path(), Arc::new(HttpTransport::direct())).with_free_space(|_| Some(65 << 20));
+    match world.ensure() {
+        Err(DownloadError::NoSpace { needed: 2_000_010, available, .. }) => assert_eq!(available, 65 << 20),
+        other => panic!("{other:?}"),
+    }
+    assert!(world.hub.take_log().is_empty());
+}
+
+#[test]
+fn cancelling_keeps_what_came() {
+    let world = world();
+    let cancel = CancelFlag::new();
+    let progress = |progress: DownloadProgress| {
+        if progress.done > 500_000 {
+            cancel.cancel();
+        }
+    };
+    assert!(matches!(world.store.ensure(&world.model, &progress, &cancel), Err(DownloadError::Cancelled)));
+    assert_eq!(world.store.folder(&world.model), None);
+    let missing = world.store.missing_bytes(&world.model);
+    assert!(missing < 1_500_010, "{missing}");
+    world.hub.take_log();
+    world.assert_whole(&world.ensure().unwrap());
+    assert!(world.hub.take_log().iter().any(|request| request.range.is_some_and(|from| from >= 500_000)));
+}
+
+#[test]
+fn an_update_fetches_only_what_changed() {
+    let mut world = world();
+    world.ensure().unwrap();
+    let revision = world.hub.push(NAME, repository(0).file("tokenizer.json", "{\"b\": 2}"));
+    world.model.revision = Some(revision);
+    world.model.files[2] = app_file("tokenizer.json", b"{\"b\": 2}");
+    assert_eq!(world.store.folder(&world.model), None);
+    world.hub.take_log();
+    let folder = world.ensure().unwrap();
+    world.assert_whole(&folder);
+    let paths: Vec<String> = world.hub.take_log().into_iter().map(|request| request.path).collect();
+    assert!(paths.iter().all(|path| path.contains("tokenizer.json")), "{paths:?}");
+    assert_eq!(fs::read(folder.join("tokenizer.json")).unwrap(), b"{\"b\": 2}");
+}
+
+#[test]
+fn damage_is_found_and_repaired() {
+    let world = world();
+    let folder = world.ensure().unwrap();
+    let mut bytes = large(0);
+    bytes[1_234_567] ^= 1;
+    fs::write(folder.join("params_shard_0.bin"), bytes).unwrap();
+    assert_eq!(world.store.verify(&world.model).unwrap(), ["params_shard_0.bin"]);
+    assert_eq!(world.store.folder(&world.model), None);
+    world.hub.take_log();
+    world.assert_whole(&world.ensure().unwrap());
+    assert!(!world.hub.take_log().iter().any(|request| request.path.contains("tokenizer.json")));
+}
+
+#[test]
+fn calls_at_the_same_time_fetch_once() {
+    let world = world();
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| world.ensure().unwrap())).collect();
+        for thread in threads {
+            world.assert_whole(&thread.join().unwrap());
+        }
+    });
+    let log = world.hub.take_log();
+    assert_eq!(log.iter().filter(|request| request.path.ends_with("tokenizer.json")).count(), 1, "{log:?}");
+}

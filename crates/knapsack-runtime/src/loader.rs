@@ -1,0 +1,105 @@
+use crate::chat_config::ChatModel;
+use crate::download::{DownloadError, DownloadProgress, Store};
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::manager::{BoxError, Loader};
+use crate::package::{Package, PackageError};
+use crate::session::{CancelFlag, Session};
+use knapsack_artifact::app_config::{AppModel, WeightsLocation};
+use knapsack_device::Device;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Loads the models of a package onto a device, for a [`crate::manager::Manager`].
+pub struct PackageLoader {
+    package: Package,
+    device: Box<dyn Device>,
+    store: Option<Store>,
+}
+
+/// Why a model of a package could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadFailed {
+    /// The package.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// The download.
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    /// The model.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The model is to be downloaded, and was not.
+    #[error("`{0}` is not on this device yet: download it first")]
+    NotDownloaded(String),
+}
+
+impl PackageLoader {
+    /// A loader; `store` holds what is downloaded.
+    pub const fn new(package: Package, device: Box<dyn Device>, store: Option<Store>) -> Self {
+        Self { package, device, store }
+    }
+
+    /// The package.
+    pub const fn package(&self) -> &Package {
+        &self.package
+    }
+
+    /// Where downloaded models are.
+    pub const fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
+    /// Makes sure that the weights of a model are on this device: downloads them when they are not part of the package. To be
+    /// called before the model is acquired, because a load holds its share of the budget and a download may take long.
+    ///
+    /// # Errors
+    /// No such model, or a download that failed.
+    pub fn prepare(
+        &self,
+        model_id: &str,
+        progress: &(dyn Fn(DownloadProgress) + Sync),
+        cancel: &CancelFlag,
+    ) -> Result<PathBuf, LoadFailed> {
+        let model = self.package.model(Some(model_id))?;
+        match (&model.weights, &self.store) {
+            (WeightsLocation::Download(_), Some(store)) => Ok(store.ensure(model, progress, cancel)?),
+            _ => self.weights(model),
+        }
+    }
+
+    fn weights(&self, model: &AppModel) -> Result<PathBuf, LoadFailed> {
+        match (&model.weights, &self.store) {
+            (WeightsLocation::Download(_), Some(store)) => {
+                store.folder(model).ok_or_else(|| LoadFailed::NotDownloaded(model.model_id.clone()))
+            }
+            _ => Ok(self.package.bundled_weights(model)?),
+        }
+    }
+
+    fn engine(&self, model_id: &str, progress: &dyn Fn(f32)) -> Result<Engine, LoadFailed> {
+        let model = self.package.model(Some(model_id))?;
+        let folder = self.weights(model)?;
+        let library = self.package.library(model)?;
+        let chat = ChatModel::open(&folder, library.model.vocab_size).map_err(EngineError::from)?;
+        progress(0.3);
+        let loaded = self.device.load(library, &folder).map_err(EngineError::from)?;
+        progress(1.0);
+        Ok(Engine::new(Session::new(loaded), Arc::new(chat)))
+    }
+}
+
+impl Loader for PackageLoader {
+    type Model = Engine;
+
+    /// What the model's library plans: the device allocates exactly that.
+    fn bytes(&self, model_id: &str) -> Result<u64, BoxError> {
+        let model = self.package.model(Some(model_id))?;
+        Ok(self.package.library(model)?.memory.total())
+    }
+
+    fn load(&self, model_id: &str, progress: &dyn Fn(f32), _: &CancelFlag) -> Result<Engine, BoxError> {
+        Ok(self.engine(model_id, progress)?)
+    }
+}

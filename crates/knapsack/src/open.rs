@@ -1,0 +1,212 @@
+//! From a path on the command line to a model that can be run: a package, a weight folder (compiled on the fly for the host)
+//! or a checkpoint (converted into the cache first).
+
+use crate::cli::{ModelArgs, RunDevice};
+use crate::exit::{OrWrongInput, wrong_input};
+use crate::model::{FolderKind, Model, compiler_overrides};
+use crate::packaging::Workspace;
+use crate::report::Reporter;
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::Target;
+use knapsack_bundle::cache::{Cache, CacheEntry};
+use knapsack_device::opencl::{OpenClDevice, OpenClOptions};
+use knapsack_device::{CpuDevice, Device, Isa, ReferenceDevice};
+use knapsack_ir::Windows;
+use knapsack_runtime::text::TextError;
+use knapsack_runtime::{ChatModel, Engine, EngineError, Package, Session};
+use knapsack_source::{ModelSource, Origin, open_local};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A model that can be loaded.
+pub struct Opened {
+    /// Its name: the id in a package, else the folder's name.
+    pub name: String,
+    /// What the device executes.
+    pub library: Arc<ModelLibrary>,
+    /// The weight folder.
+    pub weights: PathBuf,
+    /// Keeps a converted folder in the cache while it is in use.
+    _converted: Option<CacheEntry>,
+}
+
+/// A model on a device.
+pub struct Loaded {
+    /// Its name.
+    pub name: String,
+    /// The library that is executed.
+    pub library: Arc<ModelLibrary>,
+    /// The device's description.
+    pub device: String,
+    /// From the library and the weight folder to a model that can run.
+    pub load_time: Duration,
+    /// The model.
+    pub session: Session,
+    /// The text side.
+    pub chat: Option<Arc<ChatModel>>,
+}
+
+impl Loaded {
+    /// The text side of a model that is to read or write text.
+    ///
+    /// # Errors
+    /// A weight folder without tokenizer.
+    pub fn chat(&self) -> anyhow::Result<Arc<ChatModel>> {
+        self.chat.clone().ok_or_else(|| wrong_input(format!("{} has no tokenizer.json", self.name)))
+    }
+
+    /// The model with its text side.
+    ///
+    /// # Errors
+    /// As [`Loaded::chat`].
+    pub fn into_engine(self) -> anyhow::Result<Engine> {
+        let chat = self.chat()?;
+        Ok(Engine::new(self.session, chat))
+    }
+}
+
+/// Finds the model that the arguments name, converts and compiles it if need be.
+///
+/// # Errors
+/// Nothing usable at the path (exit code 2), or a conversion or compilation that fails.
+pub fn open(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened> {
+    let path = &args.path;
+    if !path.exists() {
+        return Err(wrong_input(format!("there is nothing at {}", path.display())));
+    }
+    if Package::is_package(path) {
+        return open_package(args, reporter);
+    }
+    if let Some(id) = &args.model {
+        return Err(wrong_input(format!("--model {id} names a model of a package, but {} is none", path.display())));
+    }
+    let index = ["tensor-cache.json", "ndarray-cache.json"].iter().any(|name| path.join(name).is_file());
+    if !(path.join("config.json").is_file() || index && path.join("mlc-chat-config.json").is_file()) {
+        return Err(wrong_input(format!(
+            "{} is neither a package (bundle/mlc-app-config.json), nor a weight folder (mlc-chat-config.json and \
+             tensor-cache.json or ndarray-cache.json), nor a checkpoint (config.json and safetensors)",
+            path.display()
+        )));
+    }
+    let model = Model::open(path, args.quantization.as_deref()).or_wrong_input()?;
+    let name = folder_name(path);
+    match model.kind {
+        FolderKind::Mlc => compiled(name, &model, args, reporter),
+        FolderKind::Checkpoint => {
+            let local = open_local(path).or_wrong_input()?;
+            let source = ModelSource {
+                model_id: name.clone(),
+                path: path.clone(),
+                kind: local.kind,
+                origin: Origin::Local,
+                files: local.files,
+            };
+            let entry = Workspace::new(reporter, true)?.converted(&name, &source, model.quantization.name)?;
+            let converted = Model::open(entry.content(), None)?;
+            Ok(Opened { _converted: Some(entry), ..compiled(name, &converted, args, reporter)? })
+        }
+    }
+}
+
+/// Finds the model and loads it on the device that the arguments name.
+///
+/// # Errors
+/// As [`open`]; a device that is not there, or that cannot load the model.
+pub fn load(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Loaded> {
+    let Opened { name, library, weights, _converted } = open(args, reporter)?;
+    let device = run_device(args.device, args.threads)?;
+    reporter.detail("Loading", format_args!("{name} on {}", device.description()));
+    let start = Instant::now();
+    let model = device.load(library.clone(), &weights)?;
+    let chat = match ChatModel::open(&weights, library.model.vocab_size) {
+        Ok(chat) => Some(Arc::new(chat)),
+        Err(TextError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error.into()),
+    };
+    let load_time = start.elapsed();
+    Ok(Loaded { name, library, device: device.description(), load_time, session: Session::new(model), chat })
+}
+
+/// The device of that name.
+///
+/// # Errors
+/// One that this machine does not have.
+pub fn run_device(device: RunDevice, threads: Option<u32>) -> anyhow::Result<Box<dyn Device>> {
+    Ok(match (device, threads) {
+        (RunDevice::Cpu, None) => Box::new(CpuDevice::new()),
+        (RunDevice::Cpu, Some(threads)) => Box::new(CpuDevice::with(Isa::best(), threads as usize)?),
+        (RunDevice::CpuReference, _) => Box::new(ReferenceDevice),
+        (RunDevice::Opencl, _) => {
+            let cache = Cache::place(|name| std::env::var_os(name)).ok().map(|root| root.join("opencl-v1"));
+            Box::new(OpenClDevice::open(OpenClOptions { cache, ..OpenClOptions::default() })?)
+        }
+    })
+}
+
+/// Whether an error of the engine is the caller's wrong input.
+pub fn engine_error(error: EngineError) -> anyhow::Error {
+    match error {
+        EngineError::Sampling(_)
+        | EngineError::EmptyPrompt
+        | EngineError::PromptTooLong { .. }
+        | EngineError::TokenOutOfRange { .. }
+        | EngineError::Text(TextError::NoTemplate | TextError::Refused(_) | TextError::UnknownRole { .. }) => {
+            crate::exit::WrongInput(error.into()).into()
+        }
+        error => error.into(),
+    }
+}
+
+fn open_package(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened> {
+    if args.quantization.is_some() {
+        return Err(wrong_input("--quantization is for checkpoints: a package's weights are converted already"));
+    }
+    let package = Package::open(&args.path)?;
+    let model = package.model(args.model.as_deref()).or_wrong_input()?;
+    let weights = package.bundled_weights(model)?;
+    let name = model.model_id.clone();
+    if args.overrides.overrides.as_ref().is_some_and(|overrides| !overrides.is_empty()) {
+        // What ships has its sizes compiled in; other sizes are another library over the same weights.
+        reporter.detail("Compiling", format_args!("{name} anew: the package's own library has other sizes"));
+        return compiled(name, &Model::open(&weights, None)?, args, reporter);
+    }
+    let mut library = package.library(model)?;
+    if args.device == RunDevice::Opencl && library.target != Target::OpenCl {
+        reporter.detail("Compiling", format_args!("{name} for OpenCL: the package is for another device"));
+        library = Arc::new(retargeted(&Model::open(&weights, None)?, &library)?);
+    }
+    Ok(Opened { name, library, weights, _converted: None })
+}
+
+fn folder_name(path: &Path) -> String {
+    let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    absolute.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Compiles the model of a weight folder for the device of the arguments. It takes no longer than looking into a cache would.
+fn compiled(name: String, model: &Model, args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened> {
+    let overrides = compiler_overrides(&args.overrides.overrides.clone().unwrap_or_default());
+    let start = Instant::now();
+    let chosen = model.choose(&overrides, None).or_wrong_input()?;
+    for notice in &chosen.notices {
+        reporter.detail("Chose", notice);
+    }
+    let target = if args.device == RunDevice::Opencl { Target::OpenCl } else { Target::Host };
+    let library = model.compile(chosen.windows, target, None).or_wrong_input()?;
+    reporter.detail("Compiled", format_args!("{} in {:.3} s", library.name, start.elapsed().as_secs_f64()));
+    Ok(Opened { name, library: Arc::new(library), weights: model.folder.clone(), _converted: None })
+}
+
+/// The same model with the same sizes for OpenCL.
+fn retargeted(model: &Model, library: &ModelLibrary) -> anyhow::Result<ModelLibrary> {
+    let own = model.config.own_windows();
+    let info = &library.model;
+    let windows = Windows {
+        context: info.context_window_size.unwrap_or(own.context),
+        sliding: info.sliding_window_size,
+        sinks: info.attention_sink_size,
+        chunk: info.prefill_chunk_size,
+    };
+    model.compile(windows, Target::OpenCl, None)
+}

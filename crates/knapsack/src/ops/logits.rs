@@ -1,0 +1,44 @@
+//! `knapsack logits PATH --tokens 1,2,3 -o FILE`: the logits of every position, as safetensors.
+
+use crate::cli::LogitsArgs;
+use crate::open::{self, engine_error};
+use crate::report::Reporter;
+use anyhow::Context;
+use knapsack_runtime::CancelFlag;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+/// Computes the logits and writes them beside the output, then renames.
+pub fn run(args: &LogitsArgs, reporter: &Reporter) -> anyhow::Result<()> {
+    let mut session = open::load(&args.model, reporter)?.session;
+    let columns = session.info().vocab_size as usize;
+    let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let context = || format!("cannot write {}", args.output.display());
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(context)?;
+    let mut writer = BufWriter::with_capacity(1 << 20, file.as_file_mut());
+    let mut written = writer.write_all(&header(args.tokens.len(), columns));
+    let mut sink = |_: usize, logits: &[f32]| {
+        for value in logits {
+            if written.is_ok() {
+                written = writer.write_all(&value.to_le_bytes());
+            }
+        }
+    };
+    session.score(&args.tokens, &CancelFlag::new(), &mut sink).map_err(engine_error)?;
+    written.and_then(|()| writer.flush()).with_context(context)?;
+    drop(writer);
+    file.persist(&args.output).with_context(context)?;
+    reporter.status("Wrote", format_args!("{} ({} x {columns} logits)", args.output.display(), args.tokens.len()));
+    Ok(())
+}
+
+/// Length of the JSON, then the JSON, padded with spaces so that the data starts at a multiple of 8.
+fn header(rows: usize, columns: usize) -> Vec<u8> {
+    let bytes = 4 * rows as u64 * columns as u64;
+    let tensor = serde_json::json!({ "dtype": "F32", "shape": [rows, columns], "data_offsets": [0, bytes] });
+    let mut json = serde_json::json!({ "logits": tensor }).to_string();
+    while json.len() % 8 != 0 {
+        json.push(' ');
+    }
+    [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat()
+}
