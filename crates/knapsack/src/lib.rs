@@ -14,8 +14,8 @@ pub mod open;
 pub mod ops;
 pub mod packaging;
 pub mod report;
-pub mod table;
 pub mod serve;
+pub mod table;
 
 use clap::Parser;
 use std::ffi::OsString;

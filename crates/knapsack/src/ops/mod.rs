@@ -1,19 +1,19 @@
 //! The verbs, one file each. A verb takes its arguments and the [`Reporter`], and gives an error whose kind decides the
 //! exit code (see [`crate::exit`]).
 
+pub mod bench;
 pub mod cache;
+pub mod chat;
 pub mod compile;
 pub mod completions;
 pub mod inspect;
-pub mod package;
-pub mod plan;
-pub mod update;
-pub mod bench;
-pub mod chat;
 pub mod logits;
+pub mod package;
 pub mod perplexity;
+pub mod plan;
 pub mod run;
 pub mod serve;
+pub mod update;
 
 use crate::cli::Command;
 use crate::report::Reporter;

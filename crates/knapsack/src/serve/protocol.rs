@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 /// `POST /v1/chat/completions`. Unknown keys are ignored, as OpenAI's clients send many.
 #[derive(Debug, Deserialize)]
-pub struct ChatRequest {
+pub(super) struct ChatRequest {
     /// A `model_id` of the package.
-    pub model: String,
+    pub(super) model: String,
     messages: Vec<RequestMessage>,
     /// Whether the answer comes as server-sent events.
     #[serde(default)]
-    pub stream: bool,
+    pub(super) stream: bool,
     #[serde(default)]
     stream_options: Option<StreamOptions>,
     max_tokens: Option<u32>,
@@ -81,37 +81,37 @@ const MAX_STOPS: usize = 4;
 
 /// An error as OpenAI's clients expect it.
 #[derive(Debug)]
-pub struct ApiError {
+pub(super) struct ApiError {
     /// HTTP status.
-    pub status: u16,
+    pub(super) status: u16,
     /// `invalid_request_error` or `server_error`.
-    pub kind: &'static str,
+    pub(super) kind: &'static str,
     /// What a program can tell errors apart by.
-    pub code: &'static str,
+    pub(super) code: &'static str,
     /// What a person reads.
-    pub message: String,
+    pub(super) message: String,
 }
 
 impl ApiError {
     /// The request is wrong.
-    pub fn invalid(message: impl Into<String>) -> Self {
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self { status: 400, kind: "invalid_request_error", code: "invalid_value", message: message.into() }
     }
 
     /// The body.
-    pub fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         json!({ "error": { "message": self.message, "type": self.kind, "param": null, "code": self.code } })
     }
 }
 
 impl ChatRequest {
     /// Whether the last event carries the token counts.
-    pub fn include_usage(&self) -> bool {
+    pub(super) fn include_usage(&self) -> bool {
         self.stream_options.as_ref().is_some_and(|options| options.include_usage)
     }
 
     /// The conversation.
-    pub fn messages(&self) -> Result<Vec<Message>, ApiError> {
+    pub(super) fn messages(&self) -> Result<Vec<Message>, ApiError> {
         if self.messages.is_empty() {
             return Err(ApiError::invalid("`messages` is empty"));
         }
@@ -119,7 +119,7 @@ impl ChatRequest {
     }
 
     /// How to generate, the model's defaults where the request says nothing.
-    pub fn options(&self, defaults: SamplingDefaults) -> Result<GenerateOptions, ApiError> {
+    pub(super) fn options(&self, defaults: SamplingDefaults) -> Result<GenerateOptions, ApiError> {
         let unsupported = [
             (self.n.is_some_and(|n| n != 1), "`n` other than 1"),
             (self.logprobs == Some(true), "`logprobs`"),
@@ -179,13 +179,13 @@ impl Part {
 
 /// What every chunk and answer of a request has in common.
 #[derive(Clone, Debug)]
-pub struct Envelope {
+pub(super) struct Envelope {
     /// `chatcmpl-…`.
-    pub id: String,
+    pub(super) id: String,
     /// Seconds since 1970.
-    pub created: u64,
+    pub(super) created: u64,
     /// The model.
-    pub model: String,
+    pub(super) model: String,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -209,7 +209,7 @@ fn finish_reason(finish: FinishReason) -> &'static str {
 
 impl Envelope {
     /// The whole answer.
-    pub fn completion(&self, answer: &Generation) -> Value {
+    pub(super) fn completion(&self, answer: &Generation) -> Value {
         json!({
             "id": self.id, "object": "chat.completion", "created": self.created, "model": self.model,
             "choices": [{
@@ -230,22 +230,22 @@ impl Envelope {
     }
 
     /// The first chunk: who speaks.
-    pub fn first(&self) -> Value {
+    pub(super) fn first(&self) -> Value {
         self.chunk(json!({ "role": "assistant", "content": "" }), None)
     }
 
     /// A piece of text.
-    pub fn piece(&self, text: &str) -> Value {
+    pub(super) fn piece(&self, text: &str) -> Value {
         self.chunk(json!({ "content": text }), None)
     }
 
     /// The last chunk with a choice: why it ended.
-    pub fn last(&self, answer: &Generation) -> Value {
+    pub(super) fn last(&self, answer: &Generation) -> Value {
         self.chunk(json!({}), Some(finish_reason(answer.finish)))
     }
 
     /// The token counts, in a chunk without choices.
-    pub fn usage(&self, answer: &Generation) -> Value {
+    pub(super) fn usage(&self, answer: &Generation) -> Value {
         json!({
             "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
             "choices": [], "usage": usage(answer),
