@@ -18,6 +18,12 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  knapsack init --model HF://mlc-ai/Llama-3.2-1B-Instruct-q4f16_1-MLC
+  knapsack check
+  knapsack plan
+  knapsack package -o dist
+  knapsack check --message-format json
+  knapsack schema > mlc-package-config.schema.json
   knapsack completions bash > ~/.local/share/bash-completion/completions/knapsack
 
 Exit codes: 0 done, 1 failed, 2 wrong input (nothing was fetched, compiled or written).";
@@ -25,14 +31,14 @@ Exit codes: 0 done, 1 failed, 2 wrong input (nothing was fetched, compiled or wr
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show what is in a model library, a weight folder, a checkpoint or a package
-    Inspect(InspectArgs),
-    /// Show, check or empty the cache of converted weights and compiled libraries
-    Cache(CacheArgs),
-    /// Turn a manifest into a package: fetch, convert, compile, bundle
-    Package(PackageArgs),
+    /// Write a manifest to start from
+    Init(InitArgs),
+    /// Check a manifest; nothing is fetched, compiled or written
+    Check(CheckArgs),
     /// Show what `package` would compile and the memory it takes
     Plan(PlanArgs),
+    /// Turn a manifest into a package: fetch, convert, compile, bundle
+    Package(PackageArgs),
     /// Move knapsack.lock to what the hub has now
     Update(UpdateArgs),
     /// Compile one model for one device, from its configuration alone
@@ -49,6 +55,14 @@ pub enum Command {
     Logits(LogitsArgs),
     /// Put a package behind an OpenAI-compatible HTTP endpoint
     Serve(ServeArgs),
+    /// Show what is in a model library, a weight folder, a checkpoint or a package
+    Inspect(InspectArgs),
+    /// Show, check or empty the cache of converted weights and compiled libraries
+    Cache(CacheArgs),
+    /// Print the JSON Schema of the manifest
+    Schema,
+    /// Say which optional tools are there, and what to do about the rest
+    Doctor(DoctorArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

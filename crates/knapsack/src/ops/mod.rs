@@ -4,8 +4,11 @@
 pub mod bench;
 pub mod cache;
 pub mod chat;
+pub mod check;
 pub mod compile;
 pub mod completions;
+pub mod doctor;
+pub mod init;
 pub mod inspect;
 pub mod logits;
 pub mod package;
@@ -13,6 +16,7 @@ pub mod perplexity;
 pub mod plan;
 pub mod run;
 pub mod serve;
+pub mod schema;
 pub mod update;
 
 use crate::cli::Command;
@@ -21,6 +25,8 @@ use crate::report::Reporter;
 /// Runs a verb.
 pub fn dispatch(command: &Command, reporter: &Reporter) -> anyhow::Result<()> {
     match command {
+        Command::Init(args) => init::run(args, reporter),
+        Command::Check(args) => check::run(args, reporter),
         Command::Inspect(args) => inspect::run(args, reporter),
         Command::Cache(args) => cache::run(args, reporter),
         Command::Compile(args) => compile::run(args, reporter),
@@ -33,6 +39,8 @@ pub fn dispatch(command: &Command, reporter: &Reporter) -> anyhow::Result<()> {
         Command::Perplexity(args) => perplexity::run(args, reporter),
         Command::Logits(args) => logits::run(args, reporter),
         Command::Serve(args) => serve::run(args, reporter),
+        Command::Schema => schema::run(reporter),
+        Command::Doctor(args) => doctor::run(args, reporter),
         Command::Completions(args) => completions::run(args, reporter),
     }
 }

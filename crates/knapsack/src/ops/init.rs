@@ -1,0 +1,96 @@
+//! `knapsack init`: a commented manifest to start from.
+
+use crate::cli::{InitArgs, PackageDevice};
+use crate::exit::wrong_input;
+use crate::report::Reporter;
+use anyhow::Context;
+use knapsack_config::schema::SCHEMA_ID;
+use serde_json::Value;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+
+/// A small model that MLC publishes converted.
+const DEFAULT_MODEL: &str = "HF://mlc-ai/Llama-3.2-1B-Instruct-q4f16_1-MLC";
+
+/// Writes the manifest, unless there is one.
+pub fn run(args: &InitArgs, reporter: &Reporter) -> anyhow::Result<()> {
+    let text = manifest(args);
+    let path = args.config.display();
+    let mut file = match OpenOptions::new().write(true).create_new(true).open(&args.config) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            return Err(wrong_input(format!("{path} exists already and is left as it is")));
+        }
+        Err(error) => return Err(error).with_context(|| format!("can not write {path}")),
+    };
+    file.write_all(text.as_bytes()).with_context(|| format!("can not write {path}"))?;
+    reporter.status("Created", format_args!("{path}; `knapsack check` checks it, `knapsack package` builds it"));
+    Ok(())
+}
+
+/// The manifest's text: every key once, the optional ones as comments.
+fn manifest(args: &InitArgs) -> String {
+    let device = match args.device {
+        PackageDevice::Iphone => "iphone",
+        PackageDevice::Android => "android",
+        PackageDevice::Macabi => "macabi",
+    };
+    let source = args.model.as_deref().unwrap_or(DEFAULT_MODEL);
+    let (model, id) = (Value::from(source), Value::from(model_id(source)));
+    let phones =
+        if args.device == PackageDevice::Android { "\"android-8gb\"" } else { "\"iphone-15-pro\", \"iphone-13\"" };
+    let targets = match args.device {
+        PackageDevice::Macabi => String::new(),
+        _ => format!("\n    // Phones that every model must fit.\n    // \"target_devices\": [{phones}],\n"),
+    };
+    format!(
+        r#"{{
+    "$schema": "{SCHEMA_ID}",
+    // What to package for: "iphone", "android" or "macabi" (Mac Catalyst).
+    "device": "{device}",
+    "model_list": [
+        {{
+            // HF://org/name, HF://org/name@revision, or a folder relative to this file.
+            "model": {model},
+            // Name at run time and of the weight folder.
+            "model_id": {id},
+            // true: the weights go into the package; false: the app downloads them at first launch.
+            "bundle_weight": true,
+            // Memory in bytes that the app may give the model; sizes below are chosen to fit it. Computed when left out.
+            // "estimated_vram_bytes": 3000000000,
+            // Format to convert a checkpoint to; a model that is converted already has its own.
+            // "quantization": "q4f16_1",
+            // Sizes that differ from the model's own.
+            "overrides": {{
+                // "context_window_size": 2048,
+                // "prefill_chunk_size": 128
+            }}
+        }}
+    ],{targets}
+}}
+"#
+    )
+}
+
+/// A model id from the last part of a source.
+fn model_id(source: &str) -> String {
+    let source = source.trim_end_matches(['/', '\\']);
+    let name = source.rsplit(['/', '\\']).next().unwrap_or_default();
+    let name = name.split('@').next().unwrap_or_default();
+    let plain: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' }).collect();
+    let plain = plain.trim_matches('.').replace("..", ".");
+    if plain.is_empty() { "model".to_owned() } else { plain }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::model_id;
+
+    #[test]
+    fn ids_from_sources() {
+        assert_eq!(model_id("HF://mlc-ai/Llama-3.2-1B@main"), "Llama-3.2-1B");
+        assert_eq!(model_id("../models/my model/"), "my-model");
+        assert_eq!(model_id(".."), "model");
+    }
+}
