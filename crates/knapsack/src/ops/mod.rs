@@ -15,8 +15,8 @@ pub mod package;
 pub mod perplexity;
 pub mod plan;
 pub mod run;
-pub mod serve;
 pub mod schema;
+pub mod serve;
 pub mod update;
 
 use crate::cli::Command;
