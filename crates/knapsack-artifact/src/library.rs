@@ -119,6 +119,41 @@ pub struct KernelModule {
     pub source: String,
     /// Entry points.
     pub kernels: Vec<Kernel>,
+    /// The same source, compiled ahead for Apple's platforms where the machine that packaged could.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metallibs: Vec<Metallib>,
+}
+
+/// A compiled Metal library for one platform.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metallib {
+    /// `ios`, `ios-simulator` or `macabi`.
+    pub platform: String,
+    /// What Apple's compiler wrote; hexadecimal in the payload.
+    #[serde(with = "hexadecimal")]
+    pub data: Vec<u8>,
+}
+
+/// Bytes as text with two digits each.
+mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::fmt::Write as _;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::with_capacity(2 * bytes.len());
+        for byte in bytes {
+            let _ = write!(text, "{byte:02x}");
+        }
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        let bytes = pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect::<Option<Vec<u8>>>();
+        bytes.filter(|_| rest.is_empty()).ok_or_else(|| D::Error::custom("pairs of hexadecimal digits expected"))
+    }
 }
 
 /// One model compiled for one device.

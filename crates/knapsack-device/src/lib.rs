@@ -14,6 +14,8 @@ mod error;
 mod fake;
 pub mod gpu;
 mod memory;
+#[cfg(target_vendor = "apple")]
+pub mod metal;
 pub mod opencl;
 mod reference;
 mod weights;

@@ -18,7 +18,8 @@ pub enum Part {
 }
 
 impl Part {
-    const fn name(self) -> &'static str {
+    /// What people call it.
+    pub const fn name(self) -> &'static str {
         match self {
             Part::Weights => "weights",
             Part::KvCache => "KV cache",

@@ -131,8 +131,11 @@ fn library() -> ModelLibrary {
 fn gpu_library() -> ModelLibrary {
     let mut library = library();
     library.target = Target::OpenCl;
-    library.kernels =
-        Some(KernelModule { source: "…".into(), kernels: vec![Kernel { name: "k".into(), threads: [64, 1, 1] }] });
+    library.kernels = Some(KernelModule {
+        source: "…".into(),
+        kernels: vec![Kernel { name: "k".into(), threads: [64, 1, 1] }],
+        metallibs: vec![],
+    });
     let groups = Groups { count: 3, tokens_per_group: 2 };
     let call = KernelCall { kernel: 0, groups: [groups; 3] };
     for function in [&mut library.prefill, &mut library.decode, &mut library.head] {

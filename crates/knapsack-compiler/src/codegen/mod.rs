@@ -10,6 +10,7 @@
 
 mod attention;
 mod linear;
+pub mod metallib;
 mod module;
 mod rows;
 mod traffic;

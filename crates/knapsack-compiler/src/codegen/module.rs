@@ -201,7 +201,7 @@ impl ModuleBuilder {
     }
 
     pub(super) fn finish(self) -> KernelModule {
-        KernelModule { source: self.source, kernels: self.kernels }
+        KernelModule { source: self.source, kernels: self.kernels, metallibs: Vec::new() }
     }
 
     fn text(&self, kernel: &Specialization, name: &str) -> String {

@@ -74,6 +74,12 @@ pub trait Backend: Send {
     /// # Errors
     /// When the device refuses.
     fn run(&mut self, launches: &mut [(Self::Launch, KernelCall)], call: Call) -> Result<(), DeviceError>;
+
+    /// Waits for everything that was started.
+    ///
+    /// # Errors
+    /// What went wrong in it.
+    fn finish(&mut self) -> Result<(), DeviceError>;
 }
 
 /// The launches of one function.
@@ -240,6 +246,13 @@ fn bind_function<B: Backend>(
         bound.push((backend.bind(call.kernel, &buffers)?, call.clone()));
     }
     Ok(bound)
+}
+
+impl<B: Backend> Drop for GpuModel<B> {
+    fn drop(&mut self) {
+        // The GPU must be done before memory goes. A failure changes nothing here.
+        let _ = self.backend.finish();
+    }
 }
 
 impl<B: Backend> LoadedModel for GpuModel<B> {

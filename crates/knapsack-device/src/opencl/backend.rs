@@ -139,17 +139,9 @@ impl OpenClBackend {
     }
 }
 
-fn part_name(part: Part) -> &'static str {
-    match part {
-        Part::Weights => "weights",
-        Part::KvCache => "KV cache",
-        Part::Workspace => "workspace",
-    }
-}
-
 impl OpenClBackend {
     fn allocate_uncleared(&self, part: Part, bytes: u64) -> Result<Buffer, DeviceError> {
-        let out_of_memory = || DeviceError::OutOfMemory { what: part_name(part), bytes };
+        let out_of_memory = || DeviceError::OutOfMemory { what: part.name(), bytes };
         if bytes > self.device.info.largest_buffer {
             return Err(out_of_memory());
         }
@@ -162,7 +154,7 @@ impl OpenClBackend {
 /// Refusals while memory is allocated or first touched.
 fn memory_error(part: Part, bytes: usize) -> impl Fn(Status) -> DeviceError {
     move |status| match status.is_out_of_memory() {
-        true => DeviceError::OutOfMemory { what: part_name(part), bytes: bytes as u64 },
+        true => DeviceError::OutOfMemory { what: part.name(), bytes: bytes as u64 },
         false => refused("allocate memory")(status),
     }
 }
@@ -263,5 +255,9 @@ impl Backend for OpenClBackend {
                 .map_err(refused("launch a kernel"))?;
         }
         Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), DeviceError> {
+        self.context().finish().map_err(refused("run the kernels"))
     }
 }

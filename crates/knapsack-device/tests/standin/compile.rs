@@ -70,7 +70,8 @@ impl Compiler {
     fn cached_object(&self, source: &str, glue: &str, variant: &Variant) -> Result<PathBuf, String> {
         let mut hash = DefaultHasher::new();
         (source, glue, &self.version, &self.half_flags, variant.fp16, variant.subgroups).hash(&mut hash);
-        for file in ["runtime.cpp", "include/metal_stdlib", "include/opencl_builtins.h"] {
+        RUNTIME.hash(&mut hash);
+        for file in ["include/metal_stdlib", "include/opencl_builtins.h"] {
             std::fs::read(here().join(file)).map_err(|error| format!("{file}: {error}"))?.hash(&mut hash);
         }
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("standin");
@@ -105,13 +106,32 @@ impl Compiler {
                 compile(&write("glue.cpp", glue)?, &["-std=c++17"])?;
             }
         }
-        compile(&write("runtime.cpp", include_str!("runtime.cpp"))?, &["-std=c++17"])?;
+        objects.push(self.cached_runtime(&folder)?);
         let linked = work.path().join("kernels.so");
         run(Command::new(&self.clang).args(["-shared", "-o"]).arg(&linked).args(&objects).args(["-lstdc++", "-lm"]))?;
         std::fs::rename(&linked, &object).map_err(|error| error.to_string())?;
         Ok(object)
     }
+
+    /// The runtime's object, the same for every module.
+    fn cached_runtime(&self, folder: &Path) -> Result<PathBuf, String> {
+        let mut hash = DefaultHasher::new();
+        (RUNTIME, &self.version).hash(&mut hash);
+        let object = folder.join(format!("runtime-{:016x}.o", hash.finish()));
+        if !object.exists() {
+            let text = |error: std::io::Error| error.to_string();
+            let work = tempfile::tempdir_in(folder).map_err(text)?;
+            let (source, built) = (work.path().join("runtime.cpp"), work.path().join("runtime.o"));
+            std::fs::write(&source, RUNTIME).map_err(text)?;
+            let mut command = Command::new(&self.clang);
+            run(command.args(["-std=c++17", "-O2", "-fPIC", "-c"]).arg(&source).arg("-o").arg(&built))?;
+            std::fs::rename(&built, &object).map_err(text)?;
+        }
+        Ok(object)
+    }
 }
+
+const RUNTIME: &str = include_str!("runtime.cpp");
 
 const OPENCL_FLAGS: [&str; 6] = ["-x", "cl", "-cl-std=CL1.2", "-cl-no-stdinc", "-include", "opencl_builtins.h"];
 

@@ -169,6 +169,10 @@ impl Backend for StandinBackend {
         }
         Ok(())
     }
+
+    fn finish(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
 }
 
 /// Copies of a launch's buffers, each between guards. Arguments that are the same buffer share a copy.

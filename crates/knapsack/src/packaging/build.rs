@@ -5,10 +5,12 @@ use crate::exit::{AlreadyReported, Interrupted, WRONG_INPUT};
 use crate::interrupt::Graceful;
 use crate::model::FolderKind;
 use anyhow::{Context, Result};
+use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::app_config::AppFile;
 use knapsack_artifact::library::Target;
 use knapsack_bundle::cache::{Bucket, CacheEntry, Inputs};
 use knapsack_bundle::{Entry, Library, LinkMode, Options, Package, Platform, Report, Weights};
+use knapsack_compiler::codegen::metallib::{ApplePlatform, MetalToolchain};
 use knapsack_config::{Device, Diagnostic, Loaded, ModelEntry, codes};
 use knapsack_ir::Windows;
 use knapsack_source::{FileRole, ModelSource};
@@ -33,6 +35,28 @@ pub struct Provided {
     revisions: Vec<Option<String>>,
     /// Keeps cached conversions from being removed while they are packaged.
     _entries: Vec<CacheEntry>,
+}
+
+/// Apple's Metal compiler, where this machine has one and the target needs it.
+struct MetalStep {
+    toolchain: Option<MetalToolchain>,
+    /// Empty without one: the phone then compiles the kernels itself, when it loads the model.
+    version: String,
+}
+
+impl MetalStep {
+    fn find(target: Target) -> Result<Self> {
+        let path = std::env::var_os("PATH");
+        let toolchain = (target == Target::Metal).then(|| MetalToolchain::find(path.as_deref())).flatten();
+        let version = toolchain.as_ref().map(MetalToolchain::version).transpose()?.unwrap_or_default();
+        Ok(MetalStep { toolchain, version })
+    }
+
+    fn precompile(&self, library: &mut ModelLibrary) -> Result<()> {
+        let Some(toolchain) = &self.toolchain else { return Ok(()) };
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        Ok(toolchain.precompile(library, &ApplePlatform::ALL, folder.path())?)
+    }
 }
 
 impl Workspace<'_> {
@@ -79,6 +103,7 @@ impl Workspace<'_> {
     pub(crate) fn library(&self, planned: &PlannedModel, target: Target, name: Option<&str>) -> Result<Library> {
         let PlannedModel { model_id, model, windows, .. } = planned;
         let Windows { context, sliding, sinks, chunk } = *windows;
+        let metal = MetalStep::find(target)?;
         let inputs = Inputs::new(format!("{model_id} for {target:?}"))
             .with_compiler(self.cache.digests())
             .with_bytes("model configuration", &model.config_bytes)
@@ -88,11 +113,14 @@ impl Workspace<'_> {
             .with("context_window_size", context)
             .with("sliding_window_size", sliding.map_or(-1, i64::from))
             .with("attention_sink_size", sinks)
-            .with("prefill_chunk_size", chunk);
+            .with("prefill_chunk_size", chunk)
+            .with("metal compiler", &metal.version);
         let mut made = None;
         let (entry, reason) = self.cache.get_or_make(Bucket::Libraries, &inputs, |folder| -> Result<()> {
             self.reporter.status("Compiling", format_args!("{model_id} ({})", model.quantization.name));
-            let library = Library::new(Arc::new(model.compile(*windows, target, name)?))?;
+            let mut library = model.compile(*windows, target, name)?;
+            metal.precompile(&mut library)?;
+            let library = Library::new(Arc::new(library))?;
             std::fs::write(folder.join(LIBRARY_FILE), library.blob())?;
             made = Some(library);
             Ok(())
