@@ -276,7 +276,11 @@ fn at_least_one(factor: f64) -> Result<f64, ConfigError> {
 /// the older form; `None` where nothing is scaled.
 pub(crate) fn scaling_object(hf: &Map<String, Value>) -> Option<Map<String, Value>> {
     let object = |key: &str| hf.get(key).and_then(Value::as_object);
-    let scaling = object("rope_scaling").or_else(|| object("rope_parameters"))?;
+    let scaling = object("rope_scaling").or_else(|| {
+        let parameters = object("rope_parameters")?;
+        // Gemma 3 has parameters for each kind of layer; only the global ones are ever scaled.
+        parameters.get("full_attention").and_then(Value::as_object).or(Some(parameters))
+    })?;
     let kind = scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Value::as_str)?;
     (!matches!(kind, "default" | "none")).then(|| {
         let mut kept = scaling.clone();

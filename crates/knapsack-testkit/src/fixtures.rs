@@ -22,6 +22,61 @@ pub const FIXTURES: &[FixtureModel] = &[
     FixtureModel { family: "phi3", quantizations: &["q4f16_0", "q4f16_1"] },
 ];
 
+/// A checkpoint that a script of this repository generated, with reference logits but without conversions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GeneratedModel {
+    /// Folder name.
+    pub name: &'static str,
+    /// Quantizations that there are reference logits for.
+    pub quantizations: &'static [&'static str],
+    /// The context that it must be compiled for, where the rotary embedding depends on it.
+    pub context: Option<u32>,
+}
+
+const fn generated(name: &'static str) -> GeneratedModel {
+    GeneratedModel { name, quantizations: &["q4f16_1"], context: None }
+}
+
+/// Every generated checkpoint.
+pub const GENERATED: &[GeneratedModel] = &[
+    GeneratedModel { quantizations: &["q3f16_1", "q4f16_1"], ..generated("smollm-tied") },
+    generated("smollm-untied"),
+    generated("llama-linear"),
+    GeneratedModel { context: Some(80), ..generated("llama-dynamic") },
+    generated("llama-yarn"),
+    generated("llama-bias"),
+    generated("qwen2"),
+    generated("qwen2-window"),
+    generated("gemma"),
+    generated("gemma3_text"),
+    generated("phi"),
+    generated("stablelm"),
+    generated("stablelm-parallel"),
+    generated("gpt_neox"),
+    generated("gpt_neox-sequential"),
+    generated("phi3-longrope"),
+    GeneratedModel { context: Some(128), ..generated("phi3-longrope-short") },
+];
+
+impl GeneratedModel {
+    /// The checkpoint's folder.
+    ///
+    /// # Panics
+    /// When it is missing.
+    pub fn checkpoint(&self) -> PathBuf {
+        existing(fixtures_root().join("generated").join(self.name).join("hf"))
+    }
+
+    /// The reference's logits with the weights dequantized from `quantization`.
+    ///
+    /// # Panics
+    /// When the file is missing or not what it should be.
+    pub fn reference_logits(&self, quantization: &str) -> Vec<ReferenceSequence> {
+        let name = format!("{quantization}.dequant_logits.safetensors");
+        reference_logits_file(&fixtures_root().join("generated").join(self.name).join(name))
+    }
+}
+
 /// Names of the full-size configurations in the catalogue.
 pub const CATALOGUE: &[&str] = &[
     "Llama-3.2-3B-Instruct-q4f16_1",

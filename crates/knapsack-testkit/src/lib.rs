@@ -9,6 +9,6 @@ mod fixtures;
 pub mod hub;
 
 pub use fixtures::{
-    CATALOGUE, FIXTURES, FixtureModel, ReferenceSequence, catalogue, fixture, fixtures, fixtures_root, mlc_fixture,
-    reference_logits, reference_logits_file, tiny_assistant,
+    CATALOGUE, FIXTURES, FixtureModel, GENERATED, GeneratedModel, ReferenceSequence, catalogue, fixture, fixtures,
+    fixtures_root, mlc_fixture, reference_logits, reference_logits_file, tiny_assistant,
 };

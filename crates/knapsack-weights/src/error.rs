@@ -98,6 +98,11 @@ pub enum ConvertError {
 }
 
 impl ConvertError {
+    /// Whether what was asked for or given is wrong, and not the machine's state.
+    pub fn is_wrong_input(&self) -> bool {
+        !matches!(self, ConvertError::Io { .. } | ConvertError::NoSpace { .. } | ConvertError::Cancelled)
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| ConvertError::Io { action, path, source }

@@ -99,15 +99,27 @@ pub(crate) fn hash_all<S: Source>(
         if blocks == usize::MAX {
             return Ok(());
         }
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for _ in 0..blocks {
-                    gather(&mut lanes, &mut words);
-                    compress(&mut state, &words);
-                }
-            },
-        );
+        pulp::Arch::new().dispatch(Blocks { blocks, lanes: &mut lanes, words: &mut words, state: &mut state });
+    }
+}
+
+/// Some blocks of every lane, compiled once for each instruction set.
+struct Blocks<'a, S> {
+    blocks: usize,
+    lanes: &'a mut [Option<(usize, Lane<S>)>; LANES],
+    words: &'a mut [[u32; LANES]; 16],
+    state: &'a mut State,
+}
+
+impl<S> pulp::WithSimd for Blocks<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<V: pulp::Simd>(self, _: V) {
+        for _ in 0..self.blocks {
+            gather(self.lanes, self.words);
+            compress(self.state, self.words);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use crate::element::{Element, Rounding};
 use knapsack_tensor::GroupFormat;
+use std::marker::PhantomData;
 
 /// Where a block's codes and scales go. Rows are those of the block.
 pub struct Quantized<'a> {
@@ -27,13 +28,29 @@ pub fn quantize_rows<S: Element, R: Rounding>(
 ) {
     row.clear();
     row.resize(k.next_multiple_of(format.group as usize), 0.0);
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || match format.bits {
-            3 => rows::<S, R, Three>(k, source, row, out),
-            _ => rows::<S, R, Four>(k, source, row, out),
-        },
-    );
+    pulp::Arch::new().dispatch(Rows::<S, R> { format, k, source, row, out, types: PhantomData });
+}
+
+/// The work of [`quantize_rows`], compiled once for each instruction set.
+struct Rows<'a, 'b, S, R> {
+    format: &'a GroupFormat,
+    k: usize,
+    source: &'a [u8],
+    row: &'a mut [f32],
+    out: &'a mut Quantized<'b>,
+    types: PhantomData<(S, R)>,
+}
+
+impl<S: Element, R: Rounding> pulp::WithSimd for Rows<'_, '_, S, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<V: pulp::Simd>(self, _: V) {
+        match self.format.bits {
+            3 => rows::<S, R, Three>(self.k, self.source, self.row, self.out),
+            _ => rows::<S, R, Four>(self.k, self.source, self.row, self.out),
+        }
+    }
 }
 
 /// The numbers of a group format, known when compiling.

@@ -35,6 +35,14 @@ pub enum Command {
     Init(InitArgs),
     /// Check a manifest; nothing is fetched, compiled or written
     Check(CheckArgs),
+    /// Convert a checkpoint to MLC weights
+    Convert(ConvertArgs),
+    /// Show what is in a model library, a weight folder, a checkpoint or a package
+    Inspect(InspectArgs),
+    /// Show, check or empty the cache of converted weights and compiled libraries
+    Cache(CacheArgs),
+    /// Turn a manifest into a package: fetch, convert, compile, bundle
+    Package(PackageArgs),
     /// Show what `package` would compile and the memory it takes
     Plan(PlanArgs),
     /// Turn a manifest into a package: fetch, convert, compile, bundle
@@ -296,6 +304,12 @@ pub struct ConvertArgs {
     /// Folder for the converted model
     #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: PathBuf,
+    /// Conversation template of MLC, such as llama-3; found out from the checkpoint when it is not given
+    #[arg(long, value_name = "NAME")]
+    pub conv_template: Option<String>,
+    /// Threads; by default all cores
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub jobs: Option<u32>,
 }
 
 /// `knapsack compile`.

@@ -9,6 +9,7 @@ pub mod compile;
 pub mod completions;
 pub mod doctor;
 pub mod init;
+pub mod convert;
 pub mod inspect;
 pub mod logits;
 pub mod package;
@@ -27,6 +28,7 @@ pub fn dispatch(command: &Command, reporter: &Reporter) -> anyhow::Result<()> {
     match command {
         Command::Init(args) => init::run(args, reporter),
         Command::Check(args) => check::run(args, reporter),
+        Command::Convert(args) => convert::run(args, reporter),
         Command::Inspect(args) => inspect::run(args, reporter),
         Command::Cache(args) => cache::run(args, reporter),
         Command::Compile(args) => compile::run(args, reporter),
