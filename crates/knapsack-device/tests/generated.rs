@@ -76,7 +76,7 @@ fn the_reference_device_agrees_with_transformers() {
 #[test]
 fn the_cpu_device_agrees_with_transformers() {
     let mut failures = Vec::new();
-    every_case(&CpuDevice::new(2).unwrap(), |name, found, expected| {
+    every_case(&CpuDevice::new(), |name, found, expected| {
         let relative = error(found, expected);
         if relative > 0.03 {
             failures.push(format!("{name}: {relative:.4} of the root mean square"));
