@@ -37,12 +37,6 @@ pub enum Command {
     Check(CheckArgs),
     /// Convert a checkpoint to MLC weights
     Convert(ConvertArgs),
-    /// Show what is in a model library, a weight folder, a checkpoint or a package
-    Inspect(InspectArgs),
-    /// Show, check or empty the cache of converted weights and compiled libraries
-    Cache(CacheArgs),
-    /// Turn a manifest into a package: fetch, convert, compile, bundle
-    Package(PackageArgs),
     /// Show what `package` would compile and the memory it takes
     Plan(PlanArgs),
     /// Turn a manifest into a package: fetch, convert, compile, bundle

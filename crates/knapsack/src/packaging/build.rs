@@ -17,7 +17,6 @@ use knapsack_source::{FileRole, ModelSource};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Name of a library's file in its cache entry.
 const LIBRARY_FILE: &str = "library.knapsack";
@@ -168,38 +167,20 @@ impl Workspace<'_> {
             .with("quantization", quantization)
             .with_files(&source.path, &names, self.cache.digests())
             .with_context(|| format!("cannot read the checkpoint of {model_id}"))?;
-        let (entry, reason) = self.cache.get_or_make(Bucket::Converted, &inputs, |folder| {
-            self.reporter.status("Converting", format_args!("{model_id} to {quantization}"));
-            self.convert(&source.path, folder, quantization)
+        let (entry, reason) = self.cache.get_or_make(Bucket::Converted, &inputs, |folder| -> Result<()> {
+            let request = knapsack_weights::Request {
+                checkpoint: &source.path,
+                output: folder,
+                quantization: quantization.parse()?,
+                conv_template: None,
+                jobs: None,
+            };
+            let report = crate::ops::convert::convert(&request, self.reporter)?;
+            report.notices.iter().for_each(|notice| self.reporter.detail("Notice", notice));
+            Ok(())
         })?;
         self.reporter.detail(if reason.ran() { "Converted" } else { "Fresh" }, format_args!("{model_id}: {reason}"));
         Ok(entry)
-    }
-
-    fn convert(&self, checkpoint: &Path, output: &Path, quantization: &str) -> Result<()> {
-        let request = knapsack_weights::Request {
-            checkpoint,
-            output,
-            quantization: quantization.parse()?,
-            conv_template: None,
-            jobs: None,
-        };
-        let graceful = Graceful::new();
-        let cancel = AtomicBool::new(false);
-        let bar = self.reporter.bytes_bar("Converting", 0);
-        let report = knapsack_weights::convert(&request, &cancel, &|progress| {
-            bar.set_length(progress.total);
-            bar.set_position(progress.done);
-            if graceful.requested() {
-                cancel.store(true, Ordering::Relaxed);
-            }
-        });
-        bar.finish_and_clear();
-        graceful.check()?;
-        for notice in report?.notices {
-            self.reporter.detail("Notice", notice);
-        }
-        Ok(())
     }
 
     /// Stage 6: the package.
