@@ -3,8 +3,13 @@
 //!
 //! A device joins by an [`Instance`] and a line in [`suite`]'s list at the end of this file.
 
+#![allow(unsafe_code)] // The stand-in loads what clang made of kernels.
+
 mod build;
 mod cases;
+mod gpu;
+#[path = "../standin/mod.rs"]
+mod standin;
 mod weights;
 
 use knapsack_artifact::ModelLibrary;
