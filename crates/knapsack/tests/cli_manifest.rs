@@ -113,7 +113,25 @@ fn check_shows_every_error_with_its_place() {
     sandbox.write("mlc-package-config.json", WRONG);
     let checked = sandbox.run(&["check"]);
     assert_eq!((checked.code, checked.stdout.as_str()), (2, ""));
-    insta::assert_snapshot!(checked.stderr);
+    insta::assert_snapshot!(checked.stderr, @r#"
+    error[unknown-device]: unknown device `ios`
+     --> mlc-package-config.json:3:15
+      |
+    3 |     "device": "ios",
+      |               ^^^^^ did you mean `iphone`?
+      |
+      = help: accepted are iphone, android, macabi
+
+    error[bad-model-id]: `../b` can not be a model id: it has a path separator
+     --> mlc-package-config.json:5:44
+      |
+    5 |         { "model": "HF://a/b", "model_id": "../b" }
+      |                                            ^^^^^^
+      |
+      = help: the id becomes a folder name on every system: letters, digits, `.`, `_` and `-`, no leading or trailing dot
+
+    error: 2 errors in the manifest
+    "#);
     assert_eq!(sandbox.names(), ["mlc-package-config.json"]);
 }
 
@@ -138,7 +156,7 @@ fn check_speaks_json() {
         })
         .collect();
     let file = "mlc-package-config.json";
-    assert_eq!(places, [("unknown-device", file, 3, 15), ("bad-model-id", file, 5, 46)]);
+    assert_eq!(places, [("unknown-device", file, 3, 15), ("bad-model-id", file, 5, 44)]);
 
     sandbox.write("mlc-package-config.json", RIGHT);
     let checked = sandbox.run(&["check", "--message-format=json"]);
