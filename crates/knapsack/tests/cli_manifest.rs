@@ -100,11 +100,7 @@ fn init_takes_a_folder() {
     assert_eq!(sandbox.run(&["init", "--model", "my \"model\"", "-c", "app.json"]).code, 0);
     let checked = sandbox.run(&["check", "-c", "app.json"]);
     assert_eq!(checked.code, 0, "{}", checked.stderr);
-    assert!(
-        checked.stderr.starts_with("notice[chosen]: the checkpoint is converted to q4f16_1\n"),
-        "{}",
-        checked.stderr
-    );
+    assert!(checked.stderr.contains("the checkpoint is converted to q4f16_1"), "{}", checked.stderr);
 }
 
 #[test]
