@@ -53,13 +53,14 @@ def rope(kind="default", theta=10000.0, **more):
     return {"rope_type": kind, "rope_theta": theta, **more}
 
 
-def longrope(original):
+def longrope(original, **more):
     pairs = 8
     return rope(
         "longrope",
         short_factor=[1.0 + 0.05 * i for i in range(pairs)],
         long_factor=[1.0 + 0.7 * i for i in range(pairs)],
         original_max_position_embeddings=original,
+        **more,
     )
 
 
@@ -129,8 +130,14 @@ MODELS = {
     "phi3-longrope": (
         Phi3Config,
         Phi3ForCausalLM,
-        # Every sequence is longer than the original context.
-        dict(EVEN, original_max_position_embeddings=4, tie_word_embeddings=False, sliding_window=None, rope_parameters=longrope(4)),
+        # Every sequence is longer than the original context. The factor that follows from so short a context would be 2.
+        dict(
+            EVEN,
+            original_max_position_embeddings=4,
+            tie_word_embeddings=False,
+            sliding_window=None,
+            rope_parameters=longrope(4, attention_factor=1.19),
+        ),
         {},
     ),
     "phi3-longrope-short": (
@@ -243,6 +250,9 @@ def make(name, root, seed):
     tied = config.tie_word_embeddings
     weights = {key: value.detach().to(torch.bfloat16).contiguous() for key, value in model.state_dict().items()}
     weights = {key: value for key, value in weights.items() if not (tied and key in ("lm_head.weight", "embed_out.weight"))}
+    if config.model_type == "gpt_neox":
+        # What checkpoints call it; transformers 5 renames it when loading.
+        weights["embed_out.weight"] = weights.pop("lm_head.weight")
     save_file(dict(sorted(weights.items())), folder / "hf" / "model.safetensors", metadata={"format": "pt"})
     generator = torch.Generator().manual_seed(1000 + seed)
     sequences = [torch.randint(3, VOCAB, (length,), generator=generator) for length in options.get("lengths", LENGTHS)]
