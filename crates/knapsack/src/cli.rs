@@ -61,6 +61,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show, check or empty the cache of converted weights and compiled libraries
     Cache(CacheArgs),
+    /// List the model families and formats that are supported, and what each was checked against
+    Models(JsonArg),
     /// Print the JSON Schema of the manifest
     Schema,
     /// Say which optional tools are there, and what to do about the rest

@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod init;
 pub mod inspect;
 pub mod logits;
+pub mod models;
 pub mod package;
 pub mod perplexity;
 pub mod plan;
@@ -41,6 +42,7 @@ pub fn dispatch(command: &Command, reporter: &Reporter) -> anyhow::Result<()> {
         Command::Perplexity(args) => perplexity::run(args, reporter),
         Command::Logits(args) => logits::run(args, reporter),
         Command::Serve(args) => serve::run(args, reporter),
+        Command::Models(args) => models::run(args, reporter),
         Command::Schema => schema::run(reporter),
         Command::Doctor(args) => doctor::run(args, reporter),
         Command::Completions(args) => completions::run(args, reporter),

@@ -175,8 +175,7 @@ impl Workspace<'_> {
                 conv_template: None,
                 jobs: None,
             };
-            let report = crate::ops::convert::convert(&request, self.reporter)?;
-            report.notices.iter().for_each(|notice| self.reporter.detail("Notice", notice));
+            crate::ops::convert::convert(&request, self.reporter)?;
             Ok(())
         })?;
         self.reporter.detail(if reason.ran() { "Converted" } else { "Fresh" }, format_args!("{model_id}: {reason}"));
