@@ -18,7 +18,7 @@ use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::plan::ALIGNMENT;
 use status::Status;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 const NAME: &str = "opencl";
 const PLATFORM_NAME: u32 = 0x0902;
@@ -166,8 +166,13 @@ impl OpenClDevice {
     }
 }
 
+/// Held while devices are listed: a driver sets itself up at the first question, and not every one (PoCL 3.1) survives two threads
+/// asking at once.
+static DISCOVERY: Mutex<()> = Mutex::new(());
+
 /// All devices; one that fails to describe itself is left out.
 fn all(api: &Api) -> Result<Vec<(RawPlatform, RawDevice, OpenClInfo)>, DeviceError> {
+    let _alone = DISCOVERY.lock().unwrap_or_else(PoisonError::into_inner);
     let mut found = Vec::new();
     for platform in api.platforms().map_err(refused("list the platforms"))? {
         for device in api.devices(platform).map_err(refused("list the devices"))? {
