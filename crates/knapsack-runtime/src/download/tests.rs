@@ -216,5 +216,9 @@ fn calls_at_the_same_time_fetch_once() {
         }
     });
     let log = world.hub.take_log();
-    assert_eq!(log.iter().filter(|request| request.path.ends_with("tokenizer.json") && request.status == 200).count(), 1, "{log:?}");
+    assert_eq!(
+        log.iter().filter(|request| request.path.ends_with("tokenizer.json") && request.status == 200).count(),
+        1,
+        "{log:?}"
+    );
 }
