@@ -1,6 +1,6 @@
 //! Compiles a model's graph for one device.
 //!
-//! In: a [`Graph`](knapsack_ir::Graph) of fine-grained operations from `knapsack-models`, and the window sizes to compile for.
+//! In: a [`Graph`] of fine-grained operations from `knapsack-models`, and the window sizes to compile for.
 //! Out: a [`ModelLibrary`], which `knapsack-bundle` packages and `knapsack-device` executes. In between, in order:
 //! [`passes`] fuse operations until each is one launch, `lower` writes the launches, [`memory`] places their buffers, `codegen`
 //! gives GPU targets their kernels. Weights are not needed, only their names and shapes.

@@ -61,7 +61,7 @@ impl Tokenizer {
         Ok(Tokenizer {
             files,
             info: tokenizer.as_ref().map(detect_info).unwrap_or_default(),
-            size: tokenizer.as_ref().map(|tokenizer| size(tokenizer)),
+            size: tokenizer.as_ref().map(size),
             jinja,
             special: tokenizer.as_ref().map(special_tokens).unwrap_or_default(),
         })
@@ -147,7 +147,8 @@ fn added_tokens(tokenizer: &Value) -> impl Iterator<Item = (&str, u64)> {
 /// Distinct tokens: those of the vocabulary and the added ones that are not in it.
 fn size(tokenizer: &Value) -> u64 {
     let vocabulary = tokenizer.pointer("/model/vocab");
-    let (count, known): (usize, Box<dyn Fn(&str) -> bool>) = match vocabulary {
+    type Known<'a> = Box<dyn Fn(&str) -> bool + 'a>;
+    let (count, known): (usize, Known<'_>) = match vocabulary {
         Some(Value::Object(map)) => (map.len(), Box::new(|token| map.contains_key(token))),
         Some(Value::Array(list)) => {
             let names: std::collections::HashSet<_> =

@@ -562,7 +562,7 @@ fn bytes(text: &str) -> Result<u64, String> {
     };
     let value: f64 = digits.trim().parse().map_err(|_| "not a number of bytes".to_owned())?;
     let value = value * factor as f64;
-    if value >= 1.0 && value < 1e18 { Ok(value as u64) } else { Err("not a number of bytes".to_owned()) }
+    if (1.0..1e18).contains(&value) { Ok(value as u64) } else { Err("not a number of bytes".to_owned()) }
 }
 
 fn temperature(text: &str) -> Result<f32, String> {

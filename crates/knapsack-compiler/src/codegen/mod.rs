@@ -1,7 +1,7 @@
 //! Code generation: gives every launch of a plan a GPU kernel.
 //!
 //! In comes a library as [`crate`] plans it, out comes the same library with a [`KernelCall`] on every launch and one
-//! [`KernelModule`] that holds each distinct kernel once. Kernels are written once, in the common subset of OpenCL C and the
+//! `KernelModule` that holds each distinct kernel once. Kernels are written once, in the common subset of OpenCL C and the
 //! Metal Shading Language (`kernels/*.kernel`); `kernels/*.prelude` maps that subset to each language. A kernel is specialised
 //! for a launch's shapes by macros that stand before it and are undefined after it.
 //!

@@ -1,6 +1,6 @@
 //! `opencl`: the plan executed by the OpenCL kernels in the library, on a phone's GPU or any other OpenCL 1.2 device.
 //!
-//! The library is found at run time ([`find`]); compiled programs are kept on disk by device and driver ([`cache`]). Where the
+//! The library is found at run time (`find`); compiled programs are kept on disk by device and driver (`cache`). Where the
 //! device has half precision arithmetic and subgroups, kernels are built with them.
 
 mod api;

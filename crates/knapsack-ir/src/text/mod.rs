@@ -1,4 +1,4 @@
-//! The text form of a graph, for file tests and for people: [`print`] writes it, [`parse`] reads it back.
+//! The text form of a graph, for file tests and for people: [`print()`] writes it, [`parse`] reads it back.
 //!
 //! One declaration or node a line; `//` starts a comment. First `graph FAMILY QUANTIZATION vocab=V hidden=H`, then declarations
 //! in the order of their numbers, then nodes in order, at last the output:

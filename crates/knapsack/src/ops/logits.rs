@@ -37,7 +37,7 @@ fn header(rows: usize, columns: usize) -> Vec<u8> {
     let bytes = 4 * rows as u64 * columns as u64;
     let tensor = serde_json::json!({ "dtype": "F32", "shape": [rows, columns], "data_offsets": [0, bytes] });
     let mut json = serde_json::json!({ "logits": tensor }).to_string();
-    while json.len() % 8 != 0 {
+    while !json.len().is_multiple_of(8) {
         json.push(' ');
     }
     [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat()

@@ -6,7 +6,7 @@
 //! 3. [`Workspace::plan`]: window sizes and memory of each model, held against its budget ([`Plan`]).
 //! 4. [`Workspace::compile`]: a library for each plan.
 //! 5. [`Workspace::provide`]: weights on the disk, converted where they are a checkpoint's.
-//! 6. [`Workspace::bundle`]: `dist/`.
+//! 6. [`Workspace::bundle`] writes `dist/`.
 //!
 //! `knapsack plan` stops after the third.
 
