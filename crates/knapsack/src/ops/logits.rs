@@ -14,7 +14,7 @@ pub fn run(args: &LogitsArgs, reporter: &Reporter) -> anyhow::Result<()> {
     let columns = session.info().vocab_size as usize;
     let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let context = || format!("cannot write {}", args.output.display());
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(context)?;
+    let mut file = temporary().tempfile_in(folder).with_context(context)?;
     let mut writer = BufWriter::with_capacity(1 << 20, file.as_file_mut());
     let mut written = writer.write_all(&header(args.tokens.len(), columns));
     let mut sink = |_: usize, logits: &[f32]| {
@@ -30,6 +30,15 @@ pub fn run(args: &LogitsArgs, reporter: &Reporter) -> anyhow::Result<()> {
     file.persist(&args.output).with_context(context)?;
     reporter.status("Wrote", format_args!("{} ({} x {columns} logits)", args.output.display(), args.tokens.len()));
     Ok(())
+}
+
+/// A file with the permissions of any other: temporary files are private by default.
+fn temporary() -> tempfile::Builder<'static, 'static> {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "only Unix has these permissions"))]
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder
 }
 
 /// Length of the JSON, then the JSON, padded with spaces so that the data starts at a multiple of 8.
