@@ -64,6 +64,8 @@ pub fn run(args: &BenchArgs, reporter: &Reporter) -> anyhow::Result<()> {
     let threads =
         args.model.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), |n| n as usize);
     let bytes_per_token = decoded_bytes(&loaded.library);
+    // Before the bandwidth is measured, which needs memory of its own.
+    let peak_rss_bytes = peak_rss();
     let read_bytes_per_second = read_bandwidth(threads);
     let decode_tokens_per_second = median(&mut decode);
     let figures = Figures {
@@ -76,7 +78,7 @@ pub fn run(args: &BenchArgs, reporter: &Reporter) -> anyhow::Result<()> {
         decode_tokens,
         decode_tokens_per_second,
         memory: loaded.session.memory(),
-        peak_rss_bytes: peak_rss(),
+        peak_rss_bytes,
         bytes_per_token,
         read_bytes_per_second,
         bandwidth_share: bytes_per_token as f64 * decode_tokens_per_second / read_bytes_per_second,
