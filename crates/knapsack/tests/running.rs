@@ -155,6 +155,20 @@ fn the_example_answers() {
     assert_eq!((&answer["text"], &answer["finish_reason"]), (&"37 plus 48 is 85.".into(), &"stop".into()));
 }
 
+/// A checkpoint in every format, converted and run on the reference and on the fast path.
+#[test]
+fn every_format_answers() {
+    let cache = tempfile::tempdir().unwrap();
+    for format in knapsack_tensor::QUANTIZATIONS {
+        for device in ["cpu", "cpu-reference"] {
+            let mut command = knapsack(cache.path());
+            command.arg("run").arg(tiny_assistant()).args(["--quantization", format.name, "--device", device]);
+            let answer = succeed(command.args(["--prompt", "What is 37 plus 48?"]));
+            assert_eq!(answer, "37 plus 48 is 85.\n", "{format} on {device}");
+        }
+    }
+}
+
 #[test]
 fn a_prompt_from_stdin() {
     let cache = tempfile::tempdir().unwrap();

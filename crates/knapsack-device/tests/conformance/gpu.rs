@@ -1,11 +1,11 @@
-//! GPU kernels under the stand-in. Each case is a program of its own to the compiler, so they are fewer. (The OpenCL device runs
-//! whole models in `tests/opencl.rs`.)
+//! The devices that run GPU kernels. Each case is a program of its own to a driver or compiler, so they run fewer of them.
 
 use super::standin::{Order, Standin, Variant};
 use super::{Bounds, Instance, suite};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;
 use knapsack_device::Device;
+use knapsack_device::opencl::{OpenClDevice, OpenClOptions};
 use std::sync::Arc;
 
 const CASES: u32 = 8;
@@ -40,6 +40,22 @@ fn run(name: String, device: &dyn Device, target: Target, fp16: bool) {
 fn standin(variant: Variant) {
     if let Some(device) = Standin::new(variant) {
         run(format!("stand-in {variant:?}"), &device, variant.target, variant.fp16);
+    }
+}
+
+#[test]
+fn opencl() {
+    let cache = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("opencl-programs");
+    match OpenClDevice::open(OpenClOptions { cache: Some(cache), ..OpenClOptions::default() }) {
+        Ok(device) => {
+            let fp16 = device.info().fp16;
+            run(format!("opencl, fp16 {fp16}, subgroups {}", device.info().subgroups), &device, Target::OpenCl, fp16);
+        }
+        Err(error) => {
+            let required = std::env::var_os("KNAPSACK_REQUIRE_OPENCL").is_some_and(|value| value == "1");
+            assert!(!required, "KNAPSACK_REQUIRE_OPENCL=1, but {error}");
+            eprintln!("SKIPPED: no OpenCL: {error}");
+        }
     }
 }
 

@@ -30,7 +30,7 @@ fn facts(family: Family) -> Facts {
         Family::Gemma3Text => ("Gemma 3, text", GENERATED),
         Family::Phi3 => ("Phi 3, 3.5 mini", REFERENCE),
         Family::Phi => ("Phi 1.5, 2", GENERATED),
-        Family::PhiMsft => ("Phi 1.5, 2 in Microsoft's layout", "parameter names and shapes only"),
+        Family::PhiMsft => ("Phi 1.5, 2 in Microsoft's layout", "no outside reference; the graph is that of phi"),
         Family::StableLm => ("StableLM 3B, StableLM 2", GENERATED),
         Family::GptNeox => ("Pythia, RedPajama", GENERATED),
     };
