@@ -15,8 +15,8 @@ pub mod passes;
 mod windows;
 
 pub use choose::{
-    CHUNK_STEP, CONTEXT_STEP, ChooseError, Chosen, DEFAULT_CHUNK, DEFAULT_CONTEXT, MIN_CHUNK, MIN_CONTEXT, Notice,
-    OverBudget, Overrides, Own, Reason, Size, choose,
+    CHUNK_STEP, CONTEXT_STEP, ChooseError, Chosen, DEFAULT_CHUNK, DEFAULT_CONTEXT, Fixed, MIN_CHUNK, MIN_CONTEXT,
+    Notice, OverBudget, Overrides, Own, Reason, Size, choose, fit,
 };
 pub use error::{CompileError, WindowProblem, WindowProblems};
 pub use windows::{MAX_POSITIONS, check_windows};
@@ -93,6 +93,18 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<ModelLibrary, CompileErro
 /// As [`compile`].
 pub fn plan(graph: &Graph, windows: &Windows) -> Result<MemoryPlan, CompileError> {
     lowered(graph, windows).map(|lowered| lowered.memory)
+}
+
+/// Bytes of the largest buffer that a GPU device allocates for a model: a parameter, the keys or the values of a layer, or the
+/// workspace.
+///
+/// # Errors
+/// As [`compile`].
+pub fn largest_buffer(graph: &Graph, windows: &Windows) -> Result<u64, CompileError> {
+    let Lowered { parameters, kv_cache, memory, .. } = lowered(graph, windows)?;
+    let parameters = parameters.iter().filter_map(|parameter| parameter.bytes());
+    let caches = kv_cache.iter().map(|layer| layer.bytes() / 2);
+    Ok(parameters.chain(caches).fold(memory.workspace, u64::max))
 }
 
 fn lowered(graph: &Graph, windows: &Windows) -> Result<Lowered, CompileError> {

@@ -1,5 +1,6 @@
 //! What a manifest packages for.
 
+use crate::devices::Platform;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -25,6 +26,15 @@ impl Device {
             Device::Iphone => "iphone",
             Device::Android => "android",
             Device::Macabi => "macabi",
+        }
+    }
+
+    /// What its machines run.
+    pub const fn platform(self) -> Platform {
+        match self {
+            Device::Iphone => Platform::Ios,
+            Device::Android => Platform::Android,
+            Device::Macabi => Platform::Macos,
         }
     }
 

@@ -8,6 +8,10 @@ use std::fmt;
 
 /// The profiles that come with Knapsack.
 const BUILT_IN: &str = include_str!("../data/devices.json");
+/// A file of this name beside a manifest adds profiles, or replaces some.
+pub const DEVICES_FILE: &str = "knapsack-devices.json";
+/// What an app itself needs beside its models, when the manifest does not say: an assumption, not a measurement.
+pub const DEFAULT_APP_RESERVE: u64 = 200_000_000;
 /// Longest file of profiles, and most profiles in it.
 const MAX_TEXT: usize = 1 << 20;
 const MAX_PROFILES: usize = 1000;
@@ -68,7 +72,29 @@ pub struct DeviceProfile {
     pub max_buffer: Option<Figure>,
 }
 
+/// What an app says about its memory, on any phone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct AppMemory {
+    /// Whether it has the entitlement `com.apple.developer.kernel.increased-memory-limit`.
+    pub increased_memory_limit: bool,
+    /// Bytes that it keeps for itself.
+    pub reserve_bytes: u64,
+}
+
+impl Default for AppMemory {
+    fn default() -> Self {
+        AppMemory { increased_memory_limit: false, reserve_bytes: DEFAULT_APP_RESERVE }
+    }
+}
+
 impl DeviceProfile {
+    /// Bytes that the models of an app may take together: what one app may use, less its reserve. `None` when nobody has
+    /// published or reported what one app may use.
+    pub fn available(&self, app: &AppMemory) -> Option<u64> {
+        let limit = self.limit(app.increased_memory_limit)?;
+        Some(limit.bytes.saturating_sub(app.reserve_bytes))
+    }
+
     /// What one app may use, with the entitlement or without; `None` when no figure is known.
     pub fn limit(&self, entitled: bool) -> Option<&Figure> {
         if entitled { self.app_limit_entitled.as_ref().or(self.app_limit.as_ref()) } else { self.app_limit.as_ref() }
@@ -206,6 +232,10 @@ mod tests {
         let pro = profiles.get("iphone-15-pro").unwrap();
         assert_eq!(pro.limit(false).unwrap().bytes, 3_000_000_000);
         assert_eq!(pro.limit(true).unwrap().bytes, 6_000_000_000);
+        let app = |increased_memory_limit, reserve_bytes| AppMemory { increased_memory_limit, reserve_bytes };
+        assert_eq!(pro.available(&AppMemory::default()), Some(2_800_000_000));
+        assert_eq!(pro.available(&app(true, 1)), Some(5_999_999_999));
+        assert_eq!(pro.available(&app(false, u64::MAX)), Some(0));
         assert!(profiles.get("iphone-13").is_some() && profiles.get("android-8gb").unwrap().limit(true).is_none());
     }
 

@@ -28,7 +28,7 @@ pub mod suggest;
 mod written;
 
 pub use device::Device;
-pub use devices::{DeviceProfile, DeviceProfiles, Platform};
+pub use devices::{AppMemory, DEVICES_FILE, DeviceProfile, DeviceProfiles, Platform};
 pub use diagnostic::{Diagnostic, Report, Severity};
 pub use edit::set_overrides;
 pub use load::{Environment, Loaded, MAX_EXTENDS, load, load_text};

@@ -1,6 +1,7 @@
 //! The manifest after everything was read, merged and checked.
 
 use crate::device::Device;
+use crate::devices::{AppMemory, DeviceProfile};
 use crate::overrides::{OverrideKey, Overrides};
 use crate::source::ModelSource;
 use crate::source_map::{Span, Spanned};
@@ -23,8 +24,10 @@ pub struct Manifest {
     pub models: Vec<ModelEntry>,
     /// Prebuilt libraries; each is used by at least one model.
     pub prebuilt: Vec<PrebuiltLibrary>,
-    /// Names of device profiles that every model must fit, of the manifest's platform.
-    pub target_devices: Vec<Spanned<String>>,
+    /// Phones that every model must fit, of the manifest's platform.
+    pub target_devices: Vec<Spanned<DeviceProfile>>,
+    /// How much of a phone's memory the app leaves to its models.
+    pub app_memory: AppMemory,
 }
 
 impl Manifest {

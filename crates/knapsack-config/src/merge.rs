@@ -16,12 +16,22 @@ pub(crate) fn merge(base: Written, over: Written) -> Written {
         models: combine(base.models, over.models, models),
         prebuilt: combine(base.prebuilt, over.prebuilt, prebuilt),
         target_devices: field(base.target_devices, over.target_devices),
+        increased_memory_limit: field(base.increased_memory_limit, over.increased_memory_limit),
+        app_reserve_bytes: field(base.app_reserve_bytes, over.app_reserve_bytes),
     }
 }
 
 /// Drops what null removes, once nothing is left to extend.
 pub(crate) fn without_nulls(written: Written) -> Written {
-    let nothing = Written { device: None, models: None, prebuilt: None, target_devices: None, ..written.clone() };
+    let nothing = Written {
+        device: None,
+        models: None,
+        prebuilt: None,
+        target_devices: None,
+        increased_memory_limit: None,
+        app_reserve_bytes: None,
+        ..written.clone()
+    };
     merge(nothing, written)
 }
 

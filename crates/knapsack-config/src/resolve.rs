@@ -2,7 +2,7 @@
 
 use crate::codes;
 use crate::device::Device;
-use crate::devices::Platform;
+use crate::devices::{AppMemory, DEVICES_FILE, DeviceProfile};
 use crate::diagnostic::Diagnostic;
 use crate::load::{Environment, folder_of};
 use crate::local::{self, NotAModel};
@@ -34,8 +34,14 @@ pub(crate) fn resolve(
         entries.iter().map(|entry| resolver.model(entry)).collect::<Vec<_>>().into_iter().collect();
     let prebuilt = resolver.prebuilt(value(written.prebuilt).map(|field| field.value).unwrap_or_default(), &entries);
     let targets = value(written.target_devices).map(|field| field.value).unwrap_or_default();
-    resolver.target_devices(&targets, device.as_ref());
-    Some(Manifest { path, device: device?, models: models?, prebuilt, target_devices: targets })
+    let target_devices = resolver.target_devices(&targets, device.as_ref());
+    let stated = AppMemory::default();
+    let app_memory = AppMemory {
+        increased_memory_limit: value(written.increased_memory_limit)
+            .map_or(stated.increased_memory_limit, |given| given.value),
+        reserve_bytes: value(written.app_reserve_bytes).map_or(stated.reserve_bytes, |given| given.value),
+    };
+    Some(Manifest { path, device: device?, models: models?, prebuilt, target_devices, app_memory })
 }
 
 /// The value of a field that is right.
@@ -282,7 +288,13 @@ impl Resolver<'_> {
         libraries
     }
 
-    fn target_devices(&mut self, names: &[Spanned<String>], device: Option<&Spanned<Device>>) {
+    /// The profiles of the names that are right; the others are reported.
+    fn target_devices(
+        &mut self,
+        names: &[Spanned<String>],
+        device: Option<&Spanned<Device>>,
+    ) -> Vec<Spanned<DeviceProfile>> {
+        let mut profiles = Vec::new();
         for name in names {
             let Some(profile) = self.environment.devices.get(&name.value) else {
                 let known = self.environment.devices.names();
@@ -294,21 +306,20 @@ impl Resolver<'_> {
                 } else {
                     format!("known are {}", known.join(", "))
                 };
-                self.diagnostics.push(error.label(label.unwrap_or_default()).help(help));
+                let own = format!("a file {DEVICES_FILE} beside the manifest adds profiles of your own");
+                self.diagnostics.push(error.label(label.unwrap_or_default()).help(help).help(own));
                 continue;
             };
             let Some(device) = device else { continue };
-            let fits = match device.value {
-                Device::Iphone => profile.platform == Platform::Ios,
-                Device::Android => profile.platform == Platform::Android,
-                Device::Macabi => profile.platform == Platform::Macos,
-            };
-            if !fits {
+            if profile.platform == device.value.platform() {
+                profiles.push(Spanned::new(profile.clone(), name.span));
+            } else {
                 let message =
                     format!("{} is {}, and the package is for {}", quoted(&name.value), profile.platform, device.value);
                 let error = Diagnostic::error(codes::TARGET_DEVICE_PLATFORM, name.span, message);
                 self.diagnostics.push(error.related(device.span, "what the manifest packages for"));
             }
         }
+        profiles
     }
 }

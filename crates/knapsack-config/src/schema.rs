@@ -4,6 +4,7 @@
 //! says as strictly as reading does, and a test holds the two against each other.
 
 use crate::device::Device;
+use crate::devices::DEFAULT_APP_RESERVE;
 use crate::overrides::{MAX_OVERRIDE, OverrideKey};
 use crate::written::{MANIFEST_KEYS, MODEL_KEYS};
 use knapsack_tensor::QUANTIZATIONS;
@@ -85,6 +86,17 @@ fn manifest_key(key: &str, extending: bool) -> Value {
         "target_devices" => (
             removable(json!({ "type": "array", "items": { "type": "string" } }), extending),
             "Device profiles that every model must fit, such as `iphone-15-pro`.",
+        ),
+        "increased_memory_limit" => (
+            removable(json!({ "type": "boolean", "default": false }), extending),
+            "Whether the app has the entitlement com.apple.developer.kernel.increased-memory-limit.",
+        ),
+        "app_reserve_bytes" => (
+            removable(
+                json!({ "type": "integer", "minimum": 0, "maximum": i64::MAX, "default": DEFAULT_APP_RESERVE }),
+                extending,
+            ),
+            "Memory in bytes that the app needs beside its models, when they are held against `target_devices`.",
         ),
         _ => (json!(false), ""),
     };

@@ -15,8 +15,16 @@ use crate::suggest::nearest;
 use knapsack_tensor::{QUANTIZATIONS, Quantization};
 
 /// Keys of a manifest.
-pub(crate) const MANIFEST_KEYS: [&str; 6] =
-    ["device", "model_list", "model_lib_path_for_prepare_libs", "extends", "target_devices", "$schema"];
+pub(crate) const MANIFEST_KEYS: [&str; 8] = [
+    "device",
+    "model_list",
+    "model_lib_path_for_prepare_libs",
+    "extends",
+    "target_devices",
+    "increased_memory_limit",
+    "app_reserve_bytes",
+    "$schema",
+];
 /// Keys of an entry of `model_list`.
 pub(crate) const MODEL_KEYS: [&str; 7] =
     ["model", "model_id", "estimated_vram_bytes", "bundle_weight", "overrides", "model_lib", "quantization"];
@@ -57,6 +65,8 @@ pub(crate) struct Written {
     pub(crate) models: Option<Field<Vec<WrittenModel>>>,
     pub(crate) prebuilt: Option<Field<Vec<WrittenPrebuilt>>>,
     pub(crate) target_devices: Option<Field<Vec<Spanned<String>>>>,
+    pub(crate) increased_memory_limit: Option<Field<bool>>,
+    pub(crate) app_reserve_bytes: Option<Field<u64>>,
 }
 
 /// An entry of `model_list` as written.
@@ -105,6 +115,8 @@ pub(crate) fn read(root: &Node, hf_endpoint: Option<&str>, diagnostics: &mut Vec
         models: find("model_list").map(|member| reader.field(member, Reader::models)),
         prebuilt: find("model_lib_path_for_prepare_libs").map(|member| reader.field(member, Reader::prebuilt)),
         target_devices: find("target_devices").map(|member| reader.field(member, Reader::target_devices)),
+        increased_memory_limit: find("increased_memory_limit").map(|member| reader.field(member, Reader::bool)),
+        app_reserve_bytes: find("app_reserve_bytes").map(|member| reader.field(member, Reader::reserve)),
     })
 }
 
@@ -356,6 +368,14 @@ impl Reader<'_> {
         let error = Diagnostic::error(codes::BAD_SIZE, node.span, message).label("expected a positive whole number");
         self.diagnostics.push(error.help(help));
         None
+    }
+
+    /// As [`Self::bytes`], but 0 is a reserve too.
+    fn reserve(&mut self, node: &Node) -> Option<u64> {
+        if matches!(&node.kind, Kind::Number(number) if number.parse() == Ok(0u64)) {
+            return Some(0);
+        }
+        self.bytes(node)
     }
 
     fn model_lib(&mut self, node: &Node) -> Option<String> {

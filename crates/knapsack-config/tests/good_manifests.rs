@@ -3,7 +3,7 @@
 mod common;
 
 use common::Folder;
-use knapsack_config::{Device, LocalKind, Manifest, ModelSource, OverrideKey, Severity};
+use knapsack_config::{AppMemory, Device, LocalKind, Manifest, ModelSource, OverrideKey, Severity};
 
 fn read(manifest: &str, files: &[(&str, &str)]) -> (Folder, Manifest, String) {
     let folder = Folder::new();
@@ -60,6 +60,8 @@ const FULL: &str = r#"// everything
     ],
     "model_lib_path_for_prepare_libs": { "llama_q4f16_1": "libs/llama.a" },
     "target_devices": ["iphone-15-pro", "iphone-13"],
+    "increased_memory_limit": true,
+    "app_reserve_bytes": 0,
 }
 "#;
 
@@ -131,7 +133,9 @@ fn extending_merges() {
             { "model": "HF://x/c", "model_id": "c" }
         ],
         "model_lib_path_for_prepare_libs": { "one": "../libs/llama.a" },
-        "target_devices": ["iphone-13"]
+        "target_devices": ["iphone-13"],
+        "increased_memory_limit": true,
+        "app_reserve_bytes": 1000
     }"#;
     let child = r#"{
         "extends": "shared/base.json",
@@ -142,7 +146,8 @@ fn extending_merges() {
             { "model_id": "c", "model": null }
         ],
         "model_lib_path_for_prepare_libs": { "one": null },
-        "target_devices": null
+        "target_devices": null,
+        "app_reserve_bytes": null
     }"#;
     let folder = Folder::new();
     folder.write("mlc-package-config.json", child.as_bytes());
@@ -159,6 +164,8 @@ fn extending_merges() {
     assert_eq!(manifest.models[1].model_lib, None);
     assert_eq!(manifest.models[1].estimated_vram_bytes.unwrap().value, 5);
     assert!(manifest.prebuilt.is_empty() && manifest.target_devices.is_empty());
+    assert!(manifest.app_memory.increased_memory_limit);
+    assert_eq!(manifest.app_memory.reserve_bytes, AppMemory::default().reserve_bytes);
     assert_eq!(loaded.report.sources.position(manifest.device.span).to_string(), "2:19");
 }
 

@@ -8,8 +8,10 @@
 //!
 //! Every value that was not given is reported as a [`Notice`].
 
+mod fit;
 mod notice;
 
+pub use fit::{Fixed, fit};
 pub use notice::{Notice, OverBudget, Reason, Size};
 
 use crate::error::CompileError;

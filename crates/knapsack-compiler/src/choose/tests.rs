@@ -129,3 +129,53 @@ fn mlc_chat_s_manifest() {
         }
     }
 }
+
+fn fitted((config, quantization): &(ModelConfig, Quantization), fixed: Fixed, budget: u64) -> Chosen {
+    let own = Own { windows: config.own_windows(), trained: config.trained_positions };
+    fit(&own, &fixed, budget, |windows| config.graph(quantization, windows)).unwrap()
+}
+
+/// The context is as [`choose`] takes it, but the chunk uses what a step of the context leaves: one step more of either does not fit.
+#[test]
+fn fitting_leaves_nothing_over() {
+    let model = llama();
+    let memory = |context, chunk| {
+        let sizes = Overrides {
+            context_window_size: Some(context),
+            prefill_chunk_size: Some(chunk),
+            ..Overrides::default()
+        };
+        chosen(&model, sizes, None).memory.total()
+    };
+    let mut larger_chunks = 0;
+    for budget in (1_900_000_000..2_300_000_000).step_by(25_000_000) {
+        let fits = fitted(&model, Fixed::default(), budget);
+        assert!(fits.over_budget.is_none() && fits.memory.total() <= budget);
+        let Windows { context, chunk, .. } = fits.windows;
+        assert_eq!(context, chosen(&model, Overrides::default(), Some(budget)).windows.context);
+        assert!(memory(context + CONTEXT_STEP, MIN_CHUNK) > budget, "{budget}: {context}");
+        assert!(chunk == context || memory(context, chunk + CHUNK_STEP) > budget, "{budget}: {chunk}");
+        larger_chunks += u32::from(chunk > MIN_CHUNK);
+    }
+    assert!(larger_chunks > 0);
+    let nothing = fitted(&model, Fixed::default(), 1_000_000_000).over_budget.unwrap();
+    assert_eq!((nothing.windows.context, nothing.windows.chunk), (MIN_CONTEXT, MIN_CHUNK));
+}
+
+#[test]
+fn fitting_keeps_to_what_the_model_is() {
+    let roomy = fitted(&llama(), Fixed::default(), u64::MAX).windows;
+    assert_eq!((roomy.context, roomy.sliding), (131_072, None));
+    // Nothing scales the rotary embedding of this one beyond what it was trained for.
+    let (config, quantization) = llama();
+    let own = Own { windows: config.own_windows(), trained: Some(3000) };
+    let bounded = fit(&own, &Fixed::default(), u64::MAX, |windows| config.graph(&quantization, windows)).unwrap();
+    assert_eq!(bounded.windows.context, 3000);
+    // A window that the manifest gives is fitted in place of the context.
+    let mistral = model("Mistral-7B-Instruct-v0.3-q4f16_1");
+    let window = Fixed { sliding_window_size: Some(4096), attention_sink_size: Some(2) };
+    let fits = fitted(&mistral, window, 4_236_534_784).windows;
+    assert!(matches!(fits.sliding, Some(768..4096)), "{fits:?}");
+    assert_eq!(fits.sinks, 2);
+    assert_eq!(fitted(&mistral, window, u64::MAX).windows.sliding, Some(4096));
+}
