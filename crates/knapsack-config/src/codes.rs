@@ -76,6 +76,8 @@ codes! {
     CHOSEN = "chosen";
     /// A plan that needs more memory than the budget allows.
     OVER_BUDGET = "over-budget";
+    /// A buffer larger than the GPU of a target phone can have.
+    BUFFER_TOO_LARGE = "buffer-too-large";
     /// A budget more than twice what the plan needs.
     BUDGET_TOO_LARGE = "budget-too-large";
     /// A context beyond the positions that the model was trained for.

@@ -21,6 +21,7 @@ Examples:
   knapsack init --model HF://mlc-ai/Llama-3.2-1B-Instruct-q4f16_1-MLC
   knapsack check
   knapsack plan
+  knapsack fit --phone iphone-13 --write
   knapsack package -o dist
   knapsack check --message-format json
   knapsack schema > mlc-package-config.schema.json
@@ -39,6 +40,10 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Show what `package` would compile and the memory it takes
     Plan(PlanArgs),
+    /// Show the memory of each model on each phone, and how it grows
+    Memory(MemoryArgs),
+    /// Find the sizes with the largest context that fit a phone
+    Fit(FitArgs),
     /// Turn a manifest into a package: fetch, convert, compile, bundle
     Package(PackageArgs),
     /// Move knapsack.lock to what the hub has now
@@ -117,6 +122,24 @@ pub struct ManifestArgs {
     /// The manifest
     #[arg(short, long, value_name = "FILE", default_value = "mlc-package-config.json", value_hint = ValueHint::FilePath)]
     pub config: PathBuf,
+    /// Profiles of phones, on top of those that come with Knapsack; by default knapsack-devices.json beside the manifest
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub devices: Option<PathBuf>,
+}
+
+/// Which phones, and what the app leaves of their memory to its models.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Phones")]
+pub struct PhoneArgs {
+    /// A phone by the name of its profile; may be given several times; by default the manifest's target_devices
+    #[arg(long, value_name = "NAME")]
+    pub phone: Vec<String>,
+    /// The app has the entitlement com.apple.developer.kernel.increased-memory-limit; by default what the manifest says
+    #[arg(long)]
+    pub increased_memory_limit: bool,
+    /// Memory that the app needs beside its models, such as 300MB; by default the manifest's app_reserve_bytes, or 200 MB
+    #[arg(long, value_name = "BYTES", value_parser = reserve)]
+    pub reserve: Option<u64>,
 }
 
 /// How the lockfile and the network may be used.
@@ -258,6 +281,71 @@ pub struct PlanArgs {
     /// Only warn when a plan needs more memory than its model declares
     #[arg(long)]
     pub allow_over_budget: bool,
+    /// How the lockfile and the network may be used.
+    #[command(flatten)]
+    pub lock: LockArgs,
+}
+
+/// `knapsack memory`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  knapsack memory --phone iphone-13
+  knapsack memory --phone iphone-15-pro --increased-memory-limit --reserve 400MB
+  knapsack memory --list-phones
+  knapsack memory --json")]
+pub struct MemoryArgs {
+    /// The models to show, by model_id; without any: all
+    #[arg(value_name = "MODEL_ID")]
+    pub models: Vec<String>,
+    /// Which manifest.
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+    /// Which phones.
+    #[command(flatten)]
+    pub phones: PhoneArgs,
+    /// List the profiles of phones with the sources of their figures, and stop; needs no manifest
+    #[arg(long, conflicts_with_all = ["models", "phone"])]
+    pub list_phones: bool,
+    /// Result as JSON.
+    #[command(flatten)]
+    pub json: JsonArg,
+    /// How the lockfile and the network may be used.
+    #[command(flatten)]
+    pub lock: LockArgs,
+}
+
+/// `knapsack fit`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  knapsack fit --phone iphone-13
+  knapsack fit --phone iphone-13 --min-context 2048 --write
+  knapsack fit my-model --budget 2.5GB
+
+Exit codes: 0 every model fits, 1 some model does not (then --write writes nothing), 2 wrong input.")]
+pub struct FitArgs {
+    /// The models to fit, by model_id; without any: all
+    #[arg(value_name = "MODEL_ID")]
+    pub models: Vec<String>,
+    /// Which manifest.
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+    /// Which phones.
+    #[command(flatten)]
+    pub phones: PhoneArgs,
+    /// Memory that a model may take, such as 2.5GB: besides phones, or in place of them
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub budget: Option<u64>,
+    /// Smallest context (or sliding window) that is of use
+    #[arg(long, value_name = "N", default_value_t = knapsack_compiler::MIN_CONTEXT, value_parser = clap::value_parser!(u32).range(1..))]
+    pub min_context: u32,
+    /// Put the sizes into the manifest, without disturbing its comments and layout
+    #[arg(long)]
+    pub write: bool,
+    /// Result as JSON.
+    #[command(flatten)]
+    pub json: JsonArg,
     /// How the lockfile and the network may be used.
     #[command(flatten)]
     pub lock: LockArgs,
@@ -565,6 +653,11 @@ fn bytes(text: &str) -> Result<u64, String> {
     if (1.0..1e18).contains(&value) { Ok(value as u64) } else { Err("not a number of bytes".to_owned()) }
 }
 
+/// As [`bytes`], but nothing is a reserve too.
+fn reserve(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { bytes(text) }
+}
+
 fn temperature(text: &str) -> Result<f32, String> {
     number(text).and_then(|value| if value >= 0.0 { Ok(value) } else { Err("must be 0 or more".to_owned()) })
 }
@@ -594,6 +687,8 @@ mod tests {
         verify::<PackageArgs>();
         verify::<CheckArgs>();
         verify::<PlanArgs>();
+        verify::<MemoryArgs>();
+        verify::<FitArgs>();
         verify::<InitArgs>();
         verify::<ConvertArgs>();
         verify::<CompileArgs>();

@@ -8,11 +8,13 @@
 pub mod cli;
 pub mod downloads;
 pub mod exit;
+pub mod files;
 pub mod interrupt;
 pub mod model;
 pub mod open;
 pub mod ops;
 pub mod packaging;
+pub mod phones;
 pub mod report;
 pub mod serve;
 pub mod table;

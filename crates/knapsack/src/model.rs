@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result};
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::library::Target;
-use knapsack_compiler::{ChooseError, Chosen, CompileRequest, Overrides, Own};
+use knapsack_artifact::library::{MemoryPlan, Target};
+use knapsack_compiler::{ChooseError, Chosen, CompileRequest, Fixed, Overrides, Own};
+use knapsack_config::DEFAULT_QUANTIZATION;
 use knapsack_ir::Windows;
 use knapsack_models::{GraphError, ModelConfig};
 use knapsack_tensor::Quantization;
@@ -13,8 +14,6 @@ use std::path::{Path, PathBuf};
 
 /// Largest configuration file that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
-/// The format that a checkpoint is converted to when nothing else is said.
-pub const DEFAULT_QUANTIZATION: &str = "q4f16_1";
 
 /// What a model folder holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,9 +77,44 @@ impl Model {
     /// # Errors
     /// Sizes that do not go together, or a configuration that makes no graph.
     pub fn choose(&self, overrides: &Overrides, budget: Option<u64>) -> Result<Chosen, ChooseError<GraphError>> {
+        knapsack_compiler::choose(&self.own(), overrides, budget, |windows| {
+            self.config.graph(&self.quantization, windows)
+        })
+    }
+
+    /// Finds the sizes with the largest context that fit `budget` bytes.
+    ///
+    /// # Errors
+    /// As [`Model::choose`].
+    pub fn fit(&self, fixed: &Fixed, budget: u64) -> Result<Chosen, ChooseError<GraphError>> {
+        knapsack_compiler::fit(&self.own(), fixed, budget, |windows| self.config.graph(&self.quantization, windows))
+    }
+
+    /// The memory that the model needs with sizes, exactly as it would be compiled.
+    ///
+    /// # Errors
+    /// Sizes that do not go together, or a configuration that makes no graph.
+    pub fn memory(&self, windows: &Windows) -> Result<MemoryPlan> {
+        Ok(knapsack_compiler::plan(&self.config.graph(&self.quantization, windows)?, windows)?)
+    }
+
+    /// Bytes of the largest buffer among them.
+    ///
+    /// # Errors
+    /// As [`Model::memory`].
+    pub fn largest_buffer(&self, windows: &Windows) -> Result<u64> {
+        Ok(knapsack_compiler::largest_buffer(&self.config.graph(&self.quantization, windows)?, windows)?)
+    }
+
+    /// What the configuration says about sizes.
+    pub fn own(&self) -> Own {
         let trained = self.config.trained_positions.filter(|_| !self.config.rope.scaling.extends());
-        let own = Own { windows: self.config.own_windows(), trained };
-        knapsack_compiler::choose(&own, overrides, budget, |windows| self.config.graph(&self.quantization, windows))
+        Own { windows: self.config.own_windows(), trained }
+    }
+
+    /// The same checkpoint, converted to another format; `None` for weights that are in a format already.
+    pub fn with_format(&self, format: &Quantization) -> Option<Self> {
+        (self.kind == FolderKind::Checkpoint).then(|| Model { quantization: *format, ..self.clone() })
     }
 
     /// Compiles the model; `name` is its symbol prefix, made from the content when not given.

@@ -130,6 +130,15 @@ impl Reporter {
         }
     }
 
+    /// An error beside others, after which the program ends with [`crate::exit::AlreadyReported`].
+    pub fn problem(&self, message: impl Display) {
+        if self.is_json() {
+            self.message("diagnostic", &json!({ "severity": "error", "message": message.to_string() }));
+        } else {
+            self.say(&format!("{}: {message}", paint(ERROR, "error")));
+        }
+    }
+
     /// A value that was chosen, or something else worth knowing, that is not about a place in the manifest.
     pub fn notice(&self, message: impl Display) {
         if self.is_json() {

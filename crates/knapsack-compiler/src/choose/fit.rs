@@ -45,8 +45,7 @@ pub fn fit<E: std::error::Error>(
     }
     let memory = search.memory(&chosen)?;
     let notices = notice::notices(own, &overrides, &start, &chosen, Some(budget));
-    let over_budget =
-        (memory.total() > budget).then_some(OverBudget { budget, memory, windows: chosen });
+    let over_budget = (memory.total() > budget).then_some(OverBudget { budget, memory, windows: chosen });
     Ok(Chosen { windows: chosen, memory, notices, over_budget })
 }
 

@@ -140,11 +140,8 @@ fn fitted((config, quantization): &(ModelConfig, Quantization), fixed: Fixed, bu
 fn fitting_leaves_nothing_over() {
     let model = llama();
     let memory = |context, chunk| {
-        let sizes = Overrides {
-            context_window_size: Some(context),
-            prefill_chunk_size: Some(chunk),
-            ..Overrides::default()
-        };
+        let sizes =
+            Overrides { context_window_size: Some(context), prefill_chunk_size: Some(chunk), ..Overrides::default() };
         chosen(&model, sizes, None).memory.total()
     };
     let mut larger_chunks = 0;

@@ -2,14 +2,13 @@
 
 use crate::cli::{CompileArgs, CompileDevice};
 use crate::exit::OrWrongInput;
+use crate::files::write_atomically;
 use crate::model::{Model, compiler_overrides};
 use crate::report::Reporter;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use knapsack_artifact::library::Target;
 use knapsack_bundle::Library;
 use knapsack_bundle::objects::{Abi, AppleSlice, archive, shared_library};
-use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Compiles the model and writes the library: a static archive for Apple devices, a shared library (arm64-v8a) for Android,
@@ -46,15 +45,5 @@ pub fn run(args: &CompileArgs, reporter: &Reporter) -> Result<()> {
     }
     reporter
         .status("Compiled", format_args!("{} to {} ({} bytes)", library.name(), args.output.display(), bytes.len()));
-    Ok(())
-}
-
-/// Writes a file beside its place and renames it.
-fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let shown = || format!("cannot write {}", path.display());
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(shown)?;
-    file.write_all(bytes).with_context(shown)?;
-    file.persist(path).map_err(|error| error.error).with_context(shown)?;
     Ok(())
 }

@@ -9,9 +9,11 @@ pub mod compile;
 pub mod completions;
 pub mod convert;
 pub mod doctor;
+pub mod fit;
 pub mod init;
 pub mod inspect;
 pub mod logits;
+pub mod memory;
 pub mod models;
 pub mod package;
 pub mod perplexity;
@@ -35,6 +37,8 @@ pub fn dispatch(command: &Command, reporter: &Reporter) -> anyhow::Result<()> {
         Command::Compile(args) => compile::run(args, reporter),
         Command::Package(args) => package::run(args, reporter),
         Command::Plan(args) => plan::run(args, reporter),
+        Command::Memory(args) => memory::run(args, reporter),
+        Command::Fit(args) => fit::run(args, reporter),
         Command::Update(args) => update::run(args, reporter),
         Command::Run(args) => run::run(args, reporter),
         Command::Chat(args) => chat::run(args, reporter),

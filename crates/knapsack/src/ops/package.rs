@@ -2,7 +2,7 @@
 
 use crate::cli::{LinkMode, PackageArgs};
 use crate::ops::plan::print_plan;
-use crate::packaging::Workspace;
+use crate::packaging::{self, Workspace};
 use crate::report::Reporter;
 use anyhow::Result;
 use serde_json::json;
@@ -11,7 +11,7 @@ use serde_json::json;
 pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
     let started = std::time::Instant::now();
     let workspace = Workspace::new(reporter, args.lock.offline())?;
-    let mut loaded = workspace.load(&args.manifest.config)?;
+    let mut loaded = packaging::load(&args.manifest, reporter)?;
     let resolved = workspace.resolve(&loaded, &args.lock.locking())?;
     let plan = workspace.plan(&mut loaded, &resolved, args.allow_over_budget)?;
     let compiled = workspace.compile(&mut loaded, &plan)?;

@@ -1,7 +1,7 @@
 //! `knapsack plan`: what `package` would compile, and the memory it takes; nothing is compiled or written.
 
 use crate::cli::PlanArgs;
-use crate::packaging::{Plan, Workspace};
+use crate::packaging::{self, Plan, Workspace};
 use crate::report::Reporter;
 use crate::table::{Align, Table};
 use anyhow::Result;
@@ -10,7 +10,7 @@ use serde_json::json;
 /// Plans every model of a manifest.
 pub fn run(args: &PlanArgs, reporter: &Reporter) -> Result<()> {
     let workspace = Workspace::new(reporter, args.lock.offline())?;
-    let mut loaded = workspace.load(&args.manifest.config)?;
+    let mut loaded = packaging::load(&args.manifest, reporter)?;
     let resolved = workspace.resolve(&loaded, &args.lock.locking())?;
     let plan = workspace.plan(&mut loaded, &resolved, args.allow_over_budget)?;
     if reporter.is_json() {

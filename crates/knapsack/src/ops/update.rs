@@ -2,17 +2,18 @@
 
 use crate::cli::UpdateArgs;
 use crate::exit::wrong_input;
-use crate::packaging::{Locking, Workspace};
+use crate::packaging::{self, Locking, Workspace};
+use crate::phones;
 use crate::report::Reporter;
 use anyhow::Result;
-use knapsack_config::{Loaded, ModelSource, suggest};
+use knapsack_config::{Loaded, ModelSource};
 use knapsack_source::{LockChange, Update};
 use serde_json::json;
 
 /// Asks the hub for the named models, or all; the others stay where they are.
 pub fn run(args: &UpdateArgs, reporter: &Reporter) -> Result<()> {
     let workspace = Workspace::new(reporter, false)?;
-    let loaded = workspace.load(&args.manifest.config)?;
+    let loaded = packaging::load(&args.manifest, reporter)?;
     for id in &args.models {
         check(id, &loaded)?;
     }
@@ -59,14 +60,9 @@ fn change(change: &LockChange) -> serde_json::Value {
 
 /// Whether the manifest has a model of this id that comes from a hub.
 fn check(id: &str, loaded: &Loaded) -> Result<()> {
-    let models = &loaded.manifest.models;
     match loaded.manifest.model(id).map(|model| &model.source.value) {
         Some(ModelSource::Hub(_)) => Ok(()),
         Some(ModelSource::Local(_)) => Err(wrong_input(format!("{id} is a local model, which has nothing to update"))),
-        None => {
-            let ids = models.iter().map(|model| model.model_id.value.as_str());
-            let hint = suggest::nearest(id, ids).map_or(String::new(), |near| format!("; did you mean {near}?"));
-            Err(wrong_input(format!("the manifest has no model {id}{hint}")))
-        }
+        None => Err(phones::unknown_model(id, loaded)),
     }
 }

@@ -1,7 +1,7 @@
 //! The way from a manifest to a package, stage by stage. Each stage takes what the one before it made and hands on one complete
 //! value, so that everything that can be wrong is found before anything that takes long begins:
 //!
-//! 1. [`Workspace::load`]: the manifest, checked as a whole.
+//! 1. [`load`]: the manifest, checked as a whole.
 //! 2. [`Workspace::resolve`]: what each model is, to the byte; the lockfile; configurations on the disk.
 //! 3. [`Workspace::plan`]: window sizes and memory of each model, held against its budget ([`Plan`]).
 //! 4. [`Workspace::compile`]: a library for each plan.
@@ -10,22 +10,23 @@
 //!
 //! `knapsack plan` stops after the third.
 
+mod budget;
 mod build;
+mod manifest;
 mod plan;
 mod prebuilt;
 mod sources;
 
+pub use budget::{Budget, fixed_sizes};
 pub use build::{Compiled, Provided};
-pub use plan::{Plan, PlannedModel};
+pub use manifest::{load, profiles};
+pub use plan::{Plan, PlannedModel, Row};
 pub use sources::Locking;
 
-use crate::exit::{AlreadyReported, WRONG_INPUT};
 use crate::report::Reporter;
 use anyhow::Result;
 use knapsack_bundle::cache::Cache;
-use knapsack_config::{DeviceProfiles, Environment, Loaded};
 use knapsack_source::{ModelSource, Resolution, Settings};
-use std::path::Path;
 
 /// What every stage needs: the cache, the hub's settings, where to report.
 #[derive(Debug)]
@@ -33,7 +34,6 @@ pub struct Workspace<'a> {
     reporter: &'a Reporter,
     cache: Cache,
     settings: Settings,
-    profiles: DeviceProfiles,
 }
 
 /// The models of a manifest, found: what each is, and its configuration on the disk.
@@ -54,22 +54,7 @@ impl<'a> Workspace<'a> {
         let cache = Cache::at(Cache::place(|name| std::env::var_os(name))?);
         let mut settings = Settings::from_env(cache.root())?;
         settings.offline |= offline;
-        Ok(Workspace { reporter, cache, settings, profiles: DeviceProfiles::built_in()? })
-    }
-
-    /// Stage 1: reads and checks the manifest. Everything that is wrong with it has been shown when this fails.
-    ///
-    /// # Errors
-    /// With exit code 2.
-    pub fn load(&self, manifest: &Path) -> Result<Loaded> {
-        let environment = Environment {
-            hf_endpoint: std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty()),
-            devices: self.profiles.clone(),
-        };
-        knapsack_config::load(manifest, &environment).map_err(|report| {
-            self.reporter.diagnostics(&report);
-            AlreadyReported(WRONG_INPUT).into()
-        })
+        Ok(Workspace { reporter, cache, settings })
     }
 }
 

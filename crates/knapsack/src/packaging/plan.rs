@@ -1,14 +1,12 @@
 //! Stage 3: window sizes and memory of each model, held against its budget. Findings point at the manifest.
 
-use super::{Resolved, Workspace};
+use super::{Budget, Resolved, Workspace, fixed_sizes};
 use crate::exit::{AlreadyReported, WRONG_INPUT};
 use crate::model::{Model, compiler_overrides};
 use anyhow::Result;
 use knapsack_artifact::library::MemoryPlan;
-use knapsack_compiler::{
-    ChooseError, Chosen, CompileError, Notice, OverBudget, Overrides, Size, WindowProblem, WindowProblems,
-};
-use knapsack_config::{Diagnostic, Loaded, ModelEntry, OverrideKey, Severity, Span, codes};
+use knapsack_compiler::{ChooseError, Chosen, CompileError, Notice, OverBudget, Size, WindowProblem, WindowProblems};
+use knapsack_config::{Diagnostic, Loaded, Manifest, ModelEntry, OverrideKey, Severity, codes};
 use knapsack_ir::Windows;
 use knapsack_models::GraphError;
 use serde::Serialize;
@@ -90,12 +88,15 @@ impl Workspace<'_> {
     /// With exit code 2, when a model is not supported, its sizes contradict each other, or it does not fit its budget (unless
     /// `allow_over_budget`).
     pub fn plan(&self, loaded: &mut Loaded, resolved: &Resolved, allow_over_budget: bool) -> Result<Plan> {
-        let mut findings = Vec::new();
+        let severity = if allow_over_budget { Severity::Warning } else { Severity::Error };
+        let mut findings: Vec<Diagnostic> = unknown_phones(loaded).collect();
         let mut models = Vec::new();
         for (entry, source) in loaded.manifest.models.iter().zip(&resolved.sources) {
-            let budget = Budget::of(self, loaded, entry, &mut findings);
-            let planned = plan_one(entry, &source.path, &budget, allow_over_budget);
+            let planned = plan_one(entry, &source.path, &budget_of(loaded, entry), severity);
             findings.extend(planned.findings);
+            if let Some(PlannedModel { model, windows, .. }) = &planned.model {
+                findings.extend(too_large_buffers(loaded, entry, model, windows, severity));
+            }
             models.extend(planned.model);
         }
         loaded.report.diagnostics.extend(findings);
@@ -108,36 +109,50 @@ impl Workspace<'_> {
     }
 }
 
-/// How much a model may need, and who says so.
-struct Budget {
-    bytes: Option<u64>,
-    span: Span,
-    of: String,
+/// The smallest of what the entry declares and what the target phones leave.
+fn budget_of(loaded: &Loaded, entry: &ModelEntry) -> Budget {
+    let Manifest { target_devices, app_memory, .. } = &loaded.manifest;
+    target_devices
+        .iter()
+        .fold(Budget::declared(entry), |budget, phone| budget.within(&phone.value, phone.span, app_memory))
 }
 
-impl Budget {
-    /// The smallest of what the entry declares and what the target phones allow.
-    fn of(workspace: &Workspace<'_>, loaded: &Loaded, entry: &ModelEntry, findings: &mut Vec<Diagnostic>) -> Self {
-        let declared = entry.estimated_vram_bytes.as_ref().map(|declared| declared.value);
-        let mut budget =
-            Budget { bytes: declared, span: entry.span_of_budget(), of: "estimated_vram_bytes".to_owned() };
-        for phone in &loaded.manifest.target_devices {
-            let Some(profile) = workspace.profiles.get(&phone.value) else { continue };
-            match profile.limit(false) {
-                Some(limit) if budget.bytes.is_none_or(|bytes| limit.bytes < bytes) => {
-                    let of = format!("what an app may use on {}", profile.title);
-                    budget = Budget { bytes: Some(limit.bytes), span: phone.span, of };
-                }
-                Some(_) => {}
-                None if loaded.manifest.models.first().is_some_and(|first| first.model_id == entry.model_id) => {
-                    let message = format!("nobody has published what an app may use on {}: not checked", profile.title);
-                    findings.push(Diagnostic::warning(codes::OVER_BUDGET, phone.span, message));
-                }
-                None => {}
-            }
-        }
-        budget
+/// Phones of which nobody knows what they leave.
+fn unknown_phones(loaded: &Loaded) -> impl Iterator<Item = Diagnostic> {
+    let Manifest { target_devices, app_memory, .. } = &loaded.manifest;
+    let unknown = target_devices.iter().filter(|phone| phone.value.available(app_memory).is_none());
+    unknown.map(|phone| {
+        let title = &phone.value.title;
+        let message = format!("nobody has published what an app may use on {title}: not checked");
+        Diagnostic::warning(codes::OVER_BUDGET, phone.span, message)
+    })
+}
+
+/// Buffers that the GPU of a target phone does not have.
+fn too_large_buffers(
+    loaded: &Loaded,
+    entry: &ModelEntry,
+    model: &Model,
+    windows: &Windows,
+    severity: Severity,
+) -> Vec<Diagnostic> {
+    let phones = loaded.manifest.target_devices.iter();
+    let limits: Vec<_> = phones.filter_map(|phone| Some((phone, phone.value.max_buffer.as_ref()?))).collect();
+    if limits.is_empty() {
+        return Vec::new();
     }
+    let id = &entry.model_id.value;
+    let Ok(largest) = model.largest_buffer(windows) else { return Vec::new() };
+    let beyond = limits.into_iter().filter(|(_, limit)| largest > limit.bytes);
+    beyond
+        .map(|(phone, limit)| {
+            let message = format!(
+                "{id}: needs a buffer of {largest} bytes, and the largest of {} is {}",
+                phone.value.title, limit.bytes
+            );
+            Diagnostic::new(severity, codes::BUFFER_TOO_LARGE, phone.span, message)
+        })
+        .collect()
 }
 
 struct Outcome {
@@ -145,7 +160,7 @@ struct Outcome {
     findings: Vec<Diagnostic>,
 }
 
-fn plan_one(entry: &ModelEntry, folder: &Path, budget: &Budget, allow_over_budget: bool) -> Outcome {
+fn plan_one(entry: &ModelEntry, folder: &Path, budget: &Budget, severity: Severity) -> Outcome {
     let quantization = entry.quantization.as_ref().map(|format| format.value.name);
     let model = match Model::open(folder, quantization) {
         Ok(model) => model,
@@ -158,7 +173,7 @@ fn plan_one(entry: &ModelEntry, folder: &Path, budget: &Budget, allow_over_budge
     match model.choose(&overrides, budget.bytes) {
         Err(error) => Outcome { model: None, findings: choose_errors(entry, &error) },
         Ok(chosen) => {
-            let findings = findings(entry, &model, &chosen, budget, allow_over_budget);
+            let findings = findings(entry, &model, &chosen, budget, severity);
             let declared = entry.estimated_vram_bytes.as_ref().map(|declared| declared.value);
             let Chosen { windows, memory, .. } = chosen;
             let model_id = entry.model_id.value.clone();
@@ -194,7 +209,13 @@ fn choose_errors(entry: &ModelEntry, error: &ChooseError<GraphError>) -> Vec<Dia
     }
 }
 
-fn findings(entry: &ModelEntry, model: &Model, chosen: &Chosen, budget: &Budget, allow: bool) -> Vec<Diagnostic> {
+fn findings(
+    entry: &ModelEntry,
+    model: &Model,
+    chosen: &Chosen,
+    budget: &Budget,
+    severity: Severity,
+) -> Vec<Diagnostic> {
     let id = &entry.model_id.value;
     let mut list: Vec<Diagnostic> = chosen
         .notices
@@ -211,10 +232,9 @@ fn findings(entry: &ModelEntry, model: &Model, chosen: &Chosen, budget: &Budget,
         })
         .collect();
     if let Some(over) = &chosen.over_budget {
-        let severity = if allow { Severity::Warning } else { Severity::Error };
         let diagnostic = Diagnostic::new(severity, codes::OVER_BUDGET, budget.span, format!("{id}: {over}"))
             .label(format!("this is {}", budget.of))
-            .help(what_fits(model, over))
+            .help(what_fits(entry, model, over))
             .help("`--allow-over-budget` makes this a warning");
         list.push(diagnostic);
     }
@@ -239,8 +259,8 @@ fn key_of(size: Size) -> OverrideKey {
 }
 
 /// The overrides with which the model would fit, or that none would do.
-fn what_fits(model: &Model, over: &OverBudget) -> String {
-    match model.choose(&Overrides::default(), Some(over.budget)) {
+fn what_fits(entry: &ModelEntry, model: &Model, over: &OverBudget) -> String {
+    match model.fit(&fixed_sizes(&entry.overrides, model), over.budget) {
         Ok(Chosen { windows, over_budget: None, .. }) => {
             let window = match windows.sliding {
                 Some(window) => format!("\"sliding_window_size\": {window}"),

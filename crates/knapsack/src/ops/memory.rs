@@ -1,0 +1,276 @@
+//! `knapsack memory`: what each model needs on each phone, and how that grows with its sizes.
+
+use crate::cli::MemoryArgs;
+use crate::packaging::{self, PlannedModel, Workspace, fixed_sizes};
+use crate::phones;
+use crate::report::Reporter;
+use crate::table::{Align, Table, bytes};
+use anyhow::Result;
+use knapsack_artifact::library::MemoryPlan;
+use knapsack_compiler::{MIN_CHUNK, MIN_CONTEXT};
+use knapsack_config::{AppMemory, DeviceProfile, DeviceProfiles, ModelEntry};
+use knapsack_ir::Windows;
+use serde::Serialize;
+use serde_json::json;
+use std::fmt::Write;
+
+/// Shows the memory of each model; whether it fits does not change the exit code.
+pub fn run(args: &MemoryArgs, reporter: &Reporter) -> Result<()> {
+    let profiles = packaging::profiles(&args.manifest)?;
+    let as_json = args.json.json || reporter.is_json();
+    if args.list_phones {
+        return list_phones(&profiles, as_json, reporter);
+    }
+    let mut loaded = packaging::load(&args.manifest, reporter)?;
+    let workspace = Workspace::new(reporter, args.lock.offline())?;
+    let places = phones::models(&args.models, &loaded)?;
+    let app = phones::app_memory(&args.phones, &loaded.manifest.app_memory);
+    let mut phones = phones::chosen(&args.phones, &loaded, &profiles)?;
+    if phones.is_empty() {
+        let platform = loaded.manifest.device.value.platform();
+        phones = profiles.iter().filter(|profile| profile.platform == platform).cloned().collect();
+    }
+    let resolved = workspace.resolve(&loaded, &args.lock.locking())?;
+    // What does not fit is shown, not refused.
+    let plan = workspace.plan(&mut loaded, &resolved, true)?;
+    let shown =
+        places.iter().map(|&place| Shown::of(&plan.models[place], &loaded.manifest.models[place], &phones, &app));
+    let shown = shown.collect::<Result<Vec<_>>>()?;
+    if as_json {
+        let value = json!({ "device": loaded.manifest.device.value, "app": app, "phones": phones, "models": shown });
+        return if reporter.is_json() { reporter.result("memory", &value) } else { reporter.line(value) };
+    }
+    let mut text = String::new();
+    for model in &shown {
+        model.write(&phones, &mut text)?;
+    }
+    writeln!(text, "{}", footnote(&app))?;
+    reporter.stdout(|out| write!(out, "{text}"))
+}
+
+fn footnote(app: &AppMemory) -> String {
+    let with = if app.increased_memory_limit { "with" } else { "without" };
+    format!(
+        "available: what one app may use {with} the increased-memory entitlement, less {} that the app keeps for itself;\n\
+         the sources of these figures: `knapsack memory --list-phones`",
+        bytes(app.reserve_bytes)
+    )
+}
+
+/// A model on one phone.
+#[derive(Debug, Serialize)]
+struct OnPhone {
+    phone: String,
+    /// Bytes for all models together; unknown for most Android phones.
+    available: Option<u64>,
+    /// Unknown where `available` is.
+    fits: Option<bool>,
+    /// `available` less what the model needs.
+    left: Option<i128>,
+    /// Largest context (or sliding window) that would fit; `None` when none does, or nobody knows.
+    largest_context: Option<u32>,
+    /// Whether the GPU can have the largest buffer; unknown where its limit is.
+    largest_buffer_fits: Option<bool>,
+}
+
+/// Memory for other sizes.
+#[derive(Debug, Serialize)]
+struct Growth {
+    /// Context, or sliding window.
+    context: u32,
+    prefill_chunk_size: u32,
+    #[serde(flatten)]
+    memory: MemoryPlan,
+    total: u64,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    row: packaging::Row<'a>,
+    #[serde(skip)]
+    planned: &'a PlannedModel,
+    largest_buffer: u64,
+    on: Vec<OnPhone>,
+    growth: Vec<Growth>,
+}
+
+impl<'a> Shown<'a> {
+    fn of(planned: &'a PlannedModel, entry: &ModelEntry, phones: &[DeviceProfile], app: &AppMemory) -> Result<Self> {
+        let largest_buffer = planned.model.largest_buffer(&planned.windows)?;
+        let mut on = Vec::with_capacity(phones.len());
+        for phone in phones {
+            let available = phone.available(app);
+            let total = planned.memory.total();
+            on.push(OnPhone {
+                phone: phone.name.clone(),
+                available,
+                fits: available.map(|available| total <= available),
+                left: available.map(|available| i128::from(available) - i128::from(total)),
+                largest_context: available
+                    .map(|available| largest_context(planned, entry, available))
+                    .transpose()?
+                    .flatten(),
+                largest_buffer_fits: phone.max_buffer.as_ref().map(|limit| largest_buffer <= limit.bytes),
+            });
+        }
+        Ok(Shown { row: planned.row(), planned, largest_buffer, on, growth: growth(planned)? })
+    }
+
+    fn write(&self, phones: &[DeviceProfile], text: &mut String) -> Result<()> {
+        let PlannedModel { model_id, model, windows, memory, .. } = self.planned;
+        let MemoryPlan { weights, kv_cache, workspace } = memory;
+        writeln!(text, "{model_id} ({}, {})", model.quantization.name, sizes(windows))?;
+        writeln!(
+            text,
+            "  weights {weights} + KV cache {kv_cache} + workspace {workspace} = {} bytes; largest buffer {}\n",
+            memory.total(),
+            bytes(self.largest_buffer)
+        )?;
+        writeln!(text, "{}", self.phones(phones))?;
+        writeln!(text, "{}", self.matrix())?;
+        Ok(())
+    }
+
+    fn phones(&self, phones: &[DeviceProfile]) -> Table {
+        let of = if self.planned.windows.sliding.is_some() { "largest window" } else { "largest context" };
+        let mut table = Table::new(&[
+            ("phone", Align::Left),
+            ("RAM", Align::Right),
+            ("available", Align::Right),
+            ("fits", Align::Left),
+            ("left", Align::Right),
+            (of, Align::Right),
+        ]);
+        for (phone, on) in phones.iter().zip(&self.on) {
+            let buffer = on.largest_buffer_fits == Some(false);
+            let fits = match on.fits {
+                _ if buffer => "no: a buffer is too large",
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "nobody knows",
+            };
+            let unknown = || "-".to_owned();
+            table.row([
+                phone.name.clone(),
+                bytes(phone.ram.bytes),
+                on.available.map_or_else(unknown, bytes),
+                fits.to_owned(),
+                on.left.map_or_else(unknown, signed),
+                on.largest_context.map_or_else(unknown, |context| context.to_string()),
+            ]);
+        }
+        table
+    }
+
+    /// Totals in megabytes, contexts down and chunks across.
+    fn matrix(&self) -> Table {
+        let windows = &self.planned.windows;
+        let mut chunks: Vec<u32> = self.growth.iter().map(|growth| growth.prefill_chunk_size).collect();
+        chunks.sort_unstable();
+        chunks.dedup();
+        let of = if windows.sliding.is_some() { "MB by window" } else { "MB by context" };
+        let columns: Vec<(String, Align)> = [(of.to_owned(), Align::Left)]
+            .into_iter()
+            .chain(chunks.iter().map(|chunk| (format!("chunk {chunk}"), Align::Right)))
+            .collect();
+        let mut table = Table::new(&columns);
+        for row in self.growth.chunk_by(|a, b| a.context == b.context) {
+            let cell = |&chunk: &u32| {
+                let growth = row.iter().find(|growth| growth.prefill_chunk_size == chunk);
+                growth.map_or_else(|| "-".to_owned(), |growth| growth.total.div_ceil(1_000_000).to_string())
+            };
+            let context = row.first().map_or(0, |growth| growth.context).to_string();
+            table.row([context].into_iter().chain(chunks.iter().map(cell)));
+        }
+        table
+    }
+}
+
+fn sizes(windows: &Windows) -> String {
+    match windows.sliding {
+        Some(window) => format!("sliding window {window} + {} sinks, chunk {}", windows.sinks, windows.chunk),
+        None => format!("context {}, chunk {}", windows.context, windows.chunk),
+    }
+}
+
+fn signed(count: i128) -> String {
+    let size = bytes(u64::try_from(count.unsigned_abs()).unwrap_or(u64::MAX));
+    if count < 0 { format!("-{size}") } else { size }
+}
+
+fn largest_context(planned: &PlannedModel, entry: &ModelEntry, available: u64) -> Result<Option<u32>> {
+    let fitted = planned.model.fit(&fixed_sizes(&entry.overrides, &planned.model), available)?;
+    let windows = fitted.windows;
+    Ok(fitted.over_budget.is_none().then(|| windows.sliding.unwrap_or(windows.context)))
+}
+
+/// The plan for contexts and chunks that double, up to the model's own, and for its planned sizes.
+fn growth(planned: &PlannedModel) -> Result<Vec<Growth>> {
+    let own = planned.model.own().windows;
+    let planned_context = planned.windows.sliding.unwrap_or(planned.windows.context);
+    let most = match planned.windows.sliding {
+        Some(_) => own.sliding.unwrap_or(own.context),
+        None => own.context,
+    };
+    let chunks = doubling(MIN_CHUNK, own.chunk, planned.windows.chunk);
+    let mut list = Vec::new();
+    for context in doubling(MIN_CONTEXT, most, planned_context) {
+        for &chunk in chunks.iter().filter(|&&chunk| chunk <= context) {
+            let windows = match planned.windows.sliding {
+                Some(_) => Windows {
+                    sliding: Some(context),
+                    sinks: planned.windows.sinks.min(context - 1),
+                    chunk,
+                    ..planned.windows
+                },
+                None => Windows { context, chunk, ..planned.windows },
+            };
+            let memory = planned.model.memory(&windows)?;
+            list.push(Growth { context, prefill_chunk_size: chunk, memory, total: memory.total() });
+        }
+    }
+    Ok(list)
+}
+
+/// `from`, twice that, and so on up to `to`, with `to` and `also`, in order.
+fn doubling(from: u32, to: u32, also: u32) -> Vec<u32> {
+    let mut list: Vec<u32> = std::iter::successors(Some(from), |size| size.checked_mul(2))
+        .take_while(|&size| size < to)
+        .chain([to, also])
+        .collect();
+    list.sort_unstable();
+    list.dedup();
+    list
+}
+
+/// The profiles with every figure and its source.
+fn list_phones(profiles: &DeviceProfiles, as_json: bool, reporter: &Reporter) -> Result<()> {
+    if as_json {
+        let value = json!({ "devices": profiles.iter().collect::<Vec<_>>() });
+        return if reporter.is_json() { reporter.result("phones", &value) } else { reporter.line(value) };
+    }
+    let mut text = String::new();
+    for profile in profiles.iter() {
+        writeln!(text, "{} ({})", profile.name, profile.title)?;
+        let figures = [
+            ("RAM", Some(&profile.ram)),
+            ("one app", profile.app_limit.as_ref()),
+            ("entitled app", profile.app_limit_entitled.as_ref()),
+            ("largest buffer", profile.max_buffer.as_ref()),
+        ];
+        for (name, figure) in figures {
+            match figure {
+                Some(figure) => writeln!(text, "  {name:<15} {:>8}  {}", bytes(figure.bytes), figure.source)?,
+                None => writeln!(text, "  {name:<15} {:>8}  nobody has published or reported it", "-")?,
+            }
+        }
+        writeln!(text)?;
+    }
+    writeln!(
+        text,
+        "A file {} beside the manifest, or `--devices FILE`, adds profiles or replaces some.",
+        knapsack_config::DEVICES_FILE
+    )?;
+    reporter.stdout(|out| write!(out, "{text}"))
+}
