@@ -41,7 +41,9 @@ fn manifest(args: &InitArgs) -> String {
         if args.device == PackageDevice::Android { "\"android-8gb\"" } else { "\"iphone-15-pro\", \"iphone-13\"" };
     let targets = match args.device {
         PackageDevice::Macabi => String::new(),
-        _ => format!("\n    // Phones that every model must fit.\n    // \"target_devices\": [{phones}],\n    // What the app needs beside its models, in bytes.\n    // \"app_reserve_bytes\": 200000000,"),
+        _ => format!(
+            "\n    // Phones that every model must fit.\n    // \"target_devices\": [{phones}],\n    // What the app needs beside its models, in bytes.\n    // \"app_reserve_bytes\": 200000000,"
+        ),
     };
     format!(
         r#"{{
