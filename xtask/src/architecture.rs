@@ -19,15 +19,9 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
 
 /// Normal and build dependencies between the workspace's crates.
 fn dependencies(root: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--no-deps", "--locked", "--offline"])
-        .current_dir(root)
-        .output()
-        .context("cannot run cargo metadata")?;
-    let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")?;
     let mut graph = BTreeMap::new();
-    for package in metadata["packages"].as_array().context("packages")? {
-        let name = package["name"].as_str().context("name")?.to_owned();
+    for package in metadata(root)?["packages"].as_array().context("packages")? {
+        let name = text(package, "name")?.to_owned();
         let list = package["dependencies"].as_array().context("dependencies")?;
         let used = list
             .iter()
@@ -37,6 +31,21 @@ fn dependencies(root: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
         graph.insert(name, used);
     }
     Ok(graph)
+}
+
+/// What cargo knows of the workspace's own crates.
+pub(crate) fn metadata(root: &Path) -> Result<Value> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--locked", "--offline"])
+        .current_dir(root)
+        .output()
+        .context("cannot run cargo metadata")?;
+    serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")
+}
+
+/// A string of an object.
+pub(crate) fn text<'a>(object: &'a Value, key: &'static str) -> Result<&'a str> {
+    object[key].as_str().context(key)
 }
 
 /// The crate table: rows "| `knapsack-x` | role | a, b |"; "–" is nothing, "all" everything.

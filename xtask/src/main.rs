@@ -1,6 +1,7 @@
 //! Project automation. `cargo xtask ci` is everything that CI checks, in the order in which it fails fastest.
 
 mod architecture;
+mod dependencies;
 mod files;
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +18,7 @@ enum Task {
         #[arg(long)]
         no_test: bool,
     },
-    /// The structure: crate arrows, names in ARCHITECTURE.md, file lengths, machine paths.
+    /// The structure: crate arrows, names in ARCHITECTURE.md, unused dependencies, file lengths, machine paths.
     Check,
 }
 
@@ -44,6 +45,7 @@ fn root() -> PathBuf {
 
 fn check(root: &Path) -> Result<()> {
     let mut problems = architecture::check(root)?;
+    problems.extend(dependencies::check(root)?);
     problems.extend(files::check(root)?);
     if problems.is_empty() {
         println!("structure: as ARCHITECTURE.md says");
@@ -69,7 +71,7 @@ fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Resul
     Ok(())
 }
 
-/// Licences, sources and bans by cargo-deny, where it is installed; CI installs it.
+/// Licences, sources and bans by cargo-deny, where it is installed.
 fn deny(root: &Path) -> Result<()> {
     let installed = Command::new(env!("CARGO")).args(["deny", "--version"]).output().is_ok_and(|o| o.status.success());
     if installed {

@@ -1,6 +1,7 @@
 use crate::config::ModelConfig;
 use crate::error::{ConfigError, UnsupportedFamily};
-use crate::families;
+use crate::families::{self, shared, shared::Standard};
+use crate::fields::Fields;
 use crate::graph::Names;
 use crate::parameter::Parameter;
 use serde_json::{Map, Value};
@@ -61,11 +62,23 @@ pub(crate) trait Architecture: Sync {
     fn model_types(&self) -> &'static [&'static str] {
         &[]
     }
-    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError>;
-    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError>;
-    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter>;
+    /// Reads a `config.json`, or the `model_config` that MLC makes of it.
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError>;
+    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
+        self.read(&Fields::new(config)?)
+    }
+    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
+        shared::read_mlc(chat_config, |fields| self.read(fields))
+    }
+    /// How the names of parameters differ from llama's.
+    fn standard(&self) -> Standard {
+        shared::LLAMA
+    }
+    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
+        shared::standard_parameters(config, &self.standard())
+    }
     fn ignores(&self, config: &ModelConfig, tensor: &str) -> bool {
-        families::shared::ignores(config, tensor)
+        shared::ignores(config, tensor)
     }
     /// What the graph's decoder calls its parameters.
     fn names(&self, config: &ModelConfig) -> Names;

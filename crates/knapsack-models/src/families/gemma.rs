@@ -5,7 +5,7 @@ use crate::config::ModelConfig;
 use crate::error::ConfigError;
 use crate::fields::Fields;
 use crate::graph::{Names, decoder};
-use crate::parameter::{Parameter, Transform};
+use crate::parameter::Transform;
 use crate::registry::{Architecture, Family};
 use knapsack_tensor::Activation;
 use serde_json::{Map, Value};
@@ -64,16 +64,12 @@ impl Architecture for Gemma {
         &["GemmaForCausalLM"]
     }
 
-    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
-        read(Family::Gemma, &Fields::new(config)?)
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+        read(Family::Gemma, fields)
     }
 
-    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
-        shared::read_mlc(chat_config, |fields| read(Family::Gemma, fields))
-    }
-
-    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
-        shared::standard_parameters(config, &STANDARD)
+    fn standard(&self) -> Standard {
+        STANDARD
     }
 
     fn names(&self, _: &ModelConfig) -> Names {

@@ -6,7 +6,7 @@ use crate::config::ModelConfig;
 use crate::error::ConfigError;
 use crate::fields::Fields;
 use crate::graph::{Names, decoder};
-use crate::parameter::{Parameter, Transform};
+use crate::parameter::Transform;
 use crate::registry::{Architecture, Family};
 use serde_json::{Map, Value};
 
@@ -26,19 +26,6 @@ pub(crate) const GRAPH: Names = Names {
     ..decoder::LLAMA
 };
 
-fn read(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-    let config = gemma::read(Family::Gemma2, fields)?;
-    let window = fields.positions(&["sliding_window"])?;
-    let scalar = fields.positive(&["query_pre_attn_scalar"])?.unwrap_or(256.0);
-    Ok(ModelConfig {
-        attention_scale: scalar.powf(-0.5) as f32,
-        attention_soft_cap: fields.positive_f32(&["attn_logit_softcapping"])?,
-        final_soft_cap: fields.positive_f32(&["final_logit_softcapping"])?,
-        layer_windows: shared::layer_windows(fields, config.layers, window, |layer| layer % 2 == 0)?,
-        ..config
-    })
-}
-
 impl Architecture for Gemma2 {
     fn name(&self) -> &'static str {
         "gemma2"
@@ -48,20 +35,29 @@ impl Architecture for Gemma2 {
         &["Gemma2ForCausalLM"]
     }
 
-    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
-        read(&Fields::new(config)?)
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+        let config = gemma::read(Family::Gemma2, fields)?;
+        let window = fields.positions(&["sliding_window"])?;
+        let scalar = fields.positive(&["query_pre_attn_scalar"])?.unwrap_or(256.0);
+        Ok(ModelConfig {
+            attention_scale: scalar.powf(-0.5) as f32,
+            attention_soft_cap: fields.positive_f32(&["attn_logit_softcapping"])?,
+            final_soft_cap: fields.positive_f32(&["final_logit_softcapping"])?,
+            layer_windows: shared::layer_windows(fields, config.layers, window, |layer| layer % 2 == 0)?,
+            ..config
+        })
     }
 
     fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
-        let mut config = shared::read_mlc(chat_config, read)?;
+        let mut config = shared::read_mlc(chat_config, |fields| self.read(fields))?;
         // MLC sets the context to the window because it lacks the alternation; the trained positions are lost.
         let chat = Fields::new(chat_config)?;
         config.trained_positions = shared::mlc_model(&chat)?.positions(&["max_position_embeddings"])?;
         Ok(config)
     }
 
-    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
-        shared::standard_parameters(config, &STANDARD)
+    fn standard(&self) -> Standard {
+        STANDARD
     }
 
     fn names(&self, _: &ModelConfig) -> Names {

@@ -7,7 +7,7 @@ use crate::config::{ModelConfig, QueryKeyNorm};
 use crate::error::ConfigError;
 use crate::fields::{Fields, missing};
 use crate::graph::{Names, Projections};
-use crate::parameter::{Parameter, Transform};
+use crate::parameter::Transform;
 use crate::registry::{Architecture, Family};
 use crate::rope::{Rope, RopeScaling};
 use serde_json::{Map, Value};
@@ -28,20 +28,6 @@ const GRAPH: Names = Names {
     head: "language_model.lm_head",
     ..super::gemma2::GRAPH
 };
-
-fn read(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-    let mut config = gemma::read(Family::Gemma3Text, fields)?;
-    let window = fields.positions(&["sliding_window", "sliding_window_size"])?;
-    let pattern = fields.count(&["sliding_window_pattern", "_sliding_window_pattern"])?.unwrap_or(6).max(1);
-    let scalar = fields.positive(&["query_pre_attn_scalar"])?.unwrap_or(256.0);
-    config.layer_windows = shared::layer_windows(fields, config.layers, window, |layer| (layer + 1) % pattern != 0)?;
-    config.attention_scale = scalar.powf(-0.5) as f32;
-    config.attention_soft_cap = fields.positive_f32(&["attn_logit_softcapping"])?;
-    config.final_soft_cap = fields.positive_f32(&["final_logit_softcapping"])?;
-    config.query_key_norm = QueryKeyNorm::Shared;
-    (config.rope, config.local_rope) = ropes(fields, config.head_dim)?;
-    Ok(config)
-}
 
 /// The global and the local rotary embedding. Only the global one is ever scaled.
 fn ropes(fields: &Fields<'_>, head_dim: u32) -> Result<(Rope, Option<Rope>), ConfigError> {
@@ -70,15 +56,26 @@ impl Architecture for Gemma3Text {
         &["Gemma3ForCausalLM"]
     }
 
-    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
-        read(&Fields::new(config)?)
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+        let mut config = gemma::read(Family::Gemma3Text, fields)?;
+        let window = fields.positions(&["sliding_window", "sliding_window_size"])?;
+        let pattern = fields.count(&["sliding_window_pattern", "_sliding_window_pattern"])?.unwrap_or(6).max(1);
+        let scalar = fields.positive(&["query_pre_attn_scalar"])?.unwrap_or(256.0);
+        config.layer_windows =
+            shared::layer_windows(fields, config.layers, window, |layer| (layer + 1) % pattern != 0)?;
+        config.attention_scale = scalar.powf(-0.5) as f32;
+        config.attention_soft_cap = fields.positive_f32(&["attn_logit_softcapping"])?;
+        config.final_soft_cap = fields.positive_f32(&["final_logit_softcapping"])?;
+        config.query_key_norm = QueryKeyNorm::Shared;
+        (config.rope, config.local_rope) = ropes(fields, config.head_dim)?;
+        Ok(config)
     }
 
     fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
         let chat = Fields::new(chat_config)?;
         let model = shared::mlc_model(&chat)?;
         let text = model.object("text_config")?.ok_or_else(|| missing(&["model_config.text_config"]))?;
-        let mut config = read(&text.with_rest(&model))?;
+        let mut config = self.read(&text.with_rest(&model))?;
         config.trained_positions = text.positions(&["max_position_embeddings"])?;
         shared::apply_mlc_windows(&mut config, chat_config)?;
         // `sliding_window_size` is that of the local layers here, not one on the whole model.
@@ -91,8 +88,8 @@ impl Architecture for Gemma3Text {
         Ok(config)
     }
 
-    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
-        shared::standard_parameters(config, &STANDARD)
+    fn standard(&self) -> Standard {
+        STANDARD
     }
 
     fn names(&self, _: &ModelConfig) -> Names {

@@ -21,19 +21,6 @@ const DEFAULTS: Defaults = Defaults {
     ..LLAMA_LIKE
 };
 
-fn read(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-    let config = shared::decoder(Family::GptNeox, fields, &DEFAULTS)?;
-    if !fields.flag(&["attention_bias"], true)? {
-        let (key, found) = ("attention_bias".to_owned(), "false".to_owned());
-        return Err(ConfigError::NotSupported { key, found, family: "gpt_neox" });
-    }
-    Ok(ModelConfig {
-        biases: Biases { qkv: true, attention_output: true, mlp: true, head: false },
-        parallel_residual: fields.flag(&["use_parallel_residual"], true)?,
-        ..config
-    })
-}
-
 impl Architecture for GptNeox {
     fn name(&self) -> &'static str {
         "gpt_neox"
@@ -43,12 +30,17 @@ impl Architecture for GptNeox {
         &["GPTNeoXForCausalLM"]
     }
 
-    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
-        read(&Fields::new(config)?)
-    }
-
-    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
-        shared::read_mlc(chat_config, read)
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+        let config = shared::decoder(Family::GptNeox, fields, &DEFAULTS)?;
+        if !fields.flag(&["attention_bias"], true)? {
+            let (key, found) = ("attention_bias".to_owned(), "false".to_owned());
+            return Err(ConfigError::NotSupported { key, found, family: "gpt_neox" });
+        }
+        Ok(ModelConfig {
+            biases: Biases { qkv: true, attention_output: true, mlp: true, head: false },
+            parallel_residual: fields.flag(&["use_parallel_residual"], true)?,
+            ..config
+        })
     }
 
     fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {

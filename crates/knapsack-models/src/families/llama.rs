@@ -5,20 +5,12 @@ use crate::config::{Biases, ModelConfig};
 use crate::error::ConfigError;
 use crate::fields::Fields;
 use crate::graph::{Names, decoder};
-use crate::parameter::Parameter;
 use crate::registry::{Architecture, Family};
 use serde_json::{Map, Value};
 
 pub(crate) struct Llama;
 
 const DEFAULTS: Defaults = LLAMA_LIKE;
-
-fn read(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-    let attention = fields.flag(&["attention_bias"], false)?;
-    let biases =
-        Biases { qkv: attention, attention_output: attention, mlp: fields.flag(&["mlp_bias"], false)?, head: false };
-    Ok(ModelConfig { biases, ..shared::decoder(Family::Llama, fields, &DEFAULTS)? })
-}
 
 impl Architecture for Llama {
     fn name(&self) -> &'static str {
@@ -29,16 +21,15 @@ impl Architecture for Llama {
         &["LlamaForCausalLM"]
     }
 
-    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
-        read(&Fields::new(config)?)
-    }
-
-    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
-        shared::read_mlc(chat_config, read)
-    }
-
-    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
-        shared::standard_parameters(config, &shared::LLAMA)
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+        let attention = fields.flag(&["attention_bias"], false)?;
+        let biases = Biases {
+            qkv: attention,
+            attention_output: attention,
+            mlp: fields.flag(&["mlp_bias"], false)?,
+            head: false,
+        };
+        Ok(ModelConfig { biases, ..shared::decoder(Family::Llama, fields, &DEFAULTS)? })
     }
 
     fn names(&self, _: &ModelConfig) -> Names {

@@ -5,17 +5,10 @@ use crate::config::ModelConfig;
 use crate::error::ConfigError;
 use crate::fields::Fields;
 use crate::graph::{Names, decoder};
-use crate::parameter::Parameter;
 use crate::registry::{Architecture, Family};
 use serde_json::{Map, Value};
 
 pub(crate) struct Mistral;
-
-fn read(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-    // MLC writes -1 for the context of a model with a window.
-    let window = fields.positions(&["sliding_window_size"])?;
-    shared::decoder_with_context(Family::Mistral, fields, &LLAMA_LIKE, window)
-}
 
 impl Architecture for Mistral {
     fn name(&self) -> &'static str {
@@ -26,23 +19,21 @@ impl Architecture for Mistral {
         &["MistralForCausalLM"]
     }
 
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+        // MLC writes -1 for the context of a model with a window.
+        let window = fields.positions(&["sliding_window_size"])?;
+        shared::decoder_with_context(Family::Mistral, fields, &LLAMA_LIKE, window)
+    }
+
     fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
         let fields = Fields::new(config)?;
-        let mut config = read(&fields)?;
+        let mut config = self.read(&fields)?;
         config.sliding_window = fields.positions(&["sliding_window"])?;
         if let Some(window) = config.sliding_window {
             config.context_window = None;
             config.prefill_chunk = config.prefill_chunk.min(window);
         }
         Ok(config)
-    }
-
-    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
-        shared::read_mlc(chat_config, read)
-    }
-
-    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
-        shared::standard_parameters(config, &shared::LLAMA)
     }
 
     fn names(&self, _: &ModelConfig) -> Names {

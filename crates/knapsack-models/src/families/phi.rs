@@ -126,12 +126,8 @@ impl Architecture for Phi {
         &["PhiForCausalLM"]
     }
 
-    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
-        read(Family::Phi, &Fields::new(config)?)
-    }
-
-    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
-        shared::read_mlc(chat_config, |fields| read(Family::Phi, fields))
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+        read(Family::Phi, fields)
     }
 
     fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
@@ -173,12 +169,8 @@ impl Architecture for PhiMsft {
         &[]
     }
 
-    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
-        read(Family::PhiMsft, &Fields::new(config)?)
-    }
-
-    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
-        shared::read_mlc(chat_config, |fields| read(Family::PhiMsft, fields))
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+        read(Family::PhiMsft, fields)
     }
 
     fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {

@@ -11,13 +11,6 @@ use serde_json::{Map, Value};
 
 pub(crate) struct Phi3;
 
-fn read(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-    let config = shared::decoder(Family::Phi3, fields, &LLAMA_LIKE)?;
-    let window = fields.positions(&["sliding_window"])?;
-    let layer_windows = shared::layer_windows(fields, config.layers, window, |_| true)?;
-    Ok(ModelConfig { layer_windows, ..config })
-}
-
 impl Architecture for Phi3 {
     fn name(&self) -> &'static str {
         "phi3"
@@ -27,12 +20,11 @@ impl Architecture for Phi3 {
         &["Phi3ForCausalLM"]
     }
 
-    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
-        read(&Fields::new(config)?)
-    }
-
-    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
-        shared::read_mlc(chat_config, read)
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+        let config = shared::decoder(Family::Phi3, fields, &LLAMA_LIKE)?;
+        let window = fields.positions(&["sliding_window"])?;
+        let layer_windows = shared::layer_windows(fields, config.layers, window, |_| true)?;
+        Ok(ModelConfig { layer_windows, ..config })
     }
 
     fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {

@@ -5,7 +5,6 @@ use crate::config::{Biases, ModelConfig};
 use crate::error::ConfigError;
 use crate::fields::Fields;
 use crate::graph::{Names, Projections, decoder};
-use crate::parameter::Parameter;
 use crate::registry::{Architecture, Family};
 use serde_json::{Map, Value};
 
@@ -26,11 +25,6 @@ pub(crate) fn read(family: Family, fields: &Fields<'_>, defaults: &Defaults) -> 
 /// What the graph reads.
 pub(crate) const GRAPH: Names = Names { projections: Projections::Fused("self_attn.c_attn"), ..decoder::LLAMA };
 
-fn read_qwen2(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-    let biases = Biases { qkv: true, ..Biases::default() };
-    Ok(ModelConfig { biases, ..read(Family::Qwen2, fields, &LLAMA_LIKE)? })
-}
-
 impl Architecture for Qwen2 {
     fn name(&self) -> &'static str {
         "qwen2"
@@ -40,16 +34,13 @@ impl Architecture for Qwen2 {
         &["Qwen2ForCausalLM"]
     }
 
-    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
-        read_qwen2(&Fields::new(config)?)
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+        let biases = Biases { qkv: true, ..Biases::default() };
+        Ok(ModelConfig { biases, ..read(Family::Qwen2, fields, &LLAMA_LIKE)? })
     }
 
-    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
-        shared::read_mlc(chat_config, read_qwen2)
-    }
-
-    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
-        shared::standard_parameters(config, &STANDARD)
+    fn standard(&self) -> Standard {
+        STANDARD
     }
 
     fn names(&self, _: &ModelConfig) -> Names {

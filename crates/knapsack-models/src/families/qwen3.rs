@@ -1,27 +1,17 @@
 //! Qwen 3: normalized q and k heads, an explicit head size, no biases.
 
 use super::qwen2;
-use super::shared::{self, Defaults, LLAMA_LIKE, MlcConfig};
+use super::shared::{Defaults, LLAMA_LIKE, MlcConfig, Standard};
 use crate::config::{Biases, ModelConfig, QueryKeyNorm};
 use crate::error::ConfigError;
 use crate::fields::Fields;
 use crate::graph::Names;
-use crate::parameter::Parameter;
 use crate::registry::{Architecture, Family};
 use serde_json::{Map, Value};
 
 pub(crate) struct Qwen3;
 
 const DEFAULTS: Defaults = Defaults { prefill_chunk: 2048, ..LLAMA_LIKE };
-
-fn read(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-    let bias = fields.flag(&["attention_bias"], false)?;
-    Ok(ModelConfig {
-        biases: Biases { qkv: bias, attention_output: bias, ..Biases::default() },
-        query_key_norm: QueryKeyNorm::Shared,
-        ..qwen2::read(Family::Qwen3, fields, &DEFAULTS)?
-    })
-}
 
 impl Architecture for Qwen3 {
     fn name(&self) -> &'static str {
@@ -32,16 +22,17 @@ impl Architecture for Qwen3 {
         &["Qwen3ForCausalLM"]
     }
 
-    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
-        read(&Fields::new(config)?)
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+        let bias = fields.flag(&["attention_bias"], false)?;
+        Ok(ModelConfig {
+            biases: Biases { qkv: bias, attention_output: bias, ..Biases::default() },
+            query_key_norm: QueryKeyNorm::Shared,
+            ..qwen2::read(Family::Qwen3, fields, &DEFAULTS)?
+        })
     }
 
-    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
-        shared::read_mlc(chat_config, read)
-    }
-
-    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
-        shared::standard_parameters(config, &qwen2::STANDARD)
+    fn standard(&self) -> Standard {
+        qwen2::STANDARD
     }
 
     fn names(&self, _: &ModelConfig) -> Names {

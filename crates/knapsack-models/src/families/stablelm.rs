@@ -17,17 +17,6 @@ const DEFAULTS: Defaults = Defaults { norm: NormKind::Layer, norm_epsilon: 1e-5,
 /// With a parallel residual, attention and feed-forward network share the norm.
 const PARALLEL: Standard = Standard { norms: &["input_layernorm"], ..shared::LLAMA };
 
-fn read(fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-    let config = shared::decoder(Family::StableLm, fields, &DEFAULTS)?;
-    let per_head = fields.flag(&["qk_layernorm"], false)?;
-    Ok(ModelConfig {
-        biases: Biases { qkv: fields.flag(&["use_qkv_bias"], false)?, ..Biases::default() },
-        parallel_residual: fields.flag(&["use_parallel_residual"], false)?,
-        query_key_norm: if per_head { QueryKeyNorm::PerHead } else { QueryKeyNorm::None },
-        ..config
-    })
-}
-
 impl Architecture for StableLm {
     fn name(&self) -> &'static str {
         "stablelm"
@@ -41,12 +30,15 @@ impl Architecture for StableLm {
         &["stablelm_epoch"]
     }
 
-    fn read_hf(&self, config: &Value) -> Result<ModelConfig, ConfigError> {
-        read(&Fields::new(config)?)
-    }
-
-    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
-        shared::read_mlc(chat_config, read)
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+        let config = shared::decoder(Family::StableLm, fields, &DEFAULTS)?;
+        let per_head = fields.flag(&["qk_layernorm"], false)?;
+        Ok(ModelConfig {
+            biases: Biases { qkv: fields.flag(&["use_qkv_bias"], false)?, ..Biases::default() },
+            parallel_residual: fields.flag(&["use_parallel_residual"], false)?,
+            query_key_norm: if per_head { QueryKeyNorm::PerHead } else { QueryKeyNorm::None },
+            ..config
+        })
     }
 
     fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
