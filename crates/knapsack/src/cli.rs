@@ -213,13 +213,13 @@ pub struct JsonArg {
 #[command(next_help_heading = "Generation")]
 pub struct SamplingArgs {
     /// 0 always takes the likeliest token; by default 0 for `run`, the model's own for `chat`
-    #[arg(long, value_name = "T", value_parser = temperature)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = temperature)]
     pub temperature: Option<f32>,
     /// Choose among the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P", value_parser = probability)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = probability)]
     pub top_p: Option<f32>,
     /// Make tokens that were there already less likely (above 1)
-    #[arg(long, value_name = "X", value_parser = positive)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = positive)]
     pub repetition_penalty: Option<f32>,
     /// Seed of the random numbers, for answers that can be repeated
     #[arg(long, value_name = "N")]

@@ -1,67 +1,11 @@
 //! `init`, `check`, `schema`, `doctor` and `completions` through the real program, in a folder and an environment of their own.
 
-use serde_json::Value;
+mod sandbox;
+
+use sandbox::{Sandbox, json_lines};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-
-struct Outcome {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-struct Sandbox(tempfile::TempDir);
-
-impl Sandbox {
-    fn new() -> Self {
-        Sandbox(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let path = self.path(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_knapsack"));
-        command.args(args).current_dir(self.0.path()).env_clear().env("HOME", self.0.path()).stdin(Stdio::null());
-        for kept in ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SystemRoot", "LLVM_PROFILE_FILE"] {
-            if let Some(value) = std::env::var_os(kept) {
-                command.env(kept, value);
-            }
-        }
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Outcome {
-        let output = self.command(args).output().unwrap();
-        Outcome {
-            code: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-
-    /// Names in the folder.
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(self.0.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-}
-
-fn json_lines(text: &str) -> Vec<Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
-}
+use std::process::Stdio;
 
 const WRONG: &str = "{\n    // two mistakes\n    \"device\": \"ios\",\n    \"model_list\": [\n        { \"model\": \"HF://a/b\", \"model_id\": \"../b\" }\n    ]\n}\n";
 const RIGHT: &str = "{ \"device\": \"iphone\", \"model_list\": [{ \"model\": \"HF://a/b\", \"model_id\": \"b\" }] }\n";

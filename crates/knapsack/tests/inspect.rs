@@ -136,7 +136,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
     );
     assert_eq!(value["libraries"][0]["places"].as_array().unwrap().len(), 2);
     let shown = text(&inspect(&[dist.to_str().unwrap()]).stdout);
-    assert!(shown.contains("Package of 1 models and 1 libraries") && shown.contains("bundled"), "{shown}");
+    assert!(shown.contains("Package of 1 model and 1 library") && shown.contains("bundled"), "{shown}");
     std::fs::remove_file(dist.join("bundle/tiny/params_shard_0.bin")).unwrap();
     assert_eq!(inspect_json(&[dist.to_str().unwrap()])["models"][0]["files_found"], false);
 }

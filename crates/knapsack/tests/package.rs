@@ -1,43 +1,22 @@
 //! `package`, `plan` and `compile` through the real binary: what is written, what is kept, what is refused.
 
+mod sandbox;
+
 use knapsack_testkit::{catalogue, fixture, mlc_fixture, tiny_assistant};
+use sandbox::{Sandbox, json_lines};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
-/// A folder with a manifest, a cache and an output of its own.
-struct Sandbox(tempfile::TempDir);
+fn write_manifest(sandbox: &Sandbox, manifest: &Value) {
+    sandbox.write("mlc-package-config.json", &manifest.to_string());
+}
 
-impl Sandbox {
-    fn new() -> Self {
-        Sandbox(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn manifest(&self, manifest: &Value) {
-        fs::write(self.path("mlc-package-config.json"), manifest.to_string()).unwrap();
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_knapsack"));
-        command.args(args).current_dir(self.0.path()).env("KNAPSACK_CACHE", self.path("cache"));
-        command.env("HF_HUB_OFFLINE", "1").env("NO_COLOR", "1").stdin(Stdio::null()).output().unwrap()
-    }
-
-    /// Runs `package` and gives its exit code and messages.
-    fn package(&self, extra: &[&str]) -> (i32, Vec<Value>) {
-        let mut args = vec!["package", "-v", "--message-format", "json"];
-        args.extend(extra);
-        let output = self.run(&args);
-        let lines = String::from_utf8(output.stdout).unwrap();
-        let messages = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        (output.status.code().unwrap(), messages)
-    }
+/// Runs `package` and gives its exit code and messages.
+fn package(sandbox: &Sandbox, extra: &[&str]) -> (i32, Vec<Value>) {
+    let outcome = sandbox.run(&[&["package", "-v", "--message-format", "json"], extra].concat());
+    (outcome.code, json_lines(&outcome.stdout))
 }
 
 fn packaged(messages: &[Value]) -> &Value {
@@ -92,8 +71,8 @@ fn six() -> Value {
 fn an_unchanged_manifest_does_nothing_and_a_changed_override_compiles_one_library() {
     let sandbox = Sandbox::new();
     let mut manifest = six();
-    sandbox.manifest(&manifest);
-    let (code, messages) = sandbox.package(&[]);
+    write_manifest(&sandbox, &manifest);
+    let (code, messages) = package(&sandbox, &[]);
     assert_eq!(code, 0, "{messages:#?}");
     assert_eq!(steps(&messages, "Compiling").len(), 6);
     let app = fs::read(sandbox.path("dist/bundle/mlc-app-config.json")).unwrap();
@@ -101,15 +80,15 @@ fn an_unchanged_manifest_does_nothing_and_a_changed_override_compiles_one_librar
     let ids: Vec<_> = app["model_list"].as_array().unwrap().iter().map(|model| model["model_id"].clone()).collect();
     assert_eq!(ids, ["model-0", "model-1", "model-2", "model-3", "model-4", "model-5"]);
 
-    let (code, messages) = sandbox.package(&[]);
+    let (code, messages) = package(&sandbox, &[]);
     assert_eq!(code, 0);
     assert_eq!(steps(&messages, "Compiling"), [""; 0]);
     assert_eq!(packaged(&messages)["written"], json!([]));
     assert_eq!(steps(&messages, "Fresh").len(), 6);
 
     manifest["model_list"][2]["overrides"] = json!({ "prefill_chunk_size": 16 });
-    sandbox.manifest(&manifest);
-    let (code, messages) = sandbox.package(&[]);
+    write_manifest(&sandbox, &manifest);
+    let (code, messages) = package(&sandbox, &[]);
     assert_eq!(code, 0);
     assert_eq!(steps(&messages, "Compiling").len(), 1);
     assert_eq!(steps(&messages, "Compiled"), ["model-2: prefill_chunk_size changed from 512 to 16"]);
@@ -135,7 +114,7 @@ fn packages_are_the_same_wherever_they_are_made() {
         fs::write(folder.join("mlc-package-config.json"), manifest.to_string()).unwrap();
         let config = format!("{name}/mlc-package-config.json");
         let output = sandbox.run(&["package", "-c", &config, "-o", &format!("{name}/dist")]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.code == 0, "{}", output.stderr);
         contents(&folder.join("dist"))
     });
     assert_eq!(packages[0].keys().collect::<Vec<_>>(), packages[1].keys().collect::<Vec<_>>());
@@ -149,11 +128,11 @@ fn packages_are_the_same_wherever_they_are_made() {
 fn what_the_manifest_no_longer_names_goes_and_foreign_files_stay() {
     let sandbox = Sandbox::new();
     let models = [entry(&mlc_fixture("llama", "q4f16_1"), "first"), entry(&mlc_fixture("qwen3", "q4f16_1"), "second")];
-    sandbox.manifest(&json!({ "device": "iphone", "model_list": models }));
-    assert_eq!(sandbox.package(&[]).0, 0);
+    write_manifest(&sandbox, &json!({ "device": "iphone", "model_list": models }));
+    assert_eq!(package(&sandbox, &[]).0, 0);
     fs::write(sandbox.path("dist/notes.txt"), "mine").unwrap();
-    sandbox.manifest(&json!({ "device": "iphone", "model_list": models[..1] }));
-    let (code, messages) = sandbox.package(&[]);
+    write_manifest(&sandbox, &json!({ "device": "iphone", "model_list": models[..1] }));
+    let (code, messages) = package(&sandbox, &[]);
     assert_eq!(code, 0);
     assert!(packaged(&messages)["removed"].to_string().contains("second/params_shard_0.bin"));
     assert!(!sandbox.path("dist/bundle/second").exists());
@@ -162,8 +141,8 @@ fn what_the_manifest_no_longer_names_goes_and_foreign_files_stay() {
     fs::create_dir(sandbox.path("photos")).unwrap();
     fs::write(sandbox.path("photos/cat.jpg"), "meow").unwrap();
     let output = sandbox.run(&["package", "-o", "photos"]);
-    assert_ne!(output.status.code(), Some(0));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("cat.jpg"));
+    assert_ne!(output.code, 0);
+    assert!(output.stderr.contains("cat.jpg"));
     assert_eq!(contents(&sandbox.path("photos")).len(), 1);
 }
 
@@ -173,8 +152,8 @@ fn a_budget_that_is_too_small_is_refused_before_anything_is_written() {
     let mut entry = entry(&fixture("llama"), "llama");
     entry["estimated_vram_bytes"] = json!(100_000);
     entry["overrides"] = json!({ "context_window_size": 512, "prefill_chunk_size": 128 });
-    sandbox.manifest(&json!({ "device": "iphone", "model_list": [entry] }));
-    let (code, messages) = sandbox.package(&[]);
+    write_manifest(&sandbox, &json!({ "device": "iphone", "model_list": [entry] }));
+    let (code, messages) = package(&sandbox, &[]);
     assert_eq!(code, 2);
     let found = errors(&messages);
     assert_eq!(found.len(), 1, "{messages:#?}");
@@ -183,7 +162,7 @@ fn a_budget_that_is_too_small_is_refused_before_anything_is_written() {
     assert!(!sandbox.path("dist").exists());
     assert!(!sandbox.path("cache/converted-v1").exists(), "converted before the budget was checked");
 
-    let (code, messages) = sandbox.package(&["--allow-over-budget"]);
+    let (code, messages) = package(&sandbox, &["--allow-over-budget"]);
     assert_eq!(code, 0, "{messages:#?}");
     assert!(messages.iter().any(|message| message["severity"] == "warning" && message["code"] == "over-budget"));
 }
@@ -193,14 +172,14 @@ fn one_prefix_for_two_libraries_is_refused_with_the_difference() {
     let sandbox = Sandbox::new();
     let mut entries = [entry(&mlc_fixture("llama", "q4f16_1"), "a"), entry(&mlc_fixture("llama", "q4f16_1"), "b")];
     entries.iter_mut().for_each(|entry| entry["model_lib"] = json!("llama"));
-    sandbox.manifest(&json!({ "device": "iphone", "model_list": entries }));
-    assert_eq!(sandbox.package(&[]).0, 0, "the same library may be shared");
+    write_manifest(&sandbox, &json!({ "device": "iphone", "model_list": entries }));
+    assert_eq!(package(&sandbox, &[]).0, 0, "the same library may be shared");
 
     entries[1]["overrides"] = json!({ "context_window_size": 256 });
-    sandbox.manifest(&json!({ "device": "iphone", "model_list": entries }));
+    write_manifest(&sandbox, &json!({ "device": "iphone", "model_list": entries }));
     let output = sandbox.run(&["package"]);
-    assert_eq!(output.status.code(), Some(2));
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.code, 2);
+    let text = output.stderr;
     assert!(text.contains("they differ in context_window_size: 512 and 256"), "{text}");
 }
 
@@ -209,20 +188,20 @@ fn a_prebuilt_library_is_used_when_it_matches_and_refused_when_not() {
     let sandbox = Sandbox::new();
     let mut model = entry(&mlc_fixture("llama", "q4f16_1"), "llama");
     model["model_lib"] = json!("mine");
-    sandbox.manifest(&json!({ "device": "android", "model_list": [model] }));
-    assert_eq!(sandbox.package(&["-o", "before"]).0, 0);
+    write_manifest(&sandbox, &json!({ "device": "android", "model_list": [model] }));
+    assert_eq!(package(&sandbox, &["-o", "before"]).0, 0);
     let made = "before/lib/arm64-v8a/libmodel_android.so";
 
     let manifest = |device: &str| json!({ "device": device, "model_list": [model], "model_lib_path_for_prepare_libs": { "mine": made } });
-    sandbox.manifest(&manifest("android"));
-    let (code, messages) = sandbox.package(&[]);
+    write_manifest(&sandbox, &manifest("android"));
+    let (code, messages) = package(&sandbox, &[]);
     assert_eq!(code, 0, "{messages:#?}");
     assert_eq!(steps(&messages, "Prebuilt").len(), 1);
     let again = made.replace("before", "dist");
     assert_eq!(fs::read(sandbox.path(made)).unwrap(), fs::read(sandbox.path(&again)).unwrap());
 
-    sandbox.manifest(&manifest("iphone"));
-    let (code, messages) = sandbox.package(&["-o", "other"]);
+    write_manifest(&sandbox, &manifest("iphone"));
+    let (code, messages) = package(&sandbox, &["-o", "other"]);
     assert_eq!(code, 2);
     assert!(errors(&messages)[0].1.contains("compiled for OpenCl, not Metal"), "{messages:#?}");
 }
@@ -230,10 +209,10 @@ fn a_prebuilt_library_is_used_when_it_matches_and_refused_when_not() {
 #[test]
 fn a_plan_is_exact_and_writes_nothing() {
     let sandbox = Sandbox::new();
-    sandbox.manifest(&json!({ "device": "iphone", "model_list": [entry(&tiny_assistant(), "tiny")] }));
+    write_manifest(&sandbox, &json!({ "device": "iphone", "model_list": [entry(&tiny_assistant(), "tiny")] }));
     let output = sandbox.run(&["plan", "--message-format", "json"]);
-    assert!(output.status.success());
-    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.code == 0);
+    let text = output.stdout;
     let plan: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     let bytes = |part: &str| plan["models"][0][part].as_u64().unwrap();
     // 4 layers, keys and values, 2 heads of 64, 512 positions, 2 bytes.
@@ -250,8 +229,8 @@ fn compiling_needs_the_configuration_only() {
         let sizes = "context_window_size=2048,prefill_chunk_size=128";
         let args = ["compile", model.to_str().unwrap(), "--device", device, "--overrides", sizes];
         let output = sandbox.run(&[&args[..], &["-o", device, "--message-format", "json"]].concat());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.code == 0, "{}", output.stderr);
+        let text = output.stdout;
         let compiled: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
         assert_eq!(compiled["memory"]["weights"], 1_807_423_488u64);
         assert_eq!(compiled["memory"]["kv_cache"], 114_688 * 2048);

@@ -1,5 +1,7 @@
 //! A folder, a cache and an environment of its own for the real program.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -57,11 +59,35 @@ impl Sandbox {
         );
     }
 
-    pub(crate) fn run(&self, args: &[&str]) -> Outcome {
+    /// The program, with nothing of the caller's environment but what it needs to start.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_knapsack"));
-        command.args(args).current_dir(self.0.path()).env("KNAPSACK_CACHE", self.path("cache"));
-        let output = command.env("HF_HUB_OFFLINE", "1").env("NO_COLOR", "1").stdin(Stdio::null()).output().unwrap();
+        command.args(args).current_dir(self.0.path()).env_clear().stdin(Stdio::null());
+        for kept in ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SystemRoot", "LLVM_PROFILE_FILE"] {
+            if let Some(value) = std::env::var_os(kept) {
+                command.env(kept, value);
+            }
+        }
+        command.env("HOME", self.0.path()).env("KNAPSACK_CACHE", self.path("cache"));
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Outcome {
+        let output = self.command(args).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Outcome { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
+
+    /// Names in the folder.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let names = fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
+}
+
+/// Every line of a program's JSON messages.
+pub(crate) fn json_lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }

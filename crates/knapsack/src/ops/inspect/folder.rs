@@ -52,7 +52,9 @@ pub(super) fn package(path: &Path, config: &Path, show: Show, reporter: &Reporte
         ]);
     }
     let (models, count) = (app.model_list.len(), libraries.len());
-    reporter.stdout(|out| write!(out, "Package of {models} models and {count} libraries\n{table}\n"))?;
+    let models = format!("{models} model{}", if models == 1 { "" } else { "s" });
+    let count = format!("{count} {}", if count == 1 { "library" } else { "libraries" });
+    reporter.stdout(|out| write!(out, "Package of {models} and {count}\n{table}\n"))?;
     library::show(&libraries, show, reporter)
 }
 
