@@ -45,6 +45,19 @@ pub enum DeviceError {
         /// How much.
         bytes: u64,
     },
+    /// A part of the plan is larger than any buffer of the device. Parts are not spread over several buffers: kernels address a
+    /// tensor as one.
+    #[error("the {what} is {bytes} bytes, but the largest buffer of device {device} is {largest}")]
+    BufferTooLarge {
+        /// Its name.
+        device: &'static str,
+        /// Which part of the plan, or which parameter.
+        what: String,
+        /// How much.
+        bytes: u64,
+        /// What the device can do.
+        largest: u64,
+    },
     /// The caller asked for something outside the plan.
     #[error("invalid call: {0}")]
     InvalidCall(String),

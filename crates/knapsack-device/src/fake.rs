@@ -1,109 +1,103 @@
-//! A device that only counts: for tests of scheduling and memory without weights, arithmetic or a GPU. Its logits are a
-//! deterministic function of the tokens so far, and its loads and calls succeed, wait or fail as they are told.
+//! `fake`: a device for tests of what surrounds devices. It executes as the reference device does, with memory of a given
+//! size, counts what is allocated and launched, and refuses an allocation or a launch when it is told to.
 
-use crate::call::{check_forward, check_logits};
-use crate::memory::{Account, Charge, Part};
+use crate::call::Call;
+use crate::host::{Executor, HostMemory, HostModel};
+use crate::memory::{Account, Limit, Part};
+use crate::reference::ReferenceExecutor;
 use crate::{Device, DeviceError, LoadedModel};
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::library::MemoryPlan;
-use std::collections::VecDeque;
+use knapsack_artifact::plan::Op;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-/// What a load or a call does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FakeOutcome {
-    /// Succeeds.
-    Succeed,
-    /// Succeeds after a while.
-    SucceedAfter(Duration),
-    /// Fails.
-    Fail,
-    /// Fails after a while.
-    FailAfter(Duration),
-}
-
-#[derive(Debug, Default)]
-struct State {
-    loads: Mutex<VecDeque<FakeOutcome>>,
-    calls: Mutex<VecDeque<FakeOutcome>>,
-    /// Bytes of all models, and the most there ever were.
-    allocated: AtomicU64,
-    peak: AtomicU64,
-    models: AtomicU64,
-}
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// The fake device. Clones share everything.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct FakeDevice {
-    state: Arc<State>,
+    counters: Arc<Counters>,
 }
 
-fn lock(queue: &Mutex<VecDeque<FakeOutcome>>) -> MutexGuard<'_, VecDeque<FakeOutcome>> {
-    queue.lock().unwrap_or_else(PoisonError::into_inner)
+#[derive(Debug)]
+struct Counters {
+    /// Bytes of the device's memory.
+    memory: AtomicU64,
+    /// Bytes that are allocated, the most there ever were, and how many allocations were asked for.
+    allocated: AtomicU64,
+    peak: AtomicU64,
+    allocations: AtomicU64,
+    launches: AtomicU64,
+    /// How many allocations and launches from now on it is that are refused; 0: none.
+    refused_allocation: AtomicU64,
+    refused_launch: AtomicU64,
 }
 
-/// Takes the next outcome, waits as it says, and says whether to fail; without one, success.
-fn next(queue: &Mutex<VecDeque<FakeOutcome>>) -> bool {
-    // The lock is not held while waiting.
-    let outcome = lock(queue).pop_front().unwrap_or(FakeOutcome::Succeed);
-    if let FakeOutcome::SucceedAfter(wait) | FakeOutcome::FailAfter(wait) = outcome {
-        std::thread::sleep(wait);
+/// Counts down to the one that is refused.
+fn is_refused(countdown: &AtomicU64) -> bool {
+    countdown.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)) == Ok(1)
+}
+
+impl Limit for Counters {
+    fn take(&self, part: Part, bytes: u64) -> Result<(), DeviceError> {
+        self.allocations.fetch_add(1, SeqCst);
+        let memory = self.memory.load(SeqCst);
+        let grown = |now: u64| now.checked_add(bytes).filter(|&all| all <= memory);
+        if !is_refused(&self.refused_allocation)
+            && let Ok(before) = self.allocated.fetch_update(SeqCst, SeqCst, grown)
+        {
+            self.peak.fetch_max(before + bytes, SeqCst);
+            return Ok(());
+        }
+        Err(DeviceError::OutOfMemory { what: part.name(), bytes })
     }
-    matches!(outcome, FakeOutcome::Fail | FakeOutcome::FailAfter(_))
+
+    fn give_back(&self, bytes: u64) {
+        self.allocated.fetch_sub(bytes, SeqCst);
+    }
 }
 
 impl FakeDevice {
-    /// A device that succeeds at everything.
-    pub fn new() -> Self {
-        Self::default()
+    /// A device with this many bytes of memory.
+    pub fn new(memory: u64) -> Self {
+        let [allocated, peak, allocations, launches, refused_allocation, refused_launch] = Default::default();
+        let memory = AtomicU64::new(memory);
+        let counters = Counters { memory, allocated, peak, allocations, launches, refused_allocation, refused_launch };
+        FakeDevice { counters: Arc::new(counters) }
     }
 
-    /// Appends outcomes of the loads to come, in the order in which they begin.
-    pub fn script_loads(&self, outcomes: impl IntoIterator<Item = FakeOutcome>) {
-        lock(&self.state.loads).extend(outcomes);
+    /// Changes the size of the memory; what is allocated stays.
+    pub fn set_memory(&self, bytes: u64) {
+        self.counters.memory.store(bytes, SeqCst);
     }
 
-    /// Appends outcomes of the forward calls to come, of all models, in the order in which they begin.
-    pub fn script_calls(&self, outcomes: impl IntoIterator<Item = FakeOutcome>) {
-        lock(&self.state.calls).extend(outcomes);
+    /// Refuses the `n`-th allocation from now on (1: the next); 0 refuses none.
+    pub fn refuse_allocation(&self, n: u64) {
+        self.counters.refused_allocation.store(n, SeqCst);
     }
 
-    /// Bytes of all models that are loaded (or being loaded) now.
+    /// Refuses the `n`-th launch from now on (1: the next); 0 refuses none.
+    pub fn refuse_launch(&self, n: u64) {
+        self.counters.refused_launch.store(n, SeqCst);
+    }
+
+    /// Bytes of all models that are loaded or being loaded now.
     pub fn allocated(&self) -> u64 {
-        self.state.allocated.load(Ordering::SeqCst)
+        self.counters.allocated.load(SeqCst)
     }
 
     /// The most bytes that ever were allocated at once.
     pub fn peak(&self) -> u64 {
-        self.state.peak.load(Ordering::SeqCst)
+        self.counters.peak.load(SeqCst)
     }
 
-    /// Models that are loaded now.
-    pub fn models(&self) -> u64 {
-        self.state.models.load(Ordering::SeqCst)
+    /// Allocations so far, refused ones too.
+    pub fn allocations(&self) -> u64 {
+        self.counters.allocations.load(SeqCst)
     }
-}
 
-/// Bytes of one model in the device's totals.
-struct Hold {
-    state: Arc<State>,
-    bytes: u64,
-}
-
-impl Hold {
-    fn new(state: &Arc<State>, bytes: u64) -> Self {
-        let now = state.allocated.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        state.peak.fetch_max(now, Ordering::SeqCst);
-        Hold { state: state.clone(), bytes }
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.state.allocated.fetch_sub(self.bytes, Ordering::SeqCst);
+    /// Launches so far, refused ones too.
+    pub fn launches(&self) -> u64 {
+        self.counters.launches.load(SeqCst)
     }
 }
 
@@ -113,83 +107,26 @@ impl Device for FakeDevice {
     }
 
     fn description(&self) -> String {
-        "counts memory, computes nothing".to_owned()
+        format!("the reference's routines in {} bytes", self.counters.memory.load(SeqCst))
     }
 
-    fn load(&self, library: Arc<ModelLibrary>, _folder: &Path) -> Result<Box<dyn LoadedModel>, DeviceError> {
-        let plan = library.memory;
-        // Memory is held while loading, as on a real device, and given back on failure.
-        let hold = Hold::new(&self.state, plan.total());
-        if next(&self.state.loads) {
-            return Err(DeviceError::OutOfMemory { what: "weights", bytes: plan.weights });
-        }
-        let account = Account::default();
-        let charges = [
-            account.charge(Part::Weights, plan.weights),
-            account.charge(Part::KvCache, plan.kv_cache),
-            account.charge(Part::Workspace, plan.workspace),
-        ];
-        self.state.models.fetch_add(1, Ordering::SeqCst);
-        Ok(Box::new(FakeModel { library, account, tokens: Vec::new(), rows: 0, _charges: charges, hold }))
+    fn load(&self, library: Arc<ModelLibrary>, folder: &Path) -> Result<Box<dyn LoadedModel>, DeviceError> {
+        let memory = HostMemory::load(library, folder, Account::limited(self.counters.clone()), None)?;
+        Ok(Box::new(HostModel::new(memory, FakeExecutor { counters: self.counters.clone() })))
     }
 }
 
-struct FakeModel {
-    library: Arc<ModelLibrary>,
-    account: Account,
-    /// The conversation: what a real device has in its cache.
-    tokens: Vec<u32>,
-    /// Rows of the last call.
-    rows: u32,
-    _charges: [Charge; 3],
-    hold: Hold,
+struct FakeExecutor {
+    counters: Arc<Counters>,
 }
 
-impl Drop for FakeModel {
-    fn drop(&mut self) {
-        self.hold.state.models.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// One step of FNV-1a over a word.
-fn mix(hash: u64, word: u32) -> u64 {
-    word.to_le_bytes().iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-impl LoadedModel for FakeModel {
-    fn library(&self) -> &Arc<ModelLibrary> {
-        &self.library
-    }
-
-    fn memory(&self) -> MemoryPlan {
-        self.account.now()
-    }
-
-    /// Fails, beyond what every device refuses, when positions before `position` were never given.
-    fn forward(&mut self, tokens: &[u32], position: u32) -> Result<(), DeviceError> {
-        let call = check_forward(&self.library, tokens, position)?;
-        if position as usize > self.tokens.len() {
-            let known = self.tokens.len();
-            return Err(DeviceError::InvalidCall(format!("position {position} after only {known} tokens")));
+impl Executor for FakeExecutor {
+    fn launch(&self, memory: &mut HostMemory, op: &Op, call: Call) -> Result<(), DeviceError> {
+        self.counters.launches.fetch_add(1, SeqCst);
+        if is_refused(&self.counters.refused_launch) {
+            let status = "it was told to refuse it".to_owned();
+            return Err(DeviceError::Driver { device: "fake", operation: "run a launch", status });
         }
-        if next(&self.hold.state.calls) {
-            return Err(DeviceError::Unavailable { device: "fake", reason: "the call was told to fail".to_owned() });
-        }
-        self.tokens.truncate(position as usize);
-        self.tokens.extend_from_slice(tokens);
-        self.rows = call.n;
-        Ok(())
-    }
-
-    /// Logits between -4 and 4: a hash of all tokens up to the row, and of the logit's index.
-    fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError> {
-        let call = check_logits(&self.library, self.rows, row, output)?;
-        let end = self.tokens.len() - (self.rows - call.row - 1) as usize;
-        let prefix = self.tokens[..end].iter().fold(0xcbf2_9ce4_8422_2325, |hash, &token| mix(hash, token));
-        for (index, logit) in output.iter_mut().enumerate() {
-            let hash = mix(prefix, index as u32);
-            *logit = ((hash >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 8.0;
-        }
-        Ok(())
+        ReferenceExecutor.launch(memory, op, call)
     }
 }

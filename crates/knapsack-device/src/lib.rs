@@ -13,6 +13,7 @@ mod cpu;
 mod error;
 mod fake;
 pub mod gpu;
+mod host;
 mod memory;
 #[cfg(target_vendor = "apple")]
 pub mod metal;
@@ -23,7 +24,7 @@ mod weights;
 pub use call::{Call, check_forward, check_logits, write_rope_rows};
 pub use cpu::{CpuDevice, Isa};
 pub use error::DeviceError;
-pub use fake::{FakeDevice, FakeOutcome};
+pub use fake::FakeDevice;
 pub use memory::{Account, Charge, Part, Region};
 pub use reference::ReferenceDevice;
 pub use weights::Weights;

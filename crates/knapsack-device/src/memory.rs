@@ -28,17 +28,41 @@ impl Part {
     }
 }
 
+/// Memory that the accounts of several models draw on.
+pub(crate) trait Limit: std::fmt::Debug + Send + Sync {
+    /// Takes bytes for an allocation.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] when they are not there.
+    fn take(&self, part: Part, bytes: u64) -> Result<(), DeviceError>;
+
+    /// Gives back what was taken.
+    fn give_back(&self, bytes: u64);
+}
+
 /// Counts what is allocated at the moment. Every allocation holds a [`Charge`] and gives its bytes back when it is dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
     bytes: Arc<[AtomicU64; 3]>,
+    limit: Option<Arc<dyn Limit>>,
 }
 
 impl Account {
+    /// An account whose every allocation is also taken from `limit`.
+    pub(crate) fn limited(limit: Arc<dyn Limit>) -> Self {
+        Account { limit: Some(limit), ..Account::default() }
+    }
+
     /// Counts `bytes` until the charge is dropped.
-    pub fn charge(&self, part: Part, bytes: u64) -> Charge {
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] where the account is limited.
+    pub fn charge(&self, part: Part, bytes: u64) -> Result<Charge, DeviceError> {
+        if let Some(limit) = &self.limit {
+            limit.take(part, bytes)?;
+        }
         self.bytes[part as usize].fetch_add(bytes, Ordering::Relaxed);
-        Charge { account: self.clone(), part, bytes }
+        Ok(Charge { account: self.clone(), part, bytes })
     }
 
     /// What is allocated now.
@@ -59,6 +83,9 @@ pub struct Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.account.bytes[self.part as usize].fetch_sub(self.bytes, Ordering::Relaxed);
+        if let Some(limit) = &self.account.limit {
+            limit.give_back(self.bytes);
+        }
     }
 }
 
@@ -78,13 +105,14 @@ impl Region {
     pub fn new(account: &Account, part: Part, bytes: u64) -> Result<Self, DeviceError> {
         let refused = || DeviceError::OutOfMemory { what: part.name(), bytes };
         let len = usize::try_from(bytes).map_err(|_| refused())?;
+        let charge = account.charge(part, bytes)?;
         let map = MmapRaw::from(MmapMut::map_anon(len.max(1)).map_err(|_| refused())?);
         #[cfg(target_os = "linux")]
         if len >= 2 << 20 {
             // A hint: without huge pages everything works, with more TLB misses.
             let _ = map.advise(memmap2::Advice::HugePage);
         }
-        Ok(Region { map, len, _charge: account.charge(part, bytes) })
+        Ok(Region { map, len, _charge: charge })
     }
 
     /// Length in bytes.

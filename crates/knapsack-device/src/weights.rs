@@ -59,7 +59,7 @@ impl Weights {
             places.push((shard, record.byte_offset as usize..(record.byte_offset + record.nbytes) as usize));
             bytes += record.nbytes;
         }
-        Ok(Weights { shards, places, _charge: account.charge(Part::Weights, bytes) })
+        Ok(Weights { shards, places, _charge: account.charge(Part::Weights, bytes)? })
     }
 
     /// The bytes of a parameter, little endian, at any alignment.

@@ -9,7 +9,7 @@ use knapsack_artifact::library::Target;
 use knapsack_device::Device;
 use knapsack_device::DeviceError;
 use standin::{Order, Standin, Variant};
-use support::{Calls, error, error_to_reference_device, fixture_error, library, try_all_logits};
+use support::{Calls, Model, error, error_to_reference_device, tokens, try_all_logits};
 
 const METAL: Variant =
     Variant { target: Target::Metal, fp16: true, subgroups: true, subgroup_size: 32, order: Order::Forward };
@@ -21,43 +21,15 @@ fn bound(variant: &Variant) -> f64 {
     if variant.fp16 { 0.02 } else { 0.005 }
 }
 
-fn every_fixture(variant: Variant) {
-    let Some(device) = Standin::new(variant) else { return };
-    eprintln!("{}", device.description());
-    for model in knapsack_testkit::fixtures() {
-        for quantization in model.quantizations {
-            let library = library(model.family, quantization, variant.target, |_| {});
-            let start = std::time::Instant::now();
-            let error = fixture_error(&device, &library, model.family, quantization, Calls::Chunks);
-            eprintln!("{} {quantization}: {:.4} % {:?}", model.family, 100.0 * error, start.elapsed());
-            assert!(error <= bound(&variant), "{} {quantization}: {error}", model.family);
-        }
-    }
-}
-
-#[test]
-fn every_fixture_on_metal_with_half_precision_and_simdgroups() {
-    every_fixture(METAL);
-}
-
-#[test]
-fn every_fixture_on_metal_with_single_precision_and_local_memory() {
-    every_fixture(METAL_PLAIN);
-}
-
-#[test]
-fn every_fixture_on_opencl_with_half_precision_and_subgroups() {
-    every_fixture(OPENCL);
-}
-
 #[test]
 fn chunks_of_all_sizes_in_every_order() {
     for (variant, order) in [(METAL, Order::Shuffled), (METAL_PLAIN, Order::Forward), (OPENCL, Order::Reverse)] {
         let variant = Variant { order, ..variant };
         let Some(device) = Standin::new(variant) else { return };
         for (family, quantization) in [("llama", "q4f16_0"), ("llama", "q3f16_1"), ("gemma2", "q4f16_1")] {
-            let library = library(family, quantization, variant.target, |windows| windows.chunk = 31);
-            let error = fixture_error(&device, &library, family, quantization, Calls::Rising);
+            let model = Model::fixture(family, quantization);
+            let library = model.library(variant.target, |windows| windows.chunk = 31);
+            let error = model.error_on(&device, &library, Calls::Rising);
             assert!(error <= bound(&variant), "{variant:?} {family} {quantization}: {error}");
         }
     }
@@ -66,16 +38,16 @@ fn chunks_of_all_sizes_in_every_order() {
 #[test]
 fn windows_with_sinks_go_round_as_on_the_reference_device() {
     let Some(device) = Standin::new(METAL_PLAIN) else { return };
-    let folder = knapsack_testkit::mlc_fixture("mistral", "q4f16_1");
+    let model = Model::fixture("mistral", "q4f16_1");
     let tokens: Vec<u32> = (0..150).map(|i| i * 37 % 700).collect();
     let of = |target| {
-        library("mistral", "q4f16_1", target, |windows| {
+        model.library(target, |windows| {
             (windows.sliding, windows.sinks, windows.chunk) = (Some(24), 4, 20);
         })
     };
     let libraries = [of(Target::Metal), of(Target::Host)];
     for calls in [Calls::Chunks, Calls::Single] {
-        let error = error_to_reference_device(&device, libraries.each_ref(), &folder, &tokens, calls);
+        let error = error_to_reference_device(&device, libraries.each_ref(), &model.folder, &tokens, calls);
         assert!(error <= bound(&METAL_PLAIN), "{calls:?}: {error}");
     }
 }
@@ -83,18 +55,17 @@ fn windows_with_sinks_go_round_as_on_the_reference_device() {
 /// What the kernels of a library compute with threads in one order: the error, in chunks or one token at a time.
 fn outcome(compiled: &ModelLibrary, order: Order, calls: Calls) -> Result<f64, DeviceError> {
     let device = Standin::new(Variant { order, ..METAL_PLAIN }).expect("checked by the caller");
-    let folder = knapsack_testkit::mlc_fixture("llama", "q4f16_1");
-    let sequences = knapsack_testkit::reference_logits("llama", Some("q4f16_1"));
-    let sequence = sequences.into_iter().max_by_key(|sequence| sequence.tokens.len()).unwrap();
-    let tokens: Vec<u32> = sequence.tokens.iter().map(|&token| token as u32).collect();
-    let mut model = device.load(compiled.clone().into(), &folder)?;
-    model.forward(&tokens[..1], 0)?;
-    Ok(error(&try_all_logits(&mut *model, &tokens, calls)?, &sequence.logits))
+    let model = Model::fixture("llama", "q4f16_1");
+    let sequence = model.sequences.iter().max_by_key(|sequence| sequence.tokens.len()).unwrap();
+    let tokens = tokens(sequence);
+    let mut loaded = device.load(compiled.clone().into(), &model.folder)?;
+    loaded.forward(&tokens[..1], 0)?;
+    Ok(error(&try_all_logits(&mut *loaded, &tokens, calls)?, &sequence.logits))
 }
 
 /// The library with one piece of a kernel's source changed: the `skip`-th occurrence of `from` after `start`.
 fn planted(start: &str, skip: usize, from: &str, to: &str) -> ModelLibrary {
-    let mut library = (*library("llama", "q4f16_1", Target::Metal, |_| {})).clone();
+    let mut library = (*Model::fixture("llama", "q4f16_1").library(Target::Metal, |_| {})).clone();
     let source = &mut library.kernels.as_mut().unwrap().source;
     let kernel = source.find(start).unwrap_or_else(|| panic!("{start} is in the source"));
     let at = source[kernel..].match_indices(from).nth(skip).unwrap_or_else(|| panic!("{from} is in {start}")).0;

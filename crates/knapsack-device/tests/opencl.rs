@@ -3,30 +3,13 @@
 
 mod support;
 
-use knapsack_artifact::library::Target;
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::{Kernel, Target};
 use knapsack_device::opencl::{OpenClDevice, OpenClOptions};
 use knapsack_device::{Device, DeviceError};
 use std::path::PathBuf;
-use support::{Calls, error_to_reference_device, fixture_error, library};
-
-/// The device, with a cache of programs that outlives the test run: PoCL takes seconds for a model's kernels.
-fn device(mut options: OpenClOptions) -> Option<OpenClDevice> {
-    options.cache.get_or_insert_with(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("opencl-programs"));
-    match OpenClDevice::open(options) {
-        Ok(device) => {
-            let info = device.info();
-            eprintln!("on {} (fp16 {}, subgroups {})", device.description(), info.fp16, info.subgroups);
-            Some(device)
-        }
-        Err(error) if std::env::var_os("KNAPSACK_REQUIRE_OPENCL").is_some_and(|value| value == "1") => {
-            panic!("KNAPSACK_REQUIRE_OPENCL=1, but {error}")
-        }
-        Err(error) => {
-            eprintln!("SKIPPED: no OpenCL: {error}");
-            None
-        }
-    }
-}
+use std::sync::Arc;
+use support::{Calls, Model, all_logits, error_to_reference_device, opencl};
 
 /// 2 % where products are in half precision, 0.5 % otherwise.
 fn bound(device: &OpenClDevice) -> f64 {
@@ -34,27 +17,15 @@ fn bound(device: &OpenClDevice) -> f64 {
 }
 
 #[test]
-fn every_fixture_gives_the_reference_s_logits() {
-    let Some(device) = device(OpenClOptions::default()) else { return };
-    for model in knapsack_testkit::fixtures() {
-        for quantization in model.quantizations {
-            let library = library(model.family, quantization, Target::OpenCl, |_| {});
-            let error = fixture_error(&device, &library, model.family, quantization, Calls::Chunks);
-            eprintln!("{} {quantization}: {:.4} %", model.family, 100.0 * error);
-            assert!(error <= bound(&device), "{} {quantization}: {error}", model.family);
-        }
-    }
-}
-
-#[test]
 fn chunking_changes_nothing_beyond_rounding() {
-    let Some(device) = device(OpenClOptions::default()) else { return };
+    let Some(device) = opencl(OpenClOptions::default()) else { return };
     for (family, quantization) in
         [("llama", "q4f16_0"), ("llama", "q3f16_1"), ("gemma2", "q4f16_1"), ("mistral", "q4f16_1")]
     {
         for (chunk, calls) in [(31, Calls::Rising), (16, Calls::Single)] {
-            let library = library(family, quantization, Target::OpenCl, |windows| windows.chunk = chunk);
-            let error = fixture_error(&device, &library, family, quantization, calls);
+            let model = Model::fixture(family, quantization);
+            let library = model.library(Target::OpenCl, |windows| windows.chunk = chunk);
+            let error = model.error_on(&device, &library, calls);
             assert!(error <= bound(&device), "{family} {quantization} chunk {chunk} {calls:?}: {error}");
         }
     }
@@ -62,17 +33,17 @@ fn chunking_changes_nothing_beyond_rounding() {
 
 #[test]
 fn windows_with_sinks_go_round_as_on_the_reference_device() {
-    let Some(device) = device(OpenClOptions::default()) else { return };
-    let folder = knapsack_testkit::mlc_fixture("mistral", "q4f16_1");
+    let Some(device) = opencl(OpenClOptions::default()) else { return };
+    let model = Model::fixture("mistral", "q4f16_1");
     let tokens: Vec<u32> = (0..150).map(|i| i * 37 % 700).collect();
     for (sliding, sinks, chunk) in [(24, 4, 20), (8, 3, 8)] {
         let change = |windows: &mut knapsack_ir::Windows| {
             (windows.sliding, windows.sinks, windows.chunk) = (Some(sliding), sinks, chunk);
         };
-        let of = |target| library("mistral", "q4f16_1", target, change);
+        let of = |target| model.library(target, change);
         let libraries = [of(Target::OpenCl), of(Target::Host)];
         for calls in [Calls::Chunks, Calls::Rising] {
-            let error = error_to_reference_device(&device, libraries.each_ref(), &folder, &tokens, calls);
+            let error = error_to_reference_device(&device, libraries.each_ref(), &model.folder, &tokens, calls);
             assert!(error <= bound(&device), "window {sliding} sinks {sinks} chunk {chunk} {calls:?}: {error}");
         }
     }
@@ -82,65 +53,133 @@ fn windows_with_sinks_go_round_as_on_the_reference_device() {
 fn compiled_programs_are_kept_and_damage_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let options = OpenClOptions { cache: Some(folder.path().join("programs")), ..OpenClOptions::default() };
-    let Some(device) = device(options) else { return };
-    let library = library("llama", "q4f16_1", Target::OpenCl, |_| {});
-    let weights = knapsack_testkit::mlc_fixture("llama", "q4f16_1");
+    let Some(device) = opencl(options) else { return };
+    let model = Model::fixture("llama", "q4f16_1");
+    let (library, weights) = (model.library(Target::OpenCl, |_| {}), &model.folder);
     let files = || -> Vec<PathBuf> {
         std::fs::read_dir(folder.path().join("programs")).unwrap().map(|entry| entry.unwrap().path()).collect()
     };
-    device.load(library.clone(), &weights).unwrap();
+    device.load(library.clone(), weights).unwrap();
     let kept = files();
     assert_eq!(kept.len(), 1);
     let written = std::fs::metadata(&kept[0]).unwrap().modified().unwrap();
-    device.load(library.clone(), &weights).unwrap();
+    device.load(library.clone(), weights).unwrap();
     assert_eq!((files(), std::fs::metadata(&kept[0]).unwrap().modified().unwrap()), (kept.clone(), written));
     std::fs::write(&kept[0], b"not a program").unwrap();
-    let error = fixture_error(&device, &library, "llama", "q4f16_1", Calls::Chunks);
+    let error = model.error_on(&device, &library, Calls::Chunks);
     assert!(error <= bound(&device), "{error}");
     assert!(std::fs::metadata(&kept[0]).unwrap().len() > 1000, "the damaged file is replaced");
 }
 
+/// The fixture that the tests of failures use, compiled, with one thing changed.
+fn changed(model: &Model, change: impl FnOnce(&mut ModelLibrary)) -> Arc<ModelLibrary> {
+    let mut library = (*model.library(Target::OpenCl, |_| {})).clone();
+    change(&mut library);
+    Arc::new(library)
+}
+
+/// What is wrong, the library, and what the error must be.
+type Refused<'a> = (&'a str, Arc<ModelLibrary>, fn(&DeviceError) -> bool);
+
+/// Loads that must fail, each with a check of its error; a model that was loaded before answers as before after each of them, and
+/// nothing stays allocated.
+fn refused(device: &OpenClDevice, cases: Vec<Refused<'_>>) {
+    let model = Model::fixture("llama", "q4f16_1");
+    let library = model.library(Target::OpenCl, |_| {});
+    let mut running = device.load(library.clone(), &model.folder).unwrap();
+    let tokens: Vec<u32> = (1..20).collect();
+    let expected = all_logits(&mut *running, &tokens, Calls::PromptAndAnswer);
+    for (what, wrong, expects) in cases {
+        let allocated = device.allocated();
+        let error = device.load(wrong, &model.folder).err().unwrap_or_else(|| panic!("{what} loads"));
+        eprintln!("{what}: {error}");
+        assert!(expects(&error), "{what}: {error:?}");
+        assert_eq!(device.allocated(), allocated, "{what}: all is given back");
+        assert_eq!(all_logits(&mut *running, &tokens, Calls::PromptAndAnswer), expected, "after {what}");
+    }
+    assert!(matches!(running.forward(&[], 3), Err(DeviceError::InvalidCall(_))));
+    assert!(matches!(running.logits(99, &mut [0.0; 4]), Err(DeviceError::InvalidCall(_))));
+    assert_eq!(all_logits(&mut *running, &tokens, Calls::PromptAndAnswer), expected);
+}
+
 #[test]
 fn failures_are_errors_and_leave_other_models_alone() {
-    let Some(device) = device(OpenClOptions::default()) else { return };
-    let weights = knapsack_testkit::mlc_fixture("llama", "q4f16_1");
-    let good = library("llama", "q4f16_1", Target::OpenCl, |_| {});
-    let mut running = device.load(good.clone(), &weights).unwrap();
-    running.forward(&[1, 2, 3], 0).unwrap();
-
-    let host = library("llama", "q4f16_1", Target::Host, |_| {});
-    assert!(matches!(device.load(host, &weights), Err(DeviceError::WrongTarget { found: Target::Host, .. })));
-
-    let mut broken = (*good).clone();
-    broken.kernels.as_mut().unwrap().source.push_str("\nthis is no kernel;\n");
-    match device.load(broken.into(), &weights).err().unwrap() {
-        DeviceError::KernelBuild { log, .. } => {
-            assert!(log.contains("CL_BUILD_PROGRAM_FAILURE") && log.lines().count() > 1, "{log}")
-        }
-        error => panic!("{error}"),
+    let Some(device) = opencl(OpenClOptions::default()) else { return };
+    let model = Model::fixture("llama", "q4f16_1");
+    fn source(library: &mut ModelLibrary) -> &mut String {
+        &mut library.kernels.as_mut().unwrap().source
     }
+    fn kernel(library: &mut ModelLibrary) -> &mut Kernel {
+        &mut library.kernels.as_mut().unwrap().kernels[0]
+    }
+    refused(
+        &device,
+        vec![
+            ("a library for the host", model.library(Target::Host, |_| {}), |error| {
+                matches!(error, DeviceError::WrongTarget { found: Target::Host, .. })
+            }),
+            (
+                "source that does not build",
+                changed(&model, |library| source(library).push_str("\nthis is no kernel;\n")),
+                |error| {
+                    let log = |log: &str| log.contains("CL_BUILD_PROGRAM_FAILURE") && log.lines().count() > 1;
+                    matches!(error, DeviceError::KernelBuild { log: text, .. } if log(text))
+                },
+            ),
+            (
+                "a kernel that is not there",
+                changed(&model, |library| kernel(library).name = "absent".to_owned()),
+                |error| error.to_string().contains("CL_INVALID_KERNEL_NAME"),
+            ),
+            (
+                "a work group too wide",
+                changed(&model, |library| kernel(library).threads = [1 << 20, 1, 1]),
+                |error| matches!(error, DeviceError::Unavailable { reason, .. } if reason.contains("1048576 threads")),
+            ),
+            ("a plan beyond all memory", changed(&model, |library| library.memory.workspace = 1 << 50), |error| {
+                matches!(error, DeviceError::OutOfMemory { what: "model", .. })
+            }),
+        ],
+    );
+}
 
-    let mut nameless = (*good).clone();
-    nameless.kernels.as_mut().unwrap().kernels[0].name = "absent".to_owned();
-    let error = device.load(nameless.into(), &weights).err().unwrap();
-    assert!(error.to_string().contains("CL_INVALID_KERNEL_NAME"), "{error}");
+#[test]
+fn memory_that_runs_out_while_loading_is_given_back() {
+    let model = Model::fixture("llama", "q4f16_1");
+    let library = model.library(Target::OpenCl, |_| {});
+    let plan = library.memory;
+    // Room for one model, and for the second up to somewhere in its weights, or in its cache.
+    for more in [plan.total() - plan.weights / 2, plan.workspace + plan.kv_cache / 2] {
+        let options = OpenClOptions { memory: Some(plan.total() + more), ..OpenClOptions::default() };
+        let Some(device) = opencl(options) else { return };
+        refused(
+            &device,
+            vec![("a second model", library.clone(), |error| matches!(error, DeviceError::OutOfMemory { .. }))],
+        );
+        assert_eq!(device.allocated(), 0);
+        drop(device.load(library.clone(), &model.folder).unwrap());
+    }
+}
 
-    let mut wide = (*good).clone();
-    wide.kernels.as_mut().unwrap().kernels[0].threads = [1 << 20, 1, 1];
-    assert!(matches!(
-        device.load(wide.into(), &weights),
-        Err(DeviceError::Unavailable { .. } | DeviceError::Driver { .. })
-    ));
-
-    let mut huge = (*good).clone();
-    huge.memory.workspace = 1 << 50;
-    assert!(matches!(device.load(huge.into(), &weights), Err(DeviceError::OutOfMemory { .. })));
-
-    assert!(matches!(running.forward(&[], 3), Err(DeviceError::InvalidCall(_))));
-    assert!(matches!(running.logits(3, &mut [0.0; 4]), Err(DeviceError::InvalidCall(_))));
-    let mut logits = vec![0.0; good.model.vocab_size as usize];
-    running.logits(2, &mut logits).unwrap();
-    assert!(logits.iter().any(|&x| x != 0.0));
+#[test]
+fn tensors_are_buffers_of_their_own_and_none_is_larger_than_the_device_s_largest() {
+    let model = Model::fixture("llama", "q4f16_1");
+    let library = model.library(Target::OpenCl, |windows| (windows.context, windows.chunk) = (80, 8));
+    let weights = library.parameters.iter().map(|parameter| parameter.bytes().unwrap());
+    let caches = library.kv_cache.iter().map(|layer| layer.bytes() / 2);
+    let largest = weights.chain(caches).chain([library.memory.workspace]).max().unwrap();
+    assert!(largest < library.memory.weights / 2);
+    let options = |largest| OpenClOptions { largest_buffer: Some(largest), ..OpenClOptions::default() };
+    let Some(device) = opencl(options(largest)) else { return };
+    let error = model.error_on(&device, &library, Calls::Chunks);
+    assert!(error <= bound(&device), "{error}");
+    // One byte less, and one tensor does not fit: said by its name.
+    let device = opencl(options(largest - 1)).unwrap();
+    let error = device.load(library, &model.folder).err().unwrap();
+    assert!(matches!(error, DeviceError::BufferTooLarge { bytes, .. } if bytes == largest));
+    let text = format!("is {largest} bytes, but the largest buffer of device opencl is {}", largest - 1);
+    assert!(error.to_string().starts_with("the weight `") && error.to_string().ends_with(&text), "{error}");
+    assert_eq!(device.allocated(), 0);
 }
 
 #[test]
@@ -154,7 +193,7 @@ fn a_machine_without_opencl_says_what_was_tried() {
         error.contains("/nonexistent/libOpenCL.so") && error.contains("libc.so.6: has no clGetPlatformIDs"),
         "{error}"
     );
-    if let Some(device) = device(OpenClOptions::default()) {
+    if let Some(device) = opencl(OpenClOptions::default()) {
         let name = Some("no such device".to_owned());
         let error = OpenClDevice::open(OpenClOptions { device: name, ..OpenClOptions::default() }).unwrap_err();
         assert!(error.to_string().contains(&device.info().name), "{error}");

@@ -26,9 +26,11 @@ mod vector;
 
 pub use table::Isa;
 
+use crate::host::{HostMemory, HostModel};
+use crate::memory::Account;
 use crate::{Device, DeviceError, LoadedModel};
 use knapsack_artifact::ModelLibrary;
-use model::CpuModel;
+use model::CpuExecutor;
 use pool::Pool;
 use std::path::Path;
 use std::sync::Arc;
@@ -94,6 +96,8 @@ impl Device for CpuDevice {
     }
 
     fn load(&self, library: Arc<ModelLibrary>, folder: &Path) -> Result<Box<dyn LoadedModel>, DeviceError> {
-        Ok(Box::new(CpuModel::load(library, folder, self.table, self.pool.clone())?))
+        let memory = HostMemory::load(library, folder, Account::default(), None)?;
+        memory.weights.prefetch();
+        Ok(Box::new(HostModel::new(memory, CpuExecutor { table: self.table, pool: self.pool.clone() })))
     }
 }

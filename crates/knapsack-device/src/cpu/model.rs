@@ -1,80 +1,66 @@
-//! A model on the CPU device: its memory, and how a launch becomes a task on the pool.
+//! How a launch becomes a task on the pool.
 
 use super::attention;
 use super::linear::{Routine, plan};
 use super::pool::Pool;
 use super::table::Table;
 use super::task::{Acts, Attention, Cache, Embed, Finish, Floats, Linear, Matrix, Norm, Order, Rope, Rows, Shared};
-use crate::call::{Call, check_forward, check_logits, write_rope_rows};
-use crate::memory::{Account, Part, Region};
-use crate::{DeviceError, LoadedModel, Weights};
-use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::library::MemoryPlan;
-use knapsack_artifact::plan::{self, Epilogue, Function, NormWeights, Op, ParameterId, RowSelect, Weight};
+use crate::DeviceError;
+use crate::call::Call;
+use crate::host::{CachedLayer, Executor, HostMemory};
+use knapsack_artifact::plan::{self, Epilogue, NormWeights, Op, ParameterId, RowSelect, Weight};
 use knapsack_tensor::Layout;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Elements below which rows of a cheap operation are not worth another thread.
 const SMALL: usize = 1 << 14;
 
-/// A model on the CPU.
-///
-/// The library has been validated when it was decoded; [`CpuModel::load`] does it again, because memory safety rests on it: every
-/// index is in range, every operand inside the workspace, and what a launch writes overlaps nothing else that it names.
-pub(super) struct CpuModel {
-    library: Arc<ModelLibrary>,
-    weights: Weights,
-    workspace: Region,
-    cache: Region,
-    /// Offsets of each layer's keys and values in the cache.
-    layers: Vec<[usize; 2]>,
-    account: Account,
-    table: &'static Table,
-    pool: Arc<Pool>,
-    /// Rows that the last successful forward left.
-    rows: u32,
+/// Executes launches with an instruction set's routines, on the threads of a pool.
+pub(super) struct CpuExecutor {
+    pub(super) table: &'static Table,
+    pub(super) pool: Arc<Pool>,
 }
 
-impl CpuModel {
-    /// Maps the weights and allocates cache and workspace, exactly as planned.
-    pub(super) fn load(
-        library: Arc<ModelLibrary>,
-        folder: &Path,
-        table: &'static Table,
-        pool: Arc<Pool>,
-    ) -> Result<Self, DeviceError> {
-        library.validate().map_err(|source| DeviceError::Library { source: Box::new(source) })?;
-        let account = Account::default();
-        let weights = Weights::open(&library, folder, &account)?;
-        let cache = Region::new(&account, Part::KvCache, library.memory.kv_cache)?;
-        let workspace = Region::new(&account, Part::Workspace, library.memory.workspace)?;
-        let mut end = 0;
-        let mut layers = Vec::with_capacity(library.kv_cache.len());
-        for layer in &library.kv_cache {
-            let half = (layer.bytes() / 2) as usize;
-            layers.push([end, end + half]);
-            end += 2 * half;
+impl Executor for CpuExecutor {
+    fn launch(&self, memory: &mut HostMemory, op: &Op, call: Call) -> Result<(), DeviceError> {
+        let launcher = Launcher { memory, executor: self };
+        match op {
+            Op::Embed(op) => launcher.embed(op, call),
+            Op::Norm(op) => launcher.norm(op, call),
+            Op::AddNorm(op) => launcher.add_norm(op, call),
+            Op::Linear(op) => launcher.linear(op, call),
+            Op::RopeAppend(op) => launcher.rope_append(op, call),
+            Op::Attention(op) => launcher.attention(op, call),
         }
-        weights.prefetch();
-        Ok(CpuModel { library, weights, workspace, cache, layers, account, table, pool, rows: 0 })
+        Ok(())
     }
+}
 
+/// One launch on a model's memory, which nothing else uses meanwhile.
+struct Launcher<'a> {
+    memory: &'a HostMemory,
+    executor: &'a CpuExecutor,
+}
+
+impl Launcher<'_> {
     /// Where workspace byte `offset` lies. Validation has placed every operand that is asked for inside the workspace.
     fn place<T>(&self, offset: u64) -> *mut T {
-        debug_assert!(offset < self.workspace.len() as u64);
-        self.workspace.as_mut_ptr().wrapping_add(offset as usize).cast()
+        debug_assert!(offset < self.memory.workspace.len() as u64);
+        self.memory.workspace.as_mut_ptr().wrapping_add(offset as usize).cast()
     }
 
     fn floats(&self, id: ParameterId) -> Floats {
-        Floats { data: self.weights.get(id).as_ptr(), dtype: self.library.parameters[id.0 as usize].dtype }
+        Floats {
+            data: self.memory.weights.get(id).as_ptr(),
+            dtype: self.memory.library.parameters[id.0 as usize].dtype,
+        }
     }
 
     fn matrix(&self, weight: &Weight) -> Matrix {
         match *weight {
             Weight::Dense(id) => Matrix::Dense(self.floats(id)),
             Weight::Grouped { codes, scales, format } => Matrix::Grouped {
-                codes: self.weights.get(codes).as_ptr(),
+                codes: self.memory.weights.get(codes).as_ptr(),
                 scales: self.floats(scales),
                 bits: format.bits,
                 by_rows: format.layout == Layout::Nk,
@@ -88,26 +74,9 @@ impl CpuModel {
     }
 
     fn cache_layer(&self, index: u32) -> Cache {
-        let [keys, values] = self.layers[index as usize];
-        let base = self.cache.as_mut_ptr();
-        Cache {
-            layer: self.library.kv_cache[index as usize],
-            keys: base.wrapping_add(keys),
-            values: base.wrapping_add(values),
-        }
-    }
-
-    fn run(&self, function: &Function, call: Call) {
-        for launch in &function.launches {
-            match &launch.op {
-                Op::Embed(op) => self.embed(op, call),
-                Op::Norm(op) => self.norm(op, call),
-                Op::AddNorm(op) => self.add_norm(op, call),
-                Op::Linear(op) => self.linear(op, call),
-                Op::RopeAppend(op) => self.rope_append(op, call),
-                Op::Attention(op) => self.attention(op, call),
-            }
-        }
+        let CachedLayer { layer, keys, values } = self.memory.layers[index as usize];
+        let base = self.memory.cache.as_mut_ptr();
+        Cache { layer, keys: base.wrapping_add(keys), values: base.wrapping_add(values) }
     }
 
     /// Runs a routine over rows or units: here when there is little to do, else on all threads.
@@ -118,7 +87,7 @@ impl CpuModel {
         if elements < SMALL {
             (0..units).for_each(|unit| unsafe { routine(&task.0, unit) });
         } else {
-            self.pool.run(units, &move |unit| {
+            self.executor.pool.run(units, &move |unit| {
                 let task = task;
                 unsafe { routine(&task.0, unit) }
             });
@@ -127,13 +96,13 @@ impl CpuModel {
 
     fn embed(&self, op: &plan::Embed, call: Call) {
         let task = Embed {
-            tokens: self.place(self.library.io.tokens.offset),
+            tokens: self.place(self.memory.library.io.tokens.offset),
             table: self.matrix(&op.table),
             columns: op.output.columns as usize,
             scale: op.scale,
             output: self.place(op.output.offset),
         };
-        self.spread(self.table.embed, &task, call.n as usize, call.n as usize * task.columns);
+        self.spread(self.executor.table.embed, &task, call.n as usize, call.n as usize * task.columns);
     }
 
     fn norm(&self, op: &plan::Norm, call: Call) {
@@ -142,7 +111,7 @@ impl CpuModel {
         let input = self.place::<f32>(op.input.offset).wrapping_add(first);
         let post = Some((self.norm_weights(&op.norm), self.place(op.output.offset)));
         let task = Rows { columns, residual: None, input, pre: None, sum: std::ptr::null_mut(), post };
-        self.spread(self.table.norm, &task, call.n as usize, call.n as usize * columns);
+        self.spread(self.executor.table.norm, &task, call.n as usize, call.n as usize * columns);
     }
 
     fn add_norm(&self, op: &plan::AddNorm, call: Call) {
@@ -155,7 +124,7 @@ impl CpuModel {
             sum: self.place(op.sum.offset),
             post: op.post.as_ref().map(|(norm, output)| (self.norm_weights(norm), self.place(output.offset))),
         };
-        self.spread(self.table.norm, &task, call.n as usize, call.n as usize * columns);
+        self.spread(self.executor.table.norm, &task, call.n as usize, call.n as usize * columns);
     }
 
     fn linear(&self, op: &plan::Linear, call: Call) {
@@ -185,15 +154,15 @@ impl CpuModel {
             order: Order::Words4,
             unit: 0,
         };
-        let routine = plan(&mut task, self.table.panel_columns);
+        let routine = plan(&mut task, self.executor.table.panel_columns);
         if routine != Routine::Dense {
-            self.spread(self.table.quantize, &task, n, n * k);
+            self.spread(self.executor.table.quantize, &task, n, n * k);
         }
         let function = match routine {
-            Routine::Rows => self.table.rows,
-            Routine::Columns => self.table.columns,
-            Routine::Panel => self.table.panel,
-            Routine::Dense => self.table.dense,
+            Routine::Rows => self.executor.table.rows,
+            Routine::Columns => self.executor.table.columns,
+            Routine::Panel => self.executor.table.panel,
+            Routine::Dense => self.executor.table.dense,
         };
         self.spread(function, &task, task.columns.div_ceil(task.unit), n * k * task.features);
     }
@@ -202,12 +171,12 @@ impl CpuModel {
         let dim = op.head_dim as u64;
         // A tensor of one head's length is shared by all heads; otherwise each head has its part.
         let norm = |model: &Self, norm: &NormWeights| {
-            let own = |id: ParameterId| model.library.parameters[id.0 as usize].shape != [dim];
+            let own = |id: ParameterId| model.memory.library.parameters[id.0 as usize].shape != [dim];
             (model.norm_weights(norm), [norm.weight.is_some_and(own), norm.bias.is_some_and(own)])
         };
         let angles = match op.rotary {
             0 => std::ptr::null(),
-            _ => self.place::<f32>(self.library.rope_tables[op.rope_table as usize].rows.offset).cast_const(),
+            _ => self.place::<f32>(self.memory.library.rope_tables[op.rope_table as usize].rows.offset).cast_const(),
         };
         let task = Rope {
             qkv: self.place(op.qkv.offset),
@@ -224,7 +193,7 @@ impl CpuModel {
             query: self.place(op.query.offset),
             position: call.position,
         };
-        self.spread(self.table.rope, &task, call.n as usize, call.n as usize * op.qkv.columns as usize);
+        self.spread(self.executor.table.rope, &task, call.n as usize, call.n as usize * op.qkv.columns as usize);
     }
 
     fn attention(&self, op: &plan::Attention, call: Call) {
@@ -241,41 +210,6 @@ impl CpuModel {
         };
         let seen = (call.position + call.n).min(cache.layer.positions) as usize;
         let elements = call.n as usize * seen * op.query.columns as usize;
-        self.spread(self.table.attention, &task, attention::units(&task), elements);
-    }
-}
-
-impl LoadedModel for CpuModel {
-    fn library(&self) -> &Arc<ModelLibrary> {
-        &self.library
-    }
-
-    fn memory(&self) -> MemoryPlan {
-        self.account.now()
-    }
-
-    fn forward(&mut self, tokens: &[u32], position: u32) -> Result<(), DeviceError> {
-        let library = self.library.clone();
-        let call = check_forward(&library, tokens, position)?;
-        let start = library.io.tokens.offset as usize;
-        self.workspace.bytes_mut()[start..start + 4 * tokens.len()].copy_from_slice(bytemuck::cast_slice(tokens));
-        for table in &library.rope_tables {
-            let (start, len) = (table.rows.offset as usize, 4 * (call.n * table.rows.columns) as usize);
-            let rows = &mut self.workspace.bytes_mut()[start..start + len];
-            write_rope_rows(table, call, bytemuck::cast_slice_mut(rows));
-        }
-        self.run(if call.n == 1 { &library.decode } else { &library.prefill }, call);
-        self.rows = call.n;
-        Ok(())
-    }
-
-    fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError> {
-        let library = self.library.clone();
-        let call = check_logits(&library, self.rows, row, output)?;
-        self.run(&library.head, call);
-        let start = library.io.logits.offset as usize;
-        let logits = &self.workspace.bytes()[start..start + 4 * output.len()];
-        output.copy_from_slice(bytemuck::cast_slice(logits));
-        Ok(())
+        self.spread(self.executor.table.attention, &task, attention::units(&task), elements);
     }
 }

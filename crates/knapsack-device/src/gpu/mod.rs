@@ -27,6 +27,9 @@ pub trait Backend: Send {
     /// The kernels that it runs.
     fn target(&self) -> Target;
 
+    /// Bytes of the largest buffer that [`Backend::allocate`] and [`Backend::parameter`] can make.
+    fn largest_buffer(&self) -> u64;
+
     /// Builds a library's kernels; comes before [`Backend::bind`].
     ///
     /// # Errors
@@ -120,21 +123,24 @@ impl<B: Backend> Memory<B> {
         weights: Weights,
         account: &Account,
     ) -> Result<Self, DeviceError> {
+        check_sizes(backend, library)?;
         let mut charges = Vec::new();
-        let workspace = backend.allocate(Part::Workspace, library.memory.workspace)?;
-        charges.push(account.charge(Part::Workspace, library.memory.workspace));
+        let mut allocate = |backend: &mut B, part, bytes| {
+            charges.push(account.charge(part, bytes)?);
+            backend.allocate(part, bytes)
+        };
+        let workspace = allocate(backend, Part::Workspace, library.memory.workspace)?;
         let mut cache = Vec::with_capacity(library.kv_cache.len());
         for layer in &library.kv_cache {
             let bytes = layer.bytes() / 2;
-            cache.push([backend.allocate(Part::KvCache, bytes)?, backend.allocate(Part::KvCache, bytes)?]);
-            charges.push(account.charge(Part::KvCache, 2 * bytes));
+            cache.push([allocate(backend, Part::KvCache, bytes)?, allocate(backend, Part::KvCache, bytes)?]);
         }
         let weights = Arc::new(weights);
         let mut parameters = Vec::with_capacity(library.parameters.len());
         for index in 0..library.parameters.len() as u32 {
             let id = ParameterId(index);
+            charges.push(account.charge(Part::Weights, weights.get(id).len() as u64)?);
             parameters.push(backend.parameter(&weights, id)?);
-            charges.push(account.charge(Part::Weights, weights.get(id).len() as u64));
         }
         Ok(Memory { regions: HashMap::new(), workspace, cache, parameters, _charges: charges })
     }
@@ -147,6 +153,23 @@ impl<B: Backend> Memory<B> {
         }
         Ok(())
     }
+}
+
+/// Every part of the plan that is one buffer must fit one.
+fn check_sizes<B: Backend>(backend: &B, library: &ModelLibrary) -> Result<(), DeviceError> {
+    let largest = backend.largest_buffer();
+    let check = |bytes: u64, what: &dyn Fn() -> String| match bytes > largest {
+        true => Err(DeviceError::BufferTooLarge { device: backend.device(), what: what(), bytes, largest }),
+        false => Ok(()),
+    };
+    check(library.memory.workspace, &|| Part::Workspace.name().to_owned())?;
+    for (index, layer) in library.kv_cache.iter().enumerate() {
+        check(layer.bytes() / 2, &|| format!("{} of layer {index}", Part::KvCache.name()))?;
+    }
+    for parameter in &library.parameters {
+        check(parameter.bytes().unwrap_or(u64::MAX), &|| format!("weight `{}`", parameter.name))?;
+    }
+    Ok(())
 }
 
 /// Workspace bytes of an operand when a launch has `n` rows; `None` when it lies elsewhere.

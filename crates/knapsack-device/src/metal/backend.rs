@@ -140,9 +140,6 @@ impl MetalBackend {
         let what = part.name();
         let out_of_memory = || DeviceError::OutOfMemory { what, bytes: bytes as u64 };
         let length = bytes.max(1);
-        if length > self.device.device.maxBufferLength() {
-            return Err(out_of_memory());
-        }
         let options = MTLResourceOptions::StorageModeShared;
         let buffer = self.device.device.newBufferWithLength_options(length, options).ok_or_else(out_of_memory)?;
         Ok(Buffer { buffer, offset: 0, bytes, _mapped: None })
@@ -192,6 +189,10 @@ impl Backend for MetalBackend {
 
     fn target(&self) -> Target {
         Target::Metal
+    }
+
+    fn largest_buffer(&self) -> u64 {
+        self.device.device.maxBufferLength() as u64
     }
 
     fn prepare(&mut self, module: &KernelModule) -> Result<(), DeviceError> {

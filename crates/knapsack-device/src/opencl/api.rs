@@ -7,6 +7,7 @@ use libloading::Library;
 use std::ffi::{c_char, c_void};
 use std::path::PathBuf;
 use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) type RawPlatform = *mut c_void;
 pub(super) type RawDevice = *mut c_void;
@@ -28,6 +29,7 @@ const PROGRAM_BINARY_SIZES: Name = 0x1165;
 const PROGRAM_BINARIES: Name = 0x1166;
 const PROGRAM_BUILD_LOG: Name = 0x1183;
 const KERNEL_WORK_GROUP_SIZE: Name = 0x11B0;
+const KERNEL_LOCAL_MEM_SIZE: Name = 0x11B2;
 const TRUE: u32 = 1;
 
 type Info<T> = unsafe extern "C" fn(T, Name, usize, *mut c_void, *mut usize) -> i32;
@@ -213,6 +215,8 @@ pub(super) struct Context {
     device: RawDevice,
     context: RawContext,
     queue: RawQueue,
+    /// Bytes of the buffers that are alive.
+    allocated: AtomicU64,
 }
 
 // SAFETY: the OpenCL specification makes every function used here safe to call from any thread, except clSetKernelArg on one
@@ -236,11 +240,16 @@ impl Context {
             unsafe { (api.functions.release_context)(context) };
             return Err(status);
         }
-        Ok(Context { api, device, context, queue })
+        Ok(Context { api, device, context, queue, allocated: AtomicU64::new(0) })
     }
 
     pub(super) fn path(&self) -> &std::path::Path {
         &self.api.path
+    }
+
+    /// Bytes of the buffers that are alive.
+    pub(super) fn allocated(&self) -> u64 {
+        self.allocated.load(Ordering::Relaxed)
     }
 
     /// Allocates device memory of `bytes`, at least one.
@@ -250,7 +259,9 @@ impl Context {
         let memory = unsafe {
             (self.api.functions.create_buffer)(self.context, MEM_READ_WRITE, bytes.max(1), null_mut(), &mut code)
         };
-        check(code).map(|()| memory)
+        check(code)?;
+        self.allocated.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(memory)
     }
 
     /// A region of a buffer; `origin` must be aligned as the device asks.
@@ -268,11 +279,14 @@ impl Context {
         check(code).map(|()| sub)
     }
 
+    /// Releases a buffer of `allocated` bytes, or a region, which has none of its own.
+    ///
     /// # Safety
     /// `memory` is a live memory object of this context and not used after this.
-    pub(super) unsafe fn release_memory(&self, memory: RawMemory) {
+    pub(super) unsafe fn release_memory(&self, memory: RawMemory, allocated: usize) {
         // SAFETY: by the contract. A failure leaves nothing to do.
         unsafe { (self.api.functions.release_memory)(memory) };
+        self.allocated.fetch_sub(allocated as u64, Ordering::Relaxed);
     }
 
     /// Copies bytes into a buffer and waits.
@@ -429,16 +443,21 @@ impl Context {
         check(code).map(|()| Kernel(kernel))
     }
 
-    /// Most threads of a work group of this kernel on this device.
-    pub(super) fn kernel_threads(&self, kernel: &Kernel) -> Result<usize, Status> {
-        let mut threads = 0usize;
+    /// Most threads of a work group of this kernel on this device, and the bytes of local memory that a work group takes.
+    pub(super) fn kernel_needs(&self, kernel: &Kernel) -> Result<(usize, u64), Status> {
+        let info = self.api.functions.get_work_group_info;
+        let (mut threads, mut local) = (0usize, 0u64);
         // SAFETY: a `size_t` for KERNEL_WORK_GROUP_SIZE.
         check(unsafe {
-            let info = self.api.functions.get_work_group_info;
             let value = (&raw mut threads).cast();
             info(kernel.0, self.device, KERNEL_WORK_GROUP_SIZE, size_of::<usize>(), value, null_mut())
         })?;
-        Ok(threads)
+        // SAFETY: a `cl_ulong` for KERNEL_LOCAL_MEM_SIZE.
+        check(unsafe {
+            let value = (&raw mut local).cast();
+            info(kernel.0, self.device, KERNEL_LOCAL_MEM_SIZE, size_of::<u64>(), value, null_mut())
+        })?;
+        Ok((threads, local))
     }
 
     pub(super) fn release_kernel(&self, kernel: &Kernel) {

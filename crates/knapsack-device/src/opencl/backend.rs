@@ -19,6 +19,8 @@ pub(super) struct Buffer {
     context: Arc<Context>,
     memory: Memory,
     bytes: usize,
+    /// Bytes that it gives back: all, or none for a region.
+    allocated: usize,
 }
 
 // SAFETY: a handle of a thread-safe object.
@@ -27,7 +29,7 @@ unsafe impl Send for Buffer {}
 impl Drop for Buffer {
     fn drop(&mut self) {
         // SAFETY: the handle is this buffer's own.
-        unsafe { self.context.release_memory(self.memory) };
+        unsafe { self.context.release_memory(self.memory, self.allocated) };
     }
 }
 
@@ -123,15 +125,22 @@ impl OpenClBackend {
     }
 
     /// Every kernel must fit the device with its work group.
-    fn check_threads(&self, module: &KernelModule) -> Result<(), DeviceError> {
+    fn check_needs(&self, module: &KernelModule) -> Result<(), DeviceError> {
+        let info = &self.device.info;
         for (index, entry) in module.kernels.iter().enumerate() {
             let (kernel, threads) = self.kernel(index as u32)?;
-            let most = self.context().kernel_threads(&kernel);
+            let needs = self.context().kernel_needs(&kernel);
             self.context().release_kernel(&kernel);
-            let wanted: u64 = threads.iter().map(|&t| u64::from(t)).product();
-            let most = most.map_err(refused("inspect a kernel"))?;
-            if wanted > most as u64 {
+            let (most, local) = needs.map_err(refused("inspect a kernel"))?;
+            let (most, wanted) =
+                (info.threads.min(most as u64), threads.iter().map(|&t| u64::from(t)).product::<u64>());
+            if wanted > most {
                 let reason = format!("kernel {} needs work groups of {wanted} threads, at most {most} fit", entry.name);
+                return Err(super::unavailable(reason));
+            }
+            if local > info.local_memory {
+                let (name, most) = (&entry.name, info.local_memory);
+                let reason = format!("kernel {name} needs {local} bytes of local memory, there are {most}");
                 return Err(super::unavailable(reason));
             }
         }
@@ -142,12 +151,12 @@ impl OpenClBackend {
 impl OpenClBackend {
     fn allocate_uncleared(&self, part: Part, bytes: u64) -> Result<Buffer, DeviceError> {
         let out_of_memory = || DeviceError::OutOfMemory { what: part.name(), bytes };
-        if bytes > self.device.info.largest_buffer {
+        if self.context().allocated().saturating_add(bytes) > self.device.info.memory {
             return Err(out_of_memory());
         }
         let bytes = usize::try_from(bytes).map_err(|_| out_of_memory())?;
         let memory = self.context().buffer(bytes).map_err(memory_error(part, bytes))?;
-        Ok(Buffer { context: self.context().clone(), memory, bytes })
+        Ok(Buffer { context: self.context().clone(), memory, bytes, allocated: bytes })
     }
 }
 
@@ -171,6 +180,10 @@ impl Backend for OpenClBackend {
         Target::OpenCl
     }
 
+    fn largest_buffer(&self) -> u64 {
+        self.device.info.largest_buffer
+    }
+
     fn prepare(&mut self, module: &KernelModule) -> Result<(), DeviceError> {
         let mut failure = None;
         for options in self.variants() {
@@ -178,7 +191,7 @@ impl Backend for OpenClBackend {
                 Ok(program) => {
                     let context = self.context().clone();
                     self.built = Some(Built { context, program: Some(program), module: module.clone() });
-                    return self.check_threads(module);
+                    return self.check_needs(module);
                 }
                 Err(error) => failure = Some((options, error)),
             }
@@ -211,7 +224,7 @@ impl Backend for OpenClBackend {
         // SAFETY: the buffer is alive.
         let memory = unsafe { self.context().sub_buffer(buffer.memory, origin, bytes) };
         let memory = memory.map_err(refused("take a region of a buffer"))?;
-        Ok(Buffer { context: self.context().clone(), memory, bytes })
+        Ok(Buffer { context: self.context().clone(), memory, bytes, allocated: 0 })
     }
 
     fn bind(&mut self, kernel: u32, buffers: &[&Buffer]) -> Result<Launch, DeviceError> {

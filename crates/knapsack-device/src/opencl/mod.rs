@@ -50,6 +50,10 @@ pub struct OpenClOptions {
     pub fp16: Option<bool>,
     /// Reductions through subgroups; by default where the device has them.
     pub subgroups: Option<bool>,
+    /// Bytes that all models may take together, where that is less than the device's memory.
+    pub memory: Option<u64>,
+    /// Bytes of the largest buffer, where that is less than the device's.
+    pub largest_buffer: Option<u64>,
 }
 
 /// What a device says of itself.
@@ -141,7 +145,9 @@ impl OpenClDevice {
         let variable = std::env::var_os(PATH_VARIABLE);
         let candidates = options.libraries.clone().unwrap_or_else(|| find::candidates(variable.as_deref()));
         let api = Api::load(&candidates)?;
-        let (platform, device, info) = choose(&api, options.device.as_deref())?;
+        let (platform, device, mut info) = choose(&api, options.device.as_deref())?;
+        info.memory = info.memory.min(options.memory.unwrap_or(u64::MAX));
+        info.largest_buffer = info.largest_buffer.min(options.largest_buffer.unwrap_or(u64::MAX));
         if !info.alignment.is_power_of_two() || info.alignment > ALIGNMENT {
             let problem = format!("{} aligns regions to {} bytes, at most {ALIGNMENT} work", info.name, info.alignment);
             return Err(unavailable(problem));
@@ -153,6 +159,11 @@ impl OpenClDevice {
     /// What the device says of itself.
     pub fn info(&self) -> &OpenClInfo {
         &self.info
+    }
+
+    /// Bytes of the buffers of all models now.
+    pub fn allocated(&self) -> u64 {
+        self.context.allocated()
     }
 
     /// Every device of every platform, whether it can be used or not.

@@ -1,10 +1,10 @@
 //! Each operation as its documentation in `knapsack_artifact::plan` says, one loop for each sum sign.
 
-use super::ReferenceModel;
 use crate::call::Call;
+use crate::host::HostMemory;
 use half::{bf16, f16};
 use knapsack_artifact::plan::{
-    AddNorm, Attention, Embed, Epilogue, Linear, Norm, NormWeights, ParameterId, QkvOrder, RopeAppend, RowSelect,
+    AddNorm, Attention, Embed, Epilogue, Linear, Norm, NormWeights, ParameterId, QkvOrder, RopeAppend, RowSelect, Rows,
     Weight,
 };
 use knapsack_tensor::{DType, GroupFormat, Layout, NormKind, dequantize_group, unpack_group};
@@ -16,6 +16,17 @@ fn element(bytes: &[u8], dtype: DType, index: usize) -> f32 {
         DType::F32 => f32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")),
         DType::F16 => f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32(),
         DType::BF16 => bf16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32(),
+        DType::U32 => unreachable!("a validated library has no floats of uint32"),
+    }
+}
+
+/// Stores a float as element `index`.
+fn set_element(bytes: &mut [u8], dtype: DType, index: usize, value: f32) {
+    let at = index * dtype.size() as usize;
+    match dtype {
+        DType::F32 => bytes[at..at + 4].copy_from_slice(&value.to_le_bytes()),
+        DType::F16 => bytes[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes()),
+        DType::BF16 => bytes[at..at + 2].copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
         DType::U32 => unreachable!("a validated library has no floats of uint32"),
     }
 }
@@ -34,11 +45,36 @@ fn normalize(norm: &NormWeights, weight: Option<&[f32]>, bias: Option<&[f32]>, r
     }
 }
 
-impl ReferenceModel {
+/// The operations on a model's memory.
+pub(super) struct Plain<'a> {
+    pub(super) memory: &'a mut HostMemory,
+}
+
+impl Plain<'_> {
+    fn arena(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(self.memory.workspace.bytes_mut())
+    }
+
+    /// A copy of the first `n` rows.
+    fn read(&mut self, rows: Rows, n: u32) -> Vec<f32> {
+        let (start, len) = (rows.offset as usize / 4, n as usize * rows.columns as usize);
+        self.arena()[start..start + len].to_vec()
+    }
+
+    fn write(&mut self, rows: Rows, values: &[f32]) {
+        let start = rows.offset as usize / 4;
+        self.arena()[start..start + values.len()].copy_from_slice(values);
+    }
+
+    fn tokens(&mut self, n: u32) -> Vec<u32> {
+        let start = self.memory.library.io.tokens.offset as usize;
+        bytemuck::cast_slice(&self.memory.workspace.bytes()[start..start + 4 * n as usize]).to_vec()
+    }
+
     /// A whole parameter in float32.
     fn floats(&self, id: ParameterId) -> Vec<f32> {
-        let parameter = &self.library.parameters[id.0 as usize];
-        let bytes = self.weights.get(id);
+        let parameter = &self.memory.library.parameters[id.0 as usize];
+        let bytes = self.memory.weights.get(id);
         let count = bytes.len() / parameter.dtype.size() as usize;
         (0..count).map(|index| element(bytes, parameter.dtype, index)).collect()
     }
@@ -47,12 +83,16 @@ impl ReferenceModel {
     fn weight_row(&self, weight: &Weight, rows: usize, k: usize, row: usize) -> Vec<f32> {
         match *weight {
             Weight::Dense(id) => {
-                let dtype = self.library.parameters[id.0 as usize].dtype;
-                (0..k).map(|i| element(self.weights.get(id), dtype, row * k + i)).collect()
+                let dtype = self.memory.library.parameters[id.0 as usize].dtype;
+                (0..k).map(|i| element(self.memory.weights.get(id), dtype, row * k + i)).collect()
             }
-            Weight::Grouped { codes, scales, format } => {
-                self.grouped_row(self.weights.get(codes), self.weights.get(scales), &format, [rows, k], row)
-            }
+            Weight::Grouped { codes, scales, format } => self.grouped_row(
+                self.memory.weights.get(codes),
+                self.memory.weights.get(scales),
+                &format,
+                [rows, k],
+                row,
+            ),
         }
     }
 
@@ -165,12 +205,13 @@ impl ReferenceModel {
 
     pub(super) fn rope_append(&mut self, op: &RopeAppend, call: Call) {
         let (heads, kv_heads, dim) = (op.heads as usize, op.kv_heads as usize, op.head_dim as usize);
-        let layer = self.library.kv_cache[op.layer as usize];
+        let cached = &self.memory.layers[op.layer as usize];
+        let (layer, keys, values) = (cached.layer, cached.keys, cached.values);
         let qkv = self.read(op.qkv, call.n);
         let apart = op.apart.map(|apart| [apart.keys, apart.values].map(|rows| self.read(rows, call.n)));
         let angles = match op.rotary {
             0 => Vec::new(),
-            _ => self.read(self.library.rope_tables[op.rope_table as usize].rows, call.n),
+            _ => self.read(self.memory.library.rope_tables[op.rope_table as usize].rows, call.n),
         };
         let half = op.rotary as usize / 2;
         let mut query = Vec::new();
@@ -201,9 +242,11 @@ impl ReferenceModel {
                 self.normalize_head(&op.key_norm, h, &mut k);
                 rotate(&mut k);
                 let start = (h * layer.positions as usize + slot) * dim;
-                let [keys, values] = &mut self.cache[op.layer as usize];
-                bytemuck::cast_slice_mut::<_, f32>(keys.bytes_mut())[start..start + dim].copy_from_slice(&k);
-                bytemuck::cast_slice_mut::<_, f32>(values.bytes_mut())[start..start + dim].copy_from_slice(head(2, h));
+                let cache = self.memory.cache.bytes_mut();
+                for (i, (&k, &v)) in k.iter().zip(head(2, h)).enumerate() {
+                    set_element(&mut cache[keys..], layer.dtype, start + i, k);
+                    set_element(&mut cache[values..], layer.dtype, start + i, v);
+                }
             }
         }
         self.write(op.query, &query);
@@ -211,10 +254,11 @@ impl ReferenceModel {
 
     pub(super) fn attention(&mut self, op: &Attention, call: Call) {
         let dim = op.head_dim as usize;
-        let layer = self.library.kv_cache[op.layer as usize];
         let query = self.read(op.query, call.n);
-        let [keys, values] = &self.cache[op.layer as usize];
-        let [keys, values] = [keys, values].map(|region| bytemuck::cast_slice::<_, f32>(region.bytes()));
+        let cached = &self.memory.layers[op.layer as usize];
+        let layer = cached.layer;
+        let [keys, values] = [cached.keys, cached.values].map(|start| &self.memory.cache.bytes()[start..]);
+        let stored = |bytes, at| (at..at + dim).map(move |index| element(bytes, layer.dtype, index));
         let mut output = vec![0.0f32; query.len()];
         for (index, (q, out)) in query.chunks_exact(dim).zip(output.chunks_exact_mut(dim)).enumerate() {
             let (t, head) = (index / op.heads as usize, index % op.heads as usize);
@@ -225,14 +269,14 @@ impl ReferenceModel {
             let seen: Vec<usize> = (0..sinks).chain(start..=position).map(row).collect();
             let mut scores: Vec<f32> = seen
                 .iter()
-                .map(|&at| op.scale * q.iter().zip(&keys[at..at + dim]).map(|(a, b)| a * b).sum::<f32>())
+                .map(|&at| op.scale * q.iter().zip(stored(keys, at)).map(|(a, b)| a * b).sum::<f32>())
                 .map(|score| op.soft_cap.map_or(score, |cap| cap * (score / cap).tanh()))
                 .collect();
             let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             scores.iter_mut().for_each(|score| *score = (*score - largest).exp());
             let total: f32 = scores.iter().sum();
             for (&at, score) in seen.iter().zip(&scores) {
-                for (o, v) in out.iter_mut().zip(&values[at..at + dim]) {
+                for (o, v) in out.iter_mut().zip(stored(values, at)) {
                     *o += score / total * v;
                 }
             }

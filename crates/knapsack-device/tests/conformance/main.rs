@@ -1,5 +1,5 @@
 //! The conformance suite: one set of tests that every device instantiates. Each operation is held against a naive evaluation
-//! over drawn shapes, on libraries built around that one operation.
+//! over drawn shapes, on libraries built around that one operation; then whole models are held against the reference's logits.
 //!
 //! A device joins by an [`Instance`] and a line in [`suite`]'s list at the end of this file.
 
@@ -7,13 +7,17 @@
 
 mod build;
 mod cases;
+mod fake;
 mod gpu;
+mod models;
 #[path = "../standin/mod.rs"]
 mod standin;
+#[path = "../support/mod.rs"]
+mod support;
 mod weights;
 
 use knapsack_artifact::ModelLibrary;
-use knapsack_device::{CpuDevice, Device, FakeDevice, FakeOutcome, Isa, ReferenceDevice};
+use knapsack_device::{CpuDevice, Device, Isa, ReferenceDevice};
 use std::sync::Arc;
 
 /// Largest relative root mean square errors.
@@ -24,6 +28,10 @@ pub(crate) struct Bounds {
     pub(crate) cached: f64,
     /// Through a grouped product.
     pub(crate) quantized: f64,
+    /// Logits of a whole model.
+    pub(crate) model: f64,
+    /// Logits of a whole model without grouped weights.
+    pub(crate) dense_model: f64,
 }
 
 /// A device under test.
@@ -69,6 +77,7 @@ fn suite(instance: &Instance<'_>) {
     cases::attention(instance);
     cases::wrong_calls(instance);
     weights::suite(instance);
+    models::suite(instance);
     eprintln!("exercised {} ({})", instance.name, instance.device.description());
 }
 
@@ -78,7 +87,7 @@ fn reference() {
         name: "cpu-reference".to_owned(),
         device: &ReferenceDevice,
         prepare: Arc::clone,
-        bounds: Bounds { exact: 1e-5, cached: 1e-5, quantized: 1e-5 },
+        bounds: Bounds { exact: 1e-5, cached: 1e-5, quantized: 1e-5, model: 1e-3, dense_model: 1e-3 },
         cases: 48,
         exact_memory: false,
     });
@@ -93,7 +102,7 @@ fn cpu(isa: Isa) {
         name: format!("cpu, {isa}"),
         device: &device,
         prepare: Arc::clone,
-        bounds: Bounds { exact: 1e-5, cached: 1e-3, quantized: 0.02 },
+        bounds: Bounds { exact: 1e-5, cached: 1e-3, quantized: 0.02, model: 0.03, dense_model: 0.005 },
         cases: 64,
         exact_memory: true,
     });
@@ -127,38 +136,4 @@ fn cpu_neon() {
 #[test]
 fn cpu_neon_dotprod() {
     cpu(Isa::NeonDotprod);
-}
-
-/// The fake computes nothing, so only its bookkeeping is tested.
-#[test]
-fn fake() {
-    let device = FakeDevice::new();
-    let mut b = build::Builder::new(4, 8, 1);
-    let (rows, _) = b.input(16, 16);
-    let sample = b.finish(rows);
-    let (library, folder) = (&sample.library, sample.folder.path());
-    let total = library.memory.total();
-    let mut one = device.load(library.clone(), folder).unwrap();
-    let two = device.load(library.clone(), folder).unwrap();
-    assert_eq!((device.models(), device.allocated(), one.memory()), (2, 2 * total, library.memory));
-    drop(two);
-    device.script_loads([FakeOutcome::Fail]);
-    assert!(device.load(library.clone(), folder).is_err());
-    assert_eq!((device.models(), device.allocated(), device.peak()), (1, total, 2 * total));
-
-    let read = |model: &mut dyn knapsack_device::LoadedModel, row| {
-        let mut logits = vec![0.0; 16];
-        model.logits(row, &mut logits).unwrap();
-        logits
-    };
-    one.forward(&[1, 2, 3], 0).unwrap();
-    let rows = [read(&mut *one, 1), read(&mut *one, 2)];
-    assert_ne!(rows[0], rows[1]);
-    device.script_calls([FakeOutcome::Fail, FakeOutcome::SucceedAfter(std::time::Duration::from_millis(1))]);
-    assert!(one.forward(&[9], 1).is_err());
-    one.forward(&[2], 1).unwrap();
-    assert_eq!(read(&mut *one, 0), rows[0], "the same tokens give the same logits");
-    assert!(one.forward(&[2], 3).is_err(), "position 2 was never given");
-    drop(one);
-    assert_eq!((device.models(), device.allocated()), (0, 0));
 }

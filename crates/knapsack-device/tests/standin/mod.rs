@@ -112,6 +112,10 @@ impl Backend for StandinBackend {
         self.standin.variant.target
     }
 
+    fn largest_buffer(&self) -> u64 {
+        u64::MAX
+    }
+
     fn prepare(&mut self, module: &KernelModule) -> Result<(), DeviceError> {
         let program = self
             .standin

@@ -1,36 +1,128 @@
-//! Whole fixture models on a device, held against the reference's logits.
+//! Whole models on a device, held against the reference's logits: the conversions by the reference tool, and the checkpoints
+//! that were generated for the families, rope scalings and variants without one, converted here.
 #![allow(dead_code)] // Each test binary uses a part.
 
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;
 use knapsack_compiler::{CompileRequest, compile};
+use knapsack_device::opencl::{OpenClDevice, OpenClOptions};
 use knapsack_device::{Device, DeviceError, LoadedModel};
 use knapsack_ir::Windows;
 use knapsack_models::ModelConfig;
 use knapsack_tensor::Quantization;
+use knapsack_testkit::{GENERATED, GeneratedModel, ReferenceSequence, fixtures, mlc_fixture, reference_logits};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-/// A fixture model, compiled.
-pub(crate) fn library(
-    family: &str,
-    quantization: &str,
-    target: Target,
-    change: impl FnOnce(&mut Windows),
-) -> Arc<ModelLibrary> {
-    let folder = knapsack_testkit::mlc_fixture(family, quantization);
-    let text = std::fs::read_to_string(folder.join("mlc-chat-config.json")).unwrap();
-    let config = ModelConfig::from_mlc(&serde_json::from_str(&text).unwrap()).unwrap();
-    let quantization: Quantization = quantization.parse().unwrap();
-    let mut windows = config.own_windows();
-    if windows.sliding.is_none() {
-        // MLC writes gemma2's window as its context; the reference's sequences are longer.
-        windows.context = windows.context.max(128);
+/// A model with its weights and the logits that it must give.
+pub(crate) struct Model {
+    /// What it is, for people.
+    pub(crate) name: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) config: ModelConfig,
+    pub(crate) quantization: Quantization,
+    /// What it is compiled for unless a test changes it.
+    pub(crate) windows: Windows,
+    pub(crate) sequences: Vec<ReferenceSequence>,
+    /// Keeps a conversion.
+    _converted: Option<tempfile::TempDir>,
+}
+
+impl Model {
+    fn open(name: String, folder: PathBuf, context: Option<u32>, sequences: Vec<ReferenceSequence>) -> Self {
+        let text = std::fs::read_to_string(folder.join("mlc-chat-config.json")).unwrap();
+        let chat: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let config = ModelConfig::from_mlc(&chat).unwrap();
+        let quantization = chat["quantization"].as_str().unwrap().parse().unwrap();
+        // The reference has no attention sinks.
+        let mut windows = Windows { sinks: 0, ..config.own_windows() };
+        if let Some(context) = context {
+            windows.context = context;
+        } else if windows.sliding.is_none() {
+            // MLC writes gemma2's window as its context; the reference's sequences are longer.
+            windows.context = windows.context.max(128);
+        }
+        windows.chunk = windows.chunk.min(windows.context);
+        Model { name, folder, config, quantization, windows, sequences, _converted: None }
     }
-    // The reference has no attention sinks.
-    windows.sinks = 0;
-    change(&mut windows);
-    let graph = config.graph(&quantization, &windows).unwrap();
-    Arc::new(compile(&CompileRequest { graph: &graph, windows, target, name: None }).unwrap())
+
+    /// A conversion by the reference tool.
+    pub(crate) fn fixture(family: &str, quantization: &str) -> Self {
+        let sequences = reference_logits(family, Some(quantization));
+        Self::open(format!("{family} {quantization}"), mlc_fixture(family, quantization), None, sequences)
+    }
+
+    /// A generated checkpoint, converted.
+    pub(crate) fn generated(model: &GeneratedModel, quantization: &str) -> Self {
+        let parent = tempfile::tempdir().unwrap();
+        let (checkpoint, output) = (model.checkpoint(), parent.path().join("out"));
+        let request = knapsack_weights::Request {
+            checkpoint: &checkpoint,
+            output: &output,
+            quantization: quantization.parse().unwrap(),
+            conv_template: None,
+            jobs: None,
+        };
+        knapsack_weights::convert(&request, &AtomicBool::new(false), &|_| {}).unwrap();
+        let name = format!("{} {quantization}", model.name);
+        let new = Self::open(name, output, model.context, model.reference_logits(quantization));
+        Model { _converted: Some(parent), ..new }
+    }
+
+    /// The model, compiled.
+    pub(crate) fn library(&self, target: Target, change: impl FnOnce(&mut Windows)) -> Arc<ModelLibrary> {
+        let mut windows = self.windows;
+        change(&mut windows);
+        let graph = self.config.graph(&self.quantization, &windows).unwrap();
+        Arc::new(compile(&CompileRequest { graph: &graph, windows, target, name: None }).unwrap())
+    }
+
+    /// Runs every reference sequence and returns the worst error.
+    pub(crate) fn error_on(&self, device: &dyn Device, library: &Arc<ModelLibrary>, calls: Calls) -> f64 {
+        let mut model =
+            device.load(library.clone(), &self.folder).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        let mut worst = 0.0f64;
+        for sequence in &self.sequences {
+            worst = worst.max(error(&all_logits(&mut *model, &tokens(sequence), calls), &sequence.logits));
+        }
+        worst
+    }
+}
+
+/// Every model: all families, all quantizations that there are logits for.
+pub(crate) fn every_model(mut check: impl FnMut(&Model)) {
+    for model in fixtures() {
+        model.quantizations.iter().for_each(|quantization| check(&Model::fixture(model.family, quantization)));
+    }
+    for model in GENERATED {
+        model.quantizations.iter().for_each(|quantization| check(&Model::generated(model, quantization)));
+    }
+}
+
+/// The tokens of a sequence, as devices take them.
+pub(crate) fn tokens(sequence: &ReferenceSequence) -> Vec<u32> {
+    sequence.tokens.iter().map(|&token| token as u32).collect()
+}
+
+/// An OpenCL device, with a cache of programs that outlives the test run: PoCL takes seconds for a model's kernels. `None`,
+/// said aloud, where there is none; a failure then when `KNAPSACK_REQUIRE_OPENCL=1`.
+pub(crate) fn opencl(mut options: OpenClOptions) -> Option<OpenClDevice> {
+    options.cache.get_or_insert_with(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("opencl-programs"));
+    match OpenClDevice::open(options) {
+        Ok(device) => {
+            let info = device.info();
+            eprintln!("on {} (fp16 {}, subgroups {})", device.description(), info.fp16, info.subgroups);
+            Some(device)
+        }
+        Err(error) if std::env::var_os("KNAPSACK_REQUIRE_OPENCL").is_some_and(|value| value == "1") => {
+            panic!("KNAPSACK_REQUIRE_OPENCL=1, but {error}")
+        }
+        Err(error) => {
+            eprintln!("SKIPPED: no OpenCL: {error}");
+            None
+        }
+    }
 }
 
 /// How many tokens each call of a run takes.
@@ -42,6 +134,8 @@ pub(crate) enum Calls {
     Single,
     /// 1, 2, 3, … up to the chunk, and again.
     Rising,
+    /// Half of the tokens in chunks, then one by one: a prompt and its answer.
+    PromptAndAnswer,
 }
 
 /// Logits of every position of `tokens`.
@@ -57,6 +151,7 @@ pub(crate) fn try_all_logits(
 ) -> Result<Vec<f32>, DeviceError> {
     let chunk = model.library().model.prefill_chunk_size as usize;
     let vocab = model.library().model.vocab_size as usize;
+    let prompt = tokens.len() / 2;
     let mut logits = vec![0.0; tokens.len() * vocab];
     let (mut position, mut call) = (0, 0);
     while position < tokens.len() {
@@ -64,6 +159,7 @@ pub(crate) fn try_all_logits(
             Calls::Chunks => chunk,
             Calls::Single => 1,
             Calls::Rising => call % chunk + 1,
+            Calls::PromptAndAnswer => chunk.min(prompt.saturating_sub(position)).max(1),
         }
         .min(tokens.len() - position);
         model.forward(&tokens[position..position + n], position as u32)?;
@@ -89,7 +185,7 @@ pub(crate) fn error(logits: &[f32], reference: &[f32]) -> f64 {
 pub(crate) fn error_to_reference_device(
     device: &dyn Device,
     libraries: [&Arc<ModelLibrary>; 2],
-    folder: &std::path::Path,
+    folder: &Path,
     tokens: &[u32],
     calls: Calls,
 ) -> f64 {
@@ -97,23 +193,4 @@ pub(crate) fn error_to_reference_device(
     let mut model = device.load(library.clone(), folder).unwrap();
     let mut reference = knapsack_device::ReferenceDevice.load(host.clone(), folder).unwrap();
     error(&all_logits(&mut *model, tokens, calls), &all_logits(&mut *reference, tokens, calls))
-}
-
-/// Runs every reference sequence of a fixture and returns the worst error.
-pub(crate) fn fixture_error(
-    device: &dyn Device,
-    library: &Arc<ModelLibrary>,
-    family: &str,
-    quantization: &str,
-    calls: Calls,
-) -> f64 {
-    let folder = knapsack_testkit::mlc_fixture(family, quantization);
-    let mut model = device.load(library.clone(), &folder).unwrap();
-    assert_eq!(model.memory(), library.memory, "{family} {quantization}: allocated and planned");
-    let mut worst = 0.0f64;
-    for sequence in knapsack_testkit::reference_logits(family, Some(quantization)) {
-        let tokens: Vec<u32> = sequence.tokens.iter().map(|&token| token as u32).collect();
-        worst = worst.max(error(&all_logits(&mut *model, &tokens, calls), &sequence.logits));
-    }
-    worst
 }

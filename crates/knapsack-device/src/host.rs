@@ -1,0 +1,127 @@
+//! What every device shares that works on the host's memory: the weights mapped where they lie, KV cache and workspace in
+//! [`Region`]s, and the calls of a [`LoadedModel`]. A device adds how a launch is executed ([`Executor`]).
+
+use crate::call::{Call, check_forward, check_logits, write_rope_rows};
+use crate::memory::{Account, Part, Region};
+use crate::{DeviceError, LoadedModel, Weights};
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::MemoryPlan;
+use knapsack_artifact::plan::{Function, KvLayer, Op};
+use knapsack_tensor::DType;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Executes launches.
+pub(crate) trait Executor: Send {
+    /// Executes one launch; the arguments are checked.
+    ///
+    /// # Errors
+    /// Only what the device's memory or driver does.
+    fn launch(&self, memory: &mut HostMemory, op: &Op, call: Call) -> Result<(), DeviceError>;
+}
+
+/// Keys and values of one layer in the cache.
+#[derive(Clone, Copy)]
+pub(crate) struct CachedLayer {
+    /// The layer, with the type that its elements are stored in here.
+    pub(crate) layer: KvLayer,
+    /// Where the keys begin, in bytes.
+    pub(crate) keys: usize,
+    /// Where the values begin, in bytes.
+    pub(crate) values: usize,
+}
+
+/// All memory of a model.
+///
+/// The library has been validated when it was decoded; [`HostMemory::load`] does it again, because memory safety rests on it:
+/// every index is in range, every operand inside the workspace, and what a launch writes overlaps nothing else that it names.
+pub(crate) struct HostMemory {
+    pub(crate) library: Arc<ModelLibrary>,
+    pub(crate) weights: Weights,
+    pub(crate) workspace: Region,
+    pub(crate) cache: Region,
+    pub(crate) layers: Vec<CachedLayer>,
+    account: Account,
+}
+
+impl HostMemory {
+    /// Maps the weights and allocates cache and workspace, exactly as planned. `cache_dtype` stores the cache in another type
+    /// than the plan's.
+    ///
+    /// # Errors
+    /// As [`crate::Device::load`].
+    pub(crate) fn load(
+        library: Arc<ModelLibrary>,
+        folder: &Path,
+        account: Account,
+        cache_dtype: Option<DType>,
+    ) -> Result<Self, DeviceError> {
+        library.validate().map_err(|source| DeviceError::Library { source: Box::new(source) })?;
+        let weights = Weights::open(&library, folder, &account)?;
+        let mut end = 0;
+        let mut layers = Vec::with_capacity(library.kv_cache.len());
+        for planned in &library.kv_cache {
+            let layer = KvLayer { dtype: cache_dtype.unwrap_or(planned.dtype), ..*planned };
+            let half = layer.bytes() / 2;
+            layers.push(CachedLayer { layer, keys: end as usize, values: (end + half) as usize });
+            end += 2 * half;
+        }
+        let cache = Region::new(&account, Part::KvCache, end)?;
+        let workspace = Region::new(&account, Part::Workspace, library.memory.workspace)?;
+        Ok(HostMemory { library, weights, workspace, cache, layers, account })
+    }
+}
+
+/// A model on a device that works on the host's memory.
+pub(crate) struct HostModel<E> {
+    memory: HostMemory,
+    executor: E,
+    /// Rows that the last successful forward left.
+    rows: u32,
+}
+
+impl<E: Executor> HostModel<E> {
+    pub(crate) const fn new(memory: HostMemory, executor: E) -> Self {
+        HostModel { memory, executor, rows: 0 }
+    }
+
+    fn run(&mut self, function: &Function, call: Call) -> Result<(), DeviceError> {
+        function.launches.iter().try_for_each(|launch| self.executor.launch(&mut self.memory, &launch.op, call))
+    }
+}
+
+impl<E: Executor> LoadedModel for HostModel<E> {
+    fn library(&self) -> &Arc<ModelLibrary> {
+        &self.memory.library
+    }
+
+    fn memory(&self) -> MemoryPlan {
+        self.memory.account.now()
+    }
+
+    fn forward(&mut self, tokens: &[u32], position: u32) -> Result<(), DeviceError> {
+        let library = self.memory.library.clone();
+        let call = check_forward(&library, tokens, position)?;
+        self.rows = 0;
+        let workspace = self.memory.workspace.bytes_mut();
+        let start = library.io.tokens.offset as usize;
+        workspace[start..start + 4 * tokens.len()].copy_from_slice(bytemuck::cast_slice(tokens));
+        for table in &library.rope_tables {
+            let (start, len) = (table.rows.offset as usize, 4 * (call.n * table.rows.columns) as usize);
+            write_rope_rows(table, call, bytemuck::cast_slice_mut(&mut workspace[start..start + len]));
+        }
+        self.run(if call.n == 1 { &library.decode } else { &library.prefill }, call)?;
+        self.rows = call.n;
+        Ok(())
+    }
+
+    fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError> {
+        let library = self.memory.library.clone();
+        let call = check_logits(&library, self.rows, row, output)?;
+        self.run(&library.head, call)?;
+        let start = library.io.logits.offset as usize;
+        let logits = &self.memory.workspace.bytes()[start..start + 4 * output.len()];
+        output.copy_from_slice(bytemuck::cast_slice(logits));
+        Ok(())
+    }
+}

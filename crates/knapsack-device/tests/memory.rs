@@ -1,0 +1,87 @@
+//! The plan is exact: what each device counts as allocated is what the compiler planned, part for part, for every family,
+//! window and chunk.
+
+mod support;
+
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::{MemoryPlan, Target};
+use knapsack_device::opencl::OpenClOptions;
+use knapsack_device::{CpuDevice, Device, FakeDevice, ReferenceDevice};
+use knapsack_ir::Windows;
+use std::collections::HashMap;
+use std::sync::Arc;
+use support::{Model, every_model, opencl};
+
+/// The whole context, and sliding windows without and with sinks, each for a chunk of one, an odd one and the largest.
+fn windows(model: &Model) -> Vec<Windows> {
+    let whole = Windows { sliding: None, sinks: 0, chunk: 1, ..model.windows };
+    let sliding = Windows { sliding: Some(24), ..whole };
+    let mut all = Vec::new();
+    for windows in [whole, sliding, Windows { sinks: 4, ..sliding }] {
+        let largest = windows.sliding.unwrap_or(windows.context);
+        all.extend([1, 7, largest].map(|chunk| Windows { chunk, ..windows }));
+    }
+    all
+}
+
+#[test]
+fn the_devices_allocate_what_is_planned() {
+    let (cpu, fake) = (CpuDevice::new(), FakeDevice::new(u64::MAX));
+    let mut plans = 0;
+    every_model(|model| {
+        for windows in windows(model) {
+            let library = model.library(Target::Host, |all| *all = windows);
+            let (plan, what) = (library.memory, format!("{} with {windows:?}", model.name));
+            let loaded = cpu.load(library.clone(), &model.folder).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(loaded.memory(), plan, "{what}: cpu");
+            let loaded = fake.load(library.clone(), &model.folder).unwrap();
+            assert_eq!((loaded.memory(), fake.allocated()), (plan, plan.total()), "{what}: fake");
+            // The reference keeps its cache in float32.
+            let loaded = ReferenceDevice.load(library.clone(), &model.folder).unwrap();
+            let kv_cache = library.kv_cache.iter().map(|layer| 4 * layer.bytes() / layer.dtype.size()).sum();
+            assert_eq!(loaded.memory(), MemoryPlan { kv_cache, ..plan }, "{what}: cpu-reference");
+            plans += 1;
+        }
+    });
+    eprintln!("{plans} plans are exact on {}, fake and cpu-reference", cpu.description());
+}
+
+/// The library with kernels that do nothing, the same few for every library: building thousands of real ones would take minutes
+/// and change nothing in what is allocated.
+fn without_kernel_bodies(library: &ModelLibrary) -> ModelLibrary {
+    let mut library = library.clone();
+    let mut arguments = HashMap::new();
+    for launch in [&library.prefill, &library.decode, &library.head].into_iter().flat_map(|f| &f.launches) {
+        arguments.insert(launch.gpu.as_ref().unwrap().kernel as usize, launch.op.operands().len());
+    }
+    let module = library.kernels.as_mut().unwrap();
+    module.source = String::new();
+    for count in 1..=16 {
+        let buffers: Vec<String> = (0..count).map(|i| format!("__global float* b{i}")).collect();
+        let buffers = buffers.join(", ");
+        module.source += &format!("__kernel void nothing_{count}({buffers}, uint n, uint position, uint row) {{}}\n");
+    }
+    for (index, kernel) in module.kernels.iter_mut().enumerate() {
+        kernel.name = format!("nothing_{}", arguments[&index]);
+    }
+    library
+}
+
+/// Beside the model's own count: what was asked of the driver, counted where it is asked.
+#[test]
+fn opencl_allocates_what_is_planned() {
+    let Some(device) = opencl(OpenClOptions::default()) else { return };
+    let mut plans = 0;
+    every_model(|model| {
+        for windows in windows(model) {
+            let library = model.library(Target::OpenCl, |all| *all = windows);
+            let (plan, what) = (library.memory, format!("{} with {windows:?}", model.name));
+            let library = Arc::new(without_kernel_bodies(&library));
+            let loaded = device.load(library, &model.folder).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!((loaded.memory(), device.allocated()), (plan, plan.total()), "{what}");
+            plans += 1;
+        }
+        assert_eq!(device.allocated(), 0, "{}", model.name);
+    });
+    eprintln!("{plans} plans are exact on {}", device.description());
+}
