@@ -83,6 +83,12 @@ pub enum Error {
         /// The cache.
         cache: PathBuf,
     },
+    /// An address is to be fetched and the network may not be used.
+    #[error("{url} has to be downloaded, and this run is offline")]
+    OfflineAddress {
+        /// The address.
+        url: String,
+    },
     /// The lockfile would change, and `--locked` forbids it.
     #[error("knapsack.lock is not up to date: {}", reasons.join("; "))]
     LockOutOfDate {
@@ -213,7 +219,7 @@ pub enum Error {
 
 /// What a failure means for another attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Retry {
+pub enum Retry {
     /// It would fail again.
     Never,
     /// It may pass.
@@ -228,7 +234,8 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
-    pub(crate) fn retry(&self) -> Retry {
+    /// Whether another attempt is worth it.
+    pub fn retry(&self) -> Retry {
         match self {
             Self::RateLimited { wait: Some(wait), .. } => Retry::After(*wait),
             Self::RateLimited { wait: None, .. } | Self::Connection { .. } => Retry::Backoff,

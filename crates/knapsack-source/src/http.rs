@@ -154,8 +154,14 @@ impl Answer {
         self.header("content-length")?.trim().parse().ok()
     }
 
+    /// First byte and length of the file, of `Content-Range: bytes first-last/length`.
+    pub(crate) fn range_start(&self) -> Option<(u64, Option<u64>)> {
+        let (span, length) = self.header("content-range")?.strip_prefix("bytes ")?.split_once('/')?;
+        Some((span.split_once('-')?.0.trim().parse().ok()?, length.trim().parse().ok()))
+    }
+
     /// The body as it arrives.
-    pub(crate) fn into_reader(self) -> impl Read {
+    pub(crate) fn into_reader(self) -> impl Read + Send + 'static {
         self.body.into_reader()
     }
 

@@ -10,6 +10,7 @@
 //! server says is taken for hostile: names become paths only after a check, sizes and counts are capped, redirects are
 //! followed only to http and https, and the token goes to the hub alone.
 
+mod address;
 mod cache;
 mod digest;
 mod error;
@@ -29,11 +30,12 @@ mod stamps;
 mod transfer;
 mod usage;
 
+pub use address::{Addresses, Body};
 pub use cache::{
     CachedCommit, CachedRepository, Damage, clean_partial_downloads, list_downloads, remove_download, verify_downloads,
 };
 pub use digest::sha256_file;
-pub use error::{Error, Result};
+pub use error::{Error, Result, Retry};
 pub use local::{LocalModel, open_local};
 pub use location::{HubLocation, Location, RepoId};
 pub use model::{FileRole, ModelKind, ModelSource, Origin, SourceFile};

@@ -257,14 +257,10 @@ impl Download<'_> {
 
     /// `Content-Range: bytes first-last/size`.
     fn check_range(&self, answer: &Answer, from: u64) -> Result<()> {
-        let range = answer.header("content-range").unwrap_or_default();
-        let parsed = range.strip_prefix("bytes ").and_then(|range| {
-            let (span, size) = range.split_once('/')?;
-            Some((span.split_once('-')?.0.trim().parse::<u64>().ok()?, size.trim()))
-        });
-        match parsed {
-            Some((first, size)) if first == from => size.parse().map_or(Ok(()), |size| self.same_size(size)),
+        match answer.range_start() {
+            Some((first, size)) if first == from => size.map_or(Ok(()), |size| self.same_size(size)),
             _ => {
+                let range = answer.header("content-range").unwrap_or_default();
                 let reason = format!("bytes from {from} were asked for, its Content-Range is {range:?}");
                 Err(Error::BadAnswer { url: answer.url.clone(), reason })
             }

@@ -190,6 +190,17 @@ pub struct ModelArgs {
     /// Sizes to compile a weight folder or a checkpoint with.
     #[command(flatten)]
     pub overrides: OverridesArg,
+    /// Where a package's models go that are not part of it.
+    #[command(flatten)]
+    pub downloads: DownloadsArg,
+}
+
+/// Where models go that a package leaves to be downloaded.
+#[derive(Clone, Debug, Default, Args)]
+pub struct DownloadsArg {
+    /// Folder for models that the package downloads; by default in the cache
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub downloads: Option<PathBuf>,
 }
 
 /// Sizes that differ from the model's own.
@@ -522,9 +533,9 @@ pub struct ServeArgs {
     /// Threads of the CPU device; by default all cores
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
-    /// Folder for models that the package downloads; by default in the cache
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub downloads: Option<PathBuf>,
+    /// Where the package's models go that are not part of it.
+    #[command(flatten)]
+    pub downloads: DownloadsArg,
 }
 
 /// `knapsack inspect`.

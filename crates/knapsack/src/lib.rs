@@ -9,6 +9,7 @@ pub mod cli;
 pub mod downloads;
 pub mod exit;
 pub mod files;
+pub mod first_use;
 pub mod interrupt;
 pub mod model;
 pub mod open;

@@ -3,10 +3,12 @@
 
 use crate::cli::{ModelArgs, RunDevice};
 use crate::exit::{OrWrongInput, wrong_input};
+use crate::first_use;
 use crate::model::{FolderKind, Model, compiler_overrides};
 use crate::packaging::Workspace;
 use crate::report::Reporter;
 use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::app_config::WeightsLocation;
 use knapsack_artifact::library::Target;
 use knapsack_bundle::cache::{Cache, CacheEntry};
 use knapsack_device::opencl::{OpenClDevice, OpenClOptions};
@@ -164,7 +166,12 @@ fn open_package(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened>
     }
     let package = Package::open(&args.path)?;
     let model = package.model(args.model.as_deref()).or_wrong_input()?;
-    let weights = package.bundled_weights(model)?;
+    let weights = match &model.weights {
+        WeightsLocation::Bundled(_) => package.bundled_weights(model)?,
+        WeightsLocation::Download(_) => {
+            first_use::weights(&first_use::store(args.downloads.downloads.as_deref())?, model, reporter)?
+        }
+    };
     let name = model.model_id.clone();
     if args.overrides.overrides.as_ref().is_some_and(|overrides| !overrides.is_empty()) {
         // What ships has its sizes compiled in; other sizes are another library over the same weights.

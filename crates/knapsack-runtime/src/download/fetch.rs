@@ -94,7 +94,7 @@ impl Fetch<'_> {
             if failures >= ATTEMPTS {
                 return Err(DownloadError::Transport { url: url.to_owned(), source: error });
             }
-            self.pause(pause)?;
+            self.pause(if let TransportError::Limited(wait) = error { wait } else { pause })?;
             pause *= 2;
         }
         output.sync_all().map_err(io(part))?;

@@ -50,10 +50,18 @@ impl Transport for HttpTransport {
         let start = match parts.status.as_u16() {
             200 => 0,
             206 => range_start(parts.headers.get(header::CONTENT_RANGE)).unwrap_or(from),
+            429 | 503 if let Some(wait) = seconds(parts.headers.get(header::RETRY_AFTER)) => {
+                return Err(TransportError::Limited(wait));
+            }
             status => return Err(TransportError::Status(status)),
         };
         Ok(Body { start, reader: Box::new(body.into_reader()) })
     }
+}
+
+/// `Retry-After` in seconds; a date counts as absent.
+fn seconds(value: Option<&ureq::http::HeaderValue>) -> Option<Duration> {
+    value?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// The first number of `bytes 100-199/200`.

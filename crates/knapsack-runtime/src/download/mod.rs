@@ -11,12 +11,12 @@
 
 mod error;
 mod fetch;
-#[cfg(feature = "http")]
+#[cfg(any(test, feature = "http"))]
 mod http;
 mod transport;
 
 pub use error::DownloadError;
-#[cfg(feature = "http")]
+#[cfg(any(test, feature = "http"))]
 pub use http::HttpTransport;
 pub use transport::{Body, Transport, TransportError};
 
@@ -116,6 +116,10 @@ impl Store {
         };
         if model.files.is_empty() {
             return Err(DownloadError::NoFileList(model.model_id.clone()));
+        }
+        // Without touching the disk: this is asked before every use.
+        if let Some(folder) = self.folder(model) {
+            return Ok(folder);
         }
         let partial = self.partial(&model.model_id);
         fs::create_dir_all(&partial).map_err(io(&partial))?;
@@ -299,5 +303,5 @@ fn escape(path: &str) -> String {
     out
 }
 
-#[cfg(all(test, feature = "http"))]
+#[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
 use std::io::Read;
+use std::time::Duration;
 
 /// How files are fetched. On a phone this is the system's own client, which knows about metered networks and background
 /// transfers; on the host `HttpTransport` (feature `http`).
@@ -18,6 +19,9 @@ pub struct Body {
     pub reader: Box<dyn Read + Send>,
 }
 
+/// Longest wait that a server may ask for.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
 /// Why a request failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TransportError {
@@ -27,14 +31,22 @@ pub enum TransportError {
     /// There was no answer.
     #[error("{0}")]
     Connection(String),
+    /// The server asks to come back later.
+    #[error("the server limits requests and asks to wait {} s", .0.as_secs())]
+    Limited(Duration),
+    /// Asking again would not help, for this reason.
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl TransportError {
     /// Whether asking again may help.
-    pub const fn is_transient(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
             Self::Status(status) => matches!(status, 408 | 416 | 429 | 500..=599),
             Self::Connection(_) => true,
+            Self::Limited(wait) => *wait <= LONGEST_WAIT,
+            Self::Refused(_) => false,
         }
     }
 }

@@ -161,6 +161,20 @@ impl<L: Loader> Manager<L> {
         }
     }
 
+    /// Whether the model could be acquired if nothing else were in use: to be asked before its weights are downloaded.
+    ///
+    /// # Errors
+    /// As [`Manager::acquire`]: no room, or a model that does not exist.
+    pub fn check_fits(&self, model_id: &str) -> Result<(), ManagerError> {
+        let bytes = self
+            .shared
+            .loader
+            .bytes(model_id)
+            .map_err(|source| ManagerError::Load { model_id: model_id.to_owned(), source: source.into() })?;
+        let state = self.lock();
+        if state.phase(model_id).is_some() || state.could_ever_fit(bytes) { Ok(()) } else { Err(state.no_room(model_id, bytes)) }
+    }
+
     /// Loads with the room reserved: first frees the victims, then calls the loader.
     fn load(
         &self,

@@ -2,17 +2,28 @@
 
 use crate::cli::ServeArgs;
 use crate::exit::{OrWrongInput, wrong_input};
-use crate::open;
+use crate::interrupt::Graceful;
 use crate::report::Reporter;
-use crate::serve::Server;
+use crate::serve::{OnDownload, Server};
+use crate::{first_use, open};
 use anyhow::Context;
-use knapsack_bundle::Cache;
-use knapsack_runtime::download::{HttpTransport, Store};
+use knapsack_artifact::app_config::WeightsLocation;
+use knapsack_runtime::download::DownloadProgress;
 use knapsack_runtime::manager::{Event, Manager, host_budget};
 use knapsack_runtime::{Package, PackageLoader};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
-/// Serves until Ctrl-C.
+/// How often the server looks whether Ctrl-C was pressed.
+const POLL: Duration = Duration::from_millis(50);
+/// How long answers may take to end after that.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Serves until Ctrl-C or SIGTERM, which end the answers under way.
 pub fn run(args: &ServeArgs, reporter: &Reporter) -> anyhow::Result<()> {
     if !Package::is_package(&args.path) {
         return Err(wrong_input(format!("{} is not a package: run `knapsack package` first", args.path.display())));
@@ -23,11 +34,11 @@ pub fn run(args: &ServeArgs, reporter: &Reporter) -> anyhow::Result<()> {
         None => host_budget()
             .ok_or_else(|| wrong_input("this system does not say how much memory is free: give --budget"))?,
     };
-    let downloads = match &args.downloads {
-        Some(folder) => folder.clone(),
-        None => Cache::place(|name| std::env::var_os(name))?.join("downloads-v1"),
+    let downloaded = |weights: &WeightsLocation| matches!(weights, WeightsLocation::Download(_));
+    let store = match package.config().model_list.iter().any(|model| downloaded(&model.weights)) {
+        true => Some(first_use::store(args.downloads.downloads.as_deref())?),
+        false => None,
     };
-    let store = Store::new(downloads, Arc::new(HttpTransport::new()));
     let device = open::run_device(args.device, args.threads)?;
     reporter.detail("Device", device.description());
     let verbose = reporter.verbosity() > 0;
@@ -36,20 +47,55 @@ pub fn run(args: &ServeArgs, reporter: &Reporter) -> anyhow::Result<()> {
             eprintln!("{event:?}");
         }
     });
-    let loader = PackageLoader::new(package, device, Some(store));
-    let server = Server::new(Manager::new(loader, budget, Some(listener)));
+    let loader = PackageLoader::new(package, device, store);
+    let server = Server::new(Manager::new(loader, budget, Some(listener)), tell_downloads(reporter));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        let address = (args.host.as_str(), args.port);
-        let socket = tokio::net::TcpListener::bind(address)
+    let result = runtime.block_on(async {
+        let socket = TcpListener::bind((args.host.as_str(), args.port))
             .await
             .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))?;
         let local = socket.local_addr()?;
         if !local.ip().is_loopback() {
             reporter.warning(format_args!("{local} can be reached from other machines, and asks for no password"));
         }
+        let graceful = Graceful::new();
         // Programs that start the server read the port from this line.
         reporter.line(format_args!("listening on http://{local}/v1 (budget {budget} bytes)"))?;
-        axum::serve(socket, server.router()).await.context("the server failed")
+        serve(socket, server, &graceful).await
+    });
+    // A download or an answer that does not end in time must not keep the program.
+    runtime.shutdown_background();
+    result?;
+    reporter.status("Stopped", "serving");
+    Ok(())
+}
+
+/// Until Ctrl-C: then no new connections, and the answers under way end where they are.
+async fn serve(socket: TcpListener, server: Server, graceful: &Graceful) -> anyhow::Result<()> {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let router = server.clone().router();
+    let serving = axum::serve(socket, router).with_graceful_shutdown(async { drop(stopped.await) });
+    let mut serving = tokio::spawn(async { serving.await });
+    while !graceful.requested() && !serving.is_finished() {
+        sleep(POLL).await;
+    }
+    server.stop();
+    let _ = stop.send(());
+    match timeout(FAREWELL, &mut serving).await {
+        Ok(ended) => ended?.context("the server failed"),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Says each tenth of a download.
+fn tell_downloads(reporter: &Reporter) -> OnDownload {
+    let quiet = reporter.is_quiet() || reporter.is_json();
+    let told: Mutex<BTreeMap<String, u64>> = Mutex::default();
+    Arc::new(move |model_id: &str, DownloadProgress { done, total }| {
+        let tenth = done.saturating_mul(10) / total.max(1);
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        if !quiet && told.insert(model_id.to_owned(), tenth) != Some(tenth) {
+            eprintln!("downloading {model_id}: {done} of {total} bytes");
+        }
     })
 }

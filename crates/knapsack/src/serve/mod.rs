@@ -1,11 +1,12 @@
 //! A package behind an OpenAI-compatible HTTP endpoint, its models loaded and evicted under a budget as on a phone.
 //!
 //! `POST /v1/chat/completions` (streamed or not), `GET /v1/models`, `GET /v1/models/{id}`, `GET /health`. Generation runs on threads of
-//! its own; a client that goes away ends its answer.
+//! its own; a client that goes away ends its answer, and so does [`Server::stop`].
 
 mod protocol;
 
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::sse::{Event, Sse};
@@ -13,14 +14,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_core::Stream;
+use knapsack_runtime::download::DownloadProgress;
 use knapsack_runtime::manager::{Acquire, Manager, ManagerError};
 use knapsack_runtime::{CancelFlag, Engine, EngineError, Generation, PackageLoader};
 use protocol::{ApiError, ChatRequest, Envelope};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
@@ -37,13 +40,48 @@ const LAG: usize = 256;
 pub struct Server {
     manager: Manager<PackageLoader>,
     started: u64,
-    requests: Arc<AtomicU64>,
+    requests: Arc<Requests>,
+    download: OnDownload,
+}
+
+/// Is told how far a model's download is.
+pub type OnDownload = Arc<dyn Fn(&str, DownloadProgress) + Send + Sync>;
+
+/// The answers that are being worked on, by their number.
+#[derive(Default)]
+struct Requests {
+    next: AtomicU64,
+    stopping: AtomicBool,
+    running: Mutex<BTreeMap<u64, CancelFlag>>,
+}
+
+impl Requests {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<u64, CancelFlag>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Server {
-    /// A server for the manager's package.
-    pub fn new(manager: Manager<PackageLoader>) -> Self {
-        Self { manager, started: now(), requests: Arc::default() }
+    /// A server for the manager's package; `download` is told of models that are downloaded at their first use.
+    pub fn new(manager: Manager<PackageLoader>, download: OnDownload) -> Self {
+        Self { manager, started: now(), requests: Arc::default(), download }
+    }
+
+    /// Ends every answer that is being worked on, and those that are still asked for.
+    pub fn stop(&self) {
+        self.requests.stopping.store(true, Ordering::SeqCst);
+        self.requests.running().values().for_each(CancelFlag::cancel);
+    }
+
+    /// A new answer: its number, and the guard that ends it.
+    fn begin(&self) -> (u64, Answering) {
+        let number = self.requests.next.fetch_add(1, Ordering::Relaxed);
+        let cancel = CancelFlag::new();
+        self.requests.running().insert(number, cancel.clone());
+        if self.requests.stopping.load(Ordering::SeqCst) {
+            cancel.cancel();
+        }
+        (number, Answering { number, cancel, requests: self.requests.clone() })
     }
 
     /// The routes.
@@ -79,7 +117,10 @@ impl Server {
         if loader.package().config().model(&request.model).is_none() {
             return Err(no_such_model(&request.model));
         }
-        loader.prepare(&request.model, &|_| (), cancel).map_err(|error| failed(&error))?;
+        // Before anything large is downloaded in vain.
+        self.manager.check_fits(&request.model).map_err(|error| manager_error(&error))?;
+        let progress = |progress| (self.download)(&request.model, progress);
+        loader.prepare(&request.model, &progress, cancel).map_err(|error| failed(&error))?;
         let how = Acquire { wait: PATIENCE, cancel: cancel.clone() };
         let handle = self.manager.acquire(&request.model, &how).map_err(|error| manager_error(&error))?;
         let mut engine = handle.lock();
@@ -113,8 +154,15 @@ fn no_such_model(model_id: &str) -> ApiError {
 
 fn manager_error(error: &ManagerError) -> ApiError {
     match error {
+        // It would never fit: asking again, as clients do after a server's error, is no use.
+        ManagerError::NoRoom { needed, budget, .. } if needed > budget => {
+            ApiError { code: "over_budget", ..ApiError::invalid(error.to_string()) }
+        }
         ManagerError::NoRoom { .. } => {
             ApiError { status: 503, kind: "server_error", code: "over_budget", message: error.to_string() }
+        }
+        ManagerError::Cancelled { .. } => {
+            ApiError { status: 503, kind: "server_error", code: "cancelled", message: error.to_string() }
         }
         _ => failed(error),
     }
@@ -155,25 +203,37 @@ async fn model(State(server): State<Server>, Path(id): Path<String>) -> Result<J
 }
 
 /// Raises the flag when the handler's future, or the stream of the answer, is dropped: the client is gone.
-struct CancelOnDrop(CancelFlag);
+struct Answering {
+    number: u64,
+    cancel: CancelFlag,
+    requests: Arc<Requests>,
+}
 
-impl Drop for CancelOnDrop {
+impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.cancel();
+        self.cancel.cancel();
+        self.requests.running().remove(&self.number);
     }
 }
 
-async fn chat(State(server): State<Server>, body: Bytes) -> Result<Response, ApiError> {
+async fn chat(State(server): State<Server>, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError {
+            status: 413,
+            code: "too_large",
+            ..ApiError::invalid(format!("the body is longer than {MAX_BODY_BYTES} bytes"))
+        },
+        _ => ApiError::invalid(rejection.body_text()),
+    })?;
     let request: ChatRequest =
         serde_json::from_slice(&body).map_err(|error| ApiError::invalid(format!("the body is no request: {error}")))?;
-    let number = server.requests.fetch_add(1, Ordering::Relaxed);
+    let (number, answering) = server.begin();
     let created = now();
     let envelope = Envelope { id: format!("chatcmpl-{created:x}-{number:x}"), created, model: request.model.clone() };
     if request.stream {
-        stream(server, request, envelope).await
+        stream(server, request, envelope, answering).await
     } else {
-        let cancel = CancelFlag::new();
-        let _guard = CancelOnDrop(cancel.clone());
+        let cancel = answering.cancel.clone();
         let (done, result) = oneshot::channel();
         spawn(move || {
             let _ = done.send(server.generate(&request, &cancel, &mut |_| ()));
@@ -191,10 +251,14 @@ fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), ApiError> {
 }
 
 /// An answer as events. A failure before the first piece of text is a status; one after it is an event.
-async fn stream(server: Server, request: ChatRequest, envelope: Envelope) -> Result<Response, ApiError> {
-    let cancel = CancelFlag::new();
+async fn stream(
+    server: Server,
+    request: ChatRequest,
+    envelope: Envelope,
+    answering: Answering,
+) -> Result<Response, ApiError> {
+    let cancel = answering.cancel.clone();
     let (events, mut receiver) = mpsc::channel::<Result<Value, ApiError>>(LAG);
-    let guard = CancelOnDrop(cancel.clone());
     let first = envelope.first();
     spawn(move || {
         let mut show = |text: &str| {
@@ -217,7 +281,7 @@ async fn stream(server: Server, request: ChatRequest, envelope: Envelope) -> Res
         Some(Ok(event)) => [Some(first), Some(event)],
         None => return Err(ApiError { status: 500, ..ApiError::invalid("the answer was lost") }),
     };
-    Ok(Sse::new(Events { pending, receiver, done: false, _guard: guard }).into_response())
+    Ok(Sse::new(Events { pending, receiver, done: false, _answering: answering }).into_response())
 }
 
 /// Events that are waiting, those that come, and the end that OpenAI's clients look for.
@@ -225,7 +289,7 @@ struct Events {
     pending: [Option<Value>; 2],
     receiver: mpsc::Receiver<Result<Value, ApiError>>,
     done: bool,
-    _guard: CancelOnDrop,
+    _answering: Answering,
 }
 
 impl Stream for Events {
