@@ -5,9 +5,7 @@ mod support;
 use serde_json::{Value, json};
 use std::io::BufRead;
 use std::path::PathBuf;
-use support::{
-    BUDGET_FOR_ONE, FOUR, HALF, STORY, SUM, SUM_ANSWER, Sandbox, Server, THREE, question, read_chunk,
-};
+use support::{BUDGET_FOR_ONE, FOUR, HALF, STORY, SUM, SUM_ANSWER, Sandbox, Server, THREE, question, read_chunk};
 
 fn world(configure: impl FnOnce(&mut std::process::Command)) -> (Sandbox, PathBuf, Server) {
     let sandbox = Sandbox::new();

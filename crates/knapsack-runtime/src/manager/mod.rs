@@ -172,7 +172,11 @@ impl<L: Loader> Manager<L> {
             .bytes(model_id)
             .map_err(|source| ManagerError::Load { model_id: model_id.to_owned(), source: source.into() })?;
         let state = self.lock();
-        if state.phase(model_id).is_some() || state.could_ever_fit(bytes) { Ok(()) } else { Err(state.no_room(model_id, bytes)) }
+        if state.phase(model_id).is_some() || state.could_ever_fit(bytes) {
+            Ok(())
+        } else {
+            Err(state.no_room(model_id, bytes))
+        }
     }
 
     /// Loads with the room reserved: first frees the victims, then calls the loader.
