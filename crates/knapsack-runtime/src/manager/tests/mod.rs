@@ -1,77 +1,12 @@
-//! The manager against a model of it, step by step and from several threads. The fake loader counts what is really alive and
-//! checks it against the budget at every load.
+//! The manager against a model of it, step by step and from several threads, on the fake device (see `world`).
+
+mod world;
 
 use super::*;
 use crate::rng::SplitMix64;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-
-const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
-const SIZES: [u64; 6] = [10, 20, 30, 40, 55, 100];
-
-/// What is alive, by the loader's own count.
-#[derive(Default)]
-struct World {
-    alive: AtomicU64,
-    budget: AtomicU64,
-    loads: AtomicUsize,
-    /// The next load fails, or behaves as if it had been cancelled.
-    fail: AtomicBool,
-    cancel: AtomicBool,
-    panic: AtomicBool,
-}
-
-struct FakeModel {
-    bytes: u64,
-    world: Arc<World>,
-    uses: u64,
-}
-
-impl Drop for FakeModel {
-    fn drop(&mut self) {
-        self.world.alive.fetch_sub(self.bytes, SeqCst);
-    }
-}
-
-struct FakeLoader(Arc<World>);
-
-impl Loader for FakeLoader {
-    type Model = FakeModel;
-
-    fn bytes(&self, model_id: &str) -> Result<u64, BoxError> {
-        IDS.iter().position(|id| *id == model_id).map(|index| SIZES[index]).ok_or_else(|| "no such model".into())
-    }
-
-    fn load(&self, model_id: &str, progress: &dyn Fn(f32), _: &CancelFlag) -> Result<FakeModel, BoxError> {
-        let world = &self.0;
-        world.loads.fetch_add(1, SeqCst);
-        let bytes = self.bytes(model_id)?;
-        let alive = world.alive.fetch_add(bytes, SeqCst) + bytes;
-        let model = FakeModel { bytes, world: world.clone(), uses: 0 };
-        assert!(alive <= world.budget.load(SeqCst), "{alive} bytes alive");
-        progress(0.5);
-        if world.panic.swap(false, SeqCst) {
-            panic!("asked to");
-        }
-        if world.fail.swap(false, SeqCst) {
-            return Err("asked to fail".into());
-        }
-        if world.cancel.swap(false, SeqCst) {
-            return Err(Cancelled.into());
-        }
-        Ok(model)
-    }
-}
-
-fn manager(budget: u64) -> (Manager<FakeLoader>, Arc<World>) {
-    let world = Arc::new(World::default());
-    world.budget.store(budget, SeqCst);
-    (Manager::new(FakeLoader(world.clone()), budget, None), world)
-}
-
-fn now() -> Acquire {
-    Acquire::default()
-}
+use std::sync::atomic::Ordering::SeqCst;
+use world::{ALLOCATIONS, FakeLoader, IDS, LAUNCHES, SIZES, UNIT, loader, manager, now};
 
 /// The rules once more, without threads, locks or phases.
 #[derive(Default)]
@@ -139,7 +74,8 @@ fn a_million_random_steps() {
             0..=5 => {
                 let outcome = pick(12);
                 let known = expected.loaded.contains_key(id);
-                world.fail.store(!known && outcome == 0, SeqCst);
+                // Any of its allocations may be the one that fails.
+                world.device.refuse_allocation(if !known && outcome == 0 { 1 + pick(ALLOCATIONS) as u64 } else { 0 });
                 world.cancel.store(!known && outcome == 1, SeqCst);
                 let result = manager.acquire(id, &now());
                 if known || expected.room(SIZES[index]) {
@@ -148,7 +84,9 @@ fn a_million_random_steps() {
                         (false, 1) => assert!(matches!(result, Err(ManagerError::Cancelled { .. })), "step {step}"),
                         _ => {
                             let handle = result.unwrap_or_else(|error| panic!("step {step}: {error}"));
-                            handle.lock().uses += 1;
+                            world.device.refuse_launch(if outcome == 2 { 1 + pick(LAUNCHES) as u64 } else { 0 });
+                            assert_eq!(world.ask(&handle).is_err(), outcome == 2, "step {step}");
+                            world.ask(&handle).unwrap();
                             expected.loaded.entry(id).or_insert((SIZES[index], 0, 0)).1 += 1;
                             handles.push((index, handle));
                         }
@@ -156,7 +94,7 @@ fn a_million_random_steps() {
                 } else {
                     assert!(matches!(result, Err(ManagerError::NoRoom { .. })), "step {step}");
                 }
-                world.fail.store(false, SeqCst);
+                world.device.refuse_allocation(0);
                 world.cancel.store(false, SeqCst);
             }
             6..=11 if !handles.is_empty() => {
@@ -182,7 +120,8 @@ fn a_million_random_steps() {
                 let level = [Pressure::Moderate, Pressure::Critical][pick(2)];
                 let before = expected.used();
                 expected.pressure(level);
-                assert_eq!(manager.memory_pressure(level), before - expected.used(), "step {step}");
+                let freed = (before - expected.used()) * UNIT;
+                assert_eq!(manager.memory_pressure(level), freed, "step {step}");
             }
             14 => {
                 let pinned = pick(3) == 0;
@@ -195,15 +134,14 @@ fn a_million_random_steps() {
             }
             15 if pick(4) == 0 => {
                 expected.budget = [60, 100, 130][pick(3)];
-                world.budget.store(expected.budget.max(expected.used()), SeqCst);
-                manager.set_budget(expected.budget);
-                world.budget.store(expected.budget, SeqCst);
+                world.device.set_memory(expected.budget * UNIT);
+                manager.set_budget(expected.budget * UNIT);
                 expected.shrink();
             }
             _ => {}
         }
-        assert_eq!(manager.used(), expected.used(), "step {step}");
-        assert_eq!(world.alive.load(SeqCst), expected.used(), "step {step}");
+        assert_eq!(manager.used(), expected.used() * UNIT, "step {step}");
+        assert_eq!(world.alive(), expected.used(), "step {step}");
         if step % 64 == 0 {
             let models: Vec<_> = manager.models().into_iter().map(|status| status.model_id).collect();
             assert!(models.iter().map(String::as_str).eq(expected.loaded.keys().copied()), "step {step}: {models:?}");
@@ -211,7 +149,7 @@ fn a_million_random_steps() {
     }
     drop(handles);
     manager.memory_pressure(Pressure::Critical);
-    assert_eq!((manager.used(), world.alive.load(SeqCst)), (0, 0));
+    assert_eq!((manager.used(), world.alive()), (0, 0));
     assert!(world.loads.load(SeqCst) > 10_000);
 }
 
@@ -226,22 +164,24 @@ fn threads_never_pass_the_budget_and_never_lose_a_model_in_use() {
                 let mut pick = move |n: u64| (rng.next() % n) as usize;
                 for _ in 0..20_000 {
                     match pick(40) {
-                        0 => world.fail.store(true, SeqCst),
+                        0 => world.device.refuse_allocation(1 + pick(ALLOCATIONS) as u64),
                         1 => world.cancel.store(true, SeqCst),
                         2 => drop(manager.memory_pressure(Pressure::Critical)),
                         3 => drop(manager.unload(IDS[pick(6)])),
+                        4 => world.device.refuse_launch(1 + pick(LAUNCHES) as u64),
                         n => {
                             let wait = Duration::from_micros(if n % 8 == 0 { 500 } else { 0 });
                             let how = Acquire { wait, cancel: CancelFlag::new() };
                             let Ok(handle) = manager.acquire(IDS[pick(6)], &how) else { continue };
                             let second = manager.acquire(handle.model_id(), &now()).unwrap();
-                            handle.lock().uses += 1;
+                            // Right, or refused when a thread asked for that.
+                            let _ = world.ask(&handle);
                             // Alive, and the only one of its name: both handles see the same model.
                             let place = |handle: &Handle<FakeLoader>| std::ptr::from_ref(&*handle.lock()) as usize;
                             assert_eq!(place(&second), place(&handle));
-                            let bytes = second.lock().bytes;
-                            assert!(world.alive.load(SeqCst) >= bytes);
-                            assert!(manager.used() <= 110);
+                            let bytes = second.lock().memory().total();
+                            assert!(world.device.allocated() >= bytes);
+                            assert!(manager.used() <= 110 * UNIT);
                         }
                     }
                 }
@@ -249,7 +189,8 @@ fn threads_never_pass_the_budget_and_never_lose_a_model_in_use() {
         }
     });
     manager.memory_pressure(Pressure::Critical);
-    assert_eq!((manager.used(), world.alive.load(SeqCst)), (0, 0));
+    assert_eq!((manager.used(), world.alive()), (0, 0));
+    assert!(world.device.peak() >= 100 * UNIT && world.device.peak() <= 110 * UNIT);
 }
 
 #[test]
@@ -263,10 +204,11 @@ fn a_full_budget_says_who_holds_it() {
     let error = manager.acquire("e", &now()).err().unwrap();
     assert_eq!(
         error.to_string(),
-        "`e` needs 55 bytes, but only 30 of the budget of 100 can be had; held: c 30 bytes (pinned), d 40 bytes (in use by 2)"
+        "`e` needs 56320 bytes, but only 30720 of the budget of 102400 can be had; held: c 30720 bytes (pinned), d 40960 bytes \
+         (in use by 2)"
     );
     // Nothing was evicted in vain.
-    assert_eq!(manager.used(), 80);
+    assert_eq!(manager.used(), 80 * UNIT);
     assert_eq!(manager.unload("d").unwrap_err().to_string(), "`d` cannot be unloaded: it is in use by 2");
     drop(first);
     assert!(matches!(manager.acquire("x", &now()), Err(ManagerError::Load { .. })));
@@ -304,7 +246,7 @@ fn many_acquires_load_once_and_share_a_failure() {
     for fails in [false, true] {
         let (manager, world) = manager(100);
         let gate = Arc::new(std::sync::Barrier::new(8));
-        world.fail.store(fails, SeqCst);
+        world.device.refuse_allocation(u64::from(fails));
         // Handles are kept until all have one, so that nothing is evicted in between.
         let results: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)
@@ -327,7 +269,7 @@ fn many_acquires_load_once_and_share_a_failure() {
         }
         drop(results);
         manager.memory_pressure(Pressure::Critical);
-        assert_eq!(world.alive.load(SeqCst), 0);
+        assert_eq!(world.alive(), 0);
     }
 }
 
@@ -337,33 +279,32 @@ fn a_panicking_loader_is_a_failed_load() {
     world.panic.store(true, SeqCst);
     let error = manager.acquire("a", &now()).err().unwrap();
     assert!(matches!(error, ManagerError::Load { .. }));
-    assert_eq!((manager.used(), world.alive.load(SeqCst)), (0, 0));
+    assert_eq!((manager.used(), world.alive()), (0, 0));
     assert!(manager.acquire("a", &now()).is_ok());
 }
 
 #[test]
 fn events_tell_the_story() {
-    let world = Arc::new(World::default());
-    world.budget.store(60, SeqCst);
+    let (loader, world) = loader(60);
     let log = Arc::new(Mutex::new(Vec::new()));
     let listener: Listener = Box::new({
         let log = log.clone();
         move |event| {
             let line = match event {
                 Event::Loading { model_id, fraction } => format!("loading {model_id} {fraction}"),
-                Event::Loaded { model_id, bytes, .. } => format!("loaded {model_id} {bytes}"),
-                Event::Evicted { model_id, bytes, reason } => format!("evicted {model_id} {bytes} {reason:?}"),
+                Event::Loaded { model_id, bytes, .. } => format!("loaded {model_id} {}", bytes / UNIT),
+                Event::Evicted { model_id, bytes, reason } => format!("evicted {model_id} {} {reason:?}", bytes / UNIT),
                 Event::Failed { model_id, error } => format!("failed {model_id}: {error}"),
             };
             log.lock().unwrap().push(line);
         }
     });
-    let manager = Manager::new(FakeLoader(world.clone()), 60, Some(listener));
+    let manager = Manager::new(loader, 60 * UNIT, Some(listener));
     drop(manager.acquire("d", &now()).unwrap());
     drop(manager.acquire("e", &now()).unwrap());
     manager.memory_pressure(Pressure::Moderate);
     manager.unload("e").unwrap();
-    world.fail.store(true, SeqCst);
+    world.device.refuse_allocation(1);
     assert!(manager.acquire("a", &now()).is_err());
     let expected = [
         "loading d 0",
@@ -375,7 +316,6 @@ fn events_tell_the_story() {
         "loaded e 55",
         "evicted e 55 Unloaded",
         "loading a 0",
-        "loading a 0.5",
         "failed a: cannot load `a`",
     ];
     assert_eq!(*log.lock().unwrap(), expected);
