@@ -297,6 +297,26 @@ pub struct PlanArgs {
     pub lock: LockArgs,
 }
 
+/// Which models of which manifest, on which phones.
+#[derive(Clone, Debug, Args)]
+pub struct OnPhonesArgs {
+    /// The models, by model_id; without any: all
+    #[arg(value_name = "MODEL_ID")]
+    pub models: Vec<String>,
+    /// Which manifest.
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+    /// Which phones.
+    #[command(flatten)]
+    pub phones: PhoneArgs,
+    /// Result as JSON.
+    #[command(flatten)]
+    pub json: JsonArg,
+    /// How the lockfile and the network may be used.
+    #[command(flatten)]
+    pub lock: LockArgs,
+}
+
 /// `knapsack memory`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
@@ -306,24 +326,12 @@ Examples:
   knapsack memory --list-phones
   knapsack memory --json")]
 pub struct MemoryArgs {
-    /// The models to show, by model_id; without any: all
-    #[arg(value_name = "MODEL_ID")]
-    pub models: Vec<String>,
-    /// Which manifest.
+    /// Which models on which phones.
     #[command(flatten)]
-    pub manifest: ManifestArgs,
-    /// Which phones.
-    #[command(flatten)]
-    pub phones: PhoneArgs,
+    pub on: OnPhonesArgs,
     /// List the profiles of phones with the sources of their figures, and stop; needs no manifest
     #[arg(long, conflicts_with_all = ["models", "phone"])]
     pub list_phones: bool,
-    /// Result as JSON.
-    #[command(flatten)]
-    pub json: JsonArg,
-    /// How the lockfile and the network may be used.
-    #[command(flatten)]
-    pub lock: LockArgs,
 }
 
 /// `knapsack fit`.
@@ -336,15 +344,9 @@ Examples:
 
 Exit codes: 0 every model fits, 1 some model does not (then --write writes nothing), 2 wrong input.")]
 pub struct FitArgs {
-    /// The models to fit, by model_id; without any: all
-    #[arg(value_name = "MODEL_ID")]
-    pub models: Vec<String>,
-    /// Which manifest.
+    /// Which models on which phones.
     #[command(flatten)]
-    pub manifest: ManifestArgs,
-    /// Which phones.
-    #[command(flatten)]
-    pub phones: PhoneArgs,
+    pub on: OnPhonesArgs,
     /// Memory that a model may take, such as 2.5GB: besides phones, or in place of them
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub budget: Option<u64>,
@@ -354,12 +356,6 @@ pub struct FitArgs {
     /// Put the sizes into the manifest, without disturbing its comments and layout
     #[arg(long)]
     pub write: bool,
-    /// Result as JSON.
-    #[command(flatten)]
-    pub json: JsonArg,
-    /// How the lockfile and the network may be used.
-    #[command(flatten)]
-    pub lock: LockArgs,
 }
 
 /// `knapsack update`.

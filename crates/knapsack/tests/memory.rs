@@ -158,6 +158,8 @@ fn fit_writes_what_fits_and_disturbs_nothing() {
     expected = expected.replace("2048, /*", &format!("{}, /*", size("qwen", "context_window_size")));
     expected = expected.replace("size\": 128 }", &format!("size\": {} }}", size("qwen", "prefill_chunk_size")));
     assert_eq!(sandbox.read("mlc-package-config.json"), expected);
+    let again = sandbox.run(&["fit", "--phone", "iphone-13", "--write", "--json"]).json();
+    assert_eq!((&again["written"], &again["models"]), (&Value::Array(vec![]), &fitted["models"]));
 
     // `package` finds the same, and that the phone holds it.
     let phone = expected.replace("\"device\"", "\"target_devices\": [\"iphone-13\"], \"device\"");

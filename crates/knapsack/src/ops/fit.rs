@@ -19,23 +19,21 @@ use std::path::PathBuf;
 
 /// Fits models, and with `--write` changes the manifest.
 pub fn run(args: &FitArgs, reporter: &Reporter) -> Result<()> {
-    let profiles = packaging::profiles(&args.manifest)?;
-    let loaded = packaging::load(&args.manifest, reporter)?;
-    let workspace = Workspace::new(reporter, args.lock.offline())?;
-    let places = phones::models(&args.models, &loaded)?;
-    let budgets = budgets(args, &loaded, &phones::chosen(&args.phones, &loaded, &profiles)?, reporter)?;
-    let resolved = workspace.resolve(&loaded, &args.lock.locking())?;
+    let profiles = packaging::profiles(&args.on.manifest)?;
+    let loaded = packaging::load(&args.on.manifest, reporter)?;
+    let workspace = Workspace::new(reporter, args.on.lock.offline())?;
+    let places = phones::models(&args.on.models, &loaded)?;
+    let budgets = budgets(args, &loaded, &phones::chosen(&args.on.phones, &loaded, &profiles)?, reporter)?;
+    let resolved = workspace.resolve(&loaded, &args.on.lock.locking())?;
     let mut fitted = Vec::with_capacity(places.len());
     for &place in &places {
         let entry = &loaded.manifest.models[place];
         fitted.push(Fitted::of(entry, &resolved.sources[place].path, &budgets[place], args.min_context)?);
     }
     let fits = fitted.iter().all(|model| model.problem.is_none());
-    show(args, &fitted, reporter)?;
-    if !fits {
-        return Err(AlreadyReported(FAILED).into());
-    }
-    if args.write { write(&loaded, &fitted, reporter) } else { Ok(()) }
+    let written = if fits && args.write { write(&loaded, &fitted)? } else { Vec::new() };
+    show(args, &fitted, &written, reporter)?;
+    if fits { Ok(()) } else { Err(AlreadyReported(FAILED).into()) }
 }
 
 /// How much each model may take, in the order of the manifest.
@@ -45,7 +43,7 @@ fn budgets(
     phones: &[knapsack_config::DeviceProfile],
     reporter: &Reporter,
 ) -> Result<Vec<Budget>> {
-    let app = phones::app_memory(&args.phones, &loaded.manifest.app_memory);
+    let app = phones::app_memory(&args.on.phones, &loaded.manifest.app_memory);
     if phones.is_empty() && args.budget.is_none() {
         return Err(wrong_input("fit to what? Give --phone or --budget, or target_devices in the manifest"));
     }
@@ -176,12 +174,12 @@ fn other_formats(model: &Model, windows: &Windows, budget: u64) -> Vec<&'static 
     QUANTIZATIONS.iter().filter(|format| fits(format)).map(|format| format.name).collect()
 }
 
-fn show(args: &FitArgs, fitted: &[Fitted<'_>], reporter: &Reporter) -> Result<()> {
-    let value = || json!({ "models": fitted.iter().map(Fitted::value).collect::<Vec<_>>(), "written": false });
+fn show(args: &FitArgs, fitted: &[Fitted<'_>], written: &[PathBuf], reporter: &Reporter) -> Result<()> {
+    let value = || json!({ "models": fitted.iter().map(Fitted::value).collect::<Vec<_>>(), "written": written });
     if reporter.is_json() {
         return reporter.result("fit", &value());
     }
-    if args.json.json {
+    if args.on.json.json {
         return reporter.line(value());
     }
     let mut table = Table::new(&[
@@ -215,11 +213,15 @@ fn show(args: &FitArgs, fitted: &[Fitted<'_>], reporter: &Reporter) -> Result<()
             }
         }
     }
+    for path in written {
+        reporter.status("Wrote", path.display());
+    }
     Ok(())
 }
 
-/// Puts the sizes into the files that say something about the models: the manifest, or one that it extends.
-fn write(loaded: &Loaded, fitted: &[Fitted<'_>], reporter: &Reporter) -> Result<()> {
+/// Puts the sizes into the files that say something about the models: the manifest, or one that it extends. Gives those that
+/// changed.
+fn write(loaded: &Loaded, fitted: &[Fitted<'_>]) -> Result<Vec<PathBuf>> {
     let mut texts: BTreeMap<PathBuf, (String, String)> = BTreeMap::new();
     for model in fitted {
         let path = loaded.report.sources.file(model.entry.span.file).path().to_owned();
@@ -231,13 +233,12 @@ fn write(loaded: &Loaded, fitted: &[Fitted<'_>], reporter: &Reporter) -> Result<
         let Some((_, new)) = texts.get_mut(&path) else { continue };
         *new = set_overrides(new, model.id(), &model.overrides()).with_context(shown)?;
     }
+    let mut changed = Vec::new();
     for (path, (old, new)) in texts {
-        if old == new {
-            reporter.status("Unchanged", path.display());
-        } else {
+        if old != new {
             write_atomically(&path, new.as_bytes())?;
-            reporter.status("Wrote", path.display());
+            changed.push(path);
         }
     }
-    Ok(())
+    Ok(changed)
 }

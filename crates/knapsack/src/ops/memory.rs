@@ -16,21 +16,21 @@ use std::fmt::Write;
 
 /// Shows the memory of each model; whether it fits does not change the exit code.
 pub fn run(args: &MemoryArgs, reporter: &Reporter) -> Result<()> {
-    let profiles = packaging::profiles(&args.manifest)?;
-    let as_json = args.json.json || reporter.is_json();
+    let profiles = packaging::profiles(&args.on.manifest)?;
+    let as_json = args.on.json.json || reporter.is_json();
     if args.list_phones {
         return list_phones(&profiles, as_json, reporter);
     }
-    let mut loaded = packaging::load(&args.manifest, reporter)?;
-    let workspace = Workspace::new(reporter, args.lock.offline())?;
-    let places = phones::models(&args.models, &loaded)?;
-    let app = phones::app_memory(&args.phones, &loaded.manifest.app_memory);
-    let mut phones = phones::chosen(&args.phones, &loaded, &profiles)?;
+    let mut loaded = packaging::load(&args.on.manifest, reporter)?;
+    let workspace = Workspace::new(reporter, args.on.lock.offline())?;
+    let places = phones::models(&args.on.models, &loaded)?;
+    let app = phones::app_memory(&args.on.phones, &loaded.manifest.app_memory);
+    let mut phones = phones::chosen(&args.on.phones, &loaded, &profiles)?;
     if phones.is_empty() {
         let platform = loaded.manifest.device.value.platform();
         phones = profiles.iter().filter(|profile| profile.platform == platform).cloned().collect();
     }
-    let resolved = workspace.resolve(&loaded, &args.lock.locking())?;
+    let resolved = workspace.resolve(&loaded, &args.on.lock.locking())?;
     // What does not fit is shown, not refused.
     let plan = workspace.plan(&mut loaded, &resolved, true)?;
     let shown =
