@@ -1,4 +1,6 @@
-//! Jinja chat templates as Hugging Face tokenizers bring them, run in a bounded environment.
+//! Jinja chat templates as Hugging Face tokenizers bring them, run in a bounded environment: instructions, recursion and the
+//! prompt are limited. What minijinja has no limit for is the length of a string between two instructions, which a hostile template
+//! can double with `~`; a package pins the template that was looked at by its hash.
 
 use super::conversation::MAX_PROMPT_BYTES;
 use super::template::Message;
