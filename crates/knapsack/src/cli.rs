@@ -306,12 +306,12 @@ pub struct OnPhonesArgs {
     /// Which manifest.
     #[command(flatten)]
     pub manifest: ManifestArgs,
-    /// Which phones.
-    #[command(flatten)]
-    pub phones: PhoneArgs,
     /// Result as JSON.
     #[command(flatten)]
     pub json: JsonArg,
+    /// Which phones.
+    #[command(flatten)]
+    pub phones: PhoneArgs,
     /// How the lockfile and the network may be used.
     #[command(flatten)]
     pub lock: LockArgs,
@@ -326,12 +326,12 @@ Examples:
   knapsack memory --list-phones
   knapsack memory --json")]
 pub struct MemoryArgs {
-    /// Which models on which phones.
-    #[command(flatten)]
-    pub on: OnPhonesArgs,
     /// List the profiles of phones with the sources of their figures, and stop; needs no manifest
     #[arg(long, conflicts_with_all = ["models", "phone"])]
     pub list_phones: bool,
+    /// Which models on which phones.
+    #[command(flatten)]
+    pub on: OnPhonesArgs,
 }
 
 /// `knapsack fit`.
@@ -344,9 +344,6 @@ Examples:
 
 Exit codes: 0 every model fits, 1 some model does not (then --write writes nothing), 2 wrong input.")]
 pub struct FitArgs {
-    /// Which models on which phones.
-    #[command(flatten)]
-    pub on: OnPhonesArgs,
     /// Memory that a model may take, such as 2.5GB: besides phones, or in place of them
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub budget: Option<u64>,
@@ -356,6 +353,9 @@ pub struct FitArgs {
     /// Put the sizes into the manifest, without disturbing its comments and layout
     #[arg(long)]
     pub write: bool,
+    /// Which models on which phones.
+    #[command(flatten)]
+    pub on: OnPhonesArgs,
 }
 
 /// `knapsack update`.
