@@ -24,12 +24,7 @@ pub fn chosen(args: &PhoneArgs, loaded: &Loaded, profiles: &DeviceProfiles) -> R
     let device = loaded.manifest.device.value;
     let mut phones: Vec<DeviceProfile> = Vec::new();
     for name in &args.phone {
-        let Some(profile) = profiles.get(name) else {
-            let names = profiles.names();
-            let hint = suggest::nearest(name, names.iter().copied())
-                .map_or(String::new(), |near| format!("; did you mean {near}?"));
-            return Err(wrong_input(format!("no profile of a phone {name}{hint} Known are {}", names.join(", "))));
-        };
+        let profile = named(name, profiles)?;
         if profile.platform != device.platform() {
             return Err(wrong_input(format!("{name} is {}, and the manifest packages for {device}", profile.platform)));
         }
@@ -38,6 +33,19 @@ pub fn chosen(args: &PhoneArgs, loaded: &Loaded, profiles: &DeviceProfiles) -> R
         }
     }
     Ok(phones)
+}
+
+/// The profile of a name.
+///
+/// # Errors
+/// A name without a profile; with exit code 2.
+pub fn named<'a>(name: &str, profiles: &'a DeviceProfiles) -> Result<&'a DeviceProfile> {
+    profiles.get(name).ok_or_else(|| {
+        let names = profiles.names();
+        let near = suggest::nearest(name, names.iter().copied());
+        let hint = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
+        wrong_input(format!("no profile of a phone {name}{hint} (known are {})", names.join(", ")))
+    })
 }
 
 /// The places in the manifest of the models with these ids; of all models without ids.

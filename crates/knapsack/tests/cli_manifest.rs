@@ -1,11 +1,11 @@
 //! `init`, `check`, `schema`, `doctor` and `completions` through the real program, in a folder and an environment of their own.
 
-mod sandbox;
+mod support;
 
-use sandbox::{Sandbox, json_lines};
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
+use support::Sandbox;
 
 const WRONG: &str = "{\n    // two mistakes\n    \"device\": \"ios\",\n    \"model_list\": [\n        { \"model\": \"HF://a/b\", \"model_id\": \"../b\" }\n    ]\n}\n";
 const RIGHT: &str = "{ \"device\": \"iphone\", \"model_list\": [{ \"model\": \"HF://a/b\", \"model_id\": \"b\" }] }\n";
@@ -81,7 +81,7 @@ fn check_speaks_json() {
     sandbox.write("mlc-package-config.json", WRONG);
     let checked = sandbox.run(&["check", "--message-format", "json"]);
     assert_eq!((checked.code, checked.stderr.as_str()), (2, ""));
-    let lines = json_lines(&checked.stdout);
+    let lines = checked.json_lines();
     let places: Vec<_> = lines
         .iter()
         .map(|line| {
@@ -100,7 +100,7 @@ fn check_speaks_json() {
 
     sandbox.write("mlc-package-config.json", RIGHT);
     let checked = sandbox.run(&["check", "--message-format=json"]);
-    let lines = json_lines(&checked.stdout);
+    let lines = checked.json_lines();
     assert_eq!((checked.code, lines.len()), (0, 1));
     assert_eq!(
         (&lines[0]["reason"], &lines[0]["device"], &lines[0]["models"][0]),
@@ -136,9 +136,9 @@ fn colours_only_when_wanted() {
     assert!(!sandbox.run(&["check"]).stderr.contains(escape));
     assert!(sandbox.run(&["check", "--color", "always"]).stderr.contains(escape));
     assert!(!sandbox.run(&["check", "--color", "never"]).stderr.contains(escape));
-    let forced = sandbox.command(&["check"]).env("CLICOLOR_FORCE", "1").output().unwrap();
+    let forced = sandbox.knapsack().args(["check"]).env("CLICOLOR_FORCE", "1").output().unwrap();
     assert!(String::from_utf8(forced.stderr).unwrap().contains(escape));
-    let refused = sandbox.command(&["check"]).env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1").output().unwrap();
+    let refused = sandbox.knapsack().args(["check"]).env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1").output().unwrap();
     assert!(!String::from_utf8(refused.stderr).unwrap().contains(escape));
 }
 
@@ -147,7 +147,7 @@ fn the_hub_of_the_environment_is_accepted() {
     let sandbox = Sandbox::new();
     sandbox.write("mlc-package-config.json", &RIGHT.replace("HF://a/b", "http://127.0.0.1:1/a/b"));
     assert_eq!(sandbox.run(&["check"]).code, 2);
-    let output = sandbox.command(&["check"]).env("HF_ENDPOINT", "http://127.0.0.1:1").output().unwrap();
+    let output = sandbox.knapsack().args(["check"]).env("HF_ENDPOINT", "http://127.0.0.1:1").output().unwrap();
     assert_eq!(output.status.code(), Some(0));
 }
 
@@ -198,7 +198,7 @@ fn doctor_requires_nothing() {
     assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
     assert!(outcome.stdout.contains("packaging needs none"));
     let outcome = sandbox.run(&["doctor", "--json"]);
-    let [line] = &json_lines(&outcome.stdout)[..] else { panic!("{}", outcome.stdout) };
+    let [line] = &outcome.json_lines()[..] else { panic!("{}", outcome.stdout) };
     for finding in line["findings"].as_array().unwrap() {
         assert_eq!(finding["found"].as_bool().unwrap(), finding["advice"].is_null(), "{finding}");
     }
@@ -208,7 +208,7 @@ fn doctor_requires_nothing() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let sandbox = Sandbox::new();
-    let mut child = sandbox.command(&["schema"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = sandbox.knapsack().args(["schema"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));

@@ -1,65 +1,45 @@
 //! Manifests with `HF://` models through the real program: against a hub on loopback, then offline, then on another checkout
 //! that has nothing but the lockfile and the cache.
 
+mod support;
+
 use knapsack_testkit::hub::{Host, HubRepository, HubServer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use support::{Outcome, Sandbox, outcome};
 
 const QWEN: &str = "mlc-ai/Qwen3-0.6B-q4f16_1-MLC";
 const LLAMA: &str = "mlc-ai/Llama-3.2-1B-Instruct-q4f16_1-MLC";
 const MANIFEST: &str = "mlc-package-config.json";
 
-struct Sandbox {
-    folder: tempfile::TempDir,
+/// A hub with tiny models under the names of the example's, and checkouts of the example.
+struct World {
+    sandbox: Sandbox,
     hub: HubServer,
 }
 
-struct Outcome {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Outcome {
-    fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
-        self
-    }
-}
-
-impl Sandbox {
-    /// A hub with tiny models under the names of the example's, and the example in the checkout `one`.
+impl World {
+    /// The example is in the checkout `one`.
     fn new() -> Self {
-        let (folder, hub) = (tempfile::tempdir().unwrap(), HubServer::start());
+        let (sandbox, hub) = (Sandbox::new(), HubServer::start());
         hub.push(QWEN, HubRepository::of_folder(&knapsack_testkit::mlc_fixture("qwen3", "q4f16_1")));
         hub.push(LLAMA, llama());
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/from-hub").join(MANIFEST);
-        let sandbox = Sandbox { folder, hub };
         fs::create_dir(sandbox.path("one")).unwrap();
         fs::copy(example, sandbox.path("one").join(MANIFEST)).unwrap();
-        sandbox
+        World { sandbox, hub }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.sandbox.path(name)
     }
 
     fn run(&self, checkout: &str, args: &[&str]) -> Outcome {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_knapsack"));
-        command.args(args).current_dir(self.path(checkout)).stdin(Stdio::null());
-        command.env_clear().env("HOME", self.folder.path()).env("HF_ENDPOINT", self.hub.url());
-        command.env("HF_HOME", self.path("huggingface")).env("KNAPSACK_CACHE", self.path("knapsack"));
-        for kept in ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SystemRoot", "LLVM_PROFILE_FILE"] {
-            if let Some(value) = std::env::var_os(kept) {
-                command.env(kept, value);
-            }
-        }
-        let output = command.output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Outcome { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        let mut command = self.sandbox.knapsack();
+        command.args(args).current_dir(self.path(checkout)).env("HF_ENDPOINT", self.hub.url());
+        outcome(command.env("HF_HOME", self.path("huggingface")).env("KNAPSACK_CACHE", self.path("knapsack")))
     }
 
     fn lock(&self, checkout: &str) -> String {
@@ -93,20 +73,20 @@ fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 #[test]
 fn a_package_is_the_same_from_the_hub_offline_and_elsewhere() {
-    let sandbox = Sandbox::new();
-    sandbox.run("one", &["package"]).expect(0);
-    let log = sandbox.hub.take_log();
+    let world = World::new();
+    world.run("one", &["package"]).expect(0);
+    let log = world.hub.take_log();
     assert_eq!(
         log.iter().filter(|request| request.host == Host::Storage).count(),
         1,
         "only the bundled shard: {log:?}"
     );
-    let (package, lock) = (tree(&sandbox.path("one/dist")), sandbox.lock("one"));
+    let (package, lock) = (tree(&world.path("one/dist")), world.lock("one"));
     let fixture = knapsack_testkit::mlc_fixture("qwen3", "q4f16_1").join("params_shard_0.bin");
     let shard = Path::new("bundle/Qwen3-0.6B-q4f16_1-MLC/params_shard_0.bin");
     assert!(package[shard] == fs::read(fixture).unwrap());
 
-    let config = sandbox.json("one/dist/bundle/mlc-app-config.json");
+    let config = world.json("one/dist/bundle/mlc-app-config.json");
     let model = &config["model_list"][1];
     assert_eq!(model["model_url"], format!("https://huggingface.co/{LLAMA}"));
     let locked = knapsack_config::Lockfile::parse(&lock).unwrap();
@@ -117,78 +97,78 @@ fn a_package_is_the_same_from_the_hub_offline_and_elsewhere() {
     assert_eq!(listed["sha256"], locked.sha256);
     assert_eq!(listed["size"], locked.size);
 
-    sandbox.run("one", &["package", "--offline"]).expect(0);
-    assert!(tree(&sandbox.path("one/dist")) == package);
+    world.run("one", &["package", "--offline"]).expect(0);
+    assert!(tree(&world.path("one/dist")) == package);
 
-    fs::create_dir(sandbox.path("two")).unwrap();
+    fs::create_dir(world.path("two")).unwrap();
     for name in [MANIFEST, "knapsack.lock"] {
-        fs::copy(sandbox.path("one").join(name), sandbox.path("two").join(name)).unwrap();
+        fs::copy(world.path("one").join(name), world.path("two").join(name)).unwrap();
     }
-    sandbox.run("two", &["package", "--frozen"]).expect(0);
-    assert!(tree(&sandbox.path("two/dist")) == package);
-    assert_eq!(sandbox.lock("two"), lock);
-    assert_eq!(sandbox.hub.take_log(), [], "offline is offline");
+    world.run("two", &["package", "--frozen"]).expect(0);
+    assert!(tree(&world.path("two/dist")) == package);
+    assert_eq!(world.lock("two"), lock);
+    assert_eq!(world.hub.take_log(), [], "offline is offline");
 }
 
 #[test]
 fn the_lockfile_holds_until_it_is_updated() {
-    let sandbox = Sandbox::new();
-    let refused = sandbox.run("one", &["package", "--frozen"]).expect(2).stderr;
+    let world = World::new();
+    let refused = world.run("one", &["package", "--frozen"]).expect(2).stderr;
     assert!(refused.contains("knapsack.lock is not up to date"), "{refused}");
-    assert!(!sandbox.path("one/knapsack.lock").exists() && !sandbox.path("one/dist").exists());
-    sandbox.run("one", &["plan"]).expect(0);
-    let first = sandbox.lock("one");
+    assert!(!world.path("one/knapsack.lock").exists() && !world.path("one/dist").exists());
+    world.run("one", &["plan"]).expect(0);
+    let first = world.lock("one");
 
-    sandbox.hub.push(LLAMA, llama().file("tokenizer_config.json", "{}"));
-    sandbox.run("one", &["plan", "--locked"]).expect(0);
-    assert_eq!(sandbox.lock("one"), first);
-    let near = sandbox.run("one", &["update", "Llama-3.2-1B-Instruct-q4f16_1-MLX"]).expect(2).stderr;
+    world.hub.push(LLAMA, llama().file("tokenizer_config.json", "{}"));
+    world.run("one", &["plan", "--locked"]).expect(0);
+    assert_eq!(world.lock("one"), first);
+    let near = world.run("one", &["update", "Llama-3.2-1B-Instruct-q4f16_1-MLX"]).expect(2).stderr;
     assert!(near.contains("did you mean Llama-3.2-1B-Instruct-q4f16_1-MLC?"), "{near}");
-    sandbox.run("one", &["update", "Qwen3-0.6B-q4f16_1-MLC"]).expect(0);
-    assert_eq!(sandbox.lock("one"), first);
-    let moved = sandbox.run("one", &["update"]).expect(0).stderr;
+    world.run("one", &["update", "Qwen3-0.6B-q4f16_1-MLC"]).expect(0);
+    assert_eq!(world.lock("one"), first);
+    let moved = world.run("one", &["update"]).expect(0).stderr;
     assert!(moved.contains("Moved Llama-3.2-1B-Instruct-q4f16_1-MLC: "), "{moved}");
-    let second = sandbox.lock("one");
+    let second = world.lock("one");
     let changed = first.lines().zip(second.lines()).filter(|(before, after)| before != after).count();
     assert_eq!((changed, first.lines().count()), (2, second.lines().count()), "the commit and one file:\n{second}");
 
-    let manifest = sandbox.path("one").join(MANIFEST);
+    let manifest = world.path("one").join(MANIFEST);
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, text.replace(&format!("HF://{LLAMA}"), &format!("HF://{LLAMA}@v2"))).unwrap();
-    let stale = sandbox.run("one", &["plan", "--locked"]).expect(2).stderr;
+    let stale = world.run("one", &["plan", "--locked"]).expect(2).stderr;
     assert!(stale.contains("@v2"), "{stale}");
-    assert_eq!(sandbox.lock("one"), second);
+    assert_eq!(world.lock("one"), second);
 }
 
 #[test]
 fn the_cache_verbs_cover_downloads() {
-    let sandbox = Sandbox::new();
-    sandbox.run("one", &["package"]).expect(0);
-    let listed = sandbox.run("one", &["cache", "list", "--json"]).expect(0).stdout;
+    let world = World::new();
+    world.run("one", &["package"]).expect(0);
+    let listed = world.run("one", &["cache", "list", "--json"]).expect(0).stdout;
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let repositories = listed["downloads"]["repositories"].as_array().unwrap();
     assert_eq!(repositories.len(), 2);
-    let lockfile = sandbox.path("one/knapsack.lock").canonicalize().unwrap();
+    let lockfile = world.path("one/knapsack.lock").canonicalize().unwrap();
     assert!(repositories.iter().all(|found| found["used_by"][0] == *lockfile.to_str().unwrap()), "{listed}");
-    assert!(sandbox.run("one", &["cache", "list"]).expect(0).stdout.contains(QWEN));
+    assert!(world.run("one", &["cache", "list"]).expect(0).stdout.contains(QWEN));
 
-    sandbox.run("one", &["cache", "verify"]).expect(0);
-    let repository = sandbox.path("huggingface/hub").join(format!("models--{}", QWEN.replace('/', "--")));
+    world.run("one", &["cache", "verify"]).expect(0);
+    let repository = world.path("huggingface/hub").join(format!("models--{}", QWEN.replace('/', "--")));
     let commit = fs::read_dir(repository.join("snapshots")).unwrap().next().unwrap().unwrap().path();
     let blob = commit.join("params_shard_0.bin").canonicalize().unwrap();
     let mut bytes = fs::read(&blob).unwrap();
     bytes[1000] ^= 1;
     fs::write(&blob, bytes).unwrap();
-    let damaged = sandbox.run("one", &["cache", "verify"]).expect(1);
+    let damaged = world.run("one", &["cache", "verify"]).expect(1);
     assert!(damaged.stdout.contains(blob.to_str().unwrap()), "{}", damaged.stdout);
-    sandbox.hub.take_log();
-    sandbox.run("one", &["package"]).expect(0);
-    let log = sandbox.hub.take_log();
+    world.hub.take_log();
+    world.run("one", &["package"]).expect(0);
+    let log = world.hub.take_log();
     assert_eq!(log.iter().filter(|request| request.host == Host::Storage).count(), 1);
 
-    sandbox.run("one", &["cache", "clean", "--downloads"]).expect(0);
+    world.run("one", &["cache", "clean", "--downloads"]).expect(0);
     assert!(blob.exists(), "a lockfile names it");
     fs::remove_file(lockfile).unwrap();
-    sandbox.run("one", &["cache", "clean", "--downloads"]).expect(0);
+    world.run("one", &["cache", "clean", "--downloads"]).expect(0);
     assert!(!blob.exists());
 }

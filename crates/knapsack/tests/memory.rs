@@ -1,9 +1,9 @@
 //! `memory`, `fit` and `target_devices` through the real program, with full-size configurations.
 
-mod sandbox;
+mod support;
 
-use sandbox::Sandbox;
 use serde_json::Value;
+use support::Sandbox;
 
 const LLAMA: &str = "Llama-3.2-3B-Instruct-q4f16_1";
 const QWEN: &str = "Qwen3-1.7B-q4f16_1";

@@ -1,13 +1,13 @@
 //! `package`, `plan` and `compile` through the real binary: what is written, what is kept, what is refused.
 
-mod sandbox;
+mod support;
 
 use knapsack_testkit::{catalogue, fixture, mlc_fixture, tiny_assistant};
-use sandbox::{Sandbox, json_lines};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use support::Sandbox;
 
 fn write_manifest(sandbox: &Sandbox, manifest: &Value) {
     sandbox.write("mlc-package-config.json", &manifest.to_string());
@@ -16,7 +16,7 @@ fn write_manifest(sandbox: &Sandbox, manifest: &Value) {
 /// Runs `package` and gives its exit code and messages.
 fn package(sandbox: &Sandbox, extra: &[&str]) -> (i32, Vec<Value>) {
     let outcome = sandbox.run(&[&["package", "-v", "--message-format", "json"], extra].concat());
-    (outcome.code, json_lines(&outcome.stdout))
+    (outcome.code, outcome.json_lines())
 }
 
 fn packaged(messages: &[Value]) -> &Value {

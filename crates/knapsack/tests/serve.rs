@@ -197,3 +197,18 @@ fn what_is_no_package_is_refused() {
     assert_eq!(code, 2);
     assert!(error.contains("is not a package: run `knapsack package` first"), "{error}");
 }
+
+/// A phone's memory as the budget.
+#[test]
+fn a_phone_gives_the_budget() {
+    let sandbox = Sandbox::new();
+    let dist = sandbox.three_models();
+    let server = sandbox.serve(&dist, |command| {
+        command.args(["--phone", "iphone-13"]);
+    });
+    assert_eq!(server.ask(FOUR, SUM, 64), SUM_ANSWER);
+    drop(server);
+    let refused = |phone: &str| sandbox.run(&["serve", "dist", "--port", "0", "--phone", phone]).expect(2).stderr;
+    assert!(refused("iphone-31").contains("did you mean iphone-13?"));
+    assert!(refused("android-8gb").contains("give --budget"));
+}

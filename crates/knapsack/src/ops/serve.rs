@@ -5,9 +5,10 @@ use crate::exit::{OrWrongInput, wrong_input};
 use crate::interrupt::Graceful;
 use crate::report::Reporter;
 use crate::serve::{OnDownload, Server};
-use crate::{first_use, open};
+use crate::{first_use, open, phones};
 use anyhow::Context;
 use knapsack_artifact::app_config::WeightsLocation;
+use knapsack_config::{AppMemory, DeviceProfiles};
 use knapsack_runtime::download::DownloadProgress;
 use knapsack_runtime::manager::{Event, Manager, host_budget};
 use knapsack_runtime::{Package, PackageLoader};
@@ -29,11 +30,7 @@ pub fn run(args: &ServeArgs, reporter: &Reporter) -> anyhow::Result<()> {
         return Err(wrong_input(format!("{} is not a package: run `knapsack package` first", args.path.display())));
     }
     let package = Package::open(&args.path).or_wrong_input()?;
-    let budget = match args.budget {
-        Some(budget) => budget,
-        None => host_budget()
-            .ok_or_else(|| wrong_input("this system does not say how much memory is free: give --budget"))?,
-    };
+    let budget = budget(args)?;
     let downloaded = |weights: &WeightsLocation| matches!(weights, WeightsLocation::Download(_));
     let store = match package.config().model_list.iter().any(|model| downloaded(&model.weights)) {
         true => Some(first_use::store(args.downloads.downloads.as_deref())?),
@@ -68,6 +65,19 @@ pub fn run(args: &ServeArgs, reporter: &Reporter) -> anyhow::Result<()> {
     result?;
     reporter.status("Stopped", "serving");
     Ok(())
+}
+
+/// Bytes that all models may take together.
+fn budget(args: &ServeArgs) -> anyhow::Result<u64> {
+    if let Some(name) = &args.phone {
+        let profiles = DeviceProfiles::built_in()?;
+        let phone = phones::named(name, &profiles)?;
+        let unknown =
+            || wrong_input(format!("nobody has published what an app may use on {}: give --budget", phone.title));
+        return phone.available(&AppMemory::default()).ok_or_else(unknown);
+    }
+    let unknown = || wrong_input("this system does not say how much memory is free: give --budget");
+    args.budget.or_else(host_budget).ok_or_else(unknown)
 }
 
 /// Until Ctrl-C: then no new connections, and the answers under way end where they are.

@@ -1,29 +1,47 @@
-//! What several tests need: packages of the trained example, and `knapsack serve` as a process with a plain HTTP client.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+//! The real program in a folder, with a cache and an environment of its own.
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test binary uses a part of it")]
 
-use knapsack_testkit::tiny_assistant;
+mod serving;
+
+pub use serving::{
+    Answer, BUDGET_FOR_ONE, FOUR, HALF, STORY, SUM, SUM_ANSWER, Server, THREE, question, read_answer, read_chunk,
+};
+
 use serde_json::{Value, json};
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-
-/// Two models that are right about sums and tell different stories. The device memory of each is planned as below 6 MB, so
-/// that [`BUDGET_FOR_ONE`] holds one and not both.
-pub const FOUR: &str = "tiny-q4";
-pub const THREE: &str = "tiny-q3";
-/// Needs more than [`BUDGET_FOR_ONE`].
-pub const HALF: &str = "tiny-q0";
-pub const BUDGET_FOR_ONE: &str = "6000000";
-
-pub const SUM: &str = "What is 37 plus 48?";
-pub const SUM_ANSWER: &str = "37 plus 48 is 85.";
-pub const STORY: &str = "Tell me a story.";
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 /// A folder with a cache of its own, and everything in it.
 pub struct Sandbox {
     pub folder: tempfile::TempDir,
+}
+
+/// What a run of the program left.
+#[derive(Debug)]
+pub struct Outcome {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// The same, after a look at the exit code.
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// The only JSON line.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+    }
+
+    /// Every line of the program's JSON messages.
+    pub fn json_lines(&self) -> Vec<Value> {
+        let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        self.stdout.lines().map(line).collect()
+    }
 }
 
 impl Sandbox {
@@ -33,6 +51,32 @@ impl Sandbox {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    /// A model of the catalogue as a folder `models/<name>`: its configuration, and a weight that nobody reads.
+    pub fn catalogue(&self, name: &str) {
+        let chat = fs::read_to_string(knapsack_testkit::catalogue(name).join("mlc-chat-config.json")).unwrap();
+        self.write(&format!("models/{name}/mlc-chat-config.json"), &chat);
+        self.write(&format!("models/{name}/params_shard_0.bin"), "1234");
+        self.write(&format!("models/{name}/tokenizer.json"), "{}");
+        let record =
+            json!({ "name": "a", "shape": [1], "dtype": "float32", "format": "raw", "nbytes": 4, "byteOffset": 0 });
+        let shard =
+            json!({ "dataPath": "params_shard_0.bin", "format": "raw-shard", "nbytes": 4, "records": [record] });
+        self.write(
+            &format!("models/{name}/tensor-cache.json"),
+            &json!({ "metadata": {}, "records": [shard] }).to_string(),
+        );
     }
 
     /// The binary without anything of the caller's environment that changes what it does.
@@ -48,187 +92,35 @@ impl Sandbox {
         command
     }
 
-    /// Packages a manifest into `dist`.
-    pub fn package(&self, manifest: &Value, configure: impl FnOnce(&mut Command)) -> PathBuf {
-        fs::write(self.path("mlc-package-config.json"), manifest.to_string()).unwrap();
-        let mut command = self.knapsack();
-        configure(command.args(["package", "-q"]));
-        succeed(&mut command);
-        self.path("dist")
+    pub fn run(&self, args: &[&str]) -> Outcome {
+        outcome(self.knapsack().args(args))
     }
 
-    /// The trained example in three formats.
-    pub fn three_models(&self) -> PathBuf {
-        let entry = |id: &str, quantization: &str| json!({ "model": tiny_assistant(), "model_id": id, "quantization": quantization, "bundle_weight": true });
-        let models = [entry(FOUR, "q4f16_1"), entry(THREE, "q3f16_1"), entry(HALF, "q0f16")];
-        self.package(&json!({ "device": "iphone", "model_list": models }), |_| ())
+    /// Names in the folder.
+    pub fn names(&self) -> Vec<String> {
+        let names =
+            fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
     }
+}
 
-    /// What a model of a package answers when it is alone.
-    pub fn alone(&self, dist: &Path, model: &str, prompt: &str, max_tokens: u32) -> String {
-        let mut command = self.knapsack();
-        command.arg("run").arg(dist).args(["-q", "--model", model, "--prompt", prompt]);
-        command.args(["--max-tokens", &max_tokens.to_string()]);
-        succeed(&mut command).trim_end_matches('\n').to_owned()
-    }
-
-    /// `knapsack serve` on a free port.
-    pub fn serve(&self, dist: &Path, configure: impl FnOnce(&mut Command)) -> Server {
-        let log = self.path("serve.log");
-        let mut command = self.knapsack();
-        command.arg("serve").arg(dist).args(["--port", "0", "-v"]);
-        configure(&mut command);
-        command.stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.strip_prefix("listening on http://").and_then(|rest| rest.split_once("/v1"));
-        let Some((address, _)) = address else {
-            let _ = child.wait();
-            panic!("{line:?}, {}", fs::read_to_string(&log).unwrap());
-        };
-        Server { address: address.to_owned(), child, log }
-    }
+/// Runs a command to its end.
+pub fn outcome(command: &mut Command) -> Outcome {
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Outcome { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
 /// Stdout of a command that must succeed.
 pub fn succeed(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    outcome(command).expect(0).stdout
 }
 
 /// Exit code and stderr of a command that must fail.
 pub fn fail(command: &mut Command) -> (i32, String) {
-    let output = command.output().unwrap();
-    assert!(!output.status.success(), "{command:?}");
-    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
-}
-
-/// A running server; killed when dropped.
-pub struct Server {
-    pub address: String,
-    pub child: Child,
-    pub log: PathBuf,
-}
-
-/// Status and body of an answer.
-pub struct Answer {
-    pub status: u16,
-    pub body: String,
-}
-
-impl Answer {
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-
-    /// The payloads of server-sent events.
-    pub fn events(&self) -> Vec<&str> {
-        let events = self.body.split("\n\n").filter(|event| !event.is_empty());
-        events.map(|event| event.strip_prefix("data: ").unwrap_or_else(|| panic!("{event:?}"))).collect()
-    }
-
-    /// Status and `error.code` of a refusal.
-    pub fn refusal(&self) -> (u16, String) {
-        let error = &self.json()["error"];
-        assert!(error["message"].is_string() && error["type"].is_string(), "{}", self.body);
-        (self.status, error["code"].as_str().unwrap().to_owned())
-    }
-}
-
-impl Server {
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
-    }
-
-    /// Sends a request; the answer is still to be read.
-    pub fn send(&self, method: &str, path: &str, body: &[u8]) -> BufReader<TcpStream> {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            self.address,
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        // A server that refuses a large body closes the connection before it has read it.
-        let _ = stream.write_all(body);
-        BufReader::new(stream)
-    }
-
-    pub fn get(&self, path: &str) -> Answer {
-        read_answer(self.send("GET", path, b""))
-    }
-
-    pub fn post(&self, body: &Value) -> Answer {
-        self.post_text(&body.to_string())
-    }
-
-    pub fn post_text(&self, body: &str) -> Answer {
-        read_answer(self.send("POST", "/v1/chat/completions", body.as_bytes()))
-    }
-
-    /// The text that a model answers.
-    pub fn ask(&self, model: &str, prompt: &str, max_tokens: u32) -> String {
-        let answer = self.post(&question(model, prompt, max_tokens));
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        answer.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
-    }
-
-    /// How often the log tells of an event of a model.
-    pub fn count(&self, event: &str, model: &str) -> usize {
-        let line = format!("{event} {{ model_id: \"{model}\"");
-        self.log().lines().filter(|text| text.starts_with(&line)).count()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A request for a greedy answer.
-pub fn question(model: &str, prompt: &str, max_tokens: u32) -> Value {
-    json!({
-        "model": model, "messages": [{ "role": "user", "content": prompt }], "temperature": 0, "max_tokens": max_tokens
-    })
-}
-
-/// Reads an answer to its end, chunked or not.
-pub fn read_answer(mut reader: BufReader<TcpStream>) -> Answer {
-    let mut status = String::new();
-    reader.read_line(&mut status).unwrap();
-    let status = status.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let status = status.unwrap_or_else(|| panic!("no status line"));
-    let mut chunked = false;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        chunked |= line.to_ascii_lowercase().starts_with("transfer-encoding: chunked");
-        if line.trim().is_empty() {
-            break;
-        }
-    }
-    let mut bytes = Vec::new();
-    if !chunked {
-        reader.read_to_end(&mut bytes).unwrap();
-    } else {
-        while let Some(chunk) = read_chunk(&mut reader) {
-            bytes.extend(chunk);
-        }
-    }
-    Answer { status, body: String::from_utf8(bytes).unwrap() }
-}
-
-/// A chunk of a chunked body; `None` at its end, or where the connection ends.
-pub fn read_chunk(reader: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let length = usize::from_str_radix(line.trim(), 16).ok()?;
-    let mut bytes = vec![0; length + 2];
-    reader.read_exact(&mut bytes).ok()?;
-    bytes.truncate(length);
-    (length > 0).then_some(bytes)
+    let Outcome { code, stderr, .. } = outcome(command);
+    assert_ne!(code, 0, "{command:?}");
+    (code, stderr)
 }
