@@ -38,12 +38,7 @@ impl Architecture for Llama {
 
     fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {
         MlcConfig::new(hf)
-            .take("hidden_size", config.hidden)
-            .take("intermediate_size", config.intermediate)
-            .take("num_attention_heads", config.heads)
-            .take("num_hidden_layers", config.layers)
-            .take("rms_norm_eps", config.norm_epsilon)
-            .take("vocab_size", config.vocab)
+            .llama_sizes(config)
             .set("tie_word_embeddings", config.tied_embeddings)
             .rope_base("position_embedding_base", config)
             .rope_scaling()

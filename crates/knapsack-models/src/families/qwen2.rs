@@ -51,22 +51,26 @@ impl Architecture for Qwen2 {
         let map = MlcConfig::new(hf)
             .take("hidden_act", "silu")
             .take("hidden_size", config.hidden)
-            .take("intermediate_size", config.intermediate)
-            .take("num_attention_heads", config.heads)
-            .take("num_hidden_layers", config.layers)
-            .set("num_key_value_heads", config.kv_heads)
-            .take("rms_norm_eps", config.norm_epsilon)
-            .rope_base("rope_theta", config)
-            .take("vocab_size", config.vocab)
-            .set("tie_word_embeddings", config.tied_embeddings)
-            .set("context_window_size", config.context_window)
-            .set("prefill_chunk_size", config.prefill_chunk)
-            .set("tensor_parallel_shards", 1)
-            .set("head_dim", config.head_dim)
-            .set("dtype", "float32")
-            .set("max_batch_size", 128);
-        windows(map, config).extra_rope_scaling(config).finish()
+            .take("intermediate_size", config.intermediate);
+        windows(rest(map, config), config).extra_rope_scaling(config).finish()
     }
+}
+
+/// The keys that Qwen 2 and 3 share, in MLC's order.
+pub(crate) fn rest<'a>(map: MlcConfig<'a>, config: &ModelConfig) -> MlcConfig<'a> {
+    map.take("num_attention_heads", config.heads)
+        .take("num_hidden_layers", config.layers)
+        .set("num_key_value_heads", config.kv_heads)
+        .take("rms_norm_eps", config.norm_epsilon)
+        .rope_base("rope_theta", config)
+        .take("vocab_size", config.vocab)
+        .set("tie_word_embeddings", config.tied_embeddings)
+        .set("context_window_size", config.context_window)
+        .set("prefill_chunk_size", config.prefill_chunk)
+        .set("tensor_parallel_shards", 1)
+        .set("head_dim", config.head_dim)
+        .set("dtype", "float32")
+        .set("max_batch_size", 128)
 }
 
 /// The keys of a window that is on.

@@ -44,21 +44,8 @@ impl Architecture for Qwen3 {
             .take("hidden_act", "silu")
             .take("hidden_size", config.hidden)
             .take("intermediate_size", config.intermediate)
-            .set("attention_bias", config.biases.qkv)
-            .take("num_attention_heads", config.heads)
-            .take("num_hidden_layers", config.layers)
-            .set("num_key_value_heads", config.kv_heads)
-            .take("rms_norm_eps", config.norm_epsilon)
-            .rope_base("rope_theta", config)
-            .take("vocab_size", config.vocab)
-            .set("tie_word_embeddings", config.tied_embeddings)
-            .set("context_window_size", config.context_window)
-            .set("prefill_chunk_size", config.prefill_chunk)
-            .set("tensor_parallel_shards", 1)
-            .set("head_dim", config.head_dim)
-            .set("dtype", "float32")
-            .set("max_batch_size", 128)
-            .set("weight_block_size", Value::Null);
+            .set("attention_bias", config.biases.qkv);
+        let map = qwen2::rest(map, config).set("weight_block_size", Value::Null);
         qwen2::windows(map, config).extra_rope_scaling(config).finish()
     }
 }

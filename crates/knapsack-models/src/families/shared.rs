@@ -397,6 +397,16 @@ impl<'a> MlcConfig<'a> {
         self.set(key, value)
     }
 
+    /// The sizes that MLC's llama and mistral begin with.
+    pub(crate) fn llama_sizes(self, config: &ModelConfig) -> Self {
+        self.take("hidden_size", config.hidden)
+            .take("intermediate_size", config.intermediate)
+            .take("num_attention_heads", config.heads)
+            .take("num_hidden_layers", config.layers)
+            .take("rms_norm_eps", config.norm_epsilon)
+            .take("vocab_size", config.vocab)
+    }
+
     /// `rope_scaling` as the checkpoint has it, null where there is none.
     pub(crate) fn rope_scaling(self) -> Self {
         let scaling = rope::scaling_object(self.hf).map_or(Value::Null, Value::Object);
