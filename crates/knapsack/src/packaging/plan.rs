@@ -232,9 +232,14 @@ fn findings(
         })
         .collect();
     if let Some(over) = &chosen.over_budget {
+        let declared = entry.estimated_vram_bytes.as_ref().is_some_and(|declared| declared.span == budget.span);
+        let total = over.memory.total();
+        let larger =
+            declared.then(|| format!("or declare {total}, or nothing: then the app config says what is planned"));
         let diagnostic = Diagnostic::new(severity, codes::OVER_BUDGET, budget.span, format!("{id}: {over}"))
             .label(format!("this is {}", budget.of))
             .help(what_fits(entry, model, over))
+            .maybe_help(larger)
             .help("`--allow-over-budget` makes this a warning");
         list.push(diagnostic);
     }
