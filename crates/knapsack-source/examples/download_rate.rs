@@ -1,6 +1,9 @@
 //! Download rate on loopback, hash included, with curl (which does not hash) beside it.
 //!
 //! `cargo run --release -p knapsack-source --example download_rate [MiB] [rounds]`
+//!
+//! Both are processes of their own that fetch the same file from the same server into the same file system, in turn. Beside the
+//! rates stand the CPU seconds per GB of each, and of the server: where cores are few, they decide.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,10 +14,17 @@ use std::time::Instant;
 use knapsack_source::{HubLocation, Location, LockPolicy, ModelRequest, Settings, Silent, Sources};
 use knapsack_testkit::hub::{HubRepository, HubServer};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1).map(|text| text.parse::<u64>());
-    let size = arguments.next().transpose()?.unwrap_or(1024) << 20;
-    let rounds = arguments.next().transpose()?.unwrap_or(5);
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Outcome<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [verb, endpoint, folder] = &arguments[..]
+        && verb == "fetch"
+    {
+        return fetch(endpoint, Path::new(folder));
+    }
+    let number = |index: usize, default| arguments.get(index).map_or(Ok(default), |text| text.parse::<u64>());
+    let (size, rounds) = (number(0, 1024)? << 20, number(1, 5)?);
     let folder = tempfile::tempdir()?;
     let source = folder.path().join("source.bin");
     write_noise(&source, size)?;
@@ -26,29 +36,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     hub.push("org/model", repository.lfs_on_disk("params_shard_0.bin", &source, size, &sha256));
     let address = format!("{}/{sha256}?signature=1", hub.storage_url());
 
-    let (mut ours, mut curls) = (Vec::new(), Vec::new());
+    let (mut curl, mut own) = (Side::default(), Side::default());
     for _ in 0..rounds {
         let target = folder.path().join("curl.bin");
-        let start = Instant::now();
-        let status = Command::new("curl").args(["-s", "-o"]).arg(&target).arg(&address).status()?;
-        curls.push(rate(size, start));
-        assert!(status.success());
+        curl.measure(Command::new("curl").args(["-s", "-o"]).arg(&target).arg(&address), size)?;
         fs::remove_file(target)?;
-
-        let mut settings = Settings::new(&hub.url(), folder.path().join("hub"), folder.path().join("state"));
-        settings.patience.attempts = 1;
-        let location = Location::Hub(HubLocation::new("org/model", None)?);
-        let request = ModelRequest { model_id: "model".to_owned(), location, weights: true };
-        let sources = Sources::new(&settings, &Silent);
-        let resolution = sources.resolve(&[request], None, &LockPolicy::default())?;
-        let start = Instant::now();
-        sources.fetch(&resolution)?;
-        ours.push(rate(size, start));
-        fs::remove_dir_all(folder.path().join("hub"))?;
+        let target = folder.path().join("knapsack");
+        own.measure(Command::new(std::env::current_exe()?).args(["fetch", &hub.url()]).arg(&target), size)?;
+        fs::remove_dir_all(target)?;
     }
-    println!("curl, no hash:      {}", summary(&mut curls));
-    println!("knapsack, hashed:   {}", summary(&mut ours));
-    println!("ratio of medians:   {:.2}", ours[ours.len() / 2] / curls[curls.len() / 2]);
+    println!("curl, no hash:      {curl}");
+    println!("knapsack, hashed:   {own}");
+    println!("ratio of medians:   {:.2}", median(&own.rates) / median(&curl.rates));
+    Ok(())
+}
+
+/// What the measured process does: everything from the question for the revision to the file in the cache.
+fn fetch(endpoint: &str, folder: &Path) -> Outcome<()> {
+    let mut settings = Settings::new(endpoint, folder.join("hub"), folder.join("state"));
+    settings.patience.attempts = 1;
+    let location = Location::Hub(HubLocation::new("org/model", None)?);
+    let request = ModelRequest { model_id: "model".to_owned(), location, weights: true };
+    let sources = Sources::new(&settings, &Silent);
+    sources.fetch(&sources.resolve(&[request], None, &LockPolicy::default())?)?;
     Ok(())
 }
 
@@ -59,15 +69,60 @@ fn write_noise(path: &Path, size: u64) -> std::io::Result<()> {
     for _ in 0..size / piece.len() as u64 {
         file.write_all(&piece)?;
     }
-    Ok(())
+    // Otherwise the system writes it back in the middle of the first rounds.
+    file.sync_all()
 }
 
-/// MB/s.
-fn rate(size: u64, start: Instant) -> f64 {
-    size as f64 / 1e6 / start.elapsed().as_secs_f64()
+/// One of the two, over all rounds.
+#[derive(Default)]
+struct Side {
+    /// MB/s.
+    rates: Vec<f64>,
+    /// CPU seconds per GB.
+    client: Vec<f64>,
+    server: Vec<f64>,
 }
 
-fn summary(rates: &mut [f64]) -> String {
-    rates.sort_by(f64::total_cmp);
-    format!("median {:.0} MB/s, {:.0} to {:.0}", rates[rates.len() / 2], rates[0], rates[rates.len() - 1])
+impl Side {
+    fn measure(&mut self, command: &mut Command, size: u64) -> Outcome<()> {
+        let (server, client) = cpu_seconds();
+        let start = Instant::now();
+        if !command.status()?.success() {
+            return Err(format!("{command:?} failed").into());
+        }
+        let gigabytes = size as f64 / 1e9;
+        self.rates.push(1000.0 * gigabytes / start.elapsed().as_secs_f64());
+        let after = cpu_seconds();
+        self.server.push((after.0 - server) / gigabytes);
+        self.client.push((after.1 - client) / gigabytes);
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let extreme = |pick: fn(f64, f64) -> f64| self.rates.iter().copied().reduce(pick).unwrap_or_default();
+        write!(f, "median {:.0} MB/s, {:.0} to {:.0}", median(&self.rates), extreme(f64::min), extreme(f64::max))?;
+        write!(f, "; CPU s/GB: {:.2}, server {:.2}", median(&self.client), median(&self.server))
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+/// CPU seconds of this process, and of its children that have ended; zeros where the system has no `/proc`.
+fn cpu_seconds() -> (f64, f64) {
+    /// Linux has reported hundredths of a second to programs for as long as it exists.
+    const TICKS: f64 = 100.0;
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    // From the third field on: utime, stime, cutime and cstime are the 14th to the 17th.
+    let ticks: Vec<f64> = fields.skip(11).take(4).filter_map(|field| field.parse().ok()).collect();
+    match ticks[..] {
+        [user, system, child_user, child_system] => ((user + system) / TICKS, (child_user + child_system) / TICKS),
+        _ => (0.0, 0.0),
+    }
 }

@@ -19,6 +19,9 @@ use crate::stamps::Stamps;
 
 /// Bytes written and hashed at once: what a killed run may lose.
 const PIECE: usize = 256 << 10;
+/// Bytes of one write to the file. For larger ones file systems take large blocks of memory, which a virtual machine may have
+/// lent back to its host: copying into them then takes several times as long (BENCHMARKS.md).
+const WRITE: usize = 16 << 10;
 /// A slow connection's bytes are written after this time.
 const MOMENT: Duration = Duration::from_millis(100);
 /// Pieces between the connection and the hasher.
@@ -364,7 +367,7 @@ impl Sink<'_> {
                 }
             }
         }
-        match self.file.write_all(&piece[..count]) {
+        match piece[..count].chunks(WRITE).try_for_each(|part| self.file.write_all(part)) {
             Ok(()) => *self.done += count as u64,
             Err(error) => return (0, Err(Error::io("write", self.path)(error))),
         }
