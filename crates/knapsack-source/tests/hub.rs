@@ -278,7 +278,7 @@ fn several_models_and_shared_files_in_one_run() {
 }
 
 #[test]
-fn two_processes_on_one_cache_wait_for_each_other() {
+fn two_users_of_one_cache_wait_for_each_other() {
     let world = World::new();
     world.hub.push("org/model", with_shard(noise(2 << 20, 3)));
     world.hub.pause(Some(std::time::Duration::from_millis(2)));

@@ -109,3 +109,18 @@ fn fifty_kills_lose_nothing() {
     }
     assert!(resumed > 0, "no kill hit a download");
 }
+
+/// As `two_users_of_one_cache_wait_for_each_other` in `hub.rs`, with processes that share nothing but the file system.
+#[test]
+fn processes_on_one_cache_wait_for_each_other() {
+    let world = World::new();
+    world.hub.push("org/model", repository());
+    world.hub.pause(Some(Duration::from_millis(2)));
+    let children: Vec<Child> = (0..3).map(|_| start(&world)).collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let stored = world.hub.take_log().into_iter().filter(|request| request.host == Host::Storage);
+    assert_eq!(stored.map(|request| request.sent).sum::<u64>(), (SHARDS * SHARD) as u64, "each byte came once");
+    world.assert_cache_is_clean();
+}

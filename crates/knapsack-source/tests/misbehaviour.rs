@@ -259,3 +259,28 @@ fn one_failing_file_stops_the_others_and_keeps_their_parts() {
     world.run("HF://org/llama", Some(&first.lock)).unwrap();
     assert_llama(&models[0].path);
 }
+
+#[test]
+fn a_full_disk_is_noticed_before_anything_is_fetched() {
+    const SHARDS: u64 = 64;
+    const SIZE: u64 = 1 << 40;
+    let world = World::new();
+    let record = |index| format!(r#"{{"dataPath": "params_shard_{index}.bin", "nbytes": {SIZE}}}"#);
+    let records: Vec<String> = (0..SHARDS).map(record).collect();
+    let repository =
+        with_shard(vec![0; 9]).file("tensor-cache.json", format!("{{\"records\": [{}]}}", records.join(",")));
+    // Announced, but not there: nobody must ask for them.
+    let nowhere = world.folder.path().join("state/nowhere");
+    let shard = |repository: knapsack_testkit::hub::HubRepository, index| {
+        repository.lfs_on_disk(&format!("params_shard_{index}.bin"), &nowhere, SIZE, &format!("{index:064x}"))
+    };
+    world.hub.push("org/huge", (0..SHARDS).fold(repository, shard));
+    match world.error("HF://org/huge") {
+        Error::NoSpace { needed, available, path } => {
+            assert!(needed == SHARDS * SIZE && available < needed, "{needed} {available}");
+            assert!(path.starts_with(world.folder.path()));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(world.hub.take_log().iter().all(|request| request.host == Host::Hub));
+}
