@@ -1,11 +1,14 @@
 //! The models of the mobile catalogue at full size: each compiles for both kinds of phone, and `docs/memory.md` says what it
 //! needs. `KNAPSACK_BLESS=1 cargo test -p knapsack-compiler --test shapes` writes that file anew.
 
+use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{MemoryPlan, Target};
-use knapsack_compiler::{CompileRequest, Overrides, Own, choose, compile};
-use knapsack_models::ModelConfig;
-use knapsack_tensor::Quantization;
+use knapsack_compiler::codegen::{KernelTraffic, kernel_traffic};
+use knapsack_compiler::{Chosen, CompileRequest, Overrides, Own, choose, compile};
+use knapsack_models::{FAMILIES, Family, ModelConfig};
+use knapsack_tensor::{QUANTIZATIONS, Quantization};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -162,14 +165,26 @@ fn with_biases() -> Vec<Entry> {
     ]
 }
 
-fn memory(entry: &Entry) -> (String, MemoryPlan) {
-    let Entry { config, quantization, overrides, .. } = entry;
+fn entries() -> impl Iterator<Item = Entry> {
+    llama_likes().into_iter().chain(others()).chain(with_biases())
+}
+
+/// What is chosen for an entry in one format, and its library for both kinds of phone.
+fn compiled(entry: &Entry, quantization: &Quantization) -> (Chosen, [ModelLibrary; 2]) {
+    let config = &entry.config;
     let own = Own { windows: config.own_windows(), trained: None };
-    let chosen = choose(&own, overrides, None, |windows| config.graph(quantization, windows)).unwrap();
+    let chosen = choose(&own, &entry.overrides, None, |windows| config.graph(quantization, windows)).unwrap();
     let graph = config.graph(quantization, &chosen.windows).unwrap();
-    for target in [Target::Metal, Target::OpenCl] {
+    let libraries = [Target::Metal, Target::OpenCl].map(|target| {
         let request = CompileRequest { graph: &graph, windows: chosen.windows, target, name: None };
-        let library = compile(&request).unwrap_or_else(|error| panic!("{} for {target:?}: {error}", entry.name));
+        compile(&request).unwrap_or_else(|error| panic!("{} for {target:?}: {error}", entry.name))
+    });
+    (chosen, libraries)
+}
+
+fn memory(entry: &Entry) -> (String, MemoryPlan) {
+    let (chosen, libraries) = compiled(entry, &entry.quantization);
+    for library in libraries {
         assert_eq!(library.memory, chosen.memory);
         let launches = [&library.prefill, &library.decode, &library.head].map(|function| &function.launches);
         assert!(launches.into_iter().flatten().all(|launch| launch.gpu.is_some()));
@@ -188,7 +203,7 @@ fn every_model_compiles_and_the_table_is_up_to_date() {
          `KNAPSACK_BLESS=1 cargo test -p knapsack-compiler --test shapes`.\n\n\
          | model | family | format | sizes | weights | KV cache | workspace | total |\n|---|---|---|---|---|---|---|---|\n",
     );
-    for entry in llama_likes().into_iter().chain(others()).chain(with_biases()) {
+    for entry in entries() {
         let (sizes, memory) = memory(&entry);
         let MemoryPlan { weights, kv_cache, workspace } = memory;
         let (name, family, format) = (entry.name, entry.config.family, entry.quantization);
@@ -201,4 +216,64 @@ fn every_model_compiles_and_the_table_is_up_to_date() {
         std::fs::write(&path, &table).unwrap();
     }
     assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), table, "{} is out of date", path.display());
+}
+
+/// The part of a library's source that belongs to one kernel.
+fn section<'a>(library: &'a ModelLibrary, kernel: &str) -> &'a str {
+    let source = &library.kernels.as_ref().unwrap().source;
+    let entry = source.find(&format!("void {kernel}(")).unwrap_or_else(|| panic!("{kernel} is in the source"));
+    let start = source[..entry].rfind("\n// ---- ").unwrap();
+    let end = source[entry..].find("\n// ---- ").map_or(source.len(), |end| entry + end);
+    &source[start..end]
+}
+
+/// Weight matrices and caches are loaded 16 bytes at once.
+fn check_loads(library: &ModelLibrary, row: &KernelTraffic, what: &str) {
+    if !row.summary.starts_with("linear") && !row.summary.starts_with("attention") {
+        return;
+    }
+    let text = section(library, &row.kernel);
+    let wide = ["((GLOBAL const uint4*)codes)[", "define WEIGHT8(p, i, end) LOAD8_", "LOAD8(p, (start) + 8 * (part8))"];
+    assert!(wide.iter().any(|load| text.contains(load)), "{what}, {}: no load of 16 bytes\n{text}", row.summary);
+    for narrow in ["uint2*)codes", "UINT4(codes[", "codes[(row)"] {
+        assert!(!text.contains(narrow), "{what}, {}: {narrow}", row.summary);
+    }
+}
+
+/// In every format of every family: a decoded token reads each weight once and takes few launches, a chunk reads each weight
+/// once for 32 tokens, and all of it 16 bytes at once.
+#[test]
+fn memory_is_read_once_in_wide_loads_by_few_launches() {
+    let mut families = HashSet::new();
+    for entry in entries() {
+        for quantization in &QUANTIZATIONS {
+            let (chosen, libraries) = compiled(&entry, quantization);
+            for library in libraries {
+                let what = format!("{} {quantization} for {:?}", entry.name, library.target);
+                let launches = library.decode.launches.len() + library.head.launches.len();
+                // MLC keeps gemma3's three projections in three tensors, and the kernels read them where they are.
+                let apart = 2 * usize::from(entry.config.family == Family::Gemma3Text);
+                let most = (8 + apart) * library.model.layers as usize + 6;
+                assert!(launches <= most, "{what}: {launches} launches for a token, at most {most}");
+                let table = kernel_traffic(&library);
+                let counted: u32 = table.iter().map(|row| row.launches).sum();
+                assert_eq!(counted as usize, launches + library.prefill.launches.len(), "{what}: all are in the table");
+                // Not the cache: where kv heads are few, several work groups read the same one, to keep the GPU busy.
+                let token = || table.iter().filter(|row| row.function != "prefill");
+                let moved: u64 = token().map(|row| row.moves.weights).sum();
+                let must: u64 = token().map(|row| row.must.weights).sum();
+                assert!(moved >= must && moved as f64 <= 1.02 * must as f64, "{what}: a token reads {moved} of {must}");
+                for row in &table {
+                    check_loads(&library, row, &what);
+                    let linear = row.summary.starts_with("linear") && row.must.weights > 1 << 20;
+                    let reads = if row.function == "prefill" { chosen.windows.chunk.div_ceil(32) } else { 1 };
+                    let most = f64::from(reads) * row.must.weights as f64 * 1.02;
+                    assert!(!linear || row.moves.weights as f64 <= most, "{what}: {row:?}");
+                }
+            }
+        }
+        families.insert(entry.config.family);
+    }
+    // `phi-msft` is `phi` under Microsoft's parameter names.
+    assert!(FAMILIES.iter().all(|family| families.contains(family) || *family == Family::PhiMsft), "{families:?}");
 }

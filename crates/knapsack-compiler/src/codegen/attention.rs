@@ -105,6 +105,12 @@ fn head_norm(
         scaled = format!("({scaled} + LOAD_{prefix}_BIAS({}, (h) * {stride}u + (i)))", side.bias);
     }
     kernel.define(format!("{prefix}_SCALED(v, h, i)"), scaled);
+    // A work group has one head: of the queries, the keys, or values that are not normalized.
+    let elements = [norm.weight, norm.bias].into_iter().flatten();
+    let bytes = elements
+        .map(|id| Ok(u64::from(head_dim) * parameter(library, id)?.dtype.size()))
+        .sum::<Result<u64, String>>()?;
+    kernel.reads.weights = kernel.reads.weights.max(bytes);
     Ok(())
 }
 

@@ -32,7 +32,7 @@ struct Shape<'a> {
     columns: u32,
     gated: bool,
     format: Option<GroupFormat>,
-    /// Bytes of a weight row with its scales.
+    /// Bytes of a weight row with its scales and bias.
     row_bytes: u64,
 }
 
@@ -58,6 +58,7 @@ impl<'a> Shape<'a> {
         let rows = u64::from(library.model.prefill_chunk_size);
         check_indexable("the input", rows * u64::from(k))?;
         check_indexable("the output", rows * u64::from(columns))?;
+        let bias = op.bias.map_or(Ok(0), |id| parameter(library, id).map(|p| p.dtype.size()))?;
         let (format, row_bytes) = match op.weight {
             Weight::Dense(id) => (None, u64::from(k) * parameter(library, id)?.dtype.size()),
             Weight::Grouped { scales, format, .. } => {
@@ -68,7 +69,7 @@ impl<'a> Shape<'a> {
                 (Some(format), 16 * groups + groups * parameter(library, scales)?.dtype.size())
             }
         };
-        Ok(Shape { library, op, k, n, columns, gated, format, row_bytes })
+        Ok(Shape { library, op, k, n, columns, gated, format, row_bytes: row_bytes + bias })
     }
 
     /// Elements of a step: 16 bytes of weights (a whole group), or 8 dense ones.
@@ -168,19 +169,10 @@ impl<'a> Shape<'a> {
             return;
         }
         let inside = |c: u32| format!("min((uint)(column) + {c}u, OUT_FEATURES - 1u)");
-        let aligned = |by: u32| self.n.is_multiple_of(by) && self.columns.is_multiple_of(by);
+        let aligned = self.n.is_multiple_of(4) && self.columns.is_multiple_of(4);
         let word = |c: u32| format!("codes[(row) * OUT_FEATURES + {}]", inside(c));
         let scale = |c: u32| format!("LOAD_SCALE(scales, (group) * OUT_FEATURES + {})", inside(c));
-        if kernel.template == Template::Gemm {
-            kernel.define("SCALE1(group, column)", scale(0));
-            let words = if aligned(2) {
-                "(((GLOBAL const uint2*)codes)[((row) * OUT_FEATURES + min((uint)(column), OUT_FEATURES - 2u)) / 2])"
-                    .to_owned()
-            } else {
-                format!("UINT2({}, {})", word(0), word(1))
-            };
-            kernel.define("WORDS2(row, column)", words);
-        } else if aligned(4) {
+        if aligned {
             let at = "OUT_FEATURES + min((uint)(column), OUT_FEATURES - 4u)";
             kernel.define("WORDS4(row, column)", format!("(((GLOBAL const uint4*)codes)[((row) * {at}) / 4])"));
             kernel.define("SCALES4(group, column)", format!("LOAD4_{suffix}(scales, (group) * {at})"));
@@ -298,12 +290,15 @@ fn gemm(shape: &Shape<'_>) -> Specialization {
     kernel.define("ROWS", format!("{TILE_ROWS}u"));
     kernel.define("DEPTH", format!("{depth}u"));
     kernel.define("STEPS", format!("{}u", shape.k.div_ceil(depth)));
-    let row = if shape.gated {
-        "((group) * (ROWS / 2) + (r) / 4 * 2 + (r) % 2 + (r) / 2 % 2 * OUT_COLUMNS)"
+    // The weight row of a tile's row, and the tile's row for which neighbouring `i` are neighbouring weight rows.
+    let (row, tile_row) = if shape.gated {
+        let row = "((group) * (ROWS / 2) + (r) / 4 * 2 + (r) % 2 + (r) / 2 % 2 * OUT_COLUMNS)";
+        (row, "((i) % (ROWS / 2) / 2 * 4 + (i) % 2 + (i) / (ROWS / 2) * 2)")
     } else {
-        "((group) * ROWS + (r))"
+        ("((group) * ROWS + (r))", "(i)")
     };
     kernel.define("WEIGHT_ROW(group, r)", row);
+    kernel.define("TILE_ROW(i)", tile_row);
     let layout = shape.format.map(|f| f.layout);
     kernel.flag("WEIGHTS_BY_ROWS", layout == Some(Layout::Nk));
     kernel.flag("WEIGHTS_BY_COLUMNS", layout == Some(Layout::Kn));
