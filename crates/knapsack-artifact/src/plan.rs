@@ -335,13 +335,21 @@ impl Groups {
 }
 
 /// Which kernel executes a launch on a GPU, and its grid. Kernel arguments are the launch's buffers in the order of
-/// [`Op::operands`], then `n`, `p` and `row` as `u32`.
+/// [`Op::operands`], those of the launches after it that the kernel executes too, then `n`, `p` and `row` as `u32`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelCall {
     /// Index into [`crate::library::KernelModule::kernels`].
     pub kernel: u32,
     /// Work groups in x, y, z.
     pub groups: [Groups; 3],
+    /// Launches after this one that the kernel executes together with it; they name no kernel.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// One step of a function.
@@ -350,7 +358,7 @@ pub struct Launch {
     /// What is computed.
     #[serde(flatten)]
     pub op: Op,
-    /// How a GPU does it; absent in libraries for the host.
+    /// How a GPU does it; absent in libraries for the host, and where the kernel of a launch before does it too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<KernelCall>,
 }
@@ -360,6 +368,19 @@ pub struct Launch {
 pub struct Function {
     /// In order.
     pub launches: Vec<Launch>,
+}
+
+impl Function {
+    /// What a GPU starts: every kernel call with the launches that it executes. Ends at the first launch without one.
+    pub fn calls(&self) -> impl Iterator<Item = (&KernelCall, &[Launch])> {
+        let mut rest = self.launches.as_slice();
+        std::iter::from_fn(move || {
+            let call = rest.first()?.gpu.as_ref()?;
+            let (these, after) = rest.split_at_checked(1 + call.more as usize)?;
+            rest = after;
+            Some((call, these))
+        })
+    }
 }
 
 /// An operand of a launch: a whole buffer or a place in one.

@@ -32,11 +32,11 @@ fn calls(library: &ModelLibrary) -> String {
         per => format!("{} for every {per} tokens", g.count),
     };
     for (name, function) in [("prefill", &library.prefill), ("decode", &library.decode), ("head", &library.head)] {
-        for launch in &function.launches {
-            let call = launch.gpu.as_ref().expect("emitted");
+        for (call, launches) in function.calls() {
             let kernel = &library.kernels.as_ref().expect("emitted").kernels[call.kernel as usize];
             let [x, y, _] = call.groups.map(axis);
-            let (op, threads) = (launch.op.name(), kernel.threads[0]);
+            let names: Vec<_> = launches.iter().map(|launch| launch.op.name()).collect();
+            let (op, threads) = (names.join(" + "), kernel.threads[0]);
             text += &format!("{name} {op}: {}, {threads} threads, groups {x} x {y}\n", kernel.name);
         }
     }

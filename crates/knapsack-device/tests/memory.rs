@@ -51,8 +51,8 @@ fn the_devices_allocate_what_is_planned() {
 fn without_kernel_bodies(library: &ModelLibrary) -> ModelLibrary {
     let mut library = library.clone();
     let mut arguments = HashMap::new();
-    for launch in [&library.prefill, &library.decode, &library.head].into_iter().flat_map(|f| &f.launches) {
-        arguments.insert(launch.gpu.as_ref().unwrap().kernel as usize, launch.op.operands().len());
+    for (call, launches) in [&library.prefill, &library.decode, &library.head].into_iter().flat_map(|f| f.calls()) {
+        arguments.insert(call.kernel as usize, launches.iter().map(|launch| launch.op.operands().len()).sum::<usize>());
     }
     let module = library.kernels.as_mut().unwrap();
     module.source = String::new();

@@ -272,9 +272,14 @@ impl ModelLibrary {
         at(name, self.check_count("launches", function.launches.len(), MAX_LAUNCHES))?;
         let result = if role == Role::Head { self.io.logits } else { self.io.hidden };
         let mut writes_result = false;
+        // Launches to come that an earlier one's kernel executes.
+        let mut executed = 0u32;
         for (index, launch) in function.launches.iter().enumerate() {
-            let check = self.check_launch(role, launch);
+            let left = function.launches.len() - index - 1;
+            let check =
+                self.check_launch(role, launch).and_then(|()| self.check_call(role, launch, executed > 0, left));
             at(format!("{name} launch {index} ({})", launch.op.name()), check)?;
+            executed = launch.gpu.as_ref().map_or(executed.saturating_sub(1), |call| call.more);
             writes_result |= launch.op.outputs().any(|rows| rows == result);
         }
         at(name, if writes_result { Ok(()) } else { Err("no launch writes its result".to_owned()) })
@@ -289,10 +294,17 @@ impl ModelLibrary {
             Op::RopeAppend(op) => self.check_rope_append(role, op)?,
             Op::Attention(op) => self.check_attention(role, op)?,
         }
-        self.check_regions(role, &launch.op)?;
+        self.check_regions(role, &launch.op)
+    }
+
+    /// `executed`: by the kernel of a launch before; `left`: launches after this one.
+    fn check_call(&self, role: Role, launch: &Launch, executed: bool, left: usize) -> Check {
         match (&launch.gpu, &self.kernels) {
             (None, None) => Ok(()),
+            (None, Some(_)) if executed => Ok(()),
+            (Some(_), Some(_)) if executed => Err("names a kernel, and the one before executes it too".to_owned()),
             (Some(call), Some(module)) => {
+                ensure!(call.more as usize <= left, "executes {} more launches of {left}", call.more);
                 let count = module.kernels.len();
                 ensure!((call.kernel as usize) < count, "kernel {} of {count}", call.kernel);
                 for groups in call.groups {

@@ -137,7 +137,7 @@ fn gpu_library() -> ModelLibrary {
         metallibs: vec![],
     });
     let groups = Groups { count: 3, tokens_per_group: 2 };
-    let call = KernelCall { kernel: 0, groups: [groups; 3] };
+    let call = KernelCall { kernel: 0, groups: [groups; 3], more: 0 };
     for function in [&mut library.prefill, &mut library.decode, &mut library.head] {
         function.launches.iter_mut().for_each(|launch| launch.gpu = Some(call.clone()));
     }
@@ -295,6 +295,27 @@ fn gpu_calls_are_checked() {
     ] {
         let error = with(&gpu_library(), pointer, value.clone()).expect_err(pointer);
         assert!(error.problem.contains(problem), "{pointer} = {value}: {error}");
+    }
+}
+
+#[test]
+fn a_kernel_executes_launches_that_follow_and_name_none() {
+    let mut library = gpu_library();
+    let count = library.decode.launches.len();
+    let more = |library: &mut ModelLibrary, more: u32| library.decode.launches[0].gpu.as_mut().unwrap().more = more;
+    more(&mut library, 1);
+    let error = library.validate().unwrap_err();
+    assert!(error.problem.contains("the one before executes it too"), "{error}");
+    library.decode.launches[1].gpu = None;
+    assert_eq!(library.validate(), Ok(()));
+    assert_eq!(ModelLibrary::decode(&library.encode()).unwrap(), library);
+    let executed: Vec<usize> = library.decode.calls().map(|(_, launches)| launches.len()).collect();
+    assert_eq!(executed, [&[2][..], &vec![1; count - 2]].concat());
+    more(&mut library, 0);
+    assert!(library.validate().unwrap_err().problem.contains("names no kernel"));
+    for wrong in [count as u32, u32::MAX] {
+        more(&mut library, wrong);
+        assert!(library.validate().unwrap_err().problem.contains("more launches of"));
     }
 }
 

@@ -69,7 +69,7 @@ pub fn emit(library: &mut ModelLibrary, target: Target) -> Result<(), CodegenErr
     }
     for (function, calls) in [&mut library.prefill, &mut library.decode, &mut library.head].into_iter().zip(calls) {
         for (launch, call) in function.launches.iter_mut().zip(calls) {
-            launch.gpu = Some(call);
+            launch.gpu = call;
         }
     }
     (library.target, library.kernels) = (target, Some(builder.finish()));
@@ -90,22 +90,41 @@ fn emit_function(
     function: &Function,
     tokens: Tokens,
     builder: &mut ModuleBuilder,
-) -> Result<Vec<KernelCall>, CodegenError> {
-    let mut calls = Vec::with_capacity(function.launches.len());
-    for (index, Launch { op, .. }) in function.launches.iter().enumerate() {
-        let specialization = specialize(library, op, tokens).map_err(|problem| CodegenError {
-            function: name,
-            index,
-            op: op.name(),
-            problem,
-        })?;
-        calls.push(KernelCall { groups: specialization.groups, kernel: builder.add(specialization) });
+) -> Result<Vec<Option<KernelCall>>, CodegenError> {
+    let launches = &function.launches;
+    let mut calls = Vec::with_capacity(launches.len());
+    while calls.len() < launches.len() {
+        let index = calls.len();
+        let (specialization, count) = specialize(library, &launches[index..], tokens)
+            .map_err(|problem| CodegenError { function: name, index, op: launches[index].op.name(), problem })?;
+        let (groups, more) = (specialization.groups, count as u32 - 1);
+        calls.push(Some(KernelCall { groups, kernel: builder.add(specialization), more }));
+        calls.resize(index + count, None);
     }
     Ok(calls)
 }
 
+/// The kernel of the first of these launches, with its grid, and how many of them it executes. Linear layers of the same rows
+/// that differ only in their weights go together: each of them alone leaves much of a GPU idle.
+fn specialize(library: &ModelLibrary, launches: &[Launch], tokens: Tokens) -> Result<(Specialization, usize), String> {
+    let mut kernels = vec![specialize_one(library, &launches[0].op, tokens)?];
+    for launch in launches.iter().take(module::MOST_TOGETHER).skip(1) {
+        let (Op::Linear(first), Op::Linear(next)) = (&launches[0].op, &launch.op) else { break };
+        if first.input != next.input || first.output == next.output {
+            break;
+        }
+        let next = linear::linear(library, next, tokens)?;
+        if !kernels[0].goes_with(&next) {
+            break;
+        }
+        kernels.push(next);
+    }
+    let count = kernels.len();
+    Ok((Specialization::together(kernels), count))
+}
+
 /// The kernel of one operation, with its grid.
-fn specialize(library: &ModelLibrary, op: &Op, tokens: Tokens) -> Result<Specialization, String> {
+fn specialize_one(library: &ModelLibrary, op: &Op, tokens: Tokens) -> Result<Specialization, String> {
     match op {
         Op::Embed(op) => rows::embed(library, op),
         Op::Norm(op) => rows::norm(library, op),

@@ -56,10 +56,15 @@ impl Template {
     }
 }
 
+/// Most launches that one kernel executes: the three projections of attention.
+pub(super) const MOST_TOGETHER: usize = 3;
+/// Macros that may differ between linear layers that go together.
+const SIZES: [&str; 2] = ["OUT_FEATURES", "OUT_COLUMNS"];
+
 /// A buffer argument; its place in the list is the operand's place in [`knapsack_artifact::plan::Op::operands`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Argument {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     pub(super) element: &'static str,
     pub(super) writable: bool,
 }
@@ -128,12 +133,12 @@ impl Specialization {
 
     /// Adds a buffer that is only read.
     pub(super) fn input(&mut self, name: &'static str, element: &'static str) {
-        self.arguments.push(Argument { name, element, writable: false });
+        self.arguments.push(Argument { name: name.to_owned(), element, writable: false });
     }
 
     /// Adds a buffer that is written.
     pub(super) fn output(&mut self, name: &'static str, element: &'static str) {
-        self.arguments.push(Argument { name, element, writable: true });
+        self.arguments.push(Argument { name: name.to_owned(), element, writable: true });
     }
 
     /// Adds a parameter as an argument and the macro `load` that reads an element of it; returns its dtype's suffix.
@@ -148,6 +153,70 @@ impl Specialization {
         self.input(name, element);
         self.define(format!("{load}(p, i)"), format!("LOAD_{suffix}(p, i)"));
         Ok(suffix)
+    }
+}
+
+impl Specialization {
+    /// Whether one kernel can do what this one and another do: they differ in the numbers of outputs alone.
+    pub(super) fn goes_with(&self, other: &Specialization) -> bool {
+        fn shapes(kernel: &Specialization) -> impl Iterator<Item = &(String, String)> {
+            kernel.defines.iter().filter(|(name, _)| !SIZES.contains(&name.as_str()))
+        }
+        self.template == other.template
+            && self.arguments == other.arguments
+            && (self.threads, self.groups[1], self.groups[2], self.reads)
+                == (other.threads, other.groups[1], other.groups[2], other.reads)
+            && shapes(self).eq(shapes(other))
+    }
+
+    /// One kernel for linear layers that go together; their work groups stand one after the other. It begins by choosing a
+    /// matrix: its buffers under the names that the template knows, and its sizes.
+    pub(super) fn together(mut kernels: Vec<Specialization>) -> Specialization {
+        if kernels.len() == 1 {
+            let mut only = kernels.remove(0);
+            if matches!(only.template, Template::MatvecRows | Template::MatvecColumns | Template::Gemm) {
+                only.define("CHOOSE_MATRIX", "");
+                only.define("MATRIX_GROUP", "GROUP_X");
+            }
+            return only;
+        }
+        let counts = kernels.iter().map(|kernel| kernel.groups[0].count);
+        let total = counts.clone().sum();
+        let starts: Vec<u32> = counts.scan(0, |end, count| Some(std::mem::replace(end, *end + count))).collect();
+        let one_of = |values: &[String]| {
+            let (last, rest) = values.split_last().expect("there are several");
+            rest.iter().enumerate().rfold(last.clone(), |or, (i, value)| format!("(matrix == {i}u ? {value} : {or})"))
+        };
+        let numbers: Vec<String> = starts.iter().map(|start| format!("{start}u")).collect();
+        let passed: Vec<String> = numbers[1..].iter().map(|start| format!("(uint)(GROUP_X >= {start})")).collect();
+        let mut choose = format!("const uint matrix = {};", passed.join(" + "));
+        for argument in &kernels[0].arguments {
+            let Argument { name, element, writable } = argument;
+            let access = if *writable { "" } else { "const " };
+            let names: Vec<String> = (0..kernels.len()).map(|i| format!("{name}_{i}")).collect();
+            let _ = write!(choose, " GLOBAL {access}{element}* {name} = {};", one_of(&names));
+        }
+        let sizes = SIZES.map(|size| {
+            let value =
+                |kernel: &Specialization| kernel.defines.iter().find(|(name, _)| name == size).map(|(_, v)| v.clone());
+            (size, one_of(&kernels.iter().filter_map(value).collect::<Vec<_>>()))
+        });
+        let mut merged = kernels[0].clone();
+        merged.groups[0].count = total;
+        merged.defines.retain(|(name, _)| !SIZES.contains(&name.as_str()));
+        for (name, value) in sizes {
+            merged.define(name, value);
+        }
+        merged.define("CHOOSE_MATRIX", choose);
+        merged.define("MATRIX_GROUP", format!("(GROUP_X - {})", one_of(&numbers)));
+        merged.arguments.clear();
+        for (i, kernel) in kernels.iter().enumerate() {
+            let own = |argument: &Argument| Argument { name: format!("{}_{i}", argument.name), ..argument.clone() };
+            merged.arguments.extend(kernel.arguments.iter().map(own));
+        }
+        let summaries: Vec<&str> = kernels.iter().map(|kernel| kernel.summary.as_str()).collect();
+        merged.summary = summaries.join(" + ");
+        merged
     }
 }
 

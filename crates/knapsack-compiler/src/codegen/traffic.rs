@@ -6,7 +6,7 @@
 use super::module::Specialization;
 use super::{Tokens, functions, specialize};
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::plan::{Attention, KvLayer, Op, Operand, RowSelect};
+use knapsack_artifact::plan::{Attention, KvLayer, Launch, Op, Operand, RowSelect};
 
 /// Bytes, by what they hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,13 +65,13 @@ pub fn kernel_traffic(library: &ModelLibrary) -> Vec<KernelTraffic> {
     let Some(module) = &library.kernels else { return Vec::new() };
     let mut table: Vec<KernelTraffic> = Vec::new();
     for (name, function, tokens) in functions(library) {
-        for launch in &function.launches {
-            let (Some(call), Ok(kernel)) = (&launch.gpu, specialize(library, &launch.op, tokens)) else { continue };
+        for (call, launches) in function.calls() {
+            let Ok((kernel, count)) = specialize(library, launches, tokens) else { continue };
             let Some(entry) = module.kernels.get(call.kernel as usize) else { continue };
-            if kernel.groups != call.groups {
+            if kernel.groups != call.groups || count != launches.len() {
                 continue;
             }
-            let (must, moves, groups) = launch_traffic(library, &launch.op, &kernel, tokens);
+            let (must, moves, groups) = call_traffic(library, launches, &kernel, tokens);
             let at = table.iter().position(|row| row.function == name && row.kernel == entry.name);
             let row = match at {
                 Some(at) => &mut table[at],
@@ -98,18 +98,28 @@ pub fn kernel_traffic(library: &ModelLibrary) -> Vec<KernelTraffic> {
     table
 }
 
-/// Must, moves, and work groups of one launch.
-fn launch_traffic(library: &ModelLibrary, op: &Op, kernel: &Specialization, tokens: Tokens) -> (Traffic, Traffic, u64) {
+/// Must, moves, and work groups of one kernel call.
+fn call_traffic(
+    library: &ModelLibrary,
+    launches: &[Launch],
+    kernel: &Specialization,
+    tokens: Tokens,
+) -> (Traffic, Traffic, u64) {
     let n = if tokens == Tokens::One { 1 } else { library.model.prefill_chunk_size };
     let groups = kernel.groups.iter().map(|axis| u64::from(axis.at(n))).product::<u64>();
-    let (read, written) = rows_moved(library, op, n);
-    let mut must = Traffic { weights: weights_of(library, op, kernel, n), cache: 0, activations: read + written };
+    let (mut read, mut written, mut weights) = (0, 0, 0);
+    for Launch { op, .. } in launches {
+        let rows = rows_moved(library, op, n);
+        (read, written) = (read + rows.0, written + rows.1);
+        weights += weights_of(library, op, kernel, n);
+    }
+    let mut must = Traffic { weights, cache: 0, activations: read + written };
     let mut moves = Traffic {
         weights: groups * kernel.reads.weights,
         cache: 0,
         activations: (groups * kernel.reads.inputs).max(read) + written,
     };
-    match op {
+    match &launches[0].op {
         Op::Attention(op) => (must.cache, moves.cache) = attention_cache(library, op, kernel, tokens, n),
         Op::RopeAppend(op) => {
             let element = library.kv_cache[op.layer as usize].dtype.size();

@@ -10,7 +10,7 @@ use crate::memory::{Account, Charge, Part};
 use crate::{DeviceError, LoadedModel, Weights};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{KernelModule, MemoryPlan, Target};
-use knapsack_artifact::plan::{Function, KernelCall, Launch, Op, Operand, ParameterId, RowSelect};
+use knapsack_artifact::plan::{Function, KernelCall, Op, Operand, ParameterId, RowSelect};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -240,13 +240,13 @@ fn bind_function<B: Backend>(
     n: u32,
 ) -> Result<Bound<B>, DeviceError> {
     let mut bound = Vec::with_capacity(function.launches.len());
-    for Launch { op, gpu } in &function.launches {
-        let Some(call) = gpu else {
-            return Err(DeviceError::WrongTarget { device: backend.device(), found: Target::Host });
-        };
-        let operands = op.operands();
+    if function.calls().map(|(_, launches)| launches.len()).sum::<usize>() != function.launches.len() {
+        return Err(DeviceError::WrongTarget { device: backend.device(), found: Target::Host });
+    }
+    for (call, launches) in function.calls() {
+        let operands: Vec<Operand> = launches.iter().flat_map(|launch| launch.op.operands()).collect();
         // The one operation that picks a row out of those of the last forward.
-        let selects = matches!(op, Op::Norm(norm) if norm.rows == RowSelect::One);
+        let selects = matches!(&launches[0].op, Op::Norm(norm) if norm.rows == RowSelect::One);
         let range = |operand: &Operand| {
             let picked = selects && matches!(operand, Operand::Input(_));
             let rows = if picked { library.model.prefill_chunk_size } else { n };
