@@ -105,10 +105,8 @@ pub(crate) fn tokens(sequence: &ReferenceSequence) -> Vec<u32> {
     sequence.tokens.iter().map(|&token| token as u32).collect()
 }
 
-/// An OpenCL device, with a cache of programs that outlives the test run: PoCL takes seconds for a model's kernels. `None`,
-/// said aloud, where there is none; a failure then when `KNAPSACK_REQUIRE_OPENCL=1`.
-pub(crate) fn opencl(mut options: OpenClOptions) -> Option<OpenClDevice> {
-    options.cache.get_or_insert_with(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("opencl-programs"));
+/// An OpenCL device. `None`, said aloud, where there is none; a failure then when `KNAPSACK_REQUIRE_OPENCL=1`.
+pub(crate) fn opencl(options: OpenClOptions) -> Option<OpenClDevice> {
     match OpenClDevice::open(options) {
         Ok(device) => {
             let info = device.info();
