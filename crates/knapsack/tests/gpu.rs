@@ -1,10 +1,10 @@
 //! What the program does with GPUs: models run on OpenCL, and Metal kernels compiled ahead where there is an `xcrun`.
 
-mod sandbox;
+mod support;
 
 use knapsack_testkit::{mlc_fixture, tiny_assistant};
-use sandbox::{Sandbox, json_lines};
 use serde_json::json;
+use support::{Sandbox, json_lines};
 
 /// The OpenCL device that `doctor` found; the tests below say aloud that they skip where there is none, and fail where one is
 /// required.
