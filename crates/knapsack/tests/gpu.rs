@@ -4,13 +4,12 @@ mod support;
 
 use knapsack_testkit::{mlc_fixture, tiny_assistant};
 use serde_json::json;
-use support::{Sandbox, json_lines};
+use support::{Sandbox, succeed};
 
 /// The OpenCL device that `doctor` found; the tests below say aloud that they skip where there is none, and fail where one is
 /// required.
 fn opencl(sandbox: &Sandbox) -> Option<String> {
-    let outcome = sandbox.run(&["doctor", "--json"]);
-    let report = &json_lines(&outcome.stdout)[0];
+    let report = sandbox.run(&["doctor", "--json"]).expect(0).json();
     let findings = report["findings"].as_array().unwrap();
     let finding = findings.iter().find(|finding| finding["tool"] == "OpenCL").unwrap_or_else(|| panic!("{report:#}"));
     if finding["found"] == true {
@@ -29,12 +28,10 @@ fn doctor_names_the_device_and_run_uses_it() {
     eprintln!("{finding}");
     let model = tiny_assistant();
     let run = || {
-        let prompt = ["--device", "opencl", "--prompt", "What is 37 plus 48?"];
-        let mut command = sandbox.command(&[&["run", model.to_str().unwrap()], &prompt[..]].concat());
+        let mut command = sandbox.knapsack();
+        command.arg("run").arg(&model).args(["--device", "opencl", "--prompt", "What is 37 plus 48?"]);
         // PoCL starts a linker.
-        let output = command.env("PATH", std::env::var_os("PATH").unwrap()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        succeed(command.env("PATH", std::env::var_os("PATH").unwrap()))
     };
     assert_eq!(run(), "37 plus 48 is 85.\n");
     let programs = || {
@@ -51,7 +48,7 @@ fn doctor_names_the_device_and_run_uses_it() {
 mod xcrun {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use std::process::Stdio;
+    use support::outcome;
 
     /// An `xcrun` that logs its arguments and runs `body` where it is to compile, with the output file in `$out`.
     fn write(sandbox: &Sandbox, body: &str) {
@@ -69,13 +66,9 @@ mod xcrun {
 
     /// Exit code and everything that was said.
     fn package(sandbox: &Sandbox) -> (i32, String) {
-        let mut command = sandbox.command(&["package"]);
         let path = std::env::join_paths([sandbox.path("bin"), "/bin".into(), "/usr/bin".into()]).unwrap();
-        let output = command.env("PATH", path).stdin(Stdio::null()).output().unwrap();
-        (
-            output.status.code().unwrap(),
-            String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr),
-        )
+        let outcome = outcome(sandbox.knapsack().arg("package").env("PATH", path));
+        (outcome.code, outcome.stdout + &outcome.stderr)
     }
 
     /// Both in one test: a file that is open for writing cannot be executed, and a child that another test starts meanwhile
