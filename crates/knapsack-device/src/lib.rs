@@ -18,6 +18,7 @@ mod memory;
 #[cfg(target_vendor = "apple")]
 pub mod metal;
 pub mod opencl;
+mod os;
 mod reference;
 mod weights;
 
@@ -26,6 +27,7 @@ pub use cpu::{CpuDevice, Isa};
 pub use error::DeviceError;
 pub use fake::FakeDevice;
 pub use memory::{Account, Charge, Part, Region};
+pub use os::app_memory_left;
 pub use reference::ReferenceDevice;
 pub use weights::Weights;
 

@@ -55,28 +55,11 @@ impl Device for MetalDevice {
     fn load(&self, library: Arc<ModelLibrary>, folder: &Path) -> Result<Box<dyn LoadedModel>, DeviceError> {
         // Weights are file pages, which do not count against the app's limit; the rest does.
         let bytes = library.memory.kv_cache.saturating_add(library.memory.workspace);
-        if available_memory().is_some_and(|available| bytes > available) {
+        if crate::app_memory_left().is_some_and(|available| bytes > available) {
             return Err(DeviceError::OutOfMemory { what: "KV cache and workspace", bytes });
         }
         let weights = Weights::open(&library, folder, &Account::default())?;
         let backend = backend::MetalBackend::new(self.clone());
         Ok(Box::new(GpuModel::load(backend, library, weights)?))
     }
-}
-
-/// Bytes that the app may still use before the system ends it; `None` where there is no such limit.
-fn available_memory() -> Option<u64> {
-    #[cfg(all(target_os = "ios", not(target_abi = "macabi")))]
-    {
-        unsafe extern "C" {
-            safe fn os_proc_available_memory() -> usize;
-        }
-        // 0: past the limit, or a process without one (the simulator).
-        match os_proc_available_memory() {
-            0 => None,
-            bytes => Some(bytes as u64),
-        }
-    }
-    #[cfg(not(all(target_os = "ios", not(target_abi = "macabi"))))]
-    None
 }

@@ -1,21 +1,37 @@
-//! How much memory models may take on this machine. On a phone the app passes the figure in: `os_proc_available_memory()` on
-//! iOS, `ActivityManager`'s on Android.
+//! How much memory models may take: what the system says, less a share for the process itself and for what others allocate meanwhile.
+//!
+//! iOS and Linux are asked here. Android answers only through Java: the app passes the figures of `ActivityManager.MemoryInfo` in
+//! ([`android_budget`]).
 
 use std::fs::read_to_string;
 use std::path::Path;
 
-/// The share of the available memory that models get when nobody says otherwise; the rest is for the process itself and for
-/// what others allocate meanwhile.
+/// The share of the available memory that models get when nobody says otherwise.
 const SHARE_PERCENT: u64 = 80;
 
-/// The budget for models on this machine: four fifths of what is available. `None` where the system does not say.
-pub fn host_budget() -> Option<u64> {
-    available_memory().map(|bytes| bytes / 100 * SHARE_PERCENT)
+/// The budget for models in this process: four fifths of what is available. `None` where the system does not say.
+pub fn system_budget() -> Option<u64> {
+    available_memory().map(share)
 }
 
-/// Bytes that this process can allocate without swapping: the system's estimate, or what the control group leaves if that is
-/// less. `None` where there is no `/proc`.
+/// The budget on Android, from `availMem` and `threshold` of `ActivityManager.MemoryInfo`, in bytes: below the threshold the
+/// system ends apps, so four fifths of what is above it.
+pub fn android_budget(avail_mem: u64, threshold: u64) -> u64 {
+    share(avail_mem.saturating_sub(threshold))
+}
+
+const fn share(bytes: u64) -> u64 {
+    bytes / 100 * SHARE_PERCENT
+}
+
+/// Bytes that this process can still use. On iOS what its limit leaves; on Linux the system's estimate without swapping, or what
+/// the control group leaves if that is less. `None` where the system does not say.
 pub fn available_memory() -> Option<u64> {
+    knapsack_device::app_memory_left().or_else(linux_memory)
+}
+
+/// `None` where there is no `/proc`.
+fn linux_memory() -> Option<u64> {
     let meminfo = read_to_string("/proc/meminfo").ok()?;
     let system = meminfo_available(&meminfo)?;
     let group = read_to_string("/proc/self/cgroup").ok().and_then(|groups| {
@@ -102,6 +118,12 @@ mod tests {
     fn this_machine_has_some() {
         let available = available_memory().unwrap();
         assert!(available > 1 << 20);
-        assert!(host_budget().unwrap() < available);
+        assert!(system_budget().unwrap() < available);
+    }
+
+    #[test]
+    fn android_keeps_its_threshold() {
+        assert_eq!(android_budget(1_200, 200), 800);
+        assert_eq!(android_budget(200, 1_200), 0);
     }
 }

@@ -10,7 +10,7 @@ use anyhow::Context;
 use knapsack_artifact::app_config::WeightsLocation;
 use knapsack_config::{AppMemory, DeviceProfiles};
 use knapsack_runtime::download::DownloadProgress;
-use knapsack_runtime::manager::{Event, Manager, host_budget};
+use knapsack_runtime::manager::{Event, Manager, system_budget};
 use knapsack_runtime::{Package, PackageLoader};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,7 +77,7 @@ fn budget(args: &ServeArgs) -> anyhow::Result<u64> {
         return phone.available(&AppMemory::default()).ok_or_else(unknown);
     }
     let unknown = || wrong_input("this system does not say how much memory is free: give --budget");
-    args.budget.or_else(host_budget).ok_or_else(unknown)
+    args.budget.or_else(system_budget).ok_or_else(unknown)
 }
 
 /// Until Ctrl-C: then no new connections, and the answers under way end where they are.
