@@ -108,6 +108,43 @@ fn equal_launches_share_a_kernel_and_the_source_is_the_same_every_time() {
 }
 
 #[test]
+fn projections_of_the_same_rows_share_a_launch() {
+    let projections = |change: fn(&mut Linear)| {
+        let mut builder = Builder::new(64);
+        let input = builder.rows(96);
+        for outputs in [64, 32, 48] {
+            let Op::Linear(mut linear) = builder.linear(96, outputs, grouped(4, Layout::Nk), Epilogue::None, false)
+            else {
+                unreachable!("a linear layer was asked for")
+            };
+            linear.input = input;
+            if outputs == 32 {
+                change(&mut linear);
+            }
+            builder.push(Op::Linear(linear));
+        }
+        let library = emitted(builder.library, Target::Metal);
+        let functions = [&library.prefill, &library.decode].into_iter();
+        let executed = functions.map(|function| function.calls().map(|(_, launches)| launches.len()).collect());
+        (executed.collect::<Vec<Vec<usize>>>(), library)
+    };
+    let (executed, together) = projections(|_| {});
+    assert_eq!(executed, [[3], [3]]);
+    // Its work groups are those of the three, one after the other.
+    let (executed, apart) = projections(|linear| linear.epilogue = Epilogue::Activation(Activation::Silu));
+    assert_eq!(executed, [[1, 1, 1], [1, 1, 1]]);
+    for (together, apart) in [(&together.prefill, &apart.prefill), (&together.decode, &apart.decode)] {
+        let groups = |function: &Function| function.calls().map(|(call, _)| call.groups[0].count).sum::<u32>();
+        assert_eq!(groups(together), groups(apart));
+    }
+    let (executed, _) = projections(|linear| linear.input.offset += ALIGNMENT);
+    assert_eq!(executed, [[1, 1, 1], [1, 1, 1]], "other rows");
+    // And as many bytes are moved.
+    let weights = |library: &ModelLibrary| kernel_traffic(library).iter().map(|row| row.moves.weights).sum::<u64>();
+    assert_eq!(weights(&together), weights(&apart));
+}
+
+#[test]
 fn the_languages_share_everything_but_their_prelude_and_signatures() {
     for (name, library) in samples() {
         let body = |target| {
