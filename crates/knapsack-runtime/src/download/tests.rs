@@ -109,6 +109,23 @@ fn interruptions_are_resumed_where_they_happened() {
 }
 
 #[test]
+fn a_limit_is_waited_for_unless_it_is_long() {
+    let world = world();
+    world.hub.fault("storage", Fault::TooManyRequests(Some("1".into())), 1);
+    let start = std::time::Instant::now();
+    world.assert_whole(&world.ensure().unwrap());
+    assert!(start.elapsed().as_secs_f64() >= 1.0);
+    world.store.remove("model").unwrap();
+    world.hub.fault("storage", Fault::TooManyRequests(Some("86400".into())), 1);
+    match world.ensure() {
+        Err(DownloadError::Transport { source: TransportError::Limited(wait), .. }) => {
+            assert_eq!(wait.as_secs(), 86400)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn bad_files_are_fetched_again_and_never_used() {
     for fault in [Fault::WrongBytes, Fault::Longer(9), Fault::Pointer, Fault::Body("no".into())] {
         let world = world();
