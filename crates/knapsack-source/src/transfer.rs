@@ -20,8 +20,8 @@ use crate::stamps::Stamps;
 /// Bytes written and hashed at once: what a killed run may lose.
 const PIECE: usize = 256 << 10;
 /// Bytes of one write to the file. Larger ones can be much dearer: Linux keeps free blocks of up to 32 KiB at hand, while larger
-/// ones may be memory that a virtual machine has lent back to its host, and writing into them then takes several times as
-/// long (BENCHMARKS.md).
+/// ones may be memory that a virtual machine has lent back to its host. Measured: twice the CPU time of the whole download
+/// (BENCHMARKS.md).
 const WRITE: usize = 32 << 10;
 /// A slow connection's bytes are written after this time.
 const MOMENT: Duration = Duration::from_millis(100);
