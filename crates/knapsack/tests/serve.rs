@@ -178,7 +178,9 @@ fn signals_end_it_cleanly() {
         reader.read_line(&mut status).unwrap();
         assert!(status.contains("200"), "{status}");
         let pid = server.child.id().to_string();
-        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        assert!(
+            std::process::Command::new("sh").args(["-c", &format!("kill {signal} {pid}")]).status().unwrap().success()
+        );
         let ended = server.child.wait().unwrap();
         assert_eq!(ended.code(), Some(0), "{signal}: {}", server.log());
         assert!(server.log().contains("Stopped"), "{}", server.log());
