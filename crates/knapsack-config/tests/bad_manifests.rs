@@ -280,6 +280,7 @@ fn every_bad_manifest_is_refused_as_shown() {
         "chosen",
         "override-without-effect",
         "over-budget",
+        "buffer-too-large",
         "budget-too-large",
         "beyond-trained-positions",
         "chunk-beyond-window",
