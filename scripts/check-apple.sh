@@ -21,11 +21,13 @@ version=$(rustc --version | cut -d' ' -f2)
 sysroot=$(rustc --print sysroot)
 
 debian_source() {
-    local apt="$work/apt" options
+    local apt="$work/apt" options mirror
     command -v apt-get >/dev/null || return 1
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep '/debian/$' | head -1)
+    [ -n "$mirror" ] || { echo "apt knows no mirror of Debian" >&2; return 1; }
     mkdir -p "$apt/lists/partial"
     for suite in trixie-backports forky sid; do
-        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main"
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main"
     done > "$apt/sources.list"
     options=(-q -oDir::Etc::sourcelist="$apt/sources.list" -oDir::Etc::sourceparts=/dev/null
         -oDir::State::Lists="$apt/lists" -oDir::State::status=/dev/null)

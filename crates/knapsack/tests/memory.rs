@@ -7,6 +7,9 @@ use support::Sandbox;
 
 const LLAMA: &str = "Llama-3.2-3B-Instruct-q4f16_1";
 const QWEN: &str = "Qwen3-1.7B-q4f16_1";
+const GEMMA: &str = "gemma-2-2b-it-q4f16_1";
+const PHI: &str = "Phi-3.5-mini-instruct-q4f16_1";
+const MISTRAL: &str = "Mistral-7B-Instruct-v0.3-q4f16_1";
 
 /// A manifest as people write it.
 const MANIFEST: &str = r#"// two models
@@ -218,50 +221,69 @@ fn fit_follows_extends() {
     assert!(sandbox.read("base.json").contains("\"context_window_size\": 8448"), "{}", sandbox.read("base.json"));
 }
 
+/// An entry with a model of the catalogue.
+fn entry(name: &str, bytes: u64, overrides: &str) -> String {
+    format!(
+        r#"{{"model":"models/{name}","model_id":"{name}","bundle_weight":true,"estimated_vram_bytes":{bytes},"overrides":{overrides}}}"#
+    )
+}
+
+/// Plans entries as a manifest.
+fn plan(sandbox: &Sandbox, device: &str, entries: &[String]) -> support::Outcome {
+    let manifest = format!(r#"{{"device":"{device}","model_list":[{}]}}"#, entries.join(","));
+    sandbox.write("mlc-package-config.json", &manifest);
+    sandbox.run(&["plan"])
+}
+
 /// MLCChat's manifest for Android: five of its six entries plan as they are; the sizes that they leave open are told. What the
 /// sixth declares does not hold its weights and its window: an error that says so.
 #[test]
 fn mlc_chat_s_manifest() {
     let sandbox = Sandbox::new();
-    let entry = |name: &str, bytes: u64, overrides: &str| {
-        sandbox.catalogue(name);
-        format!(
-            r#"{{"model":"models/{name}","model_id":"{name}","bundle_weight":true,"estimated_vram_bytes":{bytes},"overrides":{overrides}}}"#
-        )
-    };
     let both = r#"{"context_window_size":2048,"prefill_chunk_size":128}"#;
     let mut entries = vec![
-        entry("Phi-3.5-mini-instruct-q4f16_1", 4_250_586_449, r#"{"prefill_chunk_size":128}"#),
+        entry(PHI, 4_250_586_449, r#"{"prefill_chunk_size":128}"#),
         entry("Qwen3-0.6B-q0f16", 3_000_000_000, both),
         entry(QWEN, 3_000_000_000, both),
-        entry("gemma-2-2b-it-q4f16_1", 3_000_000_000, "{}"),
+        entry(GEMMA, 3_000_000_000, "{}"),
         entry(LLAMA, 4_679_979_417, "{}"),
     ];
-    let write = |entries: &[String]| {
-        sandbox.write(
-            "mlc-package-config.json",
-            &format!(r#"{{"device":"android","model_list":[{}]}}"#, entries.join(",")),
-        );
-    };
-    write(&entries);
-    let plan = sandbox.run(&["plan"]);
-    assert_eq!(plan.code, 0, "{}", plan.stderr);
+    for name in [PHI, QWEN, LLAMA, GEMMA, MISTRAL, "Qwen3-0.6B-q0f16"] {
+        sandbox.catalogue(name);
+    }
+    let told = plan(&sandbox, "android", &entries).expect(0).stderr;
     for reduced in [
         "Phi-3.5-mini-instruct-q4f16_1: context_window_size = 5120, reduced",
         "3B-Instruct-q4f16_1: context_window_size = 24832, reduced",
     ] {
-        assert!(plan.stderr.contains(reduced), "{reduced}: {}", plan.stderr);
+        assert!(told.contains(reduced), "{reduced}: {told}");
     }
-    entries.push(entry(
-        "Mistral-7B-Instruct-v0.3-q4f16_1",
-        4_115_131_883,
-        r#"{"sliding_window_size":768,"prefill_chunk_size":256}"#,
-    ));
-    write(&entries);
-    let refused = sandbox.run(&["plan"]);
-    assert_eq!(refused.code, 2);
+    entries.push(entry(MISTRAL, 4_115_131_883, r#"{"sliding_window_size":768,"prefill_chunk_size":256}"#));
+    let refused = plan(&sandbox, "android", &entries).expect(2).stderr;
     for part in ["needs 4236534784 bytes", "no context window fits", "or declare 4236534784", "--allow-over-budget"] {
-        assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+        assert!(refused.contains(part), "{part}: {refused}");
     }
     assert_eq!(sandbox.run(&["plan", "--allow-over-budget"]).code, 0);
+}
+
+/// The same for iPhone (mlc-llm 06c00e7), less Qwen2.5-1.5B, which is not in the catalogue.
+#[test]
+fn mlc_chat_s_manifest_for_iphone() {
+    let sandbox = Sandbox::new();
+    for name in [LLAMA, GEMMA, PHI, MISTRAL] {
+        sandbox.catalogue(name);
+    }
+    let chat = format!("models/{MISTRAL}/mlc-chat-config.json");
+    sandbox.write(&chat, &sandbox.read(&chat).replace("q4f16_1", "q3f16_1"));
+    let mut entries = vec![
+        entry(LLAMA, 3_000_000_000, r#"{"prefill_chunk_size":128,"context_window_size":2048}"#),
+        entry(GEMMA, 3_000_000_000, r#"{"prefill_chunk_size":128}"#),
+        entry(PHI, 3_043_000_000, r#"{"prefill_chunk_size":128}"#),
+    ];
+    let told = plan(&sandbox, "iphone", &entries).expect(0).stderr;
+    assert!(told.contains("q4f16_1: context_window_size = 2048, reduced from the model's own 131072"), "{told}");
+    assert!(!told.contains("warning"), "{told}");
+    entries.push(entry(MISTRAL, 3_316_000_000, r#"{"prefill_chunk_size":128,"context_window_size":768}"#));
+    let refused = plan(&sandbox, "iphone", &entries).expect(2).stderr;
+    assert!(refused.contains("needs 3390521856 bytes") && refused.contains("or declare 3390521856"), "{refused}");
 }
