@@ -12,8 +12,7 @@ const BUILT_IN: &str = include_str!("../data/devices.json");
 pub const DEVICES_FILE: &str = "knapsack-devices.json";
 /// What an app itself needs beside its models, when the manifest does not say: an assumption, not a measurement.
 pub const DEFAULT_APP_RESERVE: u64 = 200_000_000;
-/// Longest file of profiles, and most profiles in it.
-const MAX_TEXT: usize = 1 << 20;
+/// Most profiles of one file.
 const MAX_PROFILES: usize = 1000;
 
 /// What a phone runs.
@@ -111,7 +110,7 @@ pub struct DeviceProfiles {
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceProfilesError {
     /// The file is too long.
-    #[error("the device profiles are longer than {MAX_TEXT} bytes")]
+    #[error("the device profiles are longer than {} bytes", DeviceProfiles::MAX_BYTES)]
     TooLong,
     /// Not JSON, or not of the form of `devices.json`.
     #[error("the device profiles can not be read")]
@@ -154,6 +153,9 @@ struct File {
 }
 
 impl DeviceProfiles {
+    /// Longest file of profiles.
+    pub const MAX_BYTES: u64 = 1 << 20;
+
     /// The profiles that come with Knapsack.
     pub fn built_in() -> Result<Self, DeviceProfilesError> {
         let mut profiles = DeviceProfiles::default();
@@ -164,7 +166,7 @@ impl DeviceProfiles {
     /// Adds the profiles of a file of the form of `devices.json`; a name that is there already is replaced. On an error
     /// nothing is added.
     pub fn extend_from_json(&mut self, text: &str) -> Result<(), DeviceProfilesError> {
-        if text.len() > MAX_TEXT {
+        if text.len() as u64 > Self::MAX_BYTES {
             return Err(DeviceProfilesError::TooLong);
         }
         let File { devices } = serde_json::from_str(text)?;

@@ -4,6 +4,7 @@
 
 use crate::codes;
 use crate::device::Device;
+use crate::devices::DEFAULT_APP_RESERVE;
 use crate::diagnostic::Diagnostic;
 use crate::manifest::DEFAULT_QUANTIZATION;
 use crate::overrides::{OverrideKey, check_number};
@@ -344,10 +345,21 @@ impl Reader<'_> {
         }
     }
 
+    /// A budget: no model needs nothing.
     fn bytes(&mut self, node: &Node) -> Option<u64> {
+        self.byte_count(node, 1, "a positive whole number", "it is computed")
+    }
+
+    /// A reserve; nothing is one too.
+    fn reserve(&mut self, node: &Node) -> Option<u64> {
+        self.byte_count(node, 0, "a whole number", &format!("it is {DEFAULT_APP_RESERVE}"))
+    }
+
+    /// Bytes, at least `least`; `otherwise` says what holds without the key.
+    fn byte_count(&mut self, node: &Node, least: i128, number_of: &str, otherwise: &str) -> Option<u64> {
         let (message, help) = match &node.kind {
             Kind::Number(number) => match number.parse::<i128>() {
-                Ok(bytes) if (1..=i128::from(i64::MAX)).contains(&bytes) => return Some(bytes as u64),
+                Ok(bytes) if (least..=i128::from(i64::MAX)).contains(&bytes) => return Some(bytes as u64),
                 Ok(0) => ("0 bytes hold no model".to_owned(), None),
                 Ok(bytes) if bytes < 0 => (format!("{bytes} bytes are less than none"), None),
                 Err(_) if number.contains(['.', 'e', 'E']) => {
@@ -357,25 +369,17 @@ impl Reader<'_> {
             },
             Kind::String(text) => (format!("{} is a string, not a number of bytes", quoted(text)), parse_size(text)),
             _ => {
-                self.wrong_type(node, "a positive whole number of bytes");
+                self.wrong_type(node, &format!("{number_of} of bytes"));
                 return None;
             }
         };
         let help = match help {
             Some(bytes) => format!("write {bytes}"),
-            None => "write a positive whole number of bytes, or leave the key out: then it is computed".to_owned(),
+            None => format!("write {number_of} of bytes, or leave the key out: then {otherwise}"),
         };
-        let error = Diagnostic::error(codes::BAD_SIZE, node.span, message).label("expected a positive whole number");
+        let error = Diagnostic::error(codes::BAD_SIZE, node.span, message).label(format!("expected {number_of}"));
         self.diagnostics.push(error.help(help));
         None
-    }
-
-    /// As [`Self::bytes`], but 0 is a reserve too.
-    fn reserve(&mut self, node: &Node) -> Option<u64> {
-        if matches!(&node.kind, Kind::Number(number) if number.parse() == Ok(0u64)) {
-            return Some(0);
-        }
-        self.bytes(node)
     }
 
     fn model_lib(&mut self, node: &Node) -> Option<String> {

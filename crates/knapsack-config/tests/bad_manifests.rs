@@ -95,6 +95,7 @@ fn top_cases() -> Vec<Case> {
         case("target_device_of_another_platform", top("\"device\": \"iphone\",\n  \"target_devices\": [\"android-8gb\"]"))
             .beyond_schema(),
         case("target_devices_not_a_list", top("\"device\": \"iphone\",\n  \"target_devices\": \"iphone-13\"")),
+        case("reserve_less_than_nothing", top("\"device\": \"iphone\",\n  \"app_reserve_bytes\": -5")),
         case("app_memory_of_other_types", top("\"device\": \"iphone\",\n  \"increased_memory_limit\": 1,\n  \"app_reserve_bytes\": \"200 MB\"")),
         case("prebuilt_unused_and_missing", top("\"device\": \"iphone\",\n  \"model_lib_path_for_prepare_libs\": { \"llama\": \"libs/none.a\" }"))
             .beyond_schema(),

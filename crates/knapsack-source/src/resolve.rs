@@ -437,15 +437,15 @@ fn stale(requests: &[ModelRequest], old: &Lockfile, policy: &LockPolicy) -> Vec<
 
 fn differences(old: &Lockfile, new: &Lockfile) -> Vec<LockChange> {
     let mut changes = Vec::new();
-    for now in &new.models {
-        let model_id = now.model_id.clone();
-        match old.model(&now.model_id) {
-            None => changes.push(LockChange::Added { model_id, model: now.model.clone() }),
-            Some(before) if before.model != now.model => {
-                changes.push(LockChange::Source { model_id, from: before.model.clone(), to: now.model.clone() });
+    for current in &new.models {
+        let model_id = current.model_id.clone();
+        match old.model(&current.model_id) {
+            None => changes.push(LockChange::Added { model_id, model: current.model.clone() }),
+            Some(before) if before.model != current.model => {
+                changes.push(LockChange::Source { model_id, from: before.model.clone(), to: current.model.clone() });
             }
-            Some(before) if before != now => {
-                changes.push(LockChange::Moved { model_id, from: before.commit.clone(), to: now.commit.clone() });
+            Some(before) if before != current => {
+                changes.push(LockChange::Moved { model_id, from: before.commit.clone(), to: current.commit.clone() });
             }
             Some(_) => {}
         }

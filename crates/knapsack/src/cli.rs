@@ -517,7 +517,7 @@ pub struct ServeArgs {
     /// Memory that all models may take together, such as 3GB, 2.5GiB or 3000000000; by default most of what is free
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub budget: Option<u64>,
-    /// A phone by the name of its profile: the budget is what it leaves to the models of an app, as `knapsack memory` shows it
+    /// A phone that Knapsack has a profile of: the budget is what it leaves to the models of an app without the increased-memory entitlement that keeps 200 MB for itself
     #[arg(long, value_name = "NAME", conflicts_with = "budget")]
     pub phone: Option<String>,
     /// Address to listen on; others than loopback can be reached by everybody in the network

@@ -1,9 +1,24 @@
-//! Writing files so that readers see the old one or the new one.
+//! Reading files no larger than expected, and writing them so that readers see the old one or the new one.
 
 use anyhow::{Context, Result};
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
+
+/// The bytes of a file that has `most` of them at most.
+///
+/// # Errors
+/// A file that cannot be read, or is larger.
+pub fn read_limited(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let shown = || format!("cannot read {}", path.display());
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).with_context(shown)?;
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).with_context(shown)?;
+    if bytes.len() as u64 > most {
+        anyhow::bail!("{} is larger than {most} bytes", path.display());
+    }
+    Ok(bytes)
+}
 
 /// Writes a file beside its place and renames it. A file that is replaced keeps its permissions; a link keeps pointing to it.
 ///
@@ -38,6 +53,16 @@ fn beside() -> tempfile::Builder<'static, 'static> {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, b"12345").unwrap();
+        assert_eq!(read_limited(&file, 5).unwrap(), b"12345");
+        assert!(read_limited(&file, 4).unwrap_err().to_string().ends_with("is larger than 4 bytes"));
+        assert!(read_limited(&folder.path().join("none"), 4).unwrap_err().to_string().starts_with("cannot read"));
+    }
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]

@@ -1,5 +1,6 @@
 //! A model folder as far as planning and compiling need it: its configuration, never its weights.
 
+use crate::files::read_limited;
 use anyhow::{Context, Result};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{MemoryPlan, Target};
@@ -9,7 +10,6 @@ use knapsack_ir::Windows;
 use knapsack_models::{GraphError, ModelConfig};
 use knapsack_tensor::Quantization;
 use serde_json::Value;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Largest configuration file that is read.
@@ -139,13 +139,7 @@ pub fn compiler_overrides(overrides: &knapsack_config::Overrides) -> Overrides {
 }
 
 fn read_json(path: &Path) -> Result<(Vec<u8>, Value)> {
-    let shown = || format!("cannot read {}", path.display());
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).with_context(shown)?;
-    file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes).with_context(shown)?;
-    if bytes.len() as u64 > MAX_CONFIG_BYTES {
-        anyhow::bail!("{} is larger than {MAX_CONFIG_BYTES} bytes", path.display());
-    }
+    let bytes = read_limited(path, MAX_CONFIG_BYTES)?;
     let value = serde_json::from_slice(&bytes).with_context(|| format!("{} is not valid JSON", path.display()))?;
     Ok((bytes, value))
 }

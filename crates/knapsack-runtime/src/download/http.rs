@@ -1,8 +1,10 @@
 use super::{Body, Transport, TransportError};
 use std::time::Duration;
+use ureq::config::ConfigBuilder;
 use ureq::http::header;
+use ureq::typestate::AgentScope;
 
-/// HTTP and HTTPS for the host.
+/// HTTP and HTTPS by `ureq`, for apps that have no client of their own.
 pub struct HttpTransport {
     agent: ureq::Agent,
 }
@@ -10,27 +12,23 @@ pub struct HttpTransport {
 impl HttpTransport {
     /// A client. Loopback addresses work without a proxy only when the environment sets none for them.
     pub fn new() -> Self {
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .user_agent(concat!("knapsack/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity")
-            .timeout_connect(Some(Duration::from_secs(20)))
-            .timeout_recv_response(Some(Duration::from_secs(60)))
-            .timeout_per_read(Some(Duration::from_secs(60)))
-            .build();
-        Self { agent: config.new_agent() }
+        Self { agent: settings().build().new_agent() }
     }
 
     /// The same without a proxy, whatever the environment says.
     pub fn direct() -> Self {
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .proxy(None)
-            .accept_encoding("identity")
-            .timeout_per_read(Some(Duration::from_secs(60)))
-            .build();
-        Self { agent: config.new_agent() }
+        Self { agent: settings().proxy(None).build().new_agent() }
     }
+}
+
+fn settings() -> ConfigBuilder<AgentScope> {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .user_agent(concat!("knapsack/", env!("CARGO_PKG_VERSION")))
+        .accept_encoding("identity")
+        .timeout_connect(Some(Duration::from_secs(20)))
+        .timeout_recv_response(Some(Duration::from_secs(60)))
+        .timeout_per_read(Some(Duration::from_secs(60)))
 }
 
 impl Default for HttpTransport {

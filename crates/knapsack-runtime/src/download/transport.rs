@@ -2,7 +2,8 @@ use std::io::Read;
 use std::time::Duration;
 
 /// How files are fetched. On a phone this is the system's own client, which knows about metered networks and background
-/// transfers; on the host `HttpTransport` (feature `http`).
+/// transfers; elsewhere `HttpTransport` (feature `http`), or what
+/// the program downloads by anyway.
 pub trait Transport: Send + Sync {
     /// GETs `url`, from byte `from` on when that is not 0. Redirects are followed.
     ///

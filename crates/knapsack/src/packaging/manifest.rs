@@ -1,15 +1,11 @@
 //! Stage 1: the manifest, and the profiles of phones that it may name.
 
 use crate::cli::ManifestArgs;
-use crate::exit::{AlreadyReported, OrWrongInput, WRONG_INPUT, wrong_input};
+use crate::exit::{AlreadyReported, OrWrongInput, WRONG_INPUT};
+use crate::files::read_limited;
 use crate::report::Reporter;
 use anyhow::{Context, Result};
 use knapsack_config::{DEVICES_FILE, DeviceProfiles, Environment, Loaded};
-use std::io::Read;
-use std::path::Path;
-
-/// Largest file of profiles that is read.
-const MAX_PROFILES_BYTES: u64 = 1 << 20;
 
 /// Reads and checks the manifest. Everything that is wrong with it has been shown when this fails; warnings and notices are for
 /// the caller to show.
@@ -40,17 +36,9 @@ pub fn profiles(args: &ManifestArgs) -> Result<DeviceProfiles> {
         None => beside.is_file().then_some(&beside),
     };
     if let Some(file) = own {
-        let text = read(file).with_context(|| format!("cannot read {}", file.display())).or_wrong_input()?;
-        profiles.extend_from_json(&text).with_context(|| file.display().to_string()).or_wrong_input()?;
+        let text = read_limited(file, DeviceProfiles::MAX_BYTES).or_wrong_input()?;
+        let text = std::str::from_utf8(&text).with_context(|| file.display().to_string()).or_wrong_input()?;
+        profiles.extend_from_json(text).with_context(|| file.display().to_string()).or_wrong_input()?;
     }
     Ok(profiles)
-}
-
-fn read(file: &Path) -> Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(file)?.take(MAX_PROFILES_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_PROFILES_BYTES {
-        return Err(wrong_input(format!("it is larger than {MAX_PROFILES_BYTES} bytes")));
-    }
-    Ok(text)
 }

@@ -3,6 +3,7 @@
 use super::library::{self, FoundLibrary};
 use super::{Show, library_files, read_files};
 use crate::exit::OrWrongInput;
+use crate::files::read_limited;
 use crate::report::Reporter;
 use crate::table::{Align, Table, bytes};
 use anyhow::{Context, Result};
@@ -11,7 +12,6 @@ use knapsack_artifact::weight_index::WeightIndex;
 use knapsack_artifact::{AppConfig, chat_config};
 use knapsack_models::ModelConfig;
 use serde_json::{Map, Value, json};
-use std::io::Read;
 use std::path::Path;
 
 /// Largest configuration that is read.
@@ -209,9 +209,6 @@ fn plain(value: &Value) -> String {
 }
 
 fn read_json(path: &Path) -> Result<Map<String, Value>> {
-    let mut text = Vec::new();
-    let shown = || format!("cannot read {}", path.display());
-    let file = std::fs::File::open(path).with_context(shown)?;
-    file.take(MAX_CONFIG_BYTES).read_to_end(&mut text).with_context(shown)?;
-    serde_json::from_slice(&text).with_context(shown)
+    let text = read_limited(path, MAX_CONFIG_BYTES)?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not valid JSON", path.display()))
 }
