@@ -1,8 +1,9 @@
 use crate::chat_config::ChatModel;
+use crate::context::{ContextPolicy, FittedPrompt};
 use crate::error::EngineError;
 use crate::sampling::{Sampler, SamplingOptions};
 use crate::session::{CancelFlag, Session};
-use crate::text::{Detokenizer, Message, StopStrings};
+use crate::text::{Detokenizer, Message, StopStrings, TextError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Ignores the model's own stop tokens and strings (for measuring).
     pub ignore_stops: bool,
+    /// What [`Engine::answer`] does with a conversation that has outgrown the context.
+    pub context: ContextPolicy,
 }
 
 impl GenerateOptions {
@@ -26,7 +29,8 @@ impl GenerateOptions {
 
     /// Until the model stops, by `sampling`.
     pub const fn new(sampling: SamplingOptions) -> Self {
-        Self { max_tokens: None, sampling, stop: Vec::new(), ignore_stops: false }
+        let context = ContextPolicy::DropOldest;
+        Self { max_tokens: None, sampling, stop: Vec::new(), ignore_stops: false, context }
     }
 }
 
@@ -57,7 +61,9 @@ impl FinishReason {
 pub struct GenerationStats {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Those of them that were in the KV cache already.
+    /// Messages of the conversation that were left out of it, because it has outgrown the context.
+    pub dropped_messages: usize,
+    /// Tokens of the prompt that were in the KV cache already.
     pub reused_tokens: usize,
     /// Tokens of the answer, the stop token not counted.
     pub generated_tokens: usize,
@@ -125,7 +131,17 @@ impl Engine {
         self.session.reset();
     }
 
-    /// The assistant's answer to `messages`; each piece of text goes to `on_text` as soon as it is certain.
+    /// The prompt that asks for the assistant's answer to `messages`, shortened to the context as `options` say.
+    ///
+    /// # Errors
+    /// See [`ChatModel::prompt`].
+    pub fn prompt(&self, messages: &[Message], options: &GenerateOptions) -> Result<FittedPrompt, TextError> {
+        let context = self.session.info().context_window_size;
+        options.context.fit(messages, context, options.max_tokens, &mut |messages| self.chat.prompt(messages))
+    }
+
+    /// The assistant's answer to `messages`; each piece of text goes to `on_text` as soon as it is certain. What a conversation
+    /// that has outgrown the context loses is [`GenerateOptions::context`]'s choice, and counted in the answer.
     ///
     /// # Errors
     /// See [`Engine::generate`] and [`ChatModel::prompt`].
@@ -136,8 +152,10 @@ impl Engine {
         cancel: &CancelFlag,
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Generation, EngineError> {
-        let prompt = self.chat.prompt(messages)?;
-        self.generate(&prompt, options, cancel, on_text)
+        let prompt = self.prompt(messages, options)?;
+        let mut answer = self.generate(&prompt.tokens, options, cancel, on_text)?;
+        answer.stats.dropped_messages = prompt.dropped_messages;
+        Ok(answer)
     }
 
     /// Continues `prompt`, reusing what the KV cache holds of it. With a full context the answer ends with

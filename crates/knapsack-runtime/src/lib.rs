@@ -8,6 +8,7 @@
 //! template, stops), and an [`Engine`] both together.
 
 mod chat_config;
+mod context;
 pub mod download;
 mod engine;
 mod error;
@@ -22,6 +23,7 @@ mod session;
 pub mod text;
 
 pub use chat_config::{ChatModel, SamplingDefaults};
+pub use context::{ContextPolicy, FittedPrompt};
 pub use engine::{Engine, FinishReason, GenerateOptions, Generation, GenerationStats};
 pub use error::EngineError;
 pub use loader::{LoadFailed, PackageLoader};

@@ -120,6 +120,34 @@ fn the_next_turn_continues_the_cache() {
 }
 
 #[test]
+fn a_conversation_that_outgrows_the_context_loses_its_oldest_turns() {
+    let chat = ChatModel::open(&knapsack_testkit::tiny_assistant(), 1024).unwrap();
+    let mut messages = Vec::new();
+    for number in 0..6 {
+        messages.push(Message::new(Role::User, format!("What do you get when you add {number} and 88?")));
+        messages.push(Message::new(Role::Assistant, format!("It is {}.", number + 88)));
+    }
+    messages.push(Message::new(Role::User, "And 13?"));
+    let whole = chat.prompt(&messages).unwrap().len();
+    let options = GenerateOptions { max_tokens: Some(20), ..greedy() };
+    let answer = |context: usize, options: &GenerateOptions| {
+        engine("Yes.", 0, Some(context as u32)).answer(&messages, options, &CancelFlag::new(), &mut |_| ())
+    };
+    assert_eq!(answer(whole + 20, &options).unwrap().stats.dropped_messages, 0);
+    let stats = answer(whole + 19, &options).unwrap().stats;
+    assert_eq!(stats.dropped_messages, 2);
+    assert_eq!(stats.prompt_tokens, chat.prompt(&messages[2..]).unwrap().len());
+    let fail = GenerateOptions { context: ContextPolicy::Fail, ..options.clone() };
+    assert_eq!(answer(whole, &fail).unwrap().stats.dropped_messages, 0);
+    let error = answer(whole - 1, &fail).unwrap_err();
+    assert!(matches!(error, EngineError::PromptTooLong { tokens, .. } if tokens == whole), "{error}");
+    // Nothing helps when the last question is too long.
+    let last = chat.prompt(&messages[12..]).unwrap().len();
+    let error = answer(last - 1, &options).unwrap_err();
+    assert!(matches!(error, EngineError::PromptTooLong { tokens, .. } if tokens == last), "{error}");
+}
+
+#[test]
 fn logits_without_a_number_are_an_error() {
     let chat = ChatModel::open(&knapsack_testkit::tiny_assistant(), 1024).unwrap();
     let model = Scripted::new(info(1024, Some(8), None, 0, 4), Box::new(|_| vec![f32::NAN; 1024]));

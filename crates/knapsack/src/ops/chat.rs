@@ -140,6 +140,12 @@ impl Chat<'_> {
                     self.reporter
                         .warning("the answer ended at its limit of tokens, or of the context; /reset starts anew");
                 }
+                if answer.stats.dropped_messages > 0 {
+                    self.reporter.warning(format_args!(
+                        "the conversation has outgrown the context: the answer was given without its first {} messages",
+                        answer.stats.dropped_messages
+                    ));
+                }
                 stats(self.reporter, &answer, self.load_time, self.memory);
                 self.history.push(Message::new(Role::Assistant, answer.text.clone()));
                 self.last = Some(answer);
