@@ -3,6 +3,7 @@
 mod architecture;
 mod dependencies;
 mod files;
+mod generated;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -18,14 +19,17 @@ enum Task {
         #[arg(long)]
         no_test: bool,
     },
-    /// The structure: crate arrows, names in ARCHITECTURE.md, unused dependencies, file lengths, machine paths.
+    /// The structure: crate arrows, names in ARCHITECTURE.md, unused dependencies, generated files, file lengths, machine paths.
     Check,
+    /// Write the files that the sources make: the manifest's JSON Schema and the tables of its keys.
+    Generate,
 }
 
 fn main() -> Result<()> {
     let root = root();
     match Task::parse() {
         Task::Check => check(&root),
+        Task::Generate => generated::write(&root),
         Task::Ci { no_test } => {
             cargo(&root, &["fmt", "--all", "--", "--check"], &[])?;
             check(&root)?;
@@ -46,6 +50,7 @@ fn root() -> PathBuf {
 fn check(root: &Path) -> Result<()> {
     let mut problems = architecture::check(root)?;
     problems.extend(dependencies::check(root)?);
+    problems.extend(generated::check(root)?);
     problems.extend(files::check(root)?);
     if problems.is_empty() {
         println!("structure: as ARCHITECTURE.md says");

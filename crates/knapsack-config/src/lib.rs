@@ -5,18 +5,18 @@
 //! Next in the flow is `knapsack-source`, which resolves the model sources that the manifest names.
 //!
 //! The way through [`load`]: text → values with spans ([`parse`]) → the manifest as written, each value checked alone
-//! (`written`) → merged with what it extends (`merge`) → resolved, checked as a whole (`resolve`, [`manifest`]).
+//! (`written`) and merged with what it extends → resolved, checked as a whole (`resolve`, [`manifest`]).
 
 pub mod codes;
 pub mod device;
 pub mod devices;
 pub mod diagnostic;
 pub mod edit;
+mod environment;
 mod load;
 mod local;
 pub mod lockfile;
 pub mod manifest;
-mod merge;
 pub mod overrides;
 pub mod parse;
 pub mod render;
@@ -31,10 +31,12 @@ pub use device::Device;
 pub use devices::{AppMemory, DEVICES_FILE, DeviceProfile, DeviceProfiles, Platform};
 pub use diagnostic::{Diagnostic, Report, Severity};
 pub use edit::set_overrides;
-pub use load::{Environment, Loaded, MAX_EXTENDS, load, load_text};
+pub use environment::Environment;
+pub use load::{Loaded, MAX_EXTENDS, load, load_text};
 pub use lockfile::{LockedFile, LockedFormat, LockedModel, Lockfile, LockfileError};
 pub use manifest::{DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
 pub use overrides::{OverrideKey, Overrides};
 pub use schema::json_schema;
 pub use source::{HubSource, LocalKind, LocalSource, ModelSource};
 pub use source_map::{SourceMap, Span, Spanned};
+pub use written::key_tables;

@@ -1,15 +1,14 @@
 //! From the path of a manifest to the resolved manifest: reads the file and what it extends, merges, checks.
 
 use crate::codes;
-use crate::devices::DeviceProfiles;
 use crate::diagnostic::{Diagnostic, Report};
+use crate::environment::Environment;
 use crate::manifest::Manifest;
-use crate::merge::{merge, without_nulls};
 use crate::parse::{MAX_FILE_BYTES, parse};
 use crate::render::quoted;
 use crate::resolve::resolve;
-use crate::source_map::{FileId, SourceMap, Span, Spanned};
-use crate::written::{self, Written};
+use crate::source_map::{FileId, Span, Spanned};
+use crate::written::{Field, Written};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
@@ -21,15 +20,6 @@ pub const MAX_EXTENDS: usize = 16;
 const MAX_FILES: usize = 64;
 /// Most findings that are kept; a file with more is not a manifest gone slightly wrong.
 const MAX_FINDINGS: usize = 200;
-
-/// What of the surroundings decides how a manifest is read. Nothing else is looked at, but the files that it names.
-#[derive(Clone, Debug, Default)]
-pub struct Environment {
-    /// The value of `HF_ENDPOINT`: a hub whose addresses are accepted as model sources besides the Hugging Face hub.
-    pub hf_endpoint: Option<String>,
-    /// The phones that `target_devices` may name.
-    pub devices: DeviceProfiles,
-}
 
 /// A manifest that is right, with the warnings and notices about it.
 #[derive(Clone, Debug)]
@@ -74,7 +64,7 @@ pub fn load_text(path: &Path, text: &str, environment: &Environment) -> Result<L
 
 fn finish(mut loader: Loader<'_>, root: FileId) -> Result<Loaded, Box<Report>> {
     let environment = loader.environment;
-    let written = loader.file(root).map(without_nulls);
+    let written = loader.file(root).map(Written::without_nulls);
     let mut report = loader.report;
     let path = report.sources.file(root).path().to_owned();
     let manifest =
@@ -132,15 +122,16 @@ impl Loader<'_> {
         }
         let path = sources.file(file).path().to_owned();
         let root = parse(sources, file, diagnostics)?;
-        let written = written::read(&root, self.environment.hf_endpoint.as_deref(), diagnostics)?;
+        let written = Written::read(&root, self.environment.hf_endpoint.as_deref(), diagnostics)?;
         self.stack.push((real(&path), file));
         let mut bases: Option<Written> = None;
-        let mut complete = !written.extends_wrong;
-        for base in &written.extends {
+        let extends = written.extends.clone().and_then(Field::value);
+        let mut complete = extends.as_ref().is_none_or(|extends| extends.complete);
+        for base in extends.iter().flat_map(|extends| &extends.paths) {
             match self.base(base, &path) {
                 Some(base) => {
                     bases = Some(match bases {
-                        Some(below) => merge(below, base),
+                        Some(below) => base.over(below),
                         None => base,
                     })
                 }
@@ -153,7 +144,7 @@ impl Loader<'_> {
             return None;
         }
         Some(match bases {
-            Some(base) => merge(base, written),
+            Some(base) => written.over(base),
             None => written,
         })
     }
@@ -247,9 +238,4 @@ fn reason(error: &std::io::Error) -> String {
         std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => error.to_string(),
     }
-}
-
-/// The folder that relative paths in a file are relative to.
-pub(crate) fn folder_of(sources: &SourceMap, file: FileId) -> &Path {
-    sources.file(file).path().parent().unwrap_or(Path::new(""))
 }

@@ -2,64 +2,164 @@
 
 use crate::suggest::nearest;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::fmt;
 use std::str::FromStr;
 
 /// Largest value of any size override: positions are 32-bit in the kernels.
 pub const MAX_OVERRIDE: u64 = i32::MAX as u64;
 
-/// A key that may stand in `overrides`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum OverrideKey {
-    /// Positions that a conversation may hold.
-    ContextWindowSize,
-    /// Positions that attention sees, when it slides.
-    SlidingWindowSize,
-    /// Tokens that one prefill call may take.
-    PrefillChunkSize,
-    /// First positions that a sliding window always sees.
-    AttentionSinkSize,
-    /// Sequences served at once; accepted for MLC's sake.
-    MaxBatchSize,
-    /// Accepted for MLC's sake; only 1.
-    TensorParallelShards,
-    /// Accepted for MLC's sake; only 1.
-    PipelineParallelStages,
-    /// MLC's optimization preset; accepted, of no effect.
-    Opt,
-    /// Accepted for MLC's sake; only false.
-    Disaggregation,
+/// Which values an override takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accepts {
+    /// At least 1, or -1.
+    Size,
+    /// At least 0, or -1.
+    SizeOrNone,
+    /// As a size, without effect: a phone serves one conversation at a time.
+    Ignored,
+    /// Only 1.
+    One,
+    /// MLC's optimization settings.
+    Setting,
+    /// Only false.
+    False,
 }
 
-impl OverrideKey {
-    /// Every key, in the order in which they are listed for users.
-    pub const ALL: [OverrideKey; 9] = [
-        OverrideKey::ContextWindowSize,
-        OverrideKey::SlidingWindowSize,
-        OverrideKey::PrefillChunkSize,
-        OverrideKey::AttentionSinkSize,
-        OverrideKey::MaxBatchSize,
-        OverrideKey::TensorParallelShards,
-        OverrideKey::PipelineParallelStages,
-        OverrideKey::Opt,
-        OverrideKey::Disaggregation,
-    ];
-
-    /// The key as it is written.
-    pub const fn as_str(self) -> &'static str {
+impl Accepts {
+    /// As a JSON Schema.
+    pub(crate) fn schema(self) -> serde_json::Value {
         match self {
-            OverrideKey::ContextWindowSize => "context_window_size",
-            OverrideKey::SlidingWindowSize => "sliding_window_size",
-            OverrideKey::PrefillChunkSize => "prefill_chunk_size",
-            OverrideKey::AttentionSinkSize => "attention_sink_size",
-            OverrideKey::MaxBatchSize => "max_batch_size",
-            OverrideKey::TensorParallelShards => "tensor_parallel_shards",
-            OverrideKey::PipelineParallelStages => "pipeline_parallel_stages",
-            OverrideKey::Opt => "opt",
-            OverrideKey::Disaggregation => "disaggregation",
+            Accepts::Size | Accepts::Ignored => {
+                json!({ "type": "integer", "anyOf": [{ "minimum": 1, "maximum": MAX_OVERRIDE }, { "const": -1 }] })
+            }
+            Accepts::SizeOrNone => json!({ "type": "integer", "minimum": -1, "maximum": MAX_OVERRIDE }),
+            Accepts::One => json!({ "type": "integer", "const": 1 }),
+            Accepts::Setting => json!({ "type": "string" }),
+            Accepts::False => json!({ "const": false }),
         }
     }
 
+    /// Which values are wrong, for the documentation.
+    pub(crate) const fn wrong(self) -> &'static str {
+        match self {
+            Accepts::Size | Accepts::Ignored => "0, below -1, not a whole number: error",
+            Accepts::SizeOrNone => "below -1, not a whole number: error",
+            Accepts::One => "anything but 1: error",
+            Accepts::Setting => "neither `O0` to `O3` nor a list such as `flashinfer=1;cudagraph=0`: error",
+            Accepts::False => "anything but false: error",
+        }
+    }
+}
+
+/// Declares the keys of `overrides`, a row each: what it means, its name, and which values it takes. Those of `sizes` change what
+/// is compiled and are fields of [`Overrides`]; those of `others` are accepted for MLC's sake.
+macro_rules! overrides {
+    (
+        sizes { $($(#[doc = $meaning:literal])+ $key:ident $field:ident: $accepts:ident;)+ }
+        others { $($(#[doc = $other_meaning:literal])+ $other:ident $other_name:ident: $other_accepts:ident;)+ }
+    ) => {
+        /// A key that may stand in `overrides`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum OverrideKey {
+            $($(#[doc = $meaning])+ $key,)+
+            $($(#[doc = $other_meaning])+ $other,)+
+        }
+
+        impl OverrideKey {
+            /// Those that change what is compiled.
+            const SIZES: &'static [OverrideKey] = &[$(OverrideKey::$key),+];
+
+            /// Every key, in the order in which they are listed for users.
+            pub const ALL: [OverrideKey; [$(stringify!($key),)+ $(stringify!($other)),+].len()] =
+                [$(OverrideKey::$key,)+ $(OverrideKey::$other),+];
+
+            /// The key as it is written.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(OverrideKey::$key => stringify!($field),)+
+                    $(OverrideKey::$other => stringify!($other_name),)+
+                }
+            }
+
+            /// What it says.
+            pub(crate) const fn meaning(self) -> &'static str {
+                match self {
+                    $(OverrideKey::$key => concat!($($meaning),+).trim_ascii(),)+
+                    $(OverrideKey::$other => concat!($($other_meaning),+).trim_ascii(),)+
+                }
+            }
+
+            /// Which values it takes.
+            pub(crate) const fn accepts(self) -> Accepts {
+                match self {
+                    $(OverrideKey::$key => Accepts::$accepts,)+
+                    $(OverrideKey::$other => Accepts::$other_accepts,)+
+                }
+            }
+        }
+
+        /// Overrides that change what is compiled. `None` is the model's own value, written as `-1` or left out.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub struct Overrides {
+            $(
+                $(#[doc = $meaning])+
+                #[serde(skip_serializing_if = "Option::is_none")]
+                pub $field: Option<u64>,
+            )+
+        }
+
+        impl Overrides {
+            /// The value of a key, `None` when it is the model's own or the key changes nothing that is compiled.
+            pub fn get(&self, key: OverrideKey) -> Option<u64> {
+                match key {
+                    $(OverrideKey::$key => self.$field,)+
+                    _ => None,
+                }
+            }
+
+            /// Sets a size; keys that change nothing that is compiled are ignored.
+            pub(crate) fn set(&mut self, key: OverrideKey, value: Option<u64>) {
+                match key {
+                    $(OverrideKey::$key => self.$field = value,)+
+                    _ => {}
+                }
+            }
+
+            /// These overrides with those of `over` on top.
+            pub fn merged(&self, over: &Overrides) -> Overrides {
+                Overrides { $($field: over.$field.or(self.$field)),+ }
+            }
+        }
+    };
+}
+
+overrides! {
+    sizes {
+        /// Positions that a conversation may hold.
+        ContextWindowSize context_window_size: Size;
+        /// Positions that attention sees, when it slides.
+        SlidingWindowSize sliding_window_size: Size;
+        /// Tokens that one prefill call may take.
+        PrefillChunkSize prefill_chunk_size: Size;
+        /// First positions that a sliding window always sees; 0 is none.
+        AttentionSinkSize attention_sink_size: SizeOrNone;
+    }
+    others {
+        /// Accepted, without effect: a phone serves one conversation at a time.
+        MaxBatchSize max_batch_size: Ignored;
+        /// Accepted when it is 1: one device runs the whole model.
+        TensorParallelShards tensor_parallel_shards: One;
+        /// Accepted when it is 1: one device runs the whole model.
+        PipelineParallelStages pipeline_parallel_stages: One;
+        /// Accepted, without effect: MLC's optimization settings.
+        Opt opt: Setting;
+        /// Accepted when it is false: one device runs the whole model.
+        Disaggregation disaggregation: False;
+    }
+}
+
+impl OverrideKey {
     /// The key of a name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|key| key.as_str() == name)
@@ -72,59 +172,10 @@ impl fmt::Display for OverrideKey {
     }
 }
 
-/// Overrides that change what is compiled. `None` is the model's own value, written as `-1` or left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Overrides {
-    /// Positions that a conversation may hold, at least 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub context_window_size: Option<u64>,
-    /// Positions that attention sees, at least 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sliding_window_size: Option<u64>,
-    /// Tokens that one prefill call may take, at least 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prefill_chunk_size: Option<u64>,
-    /// First positions that a sliding window always sees; 0 is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub attention_sink_size: Option<u64>,
-}
-
 impl Overrides {
-    /// The value of a key, `None` when it is the model's own or the key changes nothing that is compiled.
-    pub fn get(&self, key: OverrideKey) -> Option<u64> {
-        match key {
-            OverrideKey::ContextWindowSize => self.context_window_size,
-            OverrideKey::SlidingWindowSize => self.sliding_window_size,
-            OverrideKey::PrefillChunkSize => self.prefill_chunk_size,
-            OverrideKey::AttentionSinkSize => self.attention_sink_size,
-            _ => None,
-        }
-    }
-
-    /// Sets a size; keys that change nothing that is compiled are ignored.
-    pub(crate) fn set(&mut self, key: OverrideKey, value: Option<u64>) {
-        match key {
-            OverrideKey::ContextWindowSize => self.context_window_size = value,
-            OverrideKey::SlidingWindowSize => self.sliding_window_size = value,
-            OverrideKey::PrefillChunkSize => self.prefill_chunk_size = value,
-            OverrideKey::AttentionSinkSize => self.attention_sink_size = value,
-            _ => {}
-        }
-    }
-
     /// Whether every value is the model's own.
     pub fn is_empty(&self) -> bool {
         *self == Overrides::default()
-    }
-
-    /// These overrides with those of `over` on top.
-    pub fn merged(&self, over: &Overrides) -> Overrides {
-        Overrides {
-            context_window_size: over.context_window_size.or(self.context_window_size),
-            sliding_window_size: over.sliding_window_size.or(self.sliding_window_size),
-            prefill_chunk_size: over.prefill_chunk_size.or(self.prefill_chunk_size),
-            attention_sink_size: over.attention_sink_size.or(self.attention_sink_size),
-        }
     }
 
     /// What is wrong between the values, each alone being right.
@@ -257,16 +308,14 @@ pub enum OverrideValueError {
 
 /// Checks a whole-number override. `Ok(None)` is the model's own value.
 pub(crate) fn check_number(key: OverrideKey, value: i128) -> Result<Option<u64>, OverrideValueError> {
-    use OverrideKey::{AttentionSinkSize, PipelineParallelStages, TensorParallelShards};
-    if matches!(key, TensorParallelShards | PipelineParallelStages) {
-        return if value == 1 { Ok(Some(1)) } else { Err(OverrideValueError::Only { key, only: "1" }) };
-    }
-    match value {
-        -1 => Ok(None),
-        0 if key != AttentionSinkSize => Err(OverrideValueError::Zero { key }),
-        value if value < -1 => Err(OverrideValueError::Negative { key, value }),
-        value if value > i128::from(MAX_OVERRIDE) => Err(OverrideValueError::TooLarge { key, value }),
-        value => Ok(Some(value as u64)),
+    match (key.accepts(), value) {
+        (Accepts::One, 1) => Ok(Some(1)),
+        (Accepts::One, _) => Err(OverrideValueError::Only { key, only: "1" }),
+        (_, -1) => Ok(None),
+        (Accepts::Size | Accepts::Ignored, 0) => Err(OverrideValueError::Zero { key }),
+        (_, value) if value < -1 => Err(OverrideValueError::Negative { key, value }),
+        (_, value) if value > i128::from(MAX_OVERRIDE) => Err(OverrideValueError::TooLarge { key, value }),
+        (_, value) => Ok(Some(value as u64)),
     }
 }
 
@@ -303,14 +352,6 @@ pub enum ParseOverridesError {
     Conflict(#[from] OverrideConflict),
 }
 
-/// The keys that can be given on the command line.
-const SIZES: [OverrideKey; 4] = [
-    OverrideKey::ContextWindowSize,
-    OverrideKey::SlidingWindowSize,
-    OverrideKey::PrefillChunkSize,
-    OverrideKey::AttentionSinkSize,
-];
-
 impl FromStr for Overrides {
     type Err = ParseOverridesError;
 
@@ -321,8 +362,9 @@ impl FromStr for Overrides {
         for part in text.split([',', ';']).map(str::trim).filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').ok_or_else(|| ParseOverridesError::NoValue(part.to_owned()))?;
             let (name, value) = (name.trim(), value.trim());
-            let Some(key) = OverrideKey::parse(name).filter(|key| SIZES.contains(key)) else {
-                let suggestion = nearest(name, SIZES.map(OverrideKey::as_str)).map(str::to_owned);
+            let Some(key) = OverrideKey::parse(name).filter(|key| OverrideKey::SIZES.contains(key)) else {
+                let known = OverrideKey::SIZES.iter().map(|key| key.as_str());
+                let suggestion = nearest(name, known).map(str::to_owned);
                 return Err(ParseOverridesError::UnknownKey { key: name.to_owned(), suggestion });
             };
             if seen.contains(&key) {

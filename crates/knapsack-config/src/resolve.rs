@@ -4,7 +4,7 @@ use crate::codes;
 use crate::device::Device;
 use crate::devices::{AppMemory, DEVICES_FILE, DeviceProfile};
 use crate::diagnostic::Diagnostic;
-use crate::load::{Environment, folder_of};
+use crate::environment::Environment;
 use crate::local::{self, NotAModel};
 use crate::manifest::{DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
 use crate::overrides::{OverrideConflict, OverrideKey, Overrides};
@@ -27,19 +27,23 @@ pub(crate) fn resolve(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Manifest> {
     let mut resolver = Resolver { environment, sources, diagnostics };
-    let device = resolver.device(&written);
+    resolver.missing(written.missing(), written.span, "the manifest");
+    let device = value(written.device.clone());
     let entries = resolver.model_list(&written);
     resolver.unique_ids(&entries);
     let models: Option<Vec<ModelEntry>> =
         entries.iter().map(|entry| resolver.model(entry)).collect::<Vec<_>>().into_iter().collect();
-    let prebuilt = resolver.prebuilt(value(written.prebuilt).map(|field| field.value).unwrap_or_default(), &entries);
-    let targets = value(written.target_devices).map(|field| field.value).unwrap_or_default();
+    let libraries = written.prebuilt.and_then(Field::value).map(|libraries| libraries.0).unwrap_or_default();
+    let prebuilt = resolver.prebuilt(libraries, &entries);
+    let targets = written.target_devices.and_then(Field::value).map(|names| names.0).unwrap_or_default();
     let target_devices = resolver.target_devices(&targets, device.as_ref());
     let stated = AppMemory::default();
     let app_memory = AppMemory {
-        increased_memory_limit: value(written.increased_memory_limit)
-            .map_or(stated.increased_memory_limit, |given| given.value),
-        reserve_bytes: value(written.app_reserve_bytes).map_or(stated.reserve_bytes, |given| given.value),
+        increased_memory_limit: written
+            .increased_memory_limit
+            .and_then(Field::value)
+            .unwrap_or(stated.increased_memory_limit),
+        reserve_bytes: written.app_reserve_bytes.and_then(Field::value).map_or(stated.reserve_bytes, |bytes| bytes.0),
     };
     Some(Manifest { path, device: device?, models: models?, prebuilt, target_devices, app_memory })
 }
@@ -52,6 +56,11 @@ fn value<T>(field: Option<Field<T>>) -> Option<Spanned<T>> {
     }
 }
 
+/// The id of an entry that has a right one.
+fn model_id(entry: &WrittenModel) -> Option<Spanned<String>> {
+    value(entry.model_id.clone()).map(|given| given.map(|id| id.0))
+}
+
 struct Resolver<'a> {
     environment: &'a Environment,
     sources: &'a SourceMap,
@@ -59,51 +68,34 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    fn missing(&mut self, key: &str, object: Span, place: &str, help: &str) {
+    /// Keys that must be there and are not, each with what to add.
+    fn missing(&mut self, keys: impl Iterator<Item = (&'static str, &'static str)>, object: Span, place: &str) {
         // The caret stands under the opening brace: the whole object would be too much.
         let span = Span { end: (object.start + 1).min(object.end), ..object };
-        let message = format!("{place} has no `{key}`");
-        let error = Diagnostic::error(codes::MISSING_KEY, span, message).label(format!("`{key}` is missing here"));
-        self.diagnostics.push(error.help(help));
-    }
-
-    fn device(&mut self, written: &Written) -> Option<Spanned<Device>> {
-        if written.device.is_none() {
-            self.missing(
-                "device",
-                written.span,
-                "the manifest",
-                "add \"device\": \"iphone\", \"android\" or \"macabi\"",
-            );
+        for (key, help) in keys {
+            let message = format!("{place} has no `{key}`");
+            let error = Diagnostic::error(codes::MISSING_KEY, span, message).label(format!("`{key}` is missing here"));
+            self.diagnostics.push(error.help(help));
         }
-        value(written.device.clone())
     }
 
     fn model_list(&mut self, written: &Written) -> Vec<WrittenModel> {
-        let Some(field) = &written.models else {
-            self.missing(
-                "model_list",
-                written.span,
-                "the manifest",
-                "add \"model_list\": a list of the models to package",
-            );
-            return Vec::new();
-        };
+        let Some(field) = &written.models else { return Vec::new() };
         match &field.given {
-            Given::Value(models) if models.is_empty() => {
+            Given::Value(models) if models.0.is_empty() => {
                 let error =
                     Diagnostic::error(codes::EMPTY, field.span, "`model_list` is empty").label("no model to package");
                 self.diagnostics.push(error.help("add at least { \"model\": …, \"model_id\": … }"));
                 Vec::new()
             }
-            Given::Value(models) => models.clone(),
+            Given::Value(models) => models.0.clone(),
             _ => Vec::new(),
         }
     }
 
     /// Ids that differ only in case, across files; within a file that was reported already.
     fn unique_ids(&mut self, entries: &[WrittenModel]) {
-        let ids: Vec<Spanned<String>> = entries.iter().filter_map(|entry| value(entry.model_id.clone())).collect();
+        let ids: Vec<Spanned<String>> = entries.iter().filter_map(model_id).collect();
         for (at, id) in ids.iter().enumerate() {
             let first = ids[..at].iter().find(|other| other.value.eq_ignore_ascii_case(&id.value));
             if let Some(first) = first.filter(|first| first.span.file != id.span.file) {
@@ -113,18 +105,7 @@ impl Resolver<'_> {
     }
 
     fn model(&mut self, entry: &WrittenModel) -> Option<ModelEntry> {
-        if entry.model_id.is_none() {
-            self.missing(
-                "model_id",
-                entry.span,
-                "the model",
-                "add \"model_id\": the name at run time and of the weight folder",
-            );
-        }
-        if entry.model.is_none() {
-            let help = "add \"model\": \"HF://org/name\", or a path relative to the manifest";
-            self.missing("model", entry.span, "the model", help);
-        }
+        self.missing(entry.missing(), entry.span, "the model");
         let (overrides, override_spans) = self.overrides(entry);
         let source = value(entry.model.clone()).and_then(|text| self.source(text));
         let bundle = value(entry.bundle_weight.clone());
@@ -141,13 +122,13 @@ impl Resolver<'_> {
         }
         Some(ModelEntry {
             span: entry.span,
-            model_id: value(entry.model_id.clone())?,
+            model_id: model_id(entry)?,
             source: source?,
-            estimated_vram_bytes: value(entry.estimated_vram_bytes.clone()),
+            estimated_vram_bytes: value(entry.estimated_vram_bytes.clone()).map(|given| given.map(|bytes| bytes.0)),
             bundle_weight: bundle.is_some_and(|bundle| bundle.value),
             overrides,
             override_spans,
-            model_lib: value(entry.model_lib.clone()),
+            model_lib: value(entry.model_lib.clone()).map(|given| given.map(|prefix| prefix.0)),
             quantization,
         })
     }
@@ -157,7 +138,7 @@ impl Resolver<'_> {
             SourceText::Hub(hub) => return Some(Spanned::new(ModelSource::Hub(hub.clone()), text.span)),
             SourceText::Path(name) => name,
         };
-        let path = folder_of(self.sources, text.span.file).join(name);
+        let path = self.sources.file(text.span.file).folder().join(name);
         let (code, message, mut help) = match local::inspect(&path) {
             Ok(kind) => return Some(Spanned::new(ModelSource::Local(LocalSource { path, kind }), text.span)),
             Err(NotAModel::Missing) => {
@@ -230,7 +211,7 @@ impl Resolver<'_> {
     fn overrides(&mut self, entry: &WrittenModel) -> (Overrides, BTreeMap<OverrideKey, Span>) {
         let (mut overrides, mut spans) = (Overrides::default(), BTreeMap::new());
         for WrittenOverride { name, field } in
-            value(entry.overrides.clone()).map(|given| given.value).unwrap_or_default()
+            entry.overrides.clone().and_then(Field::value).map(|given| given.0).unwrap_or_default()
         {
             if let Given::Value(size) = field.given {
                 overrides.set(name, size);
@@ -263,7 +244,7 @@ impl Resolver<'_> {
 
     fn prebuilt(&mut self, written: Vec<WrittenPrebuilt>, entries: &[WrittenModel]) -> Vec<PrebuiltLibrary> {
         let used: Vec<String> =
-            entries.iter().filter_map(|entry| value(entry.model_lib.clone())).map(|prefix| prefix.value).collect();
+            entries.iter().filter_map(|entry| entry.model_lib.clone()?.value()).map(|prefix| prefix.0).collect();
         let mut libraries = Vec::new();
         for WrittenPrebuilt { prefix, field } in written {
             if !used.contains(&prefix) {
@@ -275,7 +256,7 @@ impl Resolver<'_> {
                 self.diagnostics.push(error.help("name it in a model's `model_lib`, or remove it"));
             }
             let Given::Value(name) = field.given else { continue };
-            let path = folder_of(self.sources, field.span.file).join(&name);
+            let path = self.sources.file(field.span.file).folder().join(&name);
             if !path.is_file() {
                 let what = if path.is_dir() { "is a folder, not a library" } else { "does not exist" };
                 let message = format!("the prebuilt library {} {what}", quoted(&name));

@@ -68,6 +68,11 @@ impl SourceFile {
         &self.path
     }
 
+    /// The folder that relative paths in the file are relative to; empty for the working directory.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
     /// The whole text, without a byte-order mark.
     pub fn text(&self) -> &str {
         &self.text

@@ -1,0 +1,133 @@
+//! A manifest as it is written in one file: every key with its place, every value checked alone.
+//!
+//! A key is one row here. Its kind of value says how it is read, merged and described (`values`); what it means for a package is
+//! [`crate::manifest`], where it gets by `resolve`. What needs other keys, other files or the file system is checked there.
+
+mod document;
+mod object;
+mod reader;
+mod values;
+
+pub use document::key_tables;
+pub(crate) use object::{Field, Given, Key, Value};
+pub(crate) use values::{WrittenOverride, WrittenPrebuilt, duplicate_id};
+
+use crate::device::Device;
+use crate::diagnostic::Diagnostic;
+use crate::overrides::OverrideKey;
+use crate::parse::{Member, Node};
+use crate::source::SourceText;
+use crate::source_map::Span;
+use knapsack_tensor::Quantization;
+use object::object;
+use reader::{Reader, names};
+use values::{
+    Address, AppReserve, Bases, Budget, LibraryPrefix, ModelId, Models, OverrideValues, PrebuiltPaths, TargetDevices,
+};
+
+object! {
+    /// A manifest as written in one file, or several merged.
+    struct Written;
+
+    /// What to package for: decides kernels (Metal or OpenCL), the libraries' format, and where weights go.
+    "device" device: Device,
+        wrong "missing, unknown: error naming the accepted values",
+        required "add \"device\": \"iphone\", \"android\" or \"macabi\"";
+
+    /// The models. Their order is kept in the app config.
+    "model_list" models: Models,
+        wrong "missing, empty, not a list: error",
+        required "add \"model_list\": a list of the models to package";
+
+    /// Prebuilt model libraries: the file of each prefix that a `model_lib` names.
+    "model_lib_path_for_prepare_libs" prebuilt: PrebuiltPaths,
+        wrong "missing file, wrong device or prefix inside, prefix no entry uses: error";
+
+    /// Files to start from, relative to this one. This file's keys win, models merge by `model_id`, null removes.
+    "extends" extends: Bases,
+        wrong "not a path, no such file, a circle, more than 16 in a chain: error";
+
+    /// Phones that every model must fit, by the names of profiles (`knapsack memory --list-phones`), such as `iphone-15-pro`.
+    "target_devices" target_devices: TargetDevices,
+        wrong "unknown name, phone of another platform: error. A model that needs more than a phone leaves, or a buffer that its GPU cannot have: error (`--allow-over-budget` makes it a warning). Nobody knows what an app may use there: warning";
+
+    /// Whether the app has the entitlement `com.apple.developer.kernel.increased-memory-limit`; default false.
+    "increased_memory_limit" increased_memory_limit: bool,
+        wrong "not a boolean: error";
+
+    /// Memory in bytes that the app needs beside its models, when they are held against `target_devices`; default 200,000,000, an assumption to replace by your own measurement.
+    "app_reserve_bytes" app_reserve_bytes: AppReserve,
+        wrong "negative, fraction, string: error";
+
+    /// This schema, for editors.
+    "$schema" address: Address,
+        wrong "not a string: error";
+}
+
+object! {
+    /// An entry of `model_list` as written.
+    struct WrittenModel;
+
+    /// HF://org/name, HF://org/name@revision, https://huggingface.co/org/name, or a folder relative to this file.
+    "model" model: SourceText,
+        wrong "malformed, missing path, neither checkpoint nor MLC model: error that says what was looked for",
+        required "add \"model\": \"HF://org/name\", or a path relative to the manifest";
+
+    /// Name at run time and of the weight folder: letters, digits, `.`, `_` and `-`, no leading dot, unique without regard to case.
+    "model_id" model_id: ModelId,
+        wrong "path separators, `..`, duplicates, reserved names: error (it becomes a folder name)",
+        required "add \"model_id\": the name at run time and of the weight folder";
+
+    /// Memory in bytes that the runtime loads and evicts by. Computed when it is left out.
+    "estimated_vram_bytes" estimated_vram_bytes: Budget,
+        wrong "`\"3GB\"`, negative, fraction: error. Smaller than the plan needs: error (`--allow-over-budget` makes it a warning); larger than twice the plan: warning";
+
+    /// Whether the weights go into the package; otherwise the app downloads them at first launch, which is the default.
+    "bundle_weight" bundle_weight: bool,
+        wrong "not a boolean: error. A local model with false has no URL: error before anything is compiled";
+
+    /// Sizes that differ from the model's own; -1 is the model's own.
+    "overrides" overrides: OverrideValues,
+        wrong "unknown key: error with the nearest key; chunk larger than the window, a context and a sliding window that contradict each other, beyond the model's trained positions without rope scaling: error or warning with the numbers";
+
+    /// Symbol prefix of the model's library.
+    "model_lib" model_lib: LibraryPrefix,
+        wrong "no symbol: error. Two entries with one prefix and different libraries: error that shows the difference";
+
+    /// Format that a checkpoint is converted to; not for a model that is converted already.
+    "quantization" quantization: Quantization,
+        wrong "unknown: error naming the accepted values. For an MLC model: error";
+}
+
+impl Written {
+    /// Reads the root of one file.
+    pub(crate) fn read(
+        root: &Node,
+        hf_endpoint: Option<&str>,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Option<Written> {
+        let mut reader = Reader { hf_endpoint, extends: false, diagnostics };
+        let members = reader.object(root, "a manifest")?;
+        reader.extends = members.iter().any(|member| member.key.value == "extends");
+        let models = names(WrittenModel::KEYS);
+        reader.unknown_keys(members, &names(Written::KEYS), "a manifest", &[(&models, "an entry of `model_list`")]);
+        Some(Written::of(root.span, members, &mut reader))
+    }
+
+    /// Without what null removes, once nothing is left to extend.
+    pub(crate) fn without_nulls(self) -> Written {
+        let nothing = Written::empty(self.span);
+        self.over(nothing)
+    }
+}
+
+impl WrittenModel {
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Option<WrittenModel> {
+        let members = reader.object(node, "a model")?;
+        let overrides = OverrideKey::ALL.map(OverrideKey::as_str);
+        let top = names(Written::KEYS);
+        let elsewhere: [(&[&str], &str); 2] = [(&overrides, "`overrides`"), (&top, "the manifest's top level")];
+        reader.unknown_keys(members, &names(WrittenModel::KEYS), "an entry of `model_list`", &elsewhere);
+        Some(WrittenModel::of(node.span, members, reader))
+    }
+}

@@ -1,0 +1,150 @@
+//! Objects with keys: what one row of [`crate::written`] makes of a key.
+
+use super::reader::Reader;
+use crate::parse::Node;
+use crate::source_map::Span;
+
+/// What a key was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Given<T> {
+    /// A value that is right on its own.
+    Value(T),
+    /// Null: what an extended file says is removed.
+    Null,
+    /// Something wrong, reported already.
+    Wrong,
+}
+
+/// A key with its value as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Field<T> {
+    /// The key.
+    pub(crate) key: Span,
+    /// The value.
+    pub(crate) span: Span,
+    pub(crate) given: Given<T>,
+}
+
+/// A kind of value: how it is read, what it means on top of another, and what an editor is told of it.
+pub(crate) trait Value: Sized {
+    /// Whether null removes what an extended file says.
+    const REMOVABLE: bool = true;
+
+    /// Reads a value. What is wrong with it goes to the reader's diagnostics.
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self>;
+
+    /// This value on top of what an extended file says, with nothing left in it that only removes.
+    fn over(self, _below: Option<Self>) -> Self {
+        self
+    }
+
+    /// The JSON Schema of the value, in a file that extends another or in a complete one.
+    fn schema(extending: bool) -> serde_json::Value;
+}
+
+impl<T: Value> Field<T> {
+    /// The value, when it is right.
+    pub(crate) fn value(self) -> Option<T> {
+        self.given.value()
+    }
+
+    /// The field on top wins, null leaves nothing, and two right values are put together as their kind wants it.
+    pub(crate) fn over(above: Option<Self>, below: Option<Self>) -> Option<Self> {
+        match above {
+            None => below,
+            Some(Field { given: Given::Null, .. }) => None,
+            Some(Field { given: Given::Value(value), key, span }) => {
+                let below = below.and_then(Field::value);
+                Some(Field { key, span, given: Given::Value(value.over(below)) })
+            }
+            wrong => wrong,
+        }
+    }
+}
+
+impl<T> Given<T> {
+    /// The value, when it is right.
+    pub(crate) fn value(self) -> Option<T> {
+        match self {
+            Given::Value(value) => Some(value),
+            Given::Null | Given::Wrong => None,
+        }
+    }
+}
+
+/// What is known of a key without a manifest: for messages, the schema and the documentation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// What it says.
+    pub(crate) meaning: &'static str,
+    /// Which values are wrong, and what happens then.
+    pub(crate) wrong: &'static str,
+    /// What to add when it is missing; `None` for a key that may be left out.
+    pub(crate) required: Option<&'static str>,
+    pub(crate) removable: bool,
+    pub(crate) schema: fn(extending: bool) -> serde_json::Value,
+}
+
+/// Declares an object by its keys, a row each: what it means, its name, its field and kind of value, what is wrong, and what to
+/// add when it is missing. Reading, merging, the schema, the documentation and suggestions follow from the rows.
+macro_rules! object {
+    (
+        $(#[doc = $doc:literal])+
+        struct $object:ident;
+        $(
+            $(#[doc = $meaning:literal])+
+            $name:literal $field:ident: $value:ty, wrong $wrong:literal $(, required $required:literal)?;
+        )+
+    ) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub(crate) struct $object {
+            /// The whole object.
+            pub(crate) span: Span,
+            $($(#[doc = $meaning])+ pub(crate) $field: Option<Field<$value>>,)+
+        }
+
+        impl $object {
+            /// The rows.
+            pub(crate) const KEYS: &'static [Key] = &[$(Key {
+                name: $name,
+                meaning: concat!($($meaning),+),
+                wrong: $wrong,
+                required: [$(Some($required),)? None][0],
+                removable: <$value as Value>::REMOVABLE,
+                schema: <$value as Value>::schema,
+            }),+];
+
+            /// Without any key.
+            pub(crate) fn empty(span: Span) -> Self {
+                $object { span, $($field: None),+ }
+            }
+
+            /// Reads the keys that are known.
+            fn of(span: Span, members: &[Member], reader: &mut Reader<'_>) -> Self {
+                let mut object = Self::empty(span);
+                for member in members {
+                    match member.key.value.as_str() {
+                        $($name => object.$field = Some(reader.field(member)),)+
+                        _ => {}
+                    }
+                }
+                object
+            }
+
+            /// These keys on top of those of an extended file.
+            pub(crate) fn over(self, below: Self) -> Self {
+                $object { span: self.span, $($field: Field::over(self.$field, below.$field)),+ }
+            }
+
+            /// The keys that must be there and are not, each with what to add.
+            pub(crate) fn missing(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+                let absent = [$(self.$field.is_none()),+];
+                let missing = absent.into_iter().zip(Self::KEYS).filter(|(absent, _)| *absent);
+                missing.filter_map(|(_, key)| Some((key.name, key.required?)))
+            }
+        }
+    };
+}
+pub(crate) use object;
