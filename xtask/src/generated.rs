@@ -10,10 +10,15 @@ const TABLES: (&str, &str) = ("<!-- keys -->\n", "<!-- /keys -->\n");
 fn stale(root: &Path) -> Result<Vec<(&'static str, String)>> {
     let read = |path: &str| std::fs::read_to_string(root.join(path)).with_context(|| path.to_owned());
     let manual = read("docs/manifest.md")?;
-    let right = between(&manual, TABLES, &knapsack_config::key_tables()).context("docs/manifest.md has no place for keys")?;
+    let right =
+        between(&manual, TABLES, &knapsack_config::key_tables()).context("docs/manifest.md has no place for keys")?;
     let files = [
         ("docs/manifest.md", manual, right),
-        ("schemas/mlc-package-config.schema.json", read("schemas/mlc-package-config.schema.json")?, knapsack_config::json_schema()),
+        (
+            "schemas/mlc-package-config.schema.json",
+            read("schemas/mlc-package-config.schema.json")?,
+            knapsack_config::json_schema(),
+        ),
     ];
     Ok(files.into_iter().filter(|(_, kept, right)| kept != right).map(|(path, _, right)| (path, right)).collect())
 }

@@ -101,11 +101,7 @@ object! {
 
 impl Written {
     /// Reads the root of one file.
-    pub(crate) fn read(
-        root: &Node,
-        hf_endpoint: Option<&str>,
-        diagnostics: &mut Vec<Diagnostic>,
-    ) -> Option<Written> {
+    pub(crate) fn read(root: &Node, hf_endpoint: Option<&str>, diagnostics: &mut Vec<Diagnostic>) -> Option<Written> {
         let mut reader = Reader { hf_endpoint, extends: false, diagnostics };
         let members = reader.object(root, "a manifest")?;
         reader.extends = members.iter().any(|member| member.key.value == "extends");

@@ -1,8 +1,8 @@
 //! The kinds of values that keys of a manifest have: how each is read, merged and described.
 
+use super::WrittenModel;
 use super::object::{Field, Given, Value};
 use super::reader::{Reader, names};
-use super::WrittenModel;
 use crate::codes;
 use crate::device::Device;
 use crate::devices::DEFAULT_APP_RESERVE;
@@ -368,9 +368,9 @@ fn check_prefix(prefix: &str, span: Span, reader: &mut Reader<'_>) -> bool {
     }
     let message = format!("{} can not be a library prefix", quoted(prefix));
     let label = if plain.is_empty() { String::new() } else { format!("did you mean `{plain}`?") };
-    let error = Diagnostic::error(codes::BAD_MODEL_LIB, span, message)
-        .label(label)
-        .help("the prefix becomes part of a symbol: letters, digits and `_`, not a digit first, at most 128 characters");
+    let error = Diagnostic::error(codes::BAD_MODEL_LIB, span, message).label(label).help(
+        "the prefix becomes part of a symbol: letters, digits and `_`, not a digit first, at most 128 characters",
+    );
     reader.diagnostics.push(error);
     false
 }
