@@ -3,6 +3,7 @@
 
 use crate::ModelLibrary;
 use crate::library::{HEADER_BYTES, LibraryError, MAGIC, SYMBOL_SUFFIX};
+use crate::table::{self, ModelTable, TableError};
 use object::read::archive::ArchiveFile;
 use object::read::macho::{FatArch, MachOFatFile32, MachOFatFile64};
 use object::{Architecture, BinaryFormat, FileKind, Object, ObjectSection, ObjectSegment, ObjectSymbol};
@@ -87,6 +88,15 @@ pub enum ContainerError {
         #[source]
         source: LibraryError,
     },
+    /// The symbol of the model table is there, but not a table behind it.
+    #[error("symbol `{}` ({slice}) is not a model table", table::SYMBOL)]
+    Table {
+        /// For which machine ([`Slice`], as text).
+        slice: String,
+        /// Why.
+        #[source]
+        source: TableError,
+    },
     /// A bare blob that is not one.
     #[error("the model library cannot be used")]
     Bare(#[source] LibraryError),
@@ -119,13 +129,37 @@ pub fn read(path: &Path) -> Result<Vec<u8>, ContainerError> {
     if bytes.len() as u64 > MAX_FILE_BYTES { Err(ContainerError::TooLarge) } else { Ok(bytes) }
 }
 
-/// Every library in the file, in file order. Headers are checked, payloads not: [`ModelLibrary::decode`] does that.
+/// Every library in the file, in file order: those with a symbol of their own; of an image whose symbols were stripped, those of
+/// its model table. Headers are checked, payloads not: [`ModelLibrary::decode`] does that.
 ///
 /// # Errors
 /// [`ContainerError`]; a file of a known format without libraries gives an empty list.
 pub fn libraries(bytes: &[u8]) -> Result<Vec<Contained<'_>>, ContainerError> {
     let mut found = Vec::new();
-    collect(bytes, MAX_DEPTH, &mut found)?;
+    walk(bytes, MAX_DEPTH, &mut |part| match part {
+        Part::Blob(bytes) => {
+            let slice = Slice { format: "knapsack", architecture: "any".into(), platform: None };
+            let blob = blob(bytes).map_err(ContainerError::Bare)?;
+            push(&mut found, Contained { name: String::new(), slice, blob })
+        }
+        Part::Object(bytes) => object_file(bytes, &mut found),
+    })?;
+    Ok(found)
+}
+
+/// The model table of every object and image in the file, in file order.
+///
+/// # Errors
+/// [`ContainerError`]; a file of a known format without a table gives an empty list.
+pub fn tables(bytes: &[u8]) -> Result<Vec<(Slice, ModelTable<'_>)>, ContainerError> {
+    let mut found = Vec::new();
+    walk(bytes, MAX_DEPTH, &mut |part| {
+        if let Part::Object(bytes) = part {
+            let image = Image::parse(bytes)?;
+            found.extend(image.table()?.map(|table| (image.slice, table)));
+        }
+        Ok(())
+    })?;
     Ok(found)
 }
 
@@ -175,30 +209,39 @@ impl Contained<'_> {
     }
 }
 
-fn collect<'a>(bytes: &'a [u8], depth: u32, found: &mut Vec<Contained<'a>>) -> Result<(), ContainerError> {
+/// What a container holds at its leaves.
+enum Part<'a> {
+    /// A bare library.
+    Blob(&'a [u8]),
+    /// An object file or a linked image.
+    Object(&'a [u8]),
+}
+
+type Visit<'v, 'a> = dyn FnMut(Part<'a>) -> Result<(), ContainerError> + 'v;
+
+fn walk<'a>(bytes: &'a [u8], depth: u32, visit: &mut Visit<'_, 'a>) -> Result<(), ContainerError> {
     if depth == 0 {
         return Err(ContainerError::TooMany(MAX_DEPTH as usize, "levels of archives"));
     }
     if bytes.starts_with(MAGIC) {
-        let slice = Slice { format: "knapsack", architecture: "any".into(), platform: None };
-        return push(found, Contained { name: String::new(), slice, blob: blob(bytes).map_err(ContainerError::Bare)? });
+        return visit(Part::Blob(bytes));
     }
     match FileKind::parse(bytes).map_err(|_| ContainerError::UnknownFormat)? {
-        FileKind::Archive => archive(bytes, depth, found),
+        FileKind::Archive => archive(bytes, depth, visit),
         FileKind::MachOFat32 => {
             let file = MachOFatFile32::parse(bytes).map_err(damaged("fat file"))?;
-            fat(bytes, file.arches(), depth, found)
+            fat(bytes, file.arches(), depth, visit)
         }
         FileKind::MachOFat64 => {
             let file = MachOFatFile64::parse(bytes).map_err(damaged("fat file"))?;
-            fat(bytes, file.arches(), depth, found)
+            fat(bytes, file.arches(), depth, visit)
         }
-        FileKind::MachO64 | FileKind::Elf64 => object_file(bytes, found),
+        FileKind::MachO64 | FileKind::Elf64 => visit(Part::Object(bytes)),
         _ => Err(ContainerError::UnknownFormat),
     }
 }
 
-fn archive<'a>(bytes: &'a [u8], depth: u32, found: &mut Vec<Contained<'a>>) -> Result<(), ContainerError> {
+fn archive<'a>(bytes: &'a [u8], depth: u32, visit: &mut Visit<'_, 'a>) -> Result<(), ContainerError> {
     let file = ArchiveFile::parse(bytes).map_err(damaged("archive"))?;
     if file.is_thin() {
         return Err(ContainerError::Damaged {
@@ -211,7 +254,7 @@ fn archive<'a>(bytes: &'a [u8], depth: u32, found: &mut Vec<Contained<'a>>) -> R
             return Err(ContainerError::TooMany(MAX_MEMBERS, "archive members"));
         }
         let data = member.and_then(|member| member.data(bytes)).map_err(damaged("archive"))?;
-        match collect(data, depth - 1, found) {
+        match walk(data, depth - 1, visit) {
             // Archives hold other things too: bitcode, notes.
             Err(ContainerError::UnknownFormat) => {}
             result => result?,
@@ -224,49 +267,92 @@ fn fat<'a, A: FatArch>(
     bytes: &'a [u8],
     arches: &[A],
     depth: u32,
-    found: &mut Vec<Contained<'a>>,
+    visit: &mut Visit<'_, 'a>,
 ) -> Result<(), ContainerError> {
     if arches.len() > MAX_MEMBERS {
         return Err(ContainerError::TooMany(MAX_MEMBERS, "slices"));
     }
-    arches.iter().try_for_each(|arch| collect(arch.data(bytes).map_err(damaged("fat file"))?, depth - 1, found))
+    arches.iter().try_for_each(|arch| walk(arch.data(bytes).map_err(damaged("fat file"))?, depth - 1, visit))
+}
+
+/// An object file or a linked image, opened.
+struct Image<'a> {
+    file: object::File<'a>,
+    slice: Slice,
+}
+
+impl<'a> Image<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self, ContainerError> {
+        let file = object::File::parse(bytes).map_err(damaged("object file"))?;
+        let elf = file.format() == BinaryFormat::Elf;
+        let slice = Slice {
+            format: if elf { "elf" } else { "mach-o" },
+            architecture: match file.architecture() {
+                Architecture::Aarch64 => "arm64".into(),
+                Architecture::X86_64 => "x86_64".into(),
+                other => format!("{other:?}").to_lowercase(),
+            },
+            platform: if elf { None } else { macho_platform(bytes) },
+        };
+        Ok(Self { file, slice })
+    }
+
+    /// Every defined symbol, without the underscore of Mach-O.
+    fn symbols(&self) -> impl Iterator<Item = (&'a str, object::Symbol<'a, '_>)> {
+        let elf = self.file.format() == BinaryFormat::Elf;
+        // A shared library exports through its dynamic symbols, a relocatable object has only the plain ones.
+        let dynamic = elf && self.file.dynamic_symbols().next().is_some();
+        let symbols = if dynamic { self.file.dynamic_symbols() } else { self.file.symbols() };
+        symbols.filter(|symbol| !symbol.is_undefined()).filter_map(move |symbol| {
+            let name = symbol.name().ok()?;
+            Some((if elf { name } else { name.strip_prefix('_').unwrap_or(name) }, symbol))
+        })
+    }
+
+    /// The model table: behind its symbol or, where the symbols were stripped, by what it starts with.
+    fn table(&self) -> Result<Option<ModelTable<'a>>, ContainerError> {
+        let wrap = |source| ContainerError::Table { slice: self.slice.to_string(), source };
+        if let Some((name, symbol)) = self.symbols().find(|(name, _)| *name == table::SYMBOL) {
+            let data = data_at(&self.file, &symbol).ok_or_else(|| outside(name))?;
+            return ModelTable::parse(data).map(Some).map_err(wrap);
+        }
+        for section in self.file.sections() {
+            let Ok(data) = section.data() else { continue };
+            let starts = (0..data.len()).step_by(table::ALIGNMENT as usize);
+            // Code that looks for tables holds the magic too: only what is a whole table counts.
+            let mut tables = starts.filter(|&at| data[at..].starts_with(table::MAGIC));
+            if let Some(found) = tables.find_map(|at| ModelTable::parse(&data[at..]).ok()) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn outside(symbol: &str) -> ContainerError {
+    let problem = format!("symbol `{symbol}` points outside of its data");
+    ContainerError::Damaged { format: "object file", problem }
 }
 
 fn object_file<'a>(bytes: &'a [u8], found: &mut Vec<Contained<'a>>) -> Result<(), ContainerError> {
-    let file = object::File::parse(bytes).map_err(damaged("object file"))?;
-    let elf = file.format() == BinaryFormat::Elf;
-    let slice = Slice {
-        format: if elf { "elf" } else { "mach-o" },
-        architecture: match file.architecture() {
-            Architecture::Aarch64 => "arm64".into(),
-            Architecture::X86_64 => "x86_64".into(),
-            other => format!("{other:?}").to_lowercase(),
-        },
-        platform: if elf { None } else { macho_platform(bytes) },
-    };
-    // A shared library exports through its dynamic symbols, a relocatable object has only the plain ones.
-    let symbols: Vec<_> = if elf && file.dynamic_symbols().next().is_some() {
-        file.dynamic_symbols().collect()
-    } else {
-        file.symbols().collect()
-    };
-    for symbol in symbols {
-        let Ok(full) = symbol.name() else { continue };
-        let full = if elf { full } else { full.strip_prefix('_').unwrap_or(full) };
+    let image = Image::parse(bytes)?;
+    let before = found.len();
+    for (full, symbol) in image.symbols() {
         let Some(name) = full.strip_suffix(SYMBOL_SUFFIX).filter(|name| !name.is_empty()) else { continue };
-        if symbol.is_undefined() {
-            continue;
-        }
-        let data = data_at(&file, &symbol).ok_or_else(|| ContainerError::Damaged {
-            format: "object file",
-            problem: format!("symbol `{full}` points outside of its data"),
-        })?;
+        let data = data_at(&image.file, &symbol).ok_or_else(|| outside(full))?;
         let blob = blob(data).map_err(|source| ContainerError::Blob {
             symbol: full.into(),
-            slice: slice.to_string(),
+            slice: image.slice.to_string(),
             source,
         })?;
-        push(found, Contained { name: name.into(), slice: slice.clone(), blob })?;
+        push(found, Contained { name: name.into(), slice: image.slice.clone(), blob })?;
+    }
+    if found.len() == before
+        && let Some(table) = image.table()?
+    {
+        for (name, blob) in table.libraries() {
+            push(found, Contained { name: (*name).into(), slice: image.slice.clone(), blob })?;
+        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! * [`AppConfig`]: what the app reads to know its models ([`app_config`]).
 //! * [`ModelLibrary`]: one compiled model, as data ([`library`], [`plan`]); validated as a whole before anything executes it;
 //!   module `container` (a feature) finds it in the files that carry it.
+//! * [`ModelTable`]: all libraries of a package behind one symbol ([`table`]).
 //!
 //! `knapsack-compiler`, `knapsack-weights` and `knapsack-bundle` write these; `knapsack-device` and `knapsack-runtime` read
 //! them. Everything read is taken for hostile.
@@ -18,6 +19,7 @@ pub mod conv_template;
 pub mod library;
 pub mod names;
 pub mod plan;
+pub mod table;
 pub mod validate;
 pub mod weight_index;
 
@@ -25,5 +27,6 @@ pub use app_config::AppConfig;
 pub use chat_config::ChatConfig;
 pub use conv_template::ConvTemplate;
 pub use library::{LibraryError, ModelLibrary};
+pub use table::ModelTable;
 pub use validate::InvalidLibrary;
 pub use weight_index::WeightIndex;

@@ -27,6 +27,6 @@ pub use context::{ContextPolicy, FittedPrompt};
 pub use engine::{Engine, FinishReason, GenerateOptions, Generation, GenerationStats};
 pub use error::EngineError;
 pub use loader::{LoadFailed, PackageLoader};
-pub use package::{BUNDLE, FindLibrary, LIB, Package, PackageError};
+pub use package::{BUNDLE, FindLibrary, LIB, Package, PackageError, table_libraries};
 pub use sampling::{InvalidSampling, Sampler, SamplingOptions};
 pub use session::{CancelFlag, Session};

@@ -1,7 +1,8 @@
 //! Reading a package: its app config, its model libraries, its weight folders.
 
 use knapsack_artifact::app_config::{self, AppConfig, AppConfigError, AppModel, WeightsLocation};
-use knapsack_artifact::{LibraryError, ModelLibrary};
+use knapsack_artifact::table::TableError;
+use knapsack_artifact::{LibraryError, ModelLibrary, ModelTable};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,22 @@ pub const LIB: &str = "lib";
 
 /// Finds a model library by its name (`model_lib` of the app config).
 pub type FindLibrary = Box<dyn Fn(&str) -> Result<ModelLibrary, PackageError> + Send + Sync>;
+
+/// Finds libraries in the model table that the app links or loads.
+///
+/// # Errors
+/// A table that cannot be read.
+pub fn table_libraries(table: &'static [u8]) -> Result<FindLibrary, PackageError> {
+    let table = ModelTable::parse(table).map_err(|source| PackageError::Table { source })?;
+    Ok(Box::new(move |name| match table.find(name) {
+        Some(library) => library.map_err(|source| PackageError::Library { name: name.to_owned(), source }),
+        None => {
+            let names: Vec<&str> = table.libraries().iter().map(|(name, _)| *name).collect();
+            let place = format!("the app's model table, which has {}", names.join(", "));
+            Err(PackageError::NoSuchLibrary { name: name.to_owned(), place })
+        }
+    }))
+}
 
 /// What an app ships, opened for use.
 pub struct Package {
@@ -75,6 +92,12 @@ pub enum PackageError {
         /// Why.
         source: LibraryError,
     },
+    /// The app's model table cannot be read.
+    #[error("cannot use the app's model table")]
+    Table {
+        /// Why.
+        source: TableError,
+    },
     /// A file that should carry libraries is damaged.
     #[error("cannot read the model libraries in {}: {problem}", path.display())]
     Container {
@@ -94,7 +117,7 @@ pub enum PackageError {
 }
 
 impl Package {
-    /// A package whose libraries the caller finds: on a phone they are symbols of the app's own binary.
+    /// A package whose libraries the caller finds: on a phone by [`table_libraries`].
     ///
     /// # Errors
     /// A missing or unusable app config in `bundle`.
@@ -286,5 +309,15 @@ mod tests {
         assert!(matches!(open.library(model), Err(PackageError::NoSuchLibrary { .. })));
         std::fs::write(lib.join("libmodel_android.so"), b"\x7fELF nonsense").unwrap();
         assert!(matches!(open.library(model), Err(PackageError::Container { .. })));
+    }
+
+    #[test]
+    fn a_model_table_names_what_it_has() {
+        let table = |bytes: Vec<u8>| table_libraries(Box::leak(bytes.into_boxed_slice()));
+        let damaged = table(b"KNAPTABL".to_vec()).err().unwrap();
+        assert!(matches!(damaged, PackageError::Table { .. }), "{damaged}");
+        let find = table(knapsack_artifact::table::encode(&[("a", b"no library"), ("b", b"")]).unwrap().bytes).unwrap();
+        assert!(matches!(find("a"), Err(PackageError::Library { name, .. }) if name == "a"));
+        assert_eq!(find("c").unwrap_err().to_string(), "no model library `c` in the app's model table, which has a, b");
     }
 }

@@ -1,11 +1,10 @@
-//! Static archives for Apple platforms: one Mach-O object for each library, in a Darwin archive for each architecture, in a
+//! Static archives for Apple platforms: one Mach-O object with the model table, in a Darwin archive for each architecture, in a
 //! fat file where there are two.
 
-use super::Item;
 use crate::error::BundleError;
-use crate::objects::{Library, items};
+use crate::objects::{Library, Table, model_table};
 use ar_archive_writer::{ArchiveKind, DEFAULT_OBJECT_READER, NewArchiveMember, write_archive_to_stream};
-use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::table;
 use object::write::{MachOBuildVersion, Object, StandardSegment, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope, macho};
 use std::io::Cursor;
@@ -14,8 +13,7 @@ use std::io::Cursor;
 const MINIMUM_OS: macho::Version = macho::Version(14 << 16);
 /// SDK that the objects claim; nothing depends on it.
 const SDK: macho::Version = macho::Version(18 << 16);
-/// Alignment of a blob: readers take it as bytes, so a cache-friendly one is enough.
-const BLOB_ALIGNMENT: u64 = 16;
+const MEMBER: &str = "knapsack_model_table.o";
 /// Alignment of the slices of a fat file, as a power of two: that of their strictest section, and archives need 3.
 const FAT_ALIGNMENT: u32 = 4;
 
@@ -48,19 +46,19 @@ impl AppleSlice {
     }
 }
 
-/// A static archive with one exported symbol for each library; fat where the slice has two architectures.
+/// A static archive with the model table and a symbol for each library in it; fat where the slice has two architectures.
 ///
 /// # Errors
-/// Libraries of one name that differ; more than a fat file of 4 GiB can hold.
+/// Libraries of one name that differ; more than a table or a fat file of 4 GiB can hold.
 pub fn archive(slice: AppleSlice, libraries: &[Library]) -> Result<Vec<u8>, BundleError> {
-    let items = items(libraries)?;
+    let table = model_table(libraries)?;
     let mut thin = Vec::new();
     for &name in slice.architectures() {
         let (architecture, cpu, subtype) = match name {
             "arm64" => (Architecture::Aarch64, macho::CPU_TYPE_ARM64, macho::CPU_SUBTYPE_ARM64_ALL),
             _ => (Architecture::X86_64, macho::CPU_TYPE_X86_64, macho::CPU_SUBTYPE_X86_64_ALL),
         };
-        thin.push((cpu.0, subtype.0, thin_archive(slice, architecture, &items)?));
+        thin.push((cpu.0, subtype.0, thin_archive(slice, architecture, &table)?));
     }
     match thin.len() {
         1 => Ok(thin.remove(0).2),
@@ -68,19 +66,16 @@ pub fn archive(slice: AppleSlice, libraries: &[Library]) -> Result<Vec<u8>, Bund
     }
 }
 
-fn thin_archive(slice: AppleSlice, architecture: Architecture, items: &[Item<'_>]) -> Result<Vec<u8>, BundleError> {
-    let mut members = Vec::with_capacity(items.len());
-    for item in items {
-        let object = blob_object(slice, architecture, item)?;
-        members.push(NewArchiveMember::new(object, &DEFAULT_OBJECT_READER, format!("{}.o", item.name)));
-    }
+fn thin_archive(slice: AppleSlice, architecture: Architecture, table: &Table) -> Result<Vec<u8>, BundleError> {
+    let object = table_object(slice, architecture, table)?;
+    let members = [NewArchiveMember::new(object, &DEFAULT_OBJECT_READER, MEMBER.to_owned())];
     let mut bytes = Cursor::new(Vec::new());
     write_archive_to_stream(&mut bytes, &members, ArchiveKind::Darwin, false, None)
         .map_err(|error| BundleError::Object { format: "a static archive", problem: error.to_string() })?;
     Ok(bytes.into_inner())
 }
 
-fn blob_object(slice: AppleSlice, architecture: Architecture, item: &Item<'_>) -> Result<Vec<u8>, BundleError> {
+fn table_object(slice: AppleSlice, architecture: Architecture, table: &Table) -> Result<Vec<u8>, BundleError> {
     let mut object = Object::new(BinaryFormat::MachO, architecture, Endianness::Little);
     let mut version = MachOBuildVersion::default();
     version.platform = slice.platform();
@@ -90,21 +85,25 @@ fn blob_object(slice: AppleSlice, architecture: Architecture, item: &Item<'_>) -
     object.set_subsections_via_symbols();
     let segment = object.segment_name(StandardSegment::Text).to_vec();
     let section = object.add_section(segment, b"__const".to_vec(), SectionKind::ReadOnlyData);
-    object.set_section_data(section, item.blob, BLOB_ALIGNMENT);
-    // The writer prepends the underscore of Mach-O. Nothing in the app refers to the symbol by name at link time (the runtime
-    // looks it up), so it must survive dead stripping.
-    let symbol = object.add_symbol(Symbol {
-        name: ModelLibrary::symbol(item.name).into_bytes(),
-        value: 0,
-        size: item.blob.len() as u64,
-        kind: SymbolKind::Data,
-        scope: SymbolScope::Dynamic,
-        weak: false,
-        section: SymbolSection::Section(section),
-        flags: SymbolFlags::None,
-    });
-    if let SymbolFlags::MachO { n_desc, .. } = object.symbol_flags_mut(symbol) {
-        *n_desc = macho::N_NO_DEAD_STRIP;
+    object.set_section_data(section, table.bytes.clone(), table::ALIGNMENT);
+    // A linker splits a section at its symbols into atoms, which it strips and orders one by one. The libraries' own symbols are
+    // alternate entries, which do not split: the table is one atom, and whoever refers to any of them gets all of it.
+    for export in &table.exports {
+        let first = export.symbol == table::SYMBOL;
+        let symbol = object.add_symbol(Symbol {
+            // The writer prepends the underscore of Mach-O.
+            name: export.symbol.clone().into_bytes(),
+            value: export.offset,
+            size: export.bytes,
+            kind: SymbolKind::Data,
+            scope: SymbolScope::Dynamic,
+            weak: false,
+            section: SymbolSection::Section(section),
+            flags: SymbolFlags::None,
+        });
+        if let SymbolFlags::MachO { n_desc, .. } = object.symbol_flags_mut(symbol) {
+            *n_desc = if first { macho::N_NO_DEAD_STRIP } else { macho::N_NO_DEAD_STRIP | macho::N_ALT_ENTRY };
+        }
     }
     object.write().map_err(|error| BundleError::Object { format: "Mach-O", problem: error.to_string() })
 }

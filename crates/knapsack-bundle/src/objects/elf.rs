@@ -3,9 +3,9 @@
 //! Two loadable segments: everything that is only read, and the dynamic section, which some loaders write to (glibc before
 //! 2.35) and which is read-only afterwards (RELRO). Both start on a 16 KiB page, as Google Play asks of apps for Android 15+.
 
-use super::{Item, Library, items};
+use super::{Library, Table, model_table};
 use crate::error::BundleError;
-use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::table;
 use object::write::StringId;
 use object::write::elf::{FileHeader, ProgramHeader, SectionHeader, SectionIndex, Sym, Writer};
 use object::{Endianness, elf};
@@ -13,8 +13,6 @@ use sha2::{Digest, Sha256};
 
 /// Largest page of the devices in the field.
 const PAGE: u64 = 16 << 10;
-/// Alignment of a blob: readers take it as bytes, so a cache-friendly one is enough.
-const BLOB_ALIGNMENT: u64 = 16;
 /// Second hash of the bloom filter: `hash >> SHIFT`; what `lld` uses for 64 bits.
 const BLOOM_SHIFT: u32 = 26;
 const SONAME: &[u8] = b"libmodel_android.so";
@@ -48,29 +46,24 @@ impl Abi {
     }
 }
 
-/// A shared library with one exported symbol for each library.
+/// A shared library with the model table and a symbol for each library in it.
 ///
 /// # Errors
-/// Libraries of one name that differ.
+/// Libraries of one name that differ; more than a table can hold.
 pub fn shared_library(abi: Abi, libraries: &[Library]) -> Result<Vec<u8>, BundleError> {
-    let mut exports: Vec<_> = items(libraries)?
-        .into_iter()
-        .map(|item| {
-            let symbol = ModelLibrary::symbol(item.name);
-            Export { gnu_hash: elf::gnu_hash(symbol.as_bytes()), symbol, item }
-        })
-        .collect();
+    let Table { bytes, exports } = model_table(libraries)?;
+    let mut exports: Vec<_> =
+        exports.into_iter().map(|e| Export { gnu_hash: elf::gnu_hash(e.symbol.as_bytes()), place: e }).collect();
     // The GNU hash table wants its symbols sorted by bucket.
-    let buckets = exports.len().max(1) as u32;
-    exports.sort_by(|a, b| (a.gnu_hash % buckets, &a.symbol).cmp(&(b.gnu_hash % buckets, &b.symbol)));
-    write_elf(abi, &exports, buckets)
+    let buckets = exports.len() as u32;
+    exports.sort_by(|a, b| (a.gnu_hash % buckets, &a.place.symbol).cmp(&(b.gnu_hash % buckets, &b.place.symbol)));
+    write_elf(abi, &bytes, &exports, buckets)
         .map_err(|error| BundleError::Object { format: "an ELF shared library", problem: error.to_string() })
 }
 
-struct Export<'a> {
-    symbol: String,
+struct Export {
+    place: super::Export,
     gnu_hash: u32,
-    item: Item<'a>,
 }
 
 /// Offsets in the file, which are the addresses too: the file is mapped as it is.
@@ -82,7 +75,6 @@ struct Layout {
     dynstr: u64,
     rodata: u64,
     rodata_end: u64,
-    blobs: Vec<u64>,
     dynamic: u64,
 }
 
@@ -91,7 +83,7 @@ const DYNAMIC_ENTRIES: usize = 8;
 const SEGMENTS: u32 = 6;
 const NOTE_BYTES: u64 = 36;
 
-fn write_elf(abi: Abi, exports: &[Export<'_>], buckets: u32) -> object::write::Result<Vec<u8>> {
+fn write_elf(abi: Abi, table: &[u8], exports: &[Export], buckets: u32) -> object::write::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut writer = Writer::new(Endianness::Little, true, &mut bytes);
     let count = exports.len() as u32;
@@ -102,7 +94,7 @@ fn write_elf(abi: Abi, exports: &[Export<'_>], buckets: u32) -> object::write::R
     writer.reserve_program_headers(SEGMENTS);
     let note = writer.reserve(NOTE_BYTES, 4);
     let soname = writer.add_dynamic_string(SONAME);
-    let names: Vec<StringId> = exports.iter().map(|e| writer.add_dynamic_string(e.symbol.as_bytes())).collect();
+    let names: Vec<StringId> = exports.iter().map(|e| writer.add_dynamic_string(e.place.symbol.as_bytes())).collect();
     writer.reserve_null_dynamic_symbol_index();
     for _ in exports {
         writer.reserve_dynamic_symbol_index();
@@ -111,12 +103,11 @@ fn write_elf(abi: Abi, exports: &[Export<'_>], buckets: u32) -> object::write::R
     let gnu_hash = writer.reserve_gnu_hash(bloom, buckets, count);
     let hash = writer.reserve_hash(buckets, count + 1);
     let dynstr = writer.reserve_dynstr()?;
-    let rodata = writer.reserve(0, BLOB_ALIGNMENT);
-    let blobs = exports.iter().map(|e| writer.reserve(e.item.blob.len() as u64, BLOB_ALIGNMENT)).collect();
+    let rodata = writer.reserve(table.len() as u64, table::ALIGNMENT);
     let rodata_end = writer.reserved_len();
     writer.reserve(0, PAGE);
     let dynamic = writer.reserve_dynamic(DYNAMIC_ENTRIES);
-    let layout = Layout { note, dynsym, gnu_hash, hash, dynstr, rodata, rodata_end, blobs, dynamic };
+    let layout = Layout { note, dynsym, gnu_hash, hash, dynstr, rodata, rodata_end, dynamic };
 
     let note_name = writer.add_section_name(b".note.gnu.build-id");
     writer.reserve_section_index();
@@ -136,16 +127,15 @@ fn write_elf(abi: Abi, exports: &[Export<'_>], buckets: u32) -> object::write::R
     // Second pass: contents, in the same order.
     writer.write_file_header(&file_header(abi))?;
     write_program_headers(&mut writer, &layout);
-    write_build_id(&mut writer, &layout, abi, exports);
+    write_build_id(&mut writer, &layout, abi, table);
     write_symbols(&mut writer, &layout, exports, &names, rodata_index);
     writer.write_gnu_hash(1, BLOOM_SHIFT, bloom, buckets, count, |i| exports[i as usize].gnu_hash);
-    writer
-        .write_hash(buckets, count + 1, |i| i.checked_sub(1).map(|i| elf::hash(exports[i as usize].symbol.as_bytes())));
+    writer.write_hash(buckets, count + 1, |i| {
+        i.checked_sub(1).map(|i| elf::hash(exports[i as usize].place.symbol.as_bytes()))
+    });
     writer.write_dynstr();
-    for (export, &offset) in exports.iter().zip(&layout.blobs) {
-        writer.pad_until(offset);
-        writer.write(export.item.blob);
-    }
+    writer.pad_until(layout.rodata);
+    writer.write(table);
     writer.pad_until(layout.dynamic);
     write_dynamic(&mut writer, &layout, soname)?;
     writer.write_shstrtab();
@@ -190,16 +180,11 @@ fn write_program_headers(writer: &mut Writer<'_>, layout: &Layout) {
 }
 
 /// The build id is a hash of what the file is made from, so equal inputs give equal files.
-fn write_build_id(writer: &mut Writer<'_>, layout: &Layout, abi: Abi, exports: &[Export<'_>]) {
+fn write_build_id(writer: &mut Writer<'_>, layout: &Layout, abi: Abi, table: &[u8]) {
     let mut hasher = Sha256::new();
-    hasher.update(b"knapsack elf 1");
+    hasher.update(b"knapsack elf 2");
     hasher.update(abi.folder());
-    for export in exports {
-        hasher.update((export.symbol.len() as u64).to_le_bytes());
-        hasher.update(&export.symbol);
-        hasher.update((export.item.blob.len() as u64).to_le_bytes());
-        hasher.update(export.item.blob);
-    }
+    hasher.update(table);
     let id = hasher.finalize();
     writer.pad_until(layout.note);
     for word in [4u32, 20, elf::NT_GNU_BUILD_ID.0] {
@@ -212,12 +197,12 @@ fn write_build_id(writer: &mut Writer<'_>, layout: &Layout, abi: Abi, exports: &
 fn write_symbols(
     writer: &mut Writer<'_>,
     layout: &Layout,
-    exports: &[Export<'_>],
+    exports: &[Export],
     names: &[StringId],
     rodata: SectionIndex,
 ) {
     writer.write_null_dynamic_symbol();
-    for ((export, &address), &name) in exports.iter().zip(&layout.blobs).zip(names) {
+    for (export, &name) in exports.iter().zip(names) {
         let st_name = writer.dynamic_string_offset(Some(name));
         writer.write_dynamic_symbol(&Sym {
             section: Some(rodata.0),
@@ -225,8 +210,8 @@ fn write_symbols(
             st_info: elf::SymbolInfo::new(elf::STB_GLOBAL, elf::STT_OBJECT),
             st_other: elf::STV_DEFAULT.into(),
             st_shndx: elf::SymbolSection(0),
-            st_value: address,
-            st_size: export.item.blob.len() as u64,
+            st_value: layout.rodata + export.place.offset,
+            st_size: export.place.bytes,
         });
     }
 }
@@ -272,7 +257,14 @@ fn write_section_headers(
     writer.write_dynstr_section_header(layout.dynstr);
     let name = writer.section_name_offset(Some(rodata));
     let size = layout.rodata_end - layout.rodata;
-    writer.write_section_header(&header(name, elf::SHT_PROGBITS, elf::SHF_ALLOC, layout.rodata, size, BLOB_ALIGNMENT));
+    writer.write_section_header(&header(
+        name,
+        elf::SHT_PROGBITS,
+        elf::SHF_ALLOC,
+        layout.rodata,
+        size,
+        table::ALIGNMENT,
+    ));
     writer.write_dynamic_section_header(layout.dynamic);
     let name = writer.section_name_offset(Some(padding));
     let used = DYNAMIC_ENTRIES as u64 * 16;

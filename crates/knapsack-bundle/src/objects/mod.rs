@@ -1,5 +1,6 @@
-//! Model libraries as the files that linkers and loaders take: data under one exported symbol for each library. Written byte
-//! for byte here, so one machine packages for every platform, and the same libraries always give the same files.
+//! Model libraries as the files that linkers and loaders take: the model table under its exported symbol, and a symbol for each
+//! library in it. Written byte for byte here, so one machine packages for every platform, and the same libraries always give
+//! the same files.
 
 mod apple;
 mod elf;
@@ -13,7 +14,7 @@ pub(crate) use xcframework::{info_plist as framework_info, members as framework_
 use crate::error::BundleError;
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::app_config::is_symbol_prefix;
-use knapsack_artifact::container;
+use knapsack_artifact::{container, table};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -74,18 +75,25 @@ fn check_name(name: &str) -> Result<(), BundleError> {
     }
 }
 
-/// A library's place in an object file.
-#[derive(Clone, Copy, Debug)]
-struct Item<'a> {
-    name: &'a str,
-    blob: &'a [u8],
+/// What an object file holds: the model table, and where its exported symbols are in it.
+struct Table {
+    bytes: Vec<u8>,
+    /// The table's own symbol first.
+    exports: Vec<Export>,
 }
 
-/// The libraries by name, each once.
+struct Export {
+    symbol: String,
+    /// From the first byte of the table.
+    offset: u64,
+    bytes: u64,
+}
+
+/// The table of the libraries, each once.
 ///
 /// # Errors
-/// Two of one name that differ.
-fn items(libraries: &[Library]) -> Result<Vec<Item<'_>>, BundleError> {
+/// Two of one name that differ; more than a table can hold.
+fn model_table(libraries: &[Library]) -> Result<Table, BundleError> {
     let mut unique: BTreeMap<&str, &Library> = BTreeMap::new();
     for library in libraries {
         if let Some(other) = unique.insert(library.name(), library)
@@ -95,11 +103,20 @@ fn items(libraries: &[Library]) -> Result<Vec<Item<'_>>, BundleError> {
             return Err(BundleError::LibraryClash { first: name.clone(), second: name.clone(), name });
         }
     }
-    Ok(unique.into_values().map(|library| Item { name: library.name(), blob: &library.blob }).collect())
+    let named: Vec<(&str, &[u8])> = unique.into_iter().map(|(name, library)| (name, library.blob())).collect();
+    let encoded = table::encode(&named)
+        .map_err(|error| BundleError::Object { format: "a model table", problem: error.to_string() })?;
+    let whole = Export { symbol: table::SYMBOL.into(), offset: 0, bytes: encoded.bytes.len() as u64 };
+    let each = named.iter().zip(&encoded.blobs).map(|((name, blob), &offset)| Export {
+        symbol: ModelLibrary::symbol(name),
+        offset,
+        bytes: blob.len() as u64,
+    });
+    Ok(Table { exports: std::iter::once(whole).chain(each).collect(), bytes: encoded.bytes })
 }
 
 /// Checks that `bytes`, read back from a written file, hold exactly `libraries` in each of `slices` slices, each of them
-/// decodable.
+/// decodable, by their own symbols and in the model table.
 ///
 /// # Errors
 /// What is missing, different or too much, as text; or why it cannot be read.
@@ -126,6 +143,17 @@ pub fn verify(
         if count != slices {
             return Ok(Err(format!("library `{}` is in {count} of {slices} slices", library.name())));
         }
+    }
+    let expected: BTreeMap<&str, &[u8]> = libraries.iter().map(|l| (l.name(), l.blob())).collect();
+    let tables = container::tables(bytes)?;
+    for (slice, table) in &tables {
+        if !table.libraries().iter().copied().eq(expected.iter().map(|(name, blob)| (*name, *blob))) {
+            return Ok(Err(format!("the model table ({slice}) differs from what was written")));
+        }
+    }
+    // A bare blob has no symbol, and needs no table.
+    if tables.len() != slices && !bytes.starts_with(knapsack_artifact::library::MAGIC) {
+        return Ok(Err(format!("the model table is in {} of {slices} slices", tables.len())));
     }
     Ok(Ok(()))
 }

@@ -107,7 +107,7 @@ fn shared_libraries_map_on_16_kib_pages() {
             assert_eq!(section.name().unwrap(), ".rodata");
             assert!(symbol.is_global() && symbol.address() % 16 == 0 && symbol.size() > 0);
         }
-        assert_eq!(file.dynamic_symbols().count(), samples().len());
+        assert_eq!(file.dynamic_symbols().count(), samples().len() + 1);
     }
 }
 
@@ -144,9 +144,12 @@ fn tool(names: &[&str]) -> Option<String> {
     let found =
         names.iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|out| out.status.success()));
     if found.is_none() {
-        let required = names.iter().any(|name| ["llvm-nm", "ld.lld", "ld64.lld"].contains(name));
-        let wanted = std::env::var_os("KNAPSACK_REQUIRE_LLVM").is_some();
-        assert!(!(required && wanted), "none of {names:?} is installed");
+        let wanted = |kind: &str, tools: &[&str]| {
+            std::env::var_os(kind).is_some() && names.iter().any(|name| tools.contains(name))
+        };
+        let llvm = wanted("KNAPSACK_REQUIRE_LLVM", &["llvm-nm", "ld.lld", "ld64.lld"]);
+        let required = llvm || wanted("KNAPSACK_REQUIRE_CLANG", &["clang"]);
+        assert!(!required, "none of {names:?} is installed");
         eprintln!("SKIPPED: none of {names:?} is installed");
     }
     found.map(ToString::to_string)
@@ -159,40 +162,123 @@ fn run(command: &mut Command) -> String {
     text(&out.stdout)
 }
 
+const CLANG: &[&str] = &["clang", "clang-22", "clang-19", "clang-16", "clang-15", "clang-14"];
 const LLD: &[&str] = &["ld64.lld", "ld64.lld-22", "ld64.lld-19", "ld64.lld-16", "ld64.lld-15", "ld64.lld-14"];
 
+/// Every Apple target of an archive: the clang triple, and the platform as linkers name it.
+const APPLE_TARGETS: [(AppleSlice, &str, &str); 5] = [
+    (AppleSlice::Device, "arm64-apple-ios15.0", "ios"),
+    (AppleSlice::Simulator, "arm64-apple-ios15.0-simulator", "ios-simulator"),
+    (AppleSlice::Simulator, "x86_64-apple-ios15.0-simulator", "ios-simulator"),
+    (AppleSlice::Catalyst, "arm64-apple-ios15.0-macabi", "mac-catalyst"),
+    (AppleSlice::Catalyst, "x86_64-apple-ios15.0-macabi", "mac-catalyst"),
+];
+
+/// What a package's code does with its libraries: it names the table.
+const APP: &str = "extern const unsigned char knapsack_model_table[];\n\
+                   const void *find(void) { return knapsack_model_table; }\n\
+                   int main(void) { return *(const unsigned char *)find(); }\n";
+
+/// An app that was linked for one target against `archives`, or what the linker said against it.
+struct AppleLink {
+    folder: tempfile::TempDir,
+    clang: String,
+    lld: String,
+}
+
+impl AppleLink {
+    fn new() -> Option<Self> {
+        let (Some(lld), Some(clang)) = (tool(LLD), tool(CLANG)) else { return None };
+        Some(Self { folder: tempfile::tempdir().unwrap(), clang, lld })
+    }
+
+    fn link(&self, triple: &str, platform: &str, archives: &[&Path], flags: &[&str]) -> Result<Vec<u8>, String> {
+        let path = |name: &str| self.folder.path().join(name);
+        let arch = triple.split('-').next().unwrap();
+        let tbd = format!("{arch}-{}", platform.replace("mac-", "mac"));
+        let stub = format!(
+            "--- !tapi-tbd\ntbd-version: 4\ntargets: [ {tbd} ]\ninstall-name: '/usr/lib/libSystem.B.dylib'\n\
+             exports:\n  - targets: [ {tbd} ]\n    symbols: [ dyld_stub_binder ]\n...\n"
+        );
+        std::fs::write(path("libSystem.tbd"), stub).unwrap();
+        std::fs::write(path("app.c"), APP).unwrap();
+        run(Command::new(&self.clang)
+            .args(["-target", triple, "-O1", "-c", "-o"])
+            .arg(path("app.o"))
+            .arg(path("app.c")));
+        let out = Command::new(&self.lld)
+            .args(["-arch", arch, "-platform_version", platform, "15.0", "18.0", "-dead_strip"])
+            .args(flags)
+            .arg("-o")
+            .arg(path("App"))
+            .arg(path("app.o"))
+            .args(archives)
+            .arg(path("libSystem.tbd"))
+            .output()
+            .unwrap();
+        match out.status.success() {
+            true => Ok(std::fs::read(path("App")).unwrap()),
+            false => Err(String::from_utf8_lossy(&out.stderr).into_owned()),
+        }
+    }
+}
+
+/// The table of a linked image, which holds exactly `libraries`.
+fn assert_table(linked: &[u8], libraries: &[Library], place: &str) {
+    let tables = container::tables(linked).unwrap();
+    let [(_, table)] = &tables[..] else { panic!("{place}: {} tables", tables.len()) };
+    let mut expected: Vec<_> = libraries.iter().map(|library| (library.name(), library.blob())).collect();
+    expected.sort_unstable();
+    assert_eq!(table.libraries(), expected, "{place}");
+}
+
+/// No `-all_load`, no `-force_load`: everything unused is stripped, and in a release nothing is exported.
 #[test]
-fn apples_linker_of_llvm_links_the_archive_and_keeps_every_blob() {
-    let (Some(lld), Some(nm)) = (tool(LLD), tool(&["llvm-nm", "llvm-nm-14"])) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
+fn apples_linker_of_llvm_keeps_the_table_because_the_app_names_it() {
+    let Some(link) = AppleLink::new() else { return };
     let libraries = samples();
-    let stub = "--- !tapi-tbd\ntbd-version: 4\ntargets: [ arm64-ios ]\ninstall-name: '/usr/lib/libSystem.B.dylib'\n\
-                exports:\n  - targets: [ arm64-ios ]\n    symbols: [ dyld_stub_binder ]\n...\n";
-    std::fs::write(path("libSystem.tbd"), stub).unwrap();
-    std::fs::write(path("libmodel_iphone.a"), archive(AppleSlice::Device, &libraries).unwrap()).unwrap();
-    let symbols = run(Command::new(&nm).arg(path("libmodel_iphone.a")));
+    let path = link.folder.path().join("libKnapsackModels.a");
+    for (slice, triple, platform) in APPLE_TARGETS {
+        std::fs::write(&path, archive(slice, &libraries).unwrap()).unwrap();
+        for flags in [&[][..], &["-exported_symbol", "_main"], &["-exported_symbol", "_main", "-S", "-x"], &["-dylib"]]
+        {
+            let place = format!("{triple} {flags:?}");
+            let linked =
+                link.link(triple, platform, &[&path], flags).unwrap_or_else(|error| panic!("{place}: {error}"));
+            assert_table(&linked, &libraries, &place);
+            // Where symbols are stripped the libraries are found through the table.
+            let names = container::libraries(&linked).unwrap();
+            assert_eq!(names.len(), libraries.len(), "{place}");
+            assert!(names.iter().all(|contained| contained.decode().is_ok()), "{place}");
+        }
+    }
+}
+
+#[test]
+fn an_app_that_forgot_its_models_does_not_link() {
+    let Some(link) = AppleLink::new() else { return };
+    for (_, triple, platform) in APPLE_TARGETS {
+        let error = link.link(triple, platform, &[], &[]).unwrap_err();
+        assert!(error.contains("undefined symbol: _knapsack_model_table"), "{triple}: {error}");
+    }
+}
+
+/// MLC's apps name a library by its own symbol, or take everything there is: both still find every byte.
+#[test]
+fn each_library_keeps_its_own_symbol() {
+    let (Some(link), Some(nm)) = (AppleLink::new(), tool(&["llvm-nm", "llvm-nm-14"])) else { return };
+    let libraries = samples();
+    let path = link.folder.path().join("libmodel_iphone.a");
+    std::fs::write(&path, archive(AppleSlice::Device, &libraries).unwrap()).unwrap();
+    let symbols = run(Command::new(&nm).arg(&path));
     for library in &libraries {
         assert!(symbols.contains(&format!("_{}", ModelLibrary::symbol(library.name()))), "{symbols}");
     }
-    // The tightest link that an app does: everything unused is stripped.
-    run(Command::new(&lld)
-        .args([
-            "-arch",
-            "arm64",
-            "-platform_version",
-            "ios",
-            "15.0",
-            "18.0",
-            "-dylib",
-            "-dead_strip",
-            "-all_load",
-            "-o",
-        ])
-        .arg(path("App"))
-        .args([path("libmodel_iphone.a"), path("libSystem.tbd")]));
-    let linked = std::fs::read(path("App")).unwrap();
-    assert_eq!(verify(&linked, &libraries, 1).unwrap(), Ok(()));
+    let one = format!("_{}", ModelLibrary::symbol(libraries[0].name()));
+    for flags in [&["-dylib", "-all_load"][..], &["-dylib", "-u", &one]] {
+        let linked = link.link("arm64-apple-ios15.0", "ios", &[&path], flags).unwrap();
+        assert_eq!(verify(&linked, &libraries, 1).unwrap(), Ok(()), "{flags:?}");
+    }
 }
 
 /// Loads the file with the system's loader, looks up every symbol and prints the bytes behind it.
@@ -212,6 +298,17 @@ int main(int argc, char **argv) {
 }
 "#;
 
+/// Asks [`LOADER`] for every symbol; returns what it should print.
+fn everything(libraries: &[Library], command: &mut Command) -> Vec<u8> {
+    let table = model_table(libraries).unwrap();
+    let mut expected = Vec::new();
+    for export in &table.exports {
+        command.arg(&export.symbol).arg(export.bytes.to_string());
+        expected.extend_from_slice(&table.bytes[export.offset as usize..][..export.bytes as usize]);
+    }
+    expected
+}
+
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 #[test]
 fn the_systems_loader_finds_every_symbol() {
@@ -226,19 +323,20 @@ fn the_systems_loader_finds_every_symbol() {
     std::fs::write(&so, shared_library(abi, &libraries).unwrap()).unwrap();
     let mut command = Command::new(&program);
     command.arg(&so);
-    for library in &libraries {
-        command.arg(ModelLibrary::symbol(library.name())).arg(library.blob().len().to_string());
-    }
+    let expected = everything(&libraries, &mut command);
     let out = command.output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    assert!(out.stdout == libraries.iter().flat_map(|l| l.blob().to_vec()).collect::<Vec<_>>());
+    assert!(out.stdout == expected);
 }
 
 /// The phone's architecture, emulated, with the pages of older and of newer phones.
 #[cfg(target_os = "linux")]
 #[test]
 fn an_emulated_arm64_loader_finds_every_symbol_on_4_and_16_kib_pages() {
-    let (Some(cc), Some(qemu)) = (tool(&["aarch64-linux-gnu-gcc"]), tool(&["qemu-aarch64"])) else { return };
+    let (Some(cc), Some(qemu)) = (tool(&["aarch64-linux-gnu-gcc"]), tool(&["qemu-aarch64", "qemu-aarch64-static"]))
+    else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let (source, program, so) =
         (folder.path().join("load.c"), folder.path().join("load"), folder.path().join("libmodel_android.so"));
@@ -249,12 +347,10 @@ fn an_emulated_arm64_loader_finds_every_symbol_on_4_and_16_kib_pages() {
     for page in ["4096", "16384"] {
         let mut command = Command::new(&qemu);
         command.args(["-p", page, "-L", "/usr/aarch64-linux-gnu"]).arg(&program).arg(&so);
-        for library in &libraries {
-            command.arg(ModelLibrary::symbol(library.name())).arg(library.blob().len().to_string());
-        }
+        let expected = everything(&libraries, &mut command);
         let out = command.output().unwrap();
         assert!(out.status.success(), "{page}: {}", String::from_utf8_lossy(&out.stderr));
-        assert!(out.stdout == libraries.iter().flat_map(|l| l.blob().to_vec()).collect::<Vec<_>>(), "{page}");
+        assert!(out.stdout == expected, "{page}");
     }
 }
 
@@ -276,8 +372,39 @@ fn a_linker_accepts_the_shared_libraries() {
         assert!(report.stderr.is_empty(), "{}", String::from_utf8_lossy(&report.stderr));
         assert_eq!(
             run(Command::new(&readelf).arg("-W").arg("--dyn-syms").arg(&so)).matches("OBJECT  GLOBAL").count(),
-            5
+            6
         );
     }
-    assert!(Path::new(&folder.path()).exists());
+}
+
+/// An Android library that names the table: linked without undefined symbols, it needs `libmodel_android.so`; without it, it does
+/// not link. A restricted export list changes nothing, because the table stays in a file of its own.
+#[test]
+fn an_android_library_that_names_the_table_needs_the_models() {
+    let (Some(lld), Some(clang), Some(readelf)) =
+        (tool(&["ld.lld", "ld.lld-22", "ld.lld-19", "ld.lld-14"]), tool(CLANG), tool(&["readelf"]))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("app.c"), APP).unwrap();
+    std::fs::write(path("exports"), "{ global: main; local: *; };").unwrap();
+    for (abi, triple) in [(Abi::Arm64V8a, "aarch64-linux-android26"), (Abi::X86_64, "x86_64-linux-android26")] {
+        run(Command::new(&clang).args(["-target", triple, "-fPIC", "-c", "-o"]).arg(path("app.o")).arg(path("app.c")));
+        let so = path("libmodel_android.so");
+        std::fs::write(&so, shared_library(abi, &samples()).unwrap()).unwrap();
+        let link = |models: &[&Path]| {
+            let mut command = Command::new(&lld);
+            command
+                .args(["-shared", "-z", "defs", "--gc-sections", "--as-needed", "--version-script"])
+                .arg(path("exports"));
+            command.arg("-o").arg(path("app.so")).arg(path("app.o")).args(models).output().unwrap()
+        };
+        let linked = link(&[&so]);
+        assert!(linked.status.success(), "{}", String::from_utf8_lossy(&linked.stderr));
+        assert!(run(Command::new(&readelf).arg("-d").arg(path("app.so"))).contains("[libmodel_android.so]"));
+        let forgotten = String::from_utf8(link(&[]).stderr).unwrap();
+        assert!(forgotten.contains("undefined symbol: knapsack_model_table"), "{forgotten}");
+    }
 }
