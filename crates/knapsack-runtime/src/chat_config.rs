@@ -4,6 +4,7 @@ use crate::text::{ChatTemplate, ConvTemplate, JinjaTemplate, Message, TextError,
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 /// Largest configuration file that is read.
@@ -32,8 +33,12 @@ const END_OF_TURN: [&str; 11] = [
 pub struct SamplingDefaults {
     /// 0 is greedy.
     pub temperature: f32,
-    /// Nucleus.
+    /// Most likely tokens to draw from; 0 is off.
+    pub top_k: u32,
+    /// Nucleus; 1 is off.
     pub top_p: f32,
+    /// Least probability, relative to the most likely token's; 0 is off.
+    pub min_p: f32,
     /// 1 is off.
     pub repetition_penalty: f32,
     /// 0 is off.
@@ -44,7 +49,15 @@ pub struct SamplingDefaults {
 
 impl Default for SamplingDefaults {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, repetition_penalty: 1.0, presence_penalty: 0.0, frequency_penalty: 0.0 }
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+        }
     }
 }
 
@@ -97,7 +110,7 @@ impl ChatModel {
             Some(template) => Some(ChatTemplate::Conversation(template)),
             None => jinja(folder, &tokens)?.map(ChatTemplate::Jinja),
         };
-        let defaults = defaults(&chat);
+        let defaults = defaults(&chat, &generation);
         Ok(Self { tokenizer, defaults, template, bos, stop_tokens, stop_strings, vocab_size })
     }
 
@@ -218,17 +231,51 @@ fn jinja(folder: &Path, config: &Value) -> Result<Option<JinjaTemplate>, TextErr
     JinjaTemplate::new(&source, tokens).map(Some)
 }
 
-fn defaults(chat: &Value) -> SamplingDefaults {
+/// The chat configuration's values, else those of `generation_config.json`. What is no usable number counts as absent.
+fn defaults(chat: &Value, generation: &Value) -> SamplingDefaults {
     let base = SamplingDefaults::default();
-    let number = |name: &str, fallback: f32| match chat.get(name).and_then(Value::as_f64) {
-        Some(value) if value.is_finite() => value as f32,
-        _ => fallback,
+    let number = |name: &str, fallback: f32, range: RangeInclusive<f32>| {
+        let value = [chat, generation].into_iter().find_map(|config| config.get(name)?.as_f64());
+        value.map(|value| value as f32).filter(|value| value.is_finite()).unwrap_or(fallback).clamp(*range.start(), *range.end())
     };
     SamplingDefaults {
-        temperature: number("temperature", base.temperature).clamp(0.0, 10.0),
-        top_p: number("top_p", base.top_p).clamp(0.0, 1.0),
-        repetition_penalty: Some(number("repetition_penalty", 1.0)).filter(|&penalty| penalty > 0.0).unwrap_or(1.0),
-        presence_penalty: number("presence_penalty", 0.0),
-        frequency_penalty: number("frequency_penalty", 0.0),
+        temperature: number("temperature", base.temperature, 0.0..=10.0),
+        // A float holds every count that a vocabulary can make a difference for.
+        top_k: number("top_k", 0.0, 0.0..=16_777_216.0) as u32,
+        top_p: number("top_p", base.top_p, 0.0..=1.0),
+        min_p: number("min_p", base.min_p, 0.0..=1.0),
+        repetition_penalty: match number("repetition_penalty", 1.0, 0.0..=100.0) {
+            penalty if penalty < 0.01 => 1.0,
+            penalty => penalty,
+        },
+        presence_penalty: number("presence_penalty", 0.0, -100.0..=100.0),
+        frequency_penalty: number("frequency_penalty", 0.0, -100.0..=100.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SamplingOptions;
+    use serde_json::json;
+
+    #[test]
+    fn a_generation_config_counts_where_the_chat_configuration_is_silent() {
+        let chat = json!({ "temperature": 0.6, "top_p": null });
+        let generation = json!({ "temperature": 0.9, "top_p": 0.95, "top_k": 20, "min_p": 0.05 });
+        let found = defaults(&chat, &generation);
+        let expected =
+            SamplingDefaults { temperature: 0.6, top_p: 0.95, top_k: 20, min_p: 0.05, ..SamplingDefaults::default() };
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn no_configuration_makes_options_that_are_refused() {
+        for value in [json!(-1e300), json!(1e300), json!(0), json!("x"), json!(null), json!([1]), json!(-0.001)] {
+            let keys = ["temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"];
+            let config = Value::Object(keys.iter().map(|&key| (key.to_owned(), value.clone())).collect());
+            let options = SamplingOptions::from(defaults(&config, &Value::Null));
+            assert!(options.validate().is_ok(), "{value}: {options:?}");
+        }
     }
 }

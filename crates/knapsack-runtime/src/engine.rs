@@ -1,7 +1,7 @@
 use crate::chat_config::ChatModel;
 use crate::context::{ContextPolicy, FittedPrompt};
 use crate::error::EngineError;
-use crate::sampling::{Sampler, SamplingOptions};
+use crate::sampling::{Sampler, SamplingOptions, TokenLogProbs};
 use crate::session::{CancelFlag, Session};
 use crate::text::{Detokenizer, Message, StopStrings, TextError};
 use std::sync::Arc;
@@ -17,6 +17,10 @@ pub struct GenerateOptions {
     pub sampling: SamplingOptions,
     /// Strings that end the answer, besides the model's own.
     pub stop: Vec<String>,
+    /// Tokens that end the answer, besides the model's own.
+    pub stop_tokens: Vec<u32>,
+    /// Log probabilities of each token and of this many of its most likely rivals.
+    pub logprobs: Option<u8>,
     /// Ignores the model's own stop tokens and strings (for measuring).
     pub ignore_stops: bool,
     /// What [`Engine::answer`] does with a conversation that has outgrown the context.
@@ -29,8 +33,15 @@ impl GenerateOptions {
 
     /// Until the model stops, by `sampling`.
     pub const fn new(sampling: SamplingOptions) -> Self {
-        let context = ContextPolicy::DropOldest;
-        Self { max_tokens: None, sampling, stop: Vec::new(), ignore_stops: false, context }
+        Self {
+            max_tokens: None,
+            sampling,
+            stop: Vec::new(),
+            stop_tokens: Vec::new(),
+            logprobs: None,
+            ignore_stops: false,
+            context: ContextPolicy::DropOldest,
+        }
     }
 }
 
@@ -91,6 +102,16 @@ fn rate(count: usize, time: Duration) -> f64 {
     if count == 0 || time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
 }
 
+/// What an answer brings, in the order in which it becomes certain.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// More text; never empty.
+    Text(&'a str),
+    /// A token was chosen: only where log probabilities were asked for, and before the text that it completes.
+    Token(&'a TokenLogProbs),
+}
+
 /// An answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
@@ -98,6 +119,8 @@ pub struct Generation {
     pub text: String,
     /// Its tokens, the stop token left out.
     pub tokens: Vec<u32>,
+    /// What the model thought of each of them, where that was asked for.
+    pub logprobs: Vec<TokenLogProbs>,
     /// Why it ended.
     pub finish: FinishReason,
     /// What it took.
@@ -140,7 +163,7 @@ impl Engine {
         options.context.fit(messages, context, options.max_tokens, &mut |messages| self.chat.prompt(messages))
     }
 
-    /// The assistant's answer to `messages`; each piece of text goes to `on_text` as soon as it is certain. What a conversation
+    /// The assistant's answer to `messages`; what there is goes to `on_event` as soon as it is certain. What a conversation
     /// that has outgrown the context loses is [`GenerateOptions::context`]'s choice, and counted in the answer.
     ///
     /// # Errors
@@ -150,10 +173,10 @@ impl Engine {
         messages: &[Message],
         options: &GenerateOptions,
         cancel: &CancelFlag,
-        on_text: &mut dyn FnMut(&str),
+        on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Generation, EngineError> {
         let prompt = self.prompt(messages, options)?;
-        let mut answer = self.generate(&prompt.tokens, options, cancel, on_text)?;
+        let mut answer = self.generate(&prompt.tokens, options, cancel, on_event)?;
         answer.stats.dropped_messages = prompt.dropped_messages;
         Ok(answer)
     }
@@ -169,10 +192,10 @@ impl Engine {
         prompt: &[u32],
         options: &GenerateOptions,
         cancel: &CancelFlag,
-        on_text: &mut dyn FnMut(&str),
+        on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Generation, EngineError> {
-        let mut sampler = Sampler::new(options.sampling)?;
-        let mut output = Output::new(&self.chat, options, on_text);
+        let mut sampler = Sampler::new(options.sampling.clone())?;
+        let mut output = Output::new(&self.chat, options, on_event);
         let mut stats = GenerationStats { prompt_tokens: prompt.len(), ..GenerationStats::default() };
         let start = Instant::now();
         match self.session.prefill(prompt, cancel) {
@@ -204,9 +227,15 @@ impl Engine {
                 return Ok(FinishReason::Length);
             }
             let position = self.session.cached().len() as u32 - 1;
-            let token = sampler.sample(self.session.logits()).ok_or(EngineError::NoLogits { position })?;
-            if !options.ignore_stops && self.chat.stop_tokens().contains(&token) {
+            let row = self.session.logits();
+            let unchanged = options.logprobs.map(|top| (row.to_vec(), top));
+            let token = sampler.sample(row).ok_or(EngineError::NoLogits { position })?;
+            let own = !options.ignore_stops && self.chat.stop_tokens().contains(&token);
+            if own || options.stop_tokens.contains(&token) {
                 return Ok(FinishReason::Stop);
+            }
+            if let Some((row, top)) = unchanged {
+                output.rank(TokenLogProbs::of(&row, usize::from(top), token));
             }
             if output.push(token) {
                 return Ok(FinishReason::Stop);
@@ -224,23 +253,31 @@ impl Engine {
 struct Output<'a> {
     detokenizer: Detokenizer,
     stops: StopStrings,
-    on_text: &'a mut dyn FnMut(&str),
+    on_event: &'a mut dyn FnMut(Event<'_>),
     text: String,
     tokens: Vec<u32>,
+    logprobs: Vec<TokenLogProbs>,
     stopped: bool,
 }
 
 impl<'a> Output<'a> {
-    fn new(chat: &ChatModel, options: &GenerateOptions, on_text: &'a mut dyn FnMut(&str)) -> Self {
+    fn new(chat: &ChatModel, options: &GenerateOptions, on_event: &'a mut dyn FnMut(Event<'_>)) -> Self {
         let own = if options.ignore_stops { &[][..] } else { chat.stop_strings() };
         Self {
             detokenizer: chat.tokenizer.detokenizer(),
             stops: StopStrings::new(own.iter().chain(&options.stop).cloned()),
-            on_text,
+            on_event,
             text: String::new(),
             tokens: Vec::new(),
+            logprobs: Vec::new(),
             stopped: false,
         }
+    }
+
+    /// What the model thought of the token that is added next.
+    fn rank(&mut self, logprobs: TokenLogProbs) {
+        (self.on_event)(Event::Token(&logprobs));
+        self.logprobs.push(logprobs);
     }
 
     /// Adds a token; true when its text completed a stop string.
@@ -255,7 +292,7 @@ impl<'a> Output<'a> {
     fn give(&mut self, text: &str) {
         if !text.is_empty() {
             self.text.push_str(text);
-            (self.on_text)(text);
+            (self.on_event)(Event::Text(text));
         }
     }
 
@@ -266,7 +303,7 @@ impl<'a> Output<'a> {
             self.give(&held);
         }
         stats.generated_tokens = self.tokens.len();
-        Generation { text: self.text, tokens: self.tokens, finish, stats }
+        Generation { text: self.text, tokens: self.tokens, logprobs: self.logprobs, finish, stats }
     }
 }
 

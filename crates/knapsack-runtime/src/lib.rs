@@ -24,9 +24,9 @@ pub mod text;
 
 pub use chat_config::{ChatModel, SamplingDefaults};
 pub use context::{ContextPolicy, FittedPrompt};
-pub use engine::{Engine, FinishReason, GenerateOptions, Generation, GenerationStats};
+pub use engine::{Engine, Event, FinishReason, GenerateOptions, Generation, GenerationStats};
 pub use error::EngineError;
 pub use loader::{LoadFailed, PackageLoader};
 pub use package::{BUNDLE, FindLibrary, LIB, Package, PackageError, table_libraries};
-pub use sampling::{InvalidSampling, Sampler, SamplingOptions};
+pub use sampling::{InvalidSampling, LogProb, Sampler, SamplingOptions, TokenLogProbs};
 pub use session::{CancelFlag, Session};

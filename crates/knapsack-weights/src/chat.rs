@@ -80,7 +80,7 @@ pub(crate) fn build(
         model_task: "chat".to_owned(),
         embedding_metadata: None,
         model_config,
-        other: Map::new(),
+        other: settings.beyond_mlc(),
     };
     Ok(Chat { config, files: tokenizer.files, notices })
 }
@@ -122,6 +122,12 @@ impl Settings<'_> {
 
     fn number(&self, key: &str, default: f64) -> f64 {
         self.get(key).and_then(Value::as_f64).unwrap_or(default)
+    }
+
+    /// What the checkpoint recommends and MLC has no key for: without these its answers would be drawn from another distribution
+    /// than its author chose.
+    fn beyond_mlc(&self) -> Map<String, Value> {
+        ["top_k", "min_p"].into_iter().filter_map(|key| Some((key.to_owned(), self.get(key)?.clone()))).collect()
     }
 
     fn token(&self, key: &str, default: i64) -> i64 {

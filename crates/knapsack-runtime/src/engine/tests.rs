@@ -20,10 +20,16 @@ fn greedy() -> GenerateOptions {
     GenerateOptions::new(SamplingOptions::GREEDY)
 }
 
+fn text_of(event: Event<'_>, pieces: &mut Vec<String>) {
+    if let Event::Text(text) = event {
+        pieces.push(text.to_owned());
+    }
+}
+
 fn run(engine: &mut Engine, prompt: &[u32], options: &GenerateOptions) -> (Generation, Vec<String>) {
     let mut pieces = Vec::new();
     let answer =
-        engine.generate(prompt, options, &CancelFlag::new(), &mut |text| pieces.push(text.to_owned())).unwrap();
+        engine.generate(prompt, options, &CancelFlag::new(), &mut |event| text_of(event, &mut pieces)).unwrap();
     assert_eq!(pieces.concat(), answer.text);
     assert!(pieces.iter().all(|piece| !piece.is_empty()));
     (answer, pieces)
@@ -75,6 +81,35 @@ fn a_stop_string_is_never_shown() {
     let options = GenerateOptions { stop: vec!["101.5".into()], ..greedy() };
     let (answer, _) = run(&mut engine("13 plus 88 is 101.", 3, Some(64)), &[1, 2, 3], &options);
     assert_eq!((answer.text.as_str(), answer.finish), ("13 plus 88 is 101.", FinishReason::Stop));
+}
+
+#[test]
+fn a_stop_token_ends_the_answer_like_the_models_own() {
+    let (whole, _) = run(&mut engine("13 plus 88 is 101.", 3, Some(64)), &[1, 2, 3], &greedy());
+    let options = GenerateOptions { stop_tokens: vec![whole.tokens[2]], ..greedy() };
+    let (cut, _) = run(&mut engine("13 plus 88 is 101.", 3, Some(64)), &[1, 2, 3], &options);
+    assert_eq!((cut.tokens, cut.finish), (whole.tokens[..2].to_vec(), FinishReason::Stop));
+}
+
+#[test]
+fn log_probabilities_come_with_each_token_before_its_text() {
+    let options = GenerateOptions { logprobs: Some(2), ..greedy() };
+    let mut seen = Vec::new();
+    let mut engine = engine("13 plus 88 is 101.", 3, Some(64));
+    let answer = engine
+        .generate(&[1, 2, 3], &options, &CancelFlag::new(), &mut |event| match event {
+            Event::Token(logprobs) => seen.push(Err(logprobs.clone())),
+            Event::Text(text) => seen.push(Ok(text.to_owned())),
+        })
+        .unwrap();
+    assert_eq!(answer.logprobs.len(), answer.tokens.len());
+    // The scripted model gives its token a logit of 1 and the 1023 others 0.
+    let expected = 1.0f32 - (1023.0f32 + 1.0f32.exp()).ln();
+    for (token, logprobs) in answer.tokens.iter().zip(&answer.logprobs) {
+        assert!(logprobs.chosen.token == *token && (logprobs.chosen.logprob - expected).abs() < 1e-5);
+        assert!(logprobs.top.len() == 2 && logprobs.top[0] == logprobs.chosen);
+    }
+    assert!(seen[0].is_err() && seen.iter().filter(|event| event.is_ok()).count() > 3);
 }
 
 #[test]

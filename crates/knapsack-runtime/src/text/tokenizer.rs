@@ -129,6 +129,16 @@ impl Tokenizer {
         text
     }
 
+    /// The bytes that `id` stands for; the spelling of special tokens, nothing for tokens that do not exist.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match self.is_special(id) {
+            true => bytes.extend(self.inner.id_to_token(id).unwrap_or_default().into_bytes()),
+            false => self.append_bytes(id, &mut bytes),
+        }
+        bytes
+    }
+
     /// Appends the bytes that `id` stands for; nothing for special and unknown tokens.
     pub(crate) fn append_bytes(&self, id: u32, bytes: &mut Vec<u8>) {
         if self.is_special(id) {
