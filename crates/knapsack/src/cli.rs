@@ -1,5 +1,9 @@
 //! The command line's arguments. A verb's arguments are one struct here; what it does is in [`crate::ops`].
 
+mod sampling;
+
+pub use sampling::SamplingArgs;
+
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use knapsack_config::Overrides;
 use std::path::PathBuf;
@@ -219,30 +223,6 @@ pub struct JsonArg {
     pub json: bool,
 }
 
-/// How to choose the next token. What is not given is as the model's own configuration says.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Generation")]
-pub struct SamplingArgs {
-    /// 0 always takes the likeliest token; by default 0 for `run`, the model's own for `chat`
-    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = temperature)]
-    pub temperature: Option<f32>,
-    /// Choose among the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = probability)]
-    pub top_p: Option<f32>,
-    /// Make tokens that were there already less likely (above 1)
-    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = positive)]
-    pub repetition_penalty: Option<f32>,
-    /// Seed of the random numbers, for answers that can be repeated
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-    /// Longest answer, in tokens
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_tokens: Option<u32>,
-    /// End the answer before this text; may be given several times
-    #[arg(long, value_name = "TEXT")]
-    pub stop: Vec<String>,
-}
-
 /// `knapsack package`.
 #[derive(Clone, Debug, Args)]
 pub struct PackageArgs {
@@ -438,6 +418,12 @@ pub struct RunArgs {
     /// Continue the prompt as it is, without a chat template
     #[arg(long, conflicts_with = "system")]
     pub raw: bool,
+    /// Answers to give, each from random numbers of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub answers: u32,
+    /// Tell the log probability of each token and of the N likeliest in its place (with --message-format json)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=20))]
+    pub logprobs: Option<u8>,
     /// How to choose tokens.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -526,6 +512,18 @@ pub struct ServeArgs {
     /// Port to listen on; 0 takes a free one
     #[arg(long, value_name = "N", default_value_t = 8000)]
     pub port: u16,
+    /// A name that this server goes by, besides localhost and its address; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub allow_host: Vec<String>,
+    /// A key that requests must bring (`Authorization: Bearer KEY`); by default what KNAPSACK_API_KEY holds, which other users of this machine cannot read from the list of processes
+    #[arg(long, value_name = "KEY")]
+    pub api_key: Vec<String>,
+    /// How long a client may take to send a request, or to take some of what it is sent
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=86400))]
+    pub client_timeout: u32,
+    /// Connections at a time; more wait until one ends
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub max_connections: u32,
     /// Device to run on
     #[arg(long, value_enum, default_value_t)]
     pub device: RunDevice,
@@ -666,14 +664,6 @@ fn bytes(text: &str) -> Result<u64, String> {
 /// As [`bytes`], but nothing is a reserve too.
 fn reserve(text: &str) -> Result<u64, String> {
     if text == "0" { Ok(0) } else { bytes(text) }
-}
-
-fn temperature(text: &str) -> Result<f32, String> {
-    number(text).and_then(|value| if value >= 0.0 { Ok(value) } else { Err("must be 0 or more".to_owned()) })
-}
-
-fn probability(text: &str) -> Result<f32, String> {
-    number(text).and_then(|p| if p > 0.0 && p <= 1.0 { Ok(p) } else { Err("must be above 0 and at most 1".to_owned()) })
 }
 
 fn positive(text: &str) -> Result<f32, String> {

@@ -51,7 +51,15 @@ with client.chat.completions.create(model=first, messages=story, stream=True) as
 
 assert fails(openai.NotFoundError, "absent") == "model_not_found"
 assert fails(openai.NotFoundError, "absent", stream=True) == "model_not_found"
-assert fails(openai.BadRequestError, first, n=2) == "invalid_value"
+assert fails(openai.BadRequestError, first, n=0) == "invalid_value"
+assert fails(openai.BadRequestError, first, extra_body={"best_of": 2}) == "unsupported_parameter"
+several = client.chat.completions.create(
+    model=first, messages=story, max_tokens=8, n=2, temperature=1.5, seed=3, logprobs=True, top_logprobs=2, user="someone"
+)
+assert [choice.index for choice in several.choices] == [0, 1] and several.usage.completion_tokens == 16, several
+for choice in several.choices:
+    assert len(choice.logprobs.content) == 8 and len(choice.logprobs.content[0].top_logprobs) == 2
+    assert b"".join(bytes(token.bytes) for token in choice.logprobs.content).decode() == choice.message.content
 assert fails(openai.BadRequestError, too_large) == "over_budget"
 long = [{"role": "user", "content": "word " * 3000}]
 assert fails(openai.BadRequestError, first, messages=long) == "context_length_exceeded"

@@ -96,7 +96,7 @@ fn errors_are_what_clients_of_openai_expect() {
     for bad in ["", "{", "[]", "{\"model\": \"tiny-q4\"}", "{\"model\": 3, \"messages\": []}", "\u{feff}{}"] {
         assert_eq!(server.post_text(bad).refusal(), (400, "invalid_value".to_owned()), "{bad:?}");
     }
-    for (key, value) in [("n", json!(2)), ("temperature", json!(-1)), ("messages", json!([])), ("tools", json!([{}]))] {
+    for (key, value) in [("n", json!(0)), ("temperature", json!(-1)), ("messages", json!([])), ("top_k", json!("x"))] {
         let mut body = question(FOUR, SUM, 5);
         body[key] = value;
         assert_eq!(refusal(&body), (400, "invalid_value".to_owned()), "{body}");
@@ -104,6 +104,18 @@ fn errors_are_what_clients_of_openai_expect() {
         body["stream"] = json!(true);
         assert_eq!(refusal(&body), (400, "invalid_value".to_owned()), "{body}");
     }
+    for (key, value) in [("best_of", json!(2)), ("audio", json!({})), ("temprature", json!(1))] {
+        let mut body = question(FOUR, SUM, 5);
+        body[key] = value;
+        let answer = server.post(&body);
+        assert_eq!(answer.refusal(), (400, "unsupported_parameter".to_owned()), "{body}");
+        assert_eq!(answer.json()["error"]["param"], key);
+    }
+    let mut nameless = question(FOUR, SUM, 5);
+    nameless.as_object_mut().unwrap().remove("model");
+    let answer = server.post(&nameless);
+    assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!("model")));
+    assert!(answer.body.contains(FOUR) && answer.body.contains(HALF), "{}", answer.body);
     let long = "word ".repeat(3000);
     assert_eq!(refusal(&question(FOUR, &long, 5)), (400, "context_length_exceeded".to_owned()));
     let huge = question(FOUR, &"x".repeat(17 << 20), 5);
@@ -115,6 +127,109 @@ fn errors_are_what_clients_of_openai_expect() {
     assert_eq!(server.count("Failed", HALF), 0, "{}", server.log());
     // After all that it still serves.
     assert_eq!(server.ask(FOUR, SUM, 64), SUM_ANSWER);
+}
+
+/// The token that an answer of the model begins with.
+fn first_token(text: &str) -> u32 {
+    let chat = knapsack_runtime::ChatModel::open(&knapsack_testkit::tiny_assistant(), 1024).unwrap();
+    chat.tokenizer.encode(text).unwrap()[0]
+}
+
+#[test]
+fn fields_that_choose_tokens_are_honoured() {
+    let (sandbox, dist, server) = world(|_| ());
+    let ask = |extra: Value| {
+        let mut body = question(FOUR, STORY, 24);
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let answer = server.post(&body);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()
+    };
+    let text = |answer: &Value| answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    let story = sandbox.alone(&dist, FOUR, STORY, 24);
+    // A draw of the likeliest one is no draw.
+    for greedy in [json!({ "top_k": 1 }), json!({ "min_p": 1.0 })] {
+        let mut extra = greedy.clone();
+        extra["temperature"] = json!(5);
+        assert_eq!(text(&ask(extra)), story, "{greedy}");
+    }
+    let first = first_token(&story);
+    let other = text(&ask(json!({ "logit_bias": { first.to_string(): -100 } })));
+    assert_ne!(first_token(&other), first);
+    let by_command = sandbox.run(&[
+        "run", "dist", "--model", FOUR, "--prompt", STORY, "--max-tokens", "24", "--logit-bias", &format!("{first}=-100"),
+    ]);
+    assert_eq!(by_command.expect(0).stdout.trim_end_matches('\n'), other);
+    assert_ne!(text(&ask(json!({ "repetition_penalty": 3.0 }))), story);
+    let stopped = ask(json!({ "stop_token_ids": [first] }));
+    assert_eq!((text(&stopped).as_str(), &stopped["choices"][0]["finish_reason"]), ("", &json!("stop")));
+    let mut body = question(FOUR, SUM, 64);
+    body["ignore_eos"] = json!(true);
+    let endless = server.post(&body).json();
+    assert_eq!((&endless["choices"][0]["finish_reason"], &endless["usage"]["completion_tokens"]), (&json!("length"), &json!(64)));
+}
+
+#[test]
+fn several_answers_and_their_probabilities() {
+    let (_sandbox, _dist, server) = world(|_| ());
+    let mut body = question(FOUR, STORY, 12);
+    let more = json!({ "n": 3, "temperature": 1.5, "seed": 5, "logprobs": true, "top_logprobs": 2 });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let answer = server.post(&body).json();
+    let choices = answer["choices"].as_array().unwrap();
+    assert_eq!(choices.iter().map(|choice| &choice["index"]).collect::<Vec<_>>(), [&json!(0), &json!(1), &json!(2)]);
+    assert_eq!(answer["usage"]["completion_tokens"], 36);
+    let text = |choice: &Value| choice["message"]["content"].as_str().unwrap().to_owned();
+    assert!(text(&choices[0]) != text(&choices[1]) && text(&choices[1]) != text(&choices[2]));
+    for choice in choices {
+        let tokens = choice["logprobs"]["content"].as_array().unwrap();
+        assert_eq!(tokens.len(), 12);
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| token["bytes"].as_array().unwrap()).map(|byte| byte.as_u64().unwrap() as u8).collect();
+        assert_eq!(String::from_utf8_lossy(&bytes), text(choice));
+        for token in tokens {
+            let top = token["top_logprobs"].as_array().unwrap();
+            let logprob = |token: &Value| token["logprob"].as_f64().unwrap();
+            assert!(top.len() == 2 && logprob(&top[0]) >= logprob(&top[1]) && logprob(token) <= logprob(&top[0]) + 1e-6);
+            assert!(logprob(&top[0]).exp() + logprob(&top[1]).exp() <= 1.0 + 1e-5);
+        }
+    }
+    // The second answer is the one of the next seed, and a stream tells the same.
+    let alone = server.post(&{ let mut body = body.clone(); body["n"] = json!(1); body["seed"] = json!(6); body }).json();
+    assert_eq!(text(&alone["choices"][0]), text(&choices[1]));
+    body["stream"] = json!(true);
+    let streamed = server.post(&body);
+    let (mut texts, mut tokens, mut ends) = (vec![String::new(); 3], vec![Vec::new(); 3], Vec::new());
+    for event in streamed.events().iter().filter(|event| **event != "[DONE]") {
+        let event: Value = serde_json::from_str(event).unwrap();
+        let choice = &event["choices"][0];
+        let index = choice["index"].as_u64().unwrap() as usize;
+        texts[index].push_str(choice["delta"]["content"].as_str().unwrap_or_default());
+        tokens[index].extend(choice["logprobs"]["content"].as_array().cloned().unwrap_or_default());
+        ends.extend(choice["finish_reason"].as_str().map(str::to_owned));
+    }
+    assert_eq!(ends, ["length"; 3]);
+    for (index, choice) in choices.iter().enumerate() {
+        assert_eq!(texts[index], text(choice));
+        let whole = choice["logprobs"]["content"].as_array().unwrap();
+        assert_eq!(whole.len(), tokens[index].len());
+        for (whole, streamed) in whole.iter().zip(&tokens[index]) {
+            // What the cache held of the prompt may show in the last bits.
+            let difference = whole["logprob"].as_f64().unwrap() - streamed["logprob"].as_f64().unwrap();
+            assert!(whole["bytes"] == streamed["bytes"] && difference.abs() < 1e-3, "{whole} {streamed}");
+        }
+    }
+}
+
+#[test]
+fn a_package_of_one_model_needs_no_name() {
+    let sandbox = Sandbox::new();
+    let entry = json!({ "model": knapsack_testkit::tiny_assistant(), "model_id": FOUR, "quantization": "q4f16_1", "bundle_weight": true });
+    let dist = sandbox.package(&json!({ "device": "iphone", "model_list": [entry] }), |_| ());
+    let server = sandbox.serve(&dist, |_| ());
+    let mut body = question(FOUR, SUM, 64);
+    body.as_object_mut().unwrap().remove("model");
+    let answer = server.post(&body).json();
+    assert_eq!((&answer["model"], &answer["choices"][0]["message"]["content"]), (&json!(FOUR), &json!(SUM_ANSWER)));
 }
 
 #[test]

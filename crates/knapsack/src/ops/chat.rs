@@ -8,7 +8,7 @@ use crate::open::{self, engine_error};
 use crate::report::Reporter;
 use knapsack_artifact::library::MemoryPlan;
 use knapsack_runtime::text::{Message, Role};
-use knapsack_runtime::{CancelFlag, Engine, FinishReason, GenerateOptions, Generation};
+use knapsack_runtime::{CancelFlag, Engine, Event, FinishReason, GenerateOptions, Generation};
 use std::io::{BufRead, IsTerminal, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -175,8 +175,10 @@ impl Chat<'_> {
                     std::thread::park_timeout(POLL);
                 }
             });
-            let mut show = |piece: &str| {
-                if written.is_ok() {
+            let mut show = |event: Event<'_>| {
+                if let Event::Text(piece) = event
+                    && written.is_ok()
+                {
                     *written = reporter.stdout(|out| out.write_all(piece.as_bytes()));
                 }
                 if written.is_err() {

@@ -6,8 +6,10 @@ use crate::open::{self, engine_error};
 use crate::report::Reporter;
 use knapsack_artifact::library::MemoryPlan;
 use knapsack_runtime::text::{Message, Role};
-use knapsack_runtime::{CancelFlag, GenerateOptions, Generation, SamplingDefaults, SamplingOptions};
-use serde_json::json;
+use knapsack_runtime::{
+    CancelFlag, Engine, Event, GenerateOptions, Generation, LogProb, SamplingDefaults, SamplingOptions,
+};
+use serde_json::{Value, json};
 use std::io::Read;
 use std::time::Duration;
 
@@ -29,22 +31,12 @@ pub fn run(args: &RunArgs, reporter: &Reporter) -> anyhow::Result<()> {
         let messages: Vec<Message> = system.chain([Message::new(Role::User, text)]).collect();
         engine.chat().prompt(&messages).map_err(|error| engine_error(error.into()))?
     };
-    let cancel = CancelFlag::new();
-    let mut written = Ok(());
-    let mut show = |piece: &str| {
-        if written.is_ok() && !reporter.is_json() {
-            written = reporter.stdout(|out| out.write_all(piece.as_bytes()));
-            if written.is_err() {
-                cancel.cancel();
-            }
-        }
-    };
-    let answer = engine.generate(&tokens, &options, &cancel, &mut show).map_err(engine_error)?;
-    written?;
-    if reporter.is_json() {
-        return reporter.result(
-            "answer",
-            &json!({
+    for number in 0..args.answers {
+        let mut options = GenerateOptions { logprobs: args.logprobs, ..options.clone() };
+        options.sampling.seed = options.sampling.seed.map(|seed| seed.wrapping_add(u64::from(number)));
+        let answer = answer(&mut engine, &tokens, &options, reporter)?;
+        if reporter.is_json() {
+            let mut report = json!({
                 "text": answer.text,
                 "finish_reason": answer.finish.as_str(),
                 "prompt_tokens": answer.stats.prompt_tokens,
@@ -53,14 +45,59 @@ pub fn run(args: &RunArgs, reporter: &Reporter) -> anyhow::Result<()> {
                 "decode_tokens_per_second": answer.stats.decode_rate(),
                 "load_seconds": load_time.as_secs_f64(),
                 "memory": memory,
-            }),
-        );
+            });
+            if args.logprobs.is_some() {
+                report["logprobs"] = logprobs(&engine, &answer);
+            }
+            reporter.result("answer", &report)?;
+            continue;
+        }
+        if !answer.text.ends_with('\n') {
+            reporter.line("")?;
+        }
+        stats(reporter, &answer, load_time, memory);
     }
-    if !answer.text.ends_with('\n') {
-        reporter.line("")?;
-    }
-    stats(reporter, &answer, load_time, memory);
     Ok(())
+}
+
+/// One answer, shown as it comes.
+fn answer(
+    engine: &mut Engine,
+    tokens: &[u32],
+    options: &GenerateOptions,
+    reporter: &Reporter,
+) -> anyhow::Result<Generation> {
+    let cancel = CancelFlag::new();
+    let mut written = Ok(());
+    let mut show = |event: Event<'_>| {
+        if let Event::Text(piece) = event
+            && written.is_ok()
+            && !reporter.is_json()
+        {
+            written = reporter.stdout(|out| out.write_all(piece.as_bytes()));
+            if written.is_err() {
+                cancel.cancel();
+            }
+        }
+    };
+    let answer = engine.generate(tokens, options, &cancel, &mut show).map_err(engine_error)?;
+    written?;
+    Ok(answer)
+}
+
+/// `[{ "id", "token", "logprob", "top": [...] }]`, an entry for each token.
+fn logprobs(engine: &Engine, answer: &Generation) -> Value {
+    let one = |found: &LogProb| {
+        let text = String::from_utf8_lossy(&engine.chat().tokenizer.token_bytes(found.token)).into_owned();
+        // A probability of 0 has no logarithm: null.
+        json!({ "id": found.token, "token": text, "logprob": found.logprob })
+    };
+    let tokens = answer.logprobs.iter().map(|token| {
+        let mut entry = one(&token.chosen);
+        entry["top"] = token.top.iter().map(one).collect();
+        entry
+    });
+    tokens.collect()
 }
 
 /// `-` stands for what stdin says.
@@ -80,11 +117,22 @@ fn prompt(text: &str) -> anyhow::Result<String> {
 pub(super) fn generate_options(args: &SamplingArgs, defaults: SamplingDefaults) -> anyhow::Result<GenerateOptions> {
     let mut sampling = SamplingOptions::from(defaults);
     sampling.temperature = args.temperature.unwrap_or(sampling.temperature);
+    sampling.top_k = args.top_k.unwrap_or(sampling.top_k);
     sampling.top_p = args.top_p.unwrap_or(sampling.top_p);
+    sampling.min_p = args.min_p.unwrap_or(sampling.min_p);
     sampling.repetition_penalty = args.repetition_penalty.unwrap_or(sampling.repetition_penalty);
+    sampling.presence_penalty = args.presence_penalty.unwrap_or(sampling.presence_penalty);
+    sampling.frequency_penalty = args.frequency_penalty.unwrap_or(sampling.frequency_penalty);
+    sampling.logit_bias.clone_from(&args.logit_bias);
     sampling.seed = args.seed;
     sampling.validate().or_wrong_input()?;
-    Ok(GenerateOptions { max_tokens: args.max_tokens, stop: args.stop.clone(), ..GenerateOptions::new(sampling) })
+    Ok(GenerateOptions {
+        max_tokens: args.max_tokens,
+        stop: args.stop.clone(),
+        stop_tokens: args.stop_token.clone(),
+        ignore_stops: args.ignore_eos,
+        ..GenerateOptions::new(sampling)
+    })
 }
 
 /// What an answer took, for `-v`.

@@ -4,7 +4,7 @@ use crate::cli::ServeArgs;
 use crate::exit::{OrWrongInput, wrong_input};
 use crate::interrupt::Graceful;
 use crate::report::Reporter;
-use crate::serve::{OnDownload, Server};
+use crate::serve::{Access, Limits, OnDownload, Server, listen};
 use crate::{first_use, open, phones};
 use anyhow::Context;
 use knapsack_artifact::app_config::WeightsLocation;
@@ -44,27 +44,47 @@ pub fn run(args: &ServeArgs, reporter: &Reporter) -> anyhow::Result<()> {
             eprintln!("{event:?}");
         }
     });
-    let loader = PackageLoader::new(package, device, store);
-    let server = Server::new(Manager::new(loader, budget, Some(listener)), tell_downloads(reporter));
+    let manager = Manager::new(PackageLoader::new(package, device, store), budget, Some(listener));
+    let limits = Limits {
+        connections: args.max_connections as usize,
+        patience: Duration::from_secs(u64::from(args.client_timeout)),
+    };
+    let keys = keys(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let socket = TcpListener::bind((args.host.as_str(), args.port))
             .await
             .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))?;
         let local = socket.local_addr()?;
-        if !local.ip().is_loopback() {
-            reporter.warning(format_args!("{local} can be reached from other machines, and asks for no password"));
+        if !local.ip().is_loopback() && keys.is_empty() {
+            reporter.warning(format_args!("{local} can be reached from other machines, and asks for no --api-key"));
         }
+        let names = args.allow_host.iter().cloned().chain([args.host.clone()]).collect();
+        let access = Access::new(local.ip(), names, keys);
+        let server = Server::new(manager, access, &limits, tell_downloads(reporter));
         let graceful = Graceful::new();
         // Programs that start the server read the port from this line.
         reporter.line(format_args!("listening on http://{local}/v1 (budget {budget} bytes)"))?;
-        serve(socket, server, &graceful).await
+        serve(socket, server, limits, &graceful).await
     });
     // A download or an answer that does not end in time must not keep the program.
     runtime.shutdown_background();
     result?;
     reporter.status("Stopped", "serving");
     Ok(())
+}
+
+/// The keys that requests must bring one of; none: anybody may ask.
+fn keys(args: &ServeArgs) -> anyhow::Result<Vec<String>> {
+    let keys = match (&args.api_key[..], std::env::var("KNAPSACK_API_KEY")) {
+        ([], Ok(key)) if !key.is_empty() => vec![key],
+        (keys, _) => keys.to_vec(),
+    };
+    // What a header cannot carry would lock everybody out.
+    match keys.iter().all(|key| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic())) {
+        true => Ok(keys),
+        false => Err(wrong_input("an API key is one or more visible ASCII characters without spaces")),
+    }
 }
 
 /// Bytes that all models may take together.
@@ -81,18 +101,17 @@ fn budget(args: &ServeArgs) -> anyhow::Result<u64> {
 }
 
 /// Until Ctrl-C: then no new connections, and the answers under way end where they are.
-async fn serve(socket: TcpListener, server: Server, graceful: &Graceful) -> anyhow::Result<()> {
+async fn serve(socket: TcpListener, server: Server, limits: Limits, graceful: &Graceful) -> anyhow::Result<()> {
     let (stop, stopped) = oneshot::channel::<()>();
     let router = server.clone().router();
-    let serving = axum::serve(socket, router).with_graceful_shutdown(async { drop(stopped.await) });
-    let mut serving = tokio::spawn(async { serving.await });
+    let mut serving = tokio::spawn(listen(socket, router, limits, async { drop(stopped.await) }));
     while !graceful.requested() && !serving.is_finished() {
         sleep(POLL).await;
     }
     server.stop();
     let _ = stop.send(());
     match timeout(FAREWELL, &mut serving).await {
-        Ok(ended) => ended?.context("the server failed"),
+        Ok(ended) => ended.context("the server failed"),
         Err(_) => Ok(()),
     }
 }

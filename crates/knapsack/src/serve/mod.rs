@@ -1,39 +1,36 @@
 //! A package behind an OpenAI-compatible HTTP endpoint, its models loaded and evicted under a budget as on a phone.
 //!
-//! `POST /v1/chat/completions` (streamed or not), `GET /v1/models`, `GET /v1/models/{id}`, `GET /health`. Generation runs on threads of
-//! its own; a client that goes away ends its answer, and so does [`Server::stop`].
+//! `POST /v1/chat/completions` (streamed or not), `GET /v1/models`, `GET /v1/models/{id}`, `GET /health`. What a request means is
+//! `knapsack-openai`'s; here is what HTTP adds. Generation runs on threads of its own, and nothing it does waits for a client: a
+//! client that goes away, reads too slowly or sends nothing loses its connection, never the others their model.
 
-mod protocol;
+mod access;
+mod connections;
+mod events;
+
+pub use access::Access;
+pub use connections::{Limits, listen};
 
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request as HttpRequest, State};
 use axum::http::StatusCode;
-use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
-use futures_core::Stream;
+use axum::{Json, Router, middleware};
+use knapsack_openai::{ApiError, Call, Request, complete};
 use knapsack_runtime::download::DownloadProgress;
-use knapsack_runtime::manager::{Acquire, Manager, ManagerError};
-use knapsack_runtime::{CancelFlag, Engine, EngineError, Generation, PackageLoader};
-use protocol::{ApiError, ChatRequest, Envelope};
+use knapsack_runtime::manager::Manager;
+use knapsack_runtime::{CancelFlag, PackageLoader};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// Largest request body.
 const MAX_BODY_BYTES: usize = 16 << 20;
-/// How long a request waits for models in use to make room.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Pieces of text that a slow client may lag behind.
-const LAG: usize = 256;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -42,6 +39,8 @@ pub struct Server {
     started: u64,
     requests: Arc<Requests>,
     download: OnDownload,
+    access: Arc<Access>,
+    body_deadline: Duration,
 }
 
 /// Is told how far a model's download is.
@@ -63,8 +62,10 @@ impl Requests {
 
 impl Server {
     /// A server for the manager's package; `download` is told of models that are downloaded at their first use.
-    pub fn new(manager: Manager<PackageLoader>, download: OnDownload) -> Self {
-        Self { manager, started: now(), requests: Arc::default(), download }
+    pub fn new(manager: Manager<PackageLoader>, access: Access, limits: &Limits, download: OnDownload) -> Self {
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let (requests, access) = (Arc::default(), Arc::new(access));
+        Self { manager, started, requests, download, access, body_deadline: limits.patience }
     }
 
     /// Ends every answer that is being worked on, and those that are still asked for.
@@ -73,31 +74,30 @@ impl Server {
         self.requests.running().values().for_each(CancelFlag::cancel);
     }
 
-    /// A new answer: its number, and the guard that ends it.
-    fn begin(&self) -> (u64, Answering) {
+    /// A new answer, with the guard that ends it.
+    fn begin(&self) -> Answering {
         let number = self.requests.next.fetch_add(1, Ordering::Relaxed);
         let cancel = CancelFlag::new();
         self.requests.running().insert(number, cancel.clone());
         if self.requests.stopping.load(Ordering::SeqCst) {
             cancel.cancel();
         }
-        (number, Answering { number, cancel, requests: self.requests.clone() })
+        Answering { number, cancel, requests: self.requests.clone() }
     }
 
     /// The routes.
     pub fn router(self) -> Router {
+        let access = self.access.clone();
         Router::new()
             .route("/health", get(async || Json(json!({ "status": "ok" }))))
             .route("/v1/models", get(models))
             .route("/v1/models/{id}", get(model))
             .route("/v1/chat/completions", post(chat))
-            .fallback(async || ApiError {
-                status: 404,
-                kind: "invalid_request_error",
-                code: "not_found",
-                message: "no such route".into(),
+            .fallback(async || {
+                Refused(ApiError { status: 404, code: "not_found", ..ApiError::invalid("no such route") })
             })
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+            .layer(middleware::from_fn_with_state(access, access::check))
             .with_state(self)
     }
 
@@ -105,87 +105,38 @@ impl Server {
         json!({ "id": model_id, "object": "model", "created": self.started, "owned_by": "knapsack" })
     }
 
-    /// Runs a request to its end on the calling thread; text goes to `on_text`.
-    fn generate(
-        &self,
-        request: &ChatRequest,
-        cancel: &CancelFlag,
-        on_text: &mut dyn FnMut(&str),
-    ) -> Result<Generation, ApiError> {
-        let messages = request.messages()?;
-        let loader = self.manager.loader();
-        if loader.package().config().model(&request.model).is_none() {
-            return Err(no_such_model(&request.model));
-        }
-        // Before anything large is downloaded in vain.
-        self.manager.check_fits(&request.model).map_err(|error| manager_error(&error))?;
-        let progress = |progress| (self.download)(&request.model, progress);
-        loader.prepare(&request.model, &progress, cancel).map_err(|error| failed(&error))?;
-        let how = Acquire { wait: PATIENCE, cancel: cancel.clone() };
-        let handle = self.manager.acquire(&request.model, &how).map_err(|error| manager_error(&error))?;
-        let mut engine = handle.lock();
-        answer(&mut engine, request, &messages, cancel, on_text)
+    /// Answers on a thread of its own, because generating takes long and blocks; `done` is told how it ended.
+    fn answer(
+        self,
+        request: Request,
+        cancel: CancelFlag,
+        mut on_event: impl FnMut(Value) + Send + 'static,
+        done: impl FnOnce(Result<(), ApiError>) + Send + 'static,
+    ) -> Result<(), ApiError> {
+        let work = move || {
+            let call = Call { cancel, on_download: Some(&*self.download), ..Call::default() };
+            let result = complete(&self.manager, &request, &call, &mut on_event);
+            drop(on_event);
+            done(result);
+        };
+        let thread = std::thread::Builder::new().name("answer".into()).spawn(work);
+        thread.map(drop).map_err(|error| ApiError::internal(&error))
     }
 }
 
-fn answer(
-    engine: &mut Engine,
-    request: &ChatRequest,
-    messages: &[knapsack_runtime::text::Message],
-    cancel: &CancelFlag,
-    on_text: &mut dyn FnMut(&str),
-) -> Result<Generation, ApiError> {
-    let options = request.options(engine.chat().defaults)?;
-    engine.answer(messages, &options, cancel, on_text).map_err(|error| match &error {
-        EngineError::PromptTooLong { .. } => {
-            ApiError { code: "context_length_exceeded", ..ApiError::invalid(error.to_string()) }
-        }
-        EngineError::Text(_) | EngineError::EmptyPrompt | EngineError::TokenOutOfRange { .. } => {
-            ApiError::invalid(error.to_string())
-        }
-        _ => failed(&error),
-    })
-}
+/// An error as an answer.
+struct Refused(ApiError);
 
-fn no_such_model(model_id: &str) -> ApiError {
-    let message = format!("the package has no model `{model_id}`");
-    ApiError { status: 404, kind: "invalid_request_error", code: "model_not_found", message }
-}
-
-fn manager_error(error: &ManagerError) -> ApiError {
-    match error {
-        // It would never fit: asking again, as clients do after a server's error, is no use.
-        ManagerError::NoRoom { needed, budget, .. } if needed > budget => {
-            ApiError { code: "over_budget", ..ApiError::invalid(error.to_string()) }
-        }
-        ManagerError::NoRoom { .. } => {
-            ApiError { status: 503, kind: "server_error", code: "over_budget", message: error.to_string() }
-        }
-        ManagerError::Cancelled { .. } => {
-            ApiError { status: 503, kind: "server_error", code: "cancelled", message: error.to_string() }
-        }
-        _ => failed(error),
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
+        Self(error)
     }
 }
 
-fn failed(error: &(dyn std::error::Error + 'static)) -> ApiError {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    ApiError { status: 500, kind: "server_error", code: "internal_error", message }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-impl IntoResponse for ApiError {
+impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(self.json())).into_response()
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(self.0.json())).into_response()
     }
 }
 
@@ -195,10 +146,10 @@ async fn models(State(server): State<Server>) -> Json<Value> {
     Json(json!({ "object": "list", "data": data }))
 }
 
-async fn model(State(server): State<Server>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+async fn model(State(server): State<Server>, Path(id): Path<String>) -> Result<Json<Value>, Refused> {
     match server.manager.loader().package().config().model(&id) {
         Some(model) => Ok(Json(server.describe(&model.model_id))),
-        None => Err(no_such_model(&id)),
+        None => Err(ApiError::no_such_model(&id).into()),
     }
 }
 
@@ -216,102 +167,38 @@ impl Drop for Answering {
     }
 }
 
-async fn chat(State(server): State<Server>, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError {
-            status: 413,
-            code: "too_large",
-            ..ApiError::invalid(format!("the body is longer than {MAX_BODY_BYTES} bytes"))
-        },
-        _ => ApiError::invalid(rejection.body_text()),
-    })?;
-    let request: ChatRequest =
-        serde_json::from_slice(&body).map_err(|error| ApiError::invalid(format!("the body is no request: {error}")))?;
-    let (number, answering) = server.begin();
-    let created = now();
-    let envelope = Envelope { id: format!("chatcmpl-{created:x}-{number:x}"), created, model: request.model.clone() };
-    if request.stream {
-        stream(server, request, envelope, answering).await
-    } else {
-        let cancel = answering.cancel.clone();
-        let (done, result) = oneshot::channel();
-        spawn(move || {
-            let _ = done.send(server.generate(&request, &cancel, &mut |_| ()));
-        })?;
-        let answer =
-            result.await.map_err(|_| ApiError { status: 500, ..ApiError::invalid("the answer was lost") })??;
-        Ok(Json(envelope.completion(&answer)).into_response())
+async fn chat(State(server): State<Server>, request: HttpRequest) -> Result<Response, Refused> {
+    let body = body(&server, request).await?;
+    let request = Request::parse(&body)?;
+    drop(body);
+    let answering = server.begin();
+    if request.stream() {
+        return Ok(events::stream(server, request, answering).await?);
     }
+    let (sender, receiver) = oneshot::channel();
+    let whole = Arc::new(Mutex::new(Value::Null));
+    let keep = whole.clone();
+    let put = move |answer| *keep.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+    server.answer(request, answering.cancel.clone(), put, |result| drop(sender.send(result)))?;
+    receiver.await.map_err(|_| lost())??;
+    let answer = std::mem::take(&mut *whole.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Json(answer).into_response())
 }
 
-/// Generation blocks for long: it gets a thread of its own rather than one of the runtime's.
-fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), ApiError> {
-    let thread = std::thread::Builder::new().name("answer".into()).spawn(work);
-    thread.map(drop).map_err(|error| failed(&error))
+/// The thread of the answer ended without a word.
+fn lost() -> ApiError {
+    ApiError { status: 500, kind: "server_error", code: "internal_error", ..ApiError::invalid("the answer was lost") }
 }
 
-/// An answer as events. A failure before the first piece of text is a status; one after it is an event.
-async fn stream(
-    server: Server,
-    request: ChatRequest,
-    envelope: Envelope,
-    answering: Answering,
-) -> Result<Response, ApiError> {
-    let cancel = answering.cancel.clone();
-    let (events, mut receiver) = mpsc::channel::<Result<Value, ApiError>>(LAG);
-    let first = envelope.first();
-    spawn(move || {
-        let mut show = |text: &str| {
-            if events.blocking_send(Ok(envelope.piece(text))).is_err() {
-                cancel.cancel();
-            }
-        };
-        let result = server.generate(&request, &cancel, &mut show);
-        let last = match result {
-            Ok(answer) => {
-                let usage = request.include_usage().then(|| Ok(envelope.usage(&answer)));
-                [Some(Ok(envelope.last(&answer))), usage]
-            }
-            Err(error) => [Some(Err(error)), None],
-        };
-        last.into_iter().flatten().for_each(|event| drop(events.blocking_send(event)));
-    })?;
-    let pending = match receiver.recv().await {
-        Some(Err(error)) => return Err(error),
-        Some(Ok(event)) => [Some(first), Some(event)],
-        None => return Err(ApiError { status: 500, ..ApiError::invalid("the answer was lost") }),
-    };
-    Ok(Sse::new(Events { pending, receiver, done: false, _answering: answering }).into_response())
-}
-
-/// Events that are waiting, those that come, and the end that OpenAI's clients look for.
-struct Events {
-    pending: [Option<Value>; 2],
-    receiver: mpsc::Receiver<Result<Value, ApiError>>,
-    done: bool,
-    _answering: Answering,
-}
-
-impl Stream for Events {
-    type Item = Result<Event, Infallible>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(event) = self.pending.iter_mut().find_map(Option::take) {
-            return Poll::Ready(Some(Ok(Event::default().data(event.to_string()))));
+/// The request's body, which must come within the deadline.
+async fn body(server: &Server, request: HttpRequest) -> Result<Bytes, ApiError> {
+    let refused = |status, code, message: String| ApiError { status, code, ..ApiError::invalid(message) };
+    match timeout(server.body_deadline, Bytes::from_request(request, server)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            Err(refused(413, "too_large", format!("the body is longer than {MAX_BODY_BYTES} bytes")))
         }
-        if self.done {
-            return Poll::Ready(None);
-        }
-        match self.receiver.poll_recv(context) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Some(event)) => {
-                let event = event.unwrap_or_else(|error| error.json());
-                Poll::Ready(Some(Ok(Event::default().data(event.to_string()))))
-            }
-            Poll::Ready(None) => {
-                self.done = true;
-                Poll::Ready(Some(Ok(Event::default().data("[DONE]"))))
-            }
-        }
+        Ok(Err(rejection)) => Err(ApiError::invalid(rejection.body_text())),
+        Err(_) => Err(refused(408, "timeout", "the body took too long to come".into())),
     }
 }

@@ -1,0 +1,119 @@
+use super::*;
+use knapsack_runtime::text::Role;
+use serde_json::{Value, json};
+
+fn body(extra: Value) -> Vec<u8> {
+    let mut body = json!({ "messages": [{ "role": "user", "content": "hi" }] });
+    body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    body.to_string().into_bytes()
+}
+
+fn request(extra: Value) -> Request {
+    Request::parse(&body(extra)).unwrap()
+}
+
+fn refused(extra: Value) -> ApiError {
+    Request::parse(&body(extra)).unwrap_err()
+}
+
+#[test]
+fn parts_roles_and_stops() {
+    let request = request(json!({
+        "messages": [
+            { "role": "developer", "content": [{ "type": "text", "text": "a" }, { "type": "text", "text": "b" }] },
+            { "role": "assistant", "content": null, "refusal": null, "annotations": [], "tool_calls": null },
+        ],
+        "stop": ["x", "y"], "max_tokens": 3, "max_completion_tokens": 5, "seed": -1, "top_p": null,
+    }));
+    assert_eq!(request.messages(), [Message::new(Role::System, "ab"), Message::new(Role::Assistant, "")]);
+    let options = request.options(SamplingDefaults { top_p: 0.9, ..SamplingDefaults::default() }).unwrap();
+    assert_eq!((options.max_tokens, options.stop.len(), options.sampling.top_p), (Some(5), 2, 0.9));
+    assert_eq!(options.sampling.seed, Some(u64::MAX));
+    assert_eq!((request.model(), request.answers(), request.stream()), (None, 1, false));
+}
+
+#[test]
+fn what_changes_how_tokens_are_chosen() {
+    let request = request(json!({
+        "top_k": 40, "min_p": 0.05, "repetition_penalty": 1.1, "logit_bias": { "50": -100, "7": 2.5 },
+        "stop_token_ids": [1, 2], "ignore_eos": true, "n": 3, "logprobs": true, "top_logprobs": 5,
+    }));
+    let options = request.options(SamplingDefaults::default()).unwrap();
+    let sampling = &options.sampling;
+    assert_eq!((sampling.top_k, sampling.min_p, sampling.repetition_penalty), (40, 0.05, 1.1));
+    assert_eq!(sampling.logit_bias, [(50, -100.0), (7, 2.5)]);
+    assert_eq!((options.stop_tokens, options.ignore_stops, options.logprobs), (vec![1, 2], true, Some(5)));
+    assert_eq!(request.answers(), 3);
+    let defaults = SamplingDefaults { top_k: 20, ..SamplingDefaults::default() };
+    let off = Request::parse(&body(json!({ "top_k": -1 }))).unwrap().options(defaults).unwrap();
+    assert_eq!(off.sampling.top_k, 0);
+    let own = Request::parse(&body(json!({}))).unwrap().options(defaults).unwrap();
+    assert_eq!((own.sampling.top_k, own.logprobs), (20, None));
+}
+
+#[test]
+fn harmless_fields_are_passed_over_and_unknown_ones_named() {
+    request(json!({
+        "user": "u", "metadata": { "a": "b" }, "store": true, "service_tier": "auto", "audio": null,
+        "modalities": ["text"], "response_format": { "type": "text" }, "tools": [], "parallel_tool_calls": true,
+        "stream_options": { "include_usage": true, "include_obfuscation": false },
+    }));
+    let error = refused(json!({ "best_of": 3, "temprature": 0.5 }));
+    assert_eq!((error.code, error.param.as_deref()), ("unsupported_parameter", Some("best_of")));
+    assert_eq!(error.message, "not supported: `best_of`, `temprature`");
+    assert_eq!(error.json()["error"]["param"], "best_of");
+    let many: serde_json::Map<String, Value> = (0..40).map(|n| (format!("x{n}"), json!(1))).collect();
+    assert!(refused(many.into()).message.ends_with("`x9` and 30 more"));
+    let long = refused(json!({ "y".repeat(100_000): 1 }));
+    assert!(long.message.len() < 1000 && long.param.unwrap().len() < 200);
+    for message in [json!({ "role": "user", "content": "x", "mood": 1 }), json!({ "role": "user", "name": "n" })] {
+        let error = refused(json!({ "messages": [message] }));
+        assert!(error.message.contains("mood") || error.message.contains("`name`"), "{}", error.message);
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_refused() {
+    for (extra, message) in [
+        (json!({ "n": 0 }), "`n` is 0, expected 1 to 128"),
+        (json!({ "tools": [{}] }), "not supported: `tools`"),
+        (json!({ "temperature": -1.0 }), "temperature is -1, expected 0 to 100"),
+        (json!({ "logit_bias": { "3": 101 } }), "logit_bias is 101, expected -100 to 100"),
+        (json!({ "top_k": -2 }), "`top_k` is -2, expected -1 or more"),
+        (json!({ "max_tokens": 0 }), "`max_tokens` is 0, expected 1 or more"),
+        (json!({ "top_logprobs": 21, "logprobs": true }), "`top_logprobs` is 21, expected 0 to 20"),
+        (json!({ "top_logprobs": 2 }), "`top_logprobs` needs `logprobs`: true"),
+        (json!({ "messages": [] }), "`messages` is empty"),
+        (json!({ "messages": null }), "`messages` is missing"),
+        (json!({ "messages": [{ "role": "x", "content": "" }] }), "no such role: `x`"),
+        (
+            json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url", "image_url": {} }] }] }),
+            "content of type `image_url` is not supported",
+        ),
+    ] {
+        assert_eq!(refused(extra).message, message);
+    }
+    for (extra, parts) in [
+        (json!({ "temperature": "x" }), ["`temperature`: ", "expected f32"]),
+        (json!({ "logit_bias": { "x": 1 } }), ["`logit_bias`: ", "\"x\" is no token id"]),
+        (json!({ "stream_options": { "speed": 1 } }), ["`stream_options`: ", "`speed`"]),
+        (json!({ "stop": 3 }), ["`stop`: ", "a string or an array"]),
+        (json!({ "stop": ["a", "b", "c", "d", "e"] }), ["`stop`: ", "more than 4 items"]),
+        (json!({ "stop_token_ids": vec![0; 1025] }), ["`stop_token_ids`: ", "more than 1024 items"]),
+    ] {
+        let message = refused(extra).message;
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+}
+
+#[test]
+fn what_is_cheap_to_send_is_not_expensive_to_read() {
+    let messages = "{\"role\":\"user\"},".repeat(20_000);
+    let error = Request::parse(format!("{{\"messages\":[{messages}{{}}]}}").as_bytes()).unwrap_err();
+    assert!(error.message.contains("more than 16384 items"), "{}", error.message);
+    let tools = "[],".repeat(5_000_000);
+    let error = Request::parse(format!("{{\"tools\":[{tools}0]}}").as_bytes()).unwrap_err();
+    assert!(error.message.contains("more than 50000 values"), "{}", error.message);
+    // Passed over without being kept, however large.
+    Request::parse(&body(json!({ "metadata": "x".repeat(1 << 20) }))).unwrap();
+}
