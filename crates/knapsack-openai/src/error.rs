@@ -28,13 +28,7 @@ impl std::error::Error for ApiError {}
 impl ApiError {
     /// The request is wrong.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self {
-            status: 400,
-            kind: "invalid_request_error",
-            code: "invalid_value",
-            param: None,
-            message: message.into(),
-        }
+        Self { status: 400, kind: "invalid_request_error", code: "invalid_value", param: None, message: message.into() }
     }
 
     /// This machine, not the request, is to blame. The message has the error's causes, outermost first.

@@ -236,7 +236,11 @@ fn defaults(chat: &Value, generation: &Value) -> SamplingDefaults {
     let base = SamplingDefaults::default();
     let number = |name: &str, fallback: f32, range: RangeInclusive<f32>| {
         let value = [chat, generation].into_iter().find_map(|config| config.get(name)?.as_f64());
-        value.map(|value| value as f32).filter(|value| value.is_finite()).unwrap_or(fallback).clamp(*range.start(), *range.end())
+        value
+            .map(|value| value as f32)
+            .filter(|value| value.is_finite())
+            .unwrap_or(fallback)
+            .clamp(*range.start(), *range.end())
     };
     SamplingDefaults {
         temperature: number("temperature", base.temperature, 0.0..=10.0),
@@ -272,7 +276,15 @@ mod tests {
     #[test]
     fn no_configuration_makes_options_that_are_refused() {
         for value in [json!(-1e300), json!(1e300), json!(0), json!("x"), json!(null), json!([1]), json!(-0.001)] {
-            let keys = ["temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"];
+            let keys = [
+                "temperature",
+                "top_k",
+                "top_p",
+                "min_p",
+                "repetition_penalty",
+                "presence_penalty",
+                "frequency_penalty",
+            ];
             let config = Value::Object(keys.iter().map(|&key| (key.to_owned(), value.clone())).collect());
             let options = SamplingOptions::from(defaults(&config, &Value::Null));
             assert!(options.validate().is_ok(), "{value}: {options:?}");

@@ -157,7 +157,16 @@ fn fields_that_choose_tokens_are_honoured() {
     let other = text(&ask(json!({ "logit_bias": { first.to_string(): -100 } })));
     assert_ne!(first_token(&other), first);
     let by_command = sandbox.run(&[
-        "run", "dist", "--model", FOUR, "--prompt", STORY, "--max-tokens", "24", "--logit-bias", &format!("{first}=-100"),
+        "run",
+        "dist",
+        "--model",
+        FOUR,
+        "--prompt",
+        STORY,
+        "--max-tokens",
+        "24",
+        "--logit-bias",
+        &format!("{first}=-100"),
     ]);
     assert_eq!(by_command.expect(0).stdout.trim_end_matches('\n'), other);
     assert_ne!(text(&ask(json!({ "repetition_penalty": 3.0 }))), story);
@@ -166,7 +175,10 @@ fn fields_that_choose_tokens_are_honoured() {
     let mut body = question(FOUR, SUM, 64);
     body["ignore_eos"] = json!(true);
     let endless = server.post(&body).json();
-    assert_eq!((&endless["choices"][0]["finish_reason"], &endless["usage"]["completion_tokens"]), (&json!("length"), &json!(64)));
+    assert_eq!(
+        (&endless["choices"][0]["finish_reason"], &endless["usage"]["completion_tokens"]),
+        (&json!("length"), &json!(64))
+    );
 }
 
 #[test]
@@ -184,17 +196,30 @@ fn several_answers_and_their_probabilities() {
     for choice in choices {
         let tokens = choice["logprobs"]["content"].as_array().unwrap();
         assert_eq!(tokens.len(), 12);
-        let bytes: Vec<u8> = tokens.iter().flat_map(|token| token["bytes"].as_array().unwrap()).map(|byte| byte.as_u64().unwrap() as u8).collect();
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|token| token["bytes"].as_array().unwrap())
+            .map(|byte| byte.as_u64().unwrap() as u8)
+            .collect();
         assert_eq!(String::from_utf8_lossy(&bytes), text(choice));
         for token in tokens {
             let top = token["top_logprobs"].as_array().unwrap();
             let logprob = |token: &Value| token["logprob"].as_f64().unwrap();
-            assert!(top.len() == 2 && logprob(&top[0]) >= logprob(&top[1]) && logprob(token) <= logprob(&top[0]) + 1e-6);
+            assert!(
+                top.len() == 2 && logprob(&top[0]) >= logprob(&top[1]) && logprob(token) <= logprob(&top[0]) + 1e-6
+            );
             assert!(logprob(&top[0]).exp() + logprob(&top[1]).exp() <= 1.0 + 1e-5);
         }
     }
     // The second answer is the one of the next seed, and a stream tells the same.
-    let alone = server.post(&{ let mut body = body.clone(); body["n"] = json!(1); body["seed"] = json!(6); body }).json();
+    let alone = server
+        .post(&{
+            let mut body = body.clone();
+            body["n"] = json!(1);
+            body["seed"] = json!(6);
+            body
+        })
+        .json();
     assert_eq!(text(&alone["choices"][0]), text(&choices[1]));
     body["stream"] = json!(true);
     let streamed = server.post(&body);

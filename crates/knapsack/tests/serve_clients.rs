@@ -109,7 +109,11 @@ fn two_hundred_clients_at_once_with_flat_memory() {
                     body["stream"] = json!(client % 2 == 0);
                     let answer = server.post(&body);
                     assert_eq!(answer.status, 200, "{}", answer.body);
-                    assert!(answer.body.contains(if client % 2 == 0 { "[DONE]" } else { SUM_ANSWER }), "{}", answer.body);
+                    assert!(
+                        answer.body.contains(if client % 2 == 0 { "[DONE]" } else { SUM_ANSWER }),
+                        "{}",
+                        answer.body
+                    );
                 });
             }
         });

@@ -120,7 +120,9 @@ impl<'de> Deserialize<'de> for Fields {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
                 let mut fields = Fields::default();
                 while let Some(key) = map.next_key::<String>()? {
-                    fields.set(&key, &mut map).map_err(|error| Error::custom(format_args!("`{}`: {error}", shortened(&key))))?;
+                    fields
+                        .set(&key, &mut map)
+                        .map_err(|error| Error::custom(format_args!("`{}`: {error}", shortened(&key))))?;
                 }
                 Ok(fields)
             }
@@ -158,9 +160,8 @@ impl<'de> Deserialize<'de> for Bias {
                     if bias.len() == MAX_TOKENS_NAMED {
                         return Err(Error::custom(format_args!("more than {MAX_TOKENS_NAMED} tokens")));
                     }
-                    let token = key.parse().map_err(|_| {
-                        Error::custom(format_args!("{:?} is no token id", shortened(&key)))
-                    })?;
+                    let token =
+                        key.parse().map_err(|_| Error::custom(format_args!("{:?} is no token id", shortened(&key))))?;
                     bias.push((token, map.next_value()?));
                 }
                 Ok(Bias(bias))

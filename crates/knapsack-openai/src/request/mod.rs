@@ -36,7 +36,9 @@ impl Request {
             .map_err(|error| ApiError::invalid(format!("the body is no request: {error}")))?;
         fields.check_known()?;
         let messages = match &fields.messages {
-            Some(messages) if !messages.0.is_empty() => messages.0.iter().map(message::read).collect::<Result<_, _>>()?,
+            Some(messages) if !messages.0.is_empty() => {
+                messages.0.iter().map(message::read).collect::<Result<_, _>>()?
+            }
             Some(_) => return Err(ApiError::invalid("`messages` is empty").about("messages")),
             None => return Err(ApiError::invalid("`messages` is missing").about("messages")),
         };

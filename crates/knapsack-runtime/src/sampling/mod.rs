@@ -79,8 +79,15 @@ impl SamplingOptions {
 
 impl From<SamplingDefaults> for SamplingOptions {
     fn from(defaults: SamplingDefaults) -> Self {
-        let SamplingDefaults { temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty } =
-            defaults;
+        let SamplingDefaults {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            presence_penalty,
+            frequency_penalty,
+        } = defaults;
         Self {
             temperature,
             top_k,

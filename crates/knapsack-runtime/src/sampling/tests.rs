@@ -104,7 +104,11 @@ fn frequencies_are_those_of_the_definition() {
     // Of what top-k leaves, 13 of 17 are enough for top-p, where the whole would need all three.
     chi_square(at(|o| (o.top_k, o.top_p) = (3, 0.75)), &row, &shares([0.0, 0.0, 5.0, 8.0, 0.0]));
     chi_square(at(|o| (o.top_k, o.top_p, o.min_p) = (4, 0.99, 0.3)), &row, &shares([0.0, 0.0, 5.0, 8.0, 4.0]));
-    chi_square(at(|o| o.logit_bias = vec![(0, 16.0f32.ln()), (3, -100.0), (99, 1.0)]), &row, &shares([16.0, 2.0, 5.0, 0.0, 4.0]));
+    chi_square(
+        at(|o| o.logit_bias = vec![(0, 16.0f32.ln()), (3, -100.0), (99, 1.0)]),
+        &row,
+        &shares([16.0, 2.0, 5.0, 0.0, 4.0]),
+    );
     // Ties go to the lower token.
     chi_square(at(|o| o.top_k = 2), &[0.0, 0.0, 0.0], &[0.5, 0.5, 0.0]);
     // A greedy answer is unmoved by what draws, and moved by the bias.

@@ -37,7 +37,10 @@ impl Access {
         if let Some(origin) = text(headers, ORIGIN)? {
             let same = origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
             if !same {
-                return Err(forbidden("forbidden_origin", format!("requests of pages of {} are refused", short(origin))));
+                return Err(forbidden(
+                    "forbidden_origin",
+                    format!("requests of pages of {} are refused", short(origin)),
+                ));
             }
         }
         // A server that is asked whether it lives gives nothing away.
