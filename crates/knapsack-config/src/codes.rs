@@ -90,6 +90,10 @@ codes! {
     PREBUILT_MISMATCH = "prebuilt-mismatch";
     /// A model whose architecture or configuration is not supported.
     UNSUPPORTED_MODEL = "unsupported-model";
+    /// A model source that does not exist, may not be read, or is damaged.
+    BAD_MODEL_SOURCE = "bad-model-source";
+    /// A model source that cannot be had now: the network, the disk. The only error after which the same run may succeed.
+    SOURCE_FAILED = "source-failed";
     /// More findings than are shown.
     MORE = "more";
 }

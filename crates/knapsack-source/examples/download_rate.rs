@@ -58,7 +58,7 @@ fn fetch(endpoint: &str, folder: &Path) -> Outcome<()> {
     let location = Location::Hub(HubLocation::new("org/model", None)?);
     let request = ModelRequest { model_id: "model".to_owned(), location, weights: true };
     let sources = Sources::new(&settings, &Silent);
-    sources.fetch(&sources.resolve(&[request], None, &LockPolicy::default())?)?;
+    sources.fetch(&sources.resolve(&[request], None, &LockPolicy::default())?.models)?;
     Ok(())
 }
 

@@ -234,6 +234,35 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// Whether the user has to change something that they wrote or named: the manifest, the lockfile, a setting, the model
+    /// itself. Everything else may pass another time: the network, the disk, a server's limits.
+    pub fn is_wrong_input(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            Self::NoSpace { .. }
+            | Self::RateLimited { .. }
+            | Self::Status { .. }
+            | Self::Connection { .. }
+            | Self::Untrusted { .. }
+            | Self::Redirect { .. }
+            | Self::BadAnswer { .. }
+            | Self::WrongDigest { .. }
+            | Self::Stopped => false,
+            Self::GaveUp { source, .. } => source.is_wrong_input(),
+            Self::Lockfile(error) => !matches!(error, LockfileError::Io { .. }),
+            _ => true,
+        }
+    }
+
+    /// Whether nothing at all can be had of the server now, so that asking it for another model is of no use.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Connection { .. } | Self::Untrusted { .. } | Self::RateLimited { .. } => true,
+            Self::GaveUp { source, .. } => source.is_unreachable(),
+            _ => false,
+        }
+    }
+
     /// Whether another attempt is worth it.
     pub fn retry(&self) -> Retry {
         match self {

@@ -2,7 +2,7 @@
 //!
 //! In: what a manifest says of its models ([`ModelRequest`], with a [`Location`] such as `HF://org/name` or a folder), the
 //! lockfile beside it, and [`Settings`] from the environment. Out: a [`Resolution`] (commit, size and sha256 of every file that
-//! the package needs, and the lockfile that says so), then a [`ModelSource`] per model: a folder on the disk whose every
+//! the package needs, and the lockfile that says so), then a [`ModelFolder`] per model: a folder on the disk whose every
 //! requested file was verified. Before it in the flow is `knapsack-config`; after it are `knapsack-weights` (checkpoints) and
 //! `knapsack-bundle` (MLC models).
 //!
@@ -22,10 +22,11 @@ mod location;
 mod model;
 mod parallel;
 mod progress;
-mod resolve;
+mod resolution;
 mod retry;
 mod select;
 mod settings;
+mod sources;
 mod stamps;
 mod transfer;
 mod usage;
@@ -38,7 +39,8 @@ pub use digest::sha256_file;
 pub use error::{Error, Result, Retry};
 pub use local::{LocalModel, open_local};
 pub use location::{HubLocation, Location, RepoId};
-pub use model::{FileRole, ModelKind, ModelSource, Origin, SourceFile};
+pub use model::{FileRole, ModelKind, ModelFolder, Origin, SourceFile};
 pub use progress::{Event, Progress, Silent};
-pub use resolve::{Found, LockChange, LockPolicy, ModelRequest, Resolution, ResolvedModel, Sources, Update};
+pub use resolution::{LockChange, LockPolicy, ModelRequest, Pinned, Resolution, ResolvedModel, Update};
 pub use settings::{PUBLIC_ENDPOINT, Patience, Settings, Token};
+pub use sources::Sources;

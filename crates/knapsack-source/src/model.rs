@@ -8,7 +8,7 @@ use crate::location::{HubLocation, RepoId};
 
 /// A model that lies on the disk, complete as far as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelSource {
+pub struct ModelFolder {
     /// The manifest's `model_id`.
     pub model_id: String,
     /// The folder. For a remote model it is a snapshot of the hub cache: read it, never write there.

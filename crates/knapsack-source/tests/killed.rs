@@ -27,7 +27,7 @@ fn fetch_in_a_process_of_its_own() {
     let request = ModelRequest { model_id: "model".to_owned(), location, weights: true };
     let sources = Sources::new(&settings, &Silent);
     let resolution = sources.resolve(&[request], None, &LockPolicy::default()).unwrap();
-    sources.fetch(&resolution).unwrap();
+    sources.fetch(&resolution.models).unwrap();
 }
 
 fn start(world: &World) -> Child {

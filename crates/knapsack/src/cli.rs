@@ -6,6 +6,7 @@ pub use sampling::SamplingArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use knapsack_config::Overrides;
+use knapsack_source::LockPolicy;
 use std::path::PathBuf;
 
 /// Turns one declarative manifest into everything a mobile app needs to run language models on the device.
@@ -168,8 +169,8 @@ impl LockArgs {
     }
 
     /// How the lockfile may be used.
-    pub fn locking(&self) -> crate::packaging::Locking {
-        crate::packaging::Locking { locked: self.locked || self.frozen, ..Default::default() }
+    pub fn policy(&self) -> LockPolicy {
+        LockPolicy { locked: self.locked || self.frozen, ..LockPolicy::default() }
     }
 }
 

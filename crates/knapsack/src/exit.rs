@@ -87,13 +87,16 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
     if let Some(AlreadyReported(code)) = error.downcast_ref() {
         return *code;
     }
-    if error.chain().any(|cause| cause.is::<Interrupted>()) {
+    let packaging = error.downcast_ref::<knapsack_package::Error>();
+    let interrupted = matches!(packaging, Some(knapsack_package::Error::Interrupted));
+    if interrupted || error.chain().any(|cause| cause.is::<Interrupted>()) {
         return INTERRUPTED;
     }
     if is_broken_pipe(error) {
         return DONE;
     }
-    if error.downcast_ref::<WrongInput>().is_some() { WRONG_INPUT } else { FAILED }
+    let wrong = error.is::<WrongInput>() || packaging.is_some_and(knapsack_package::Error::is_wrong_input);
+    if wrong { WRONG_INPUT } else { FAILED }
 }
 
 /// Whether the reader of stdout went away, as in `knapsack schema | head -1`: it has what it wants. Only results written

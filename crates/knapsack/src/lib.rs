@@ -11,7 +11,6 @@ pub mod exit;
 pub mod files;
 pub mod first_use;
 pub mod interrupt;
-pub mod model;
 pub mod open;
 pub mod ops;
 pub mod packaging;

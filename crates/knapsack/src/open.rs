@@ -4,8 +4,7 @@
 use crate::cli::{ModelArgs, RunDevice};
 use crate::exit::{OrWrongInput, wrong_input};
 use crate::first_use;
-use crate::model::{FolderKind, Model, compiler_overrides};
-use crate::packaging::Workspace;
+use crate::packaging::{Shown, cache};
 use crate::report::Reporter;
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::app_config::WeightsLocation;
@@ -14,9 +13,10 @@ use knapsack_bundle::cache::{Cache, CacheEntry};
 use knapsack_device::opencl::{OpenClDevice, OpenClOptions};
 use knapsack_device::{CpuDevice, Device, Isa, ReferenceDevice};
 use knapsack_ir::Windows;
+use knapsack_package::{FolderKind, Model, compiler_overrides, converted};
 use knapsack_runtime::text::TextError;
 use knapsack_runtime::{ChatModel, Engine, EngineError, Package, Session};
-use knapsack_source::{ModelSource, Origin, open_local};
+use knapsack_source::open_local;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub struct Opened {
     /// The weight folder.
     pub weights: PathBuf,
     /// Keeps a converted folder in the cache while it is in use.
-    _converted: Option<CacheEntry>,
+    converted: Option<CacheEntry>,
 }
 
 /// A model on a device.
@@ -47,6 +47,8 @@ pub struct Loaded {
     pub session: Session,
     /// The text side.
     pub chat: Option<Arc<ChatModel>>,
+    /// Keeps a converted folder in the cache as long as its weights are used.
+    converted: Option<CacheEntry>,
 }
 
 impl Loaded {
@@ -58,13 +60,13 @@ impl Loaded {
         self.chat.clone().ok_or_else(|| wrong_input(format!("{} has no tokenizer.json", self.name)))
     }
 
-    /// The model with its text side.
+    /// The model with its text side, and what is to be held as long as it is used: a converted folder in the cache.
     ///
     /// # Errors
     /// As [`Loaded::chat`].
-    pub fn into_engine(self) -> anyhow::Result<Engine> {
+    pub fn into_engine(self) -> anyhow::Result<(Engine, Option<CacheEntry>)> {
         let chat = self.chat()?;
-        Ok(Engine::new(self.session, chat))
+        Ok((Engine::new(self.session, chat), self.converted))
     }
 }
 
@@ -97,16 +99,10 @@ pub fn open(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened> {
         FolderKind::Mlc => compiled(name, &model, args, reporter),
         FolderKind::Checkpoint => {
             let local = open_local(path).or_wrong_input()?;
-            let source = ModelSource {
-                model_id: name.clone(),
-                path: path.clone(),
-                kind: local.kind,
-                origin: Origin::Local,
-                files: local.files,
-            };
-            let entry = Workspace::new(reporter, true)?.converted(&name, &source, model.quantization.name)?;
-            let converted = Model::open(entry.content(), None)?;
-            Ok(Opened { _converted: Some(entry), ..compiled(name, &converted, args, reporter)? })
+            let files: Vec<String> = local.files.into_iter().map(|file| file.path).collect();
+            let entry = converted(&cache()?, &name, path, &files, model.quantization, &Shown::new(reporter))?;
+            let weights = Model::open(entry.content(), None)?;
+            Ok(Opened { converted: Some(entry), ..compiled(name, &weights, args, reporter)? })
         }
     }
 }
@@ -116,7 +112,7 @@ pub fn open(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened> {
 /// # Errors
 /// As [`open`]; a device that is not there, or that cannot load the model.
 pub fn load(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Loaded> {
-    let Opened { name, library, weights, _converted } = open(args, reporter)?;
+    let Opened { name, library, weights, converted } = open(args, reporter)?;
     let device = run_device(args.device, args.threads)?;
     reporter.detail("Loading", format_args!("{name} on {}", device.description()));
     let start = Instant::now();
@@ -127,7 +123,8 @@ pub fn load(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Loaded> {
         Err(error) => return Err(error.into()),
     };
     let load_time = start.elapsed();
-    Ok(Loaded { name, library, device: device.description(), load_time, session: Session::new(model), chat })
+    let device = device.description();
+    Ok(Loaded { name, library, device, load_time, session: Session::new(model), chat, converted })
 }
 
 /// The device of that name.
@@ -183,7 +180,7 @@ fn open_package(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened>
         reporter.detail("Compiling", format_args!("{name} for OpenCL: the package is for another device"));
         library = Arc::new(retargeted(&Model::open(&weights, None)?, &library)?);
     }
-    Ok(Opened { name, library, weights, _converted: None })
+    Ok(Opened { name, library, weights, converted: None })
 }
 
 fn folder_name(path: &Path) -> String {
@@ -202,7 +199,7 @@ fn compiled(name: String, model: &Model, args: &ModelArgs, reporter: &Reporter) 
     let target = if args.device == RunDevice::Opencl { Target::OpenCl } else { Target::Host };
     let library = model.compile(chosen.windows, target, None).or_wrong_input()?;
     reporter.detail("Compiled", format_args!("{} in {:.3} s", library.name, start.elapsed().as_secs_f64()));
-    Ok(Opened { name, library: Arc::new(library), weights: model.folder.clone(), _converted: None })
+    Ok(Opened { name, library: Arc::new(library), weights: model.folder.clone(), converted: None })
 }
 
 /// The same model with the same sizes for OpenCL.
@@ -215,5 +212,5 @@ fn retargeted(model: &Model, library: &ModelLibrary) -> anyhow::Result<ModelLibr
         sinks: info.attention_sink_size,
         chunk: info.prefill_chunk_size,
     };
-    model.compile(windows, Target::OpenCl, None)
+    Ok(model.compile(windows, Target::OpenCl, None)?)
 }

@@ -3,7 +3,7 @@
 use crate::cli::PhoneArgs;
 use crate::exit::wrong_input;
 use anyhow::Result;
-use knapsack_config::{AppMemory, DeviceProfile, DeviceProfiles, Loaded, ModelEntry, suggest};
+use knapsack_config::{AppMemory, DeviceProfile, DeviceProfiles, Manifest, ModelEntry, suggest};
 
 /// What the command line says about the app, else the manifest.
 pub fn app_memory(args: &PhoneArgs, stated: &AppMemory) -> AppMemory {
@@ -17,11 +17,11 @@ pub fn app_memory(args: &PhoneArgs, stated: &AppMemory) -> AppMemory {
 ///
 /// # Errors
 /// A name without a profile, or a phone of another platform than the manifest's; with exit code 2.
-pub fn chosen(args: &PhoneArgs, loaded: &Loaded, profiles: &DeviceProfiles) -> Result<Vec<DeviceProfile>> {
+pub fn chosen(args: &PhoneArgs, manifest: &Manifest, profiles: &DeviceProfiles) -> Result<Vec<DeviceProfile>> {
     if args.phone.is_empty() {
-        return Ok(loaded.manifest.target_devices.iter().map(|phone| phone.value.clone()).collect());
+        return Ok(manifest.target_devices.iter().map(|phone| phone.value.clone()).collect());
     }
-    let device = loaded.manifest.device.value;
+    let device = manifest.device.value;
     let mut phones: Vec<DeviceProfile> = Vec::new();
     for name in &args.phone {
         let profile = named(name, profiles)?;
@@ -52,11 +52,11 @@ pub fn named<'a>(name: &str, profiles: &'a DeviceProfiles) -> Result<&'a DeviceP
 ///
 /// # Errors
 /// An id that the manifest does not have; with exit code 2.
-pub fn models(ids: &[String], loaded: &Loaded) -> Result<Vec<usize>> {
-    let entries = &loaded.manifest.models;
+pub fn models(ids: &[String], manifest: &Manifest) -> Result<Vec<usize>> {
+    let entries = &manifest.models;
     let place = |id: &String| {
         let of = |entry: &ModelEntry| entry.model_id.value == *id;
-        entries.iter().position(of).ok_or_else(|| unknown_model(id, loaded))
+        entries.iter().position(of).ok_or_else(|| unknown_model(id, manifest))
     };
     let mut places = ids.iter().map(place).collect::<Result<Vec<_>>>()?;
     if ids.is_empty() {
@@ -66,8 +66,8 @@ pub fn models(ids: &[String], loaded: &Loaded) -> Result<Vec<usize>> {
 }
 
 /// The error for a model that the manifest does not have.
-pub fn unknown_model(id: &str, loaded: &Loaded) -> anyhow::Error {
-    let ids = loaded.manifest.models.iter().map(|model| model.model_id.value.as_str());
+pub fn unknown_model(id: &str, manifest: &Manifest) -> anyhow::Error {
+    let ids = manifest.models.iter().map(|model| model.model_id.value.as_str());
     let hint = suggest::nearest(id, ids).map_or(String::new(), |near| format!("; did you mean {near}?"));
     wrong_input(format!("the manifest has no model {id}{hint}"))
 }

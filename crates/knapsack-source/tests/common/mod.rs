@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use knapsack_config::Lockfile;
 use knapsack_source::{
-    Error, Event, HubLocation, Location, LockPolicy, ModelRequest, ModelSource, Patience, Resolution, Result, Settings,
+    Error, Event, HubLocation, Location, LockPolicy, ModelRequest, ModelFolder, Patience, Resolution, Result, Settings,
     Sources,
 };
 use knapsack_testkit::hub::{HubRepository, HubServer};
@@ -50,7 +50,7 @@ impl World {
         ModelRequest { model_id: "model".to_owned(), location: Location::Hub(location), weights }
     }
 
-    pub fn run(&self, text: &str, lock: Option<&Lockfile>) -> Result<(Resolution, Vec<ModelSource>)> {
+    pub fn run(&self, text: &str, lock: Option<&Lockfile>) -> Result<(Resolution, Vec<ModelFolder>)> {
         self.run_all(&[self.request(text, true)], lock, &LockPolicy::default())
     }
 
@@ -59,7 +59,7 @@ impl World {
         requests: &[ModelRequest],
         lock: Option<&Lockfile>,
         policy: &LockPolicy,
-    ) -> Result<(Resolution, Vec<ModelSource>)> {
+    ) -> Result<(Resolution, Vec<ModelFolder>)> {
         let progress = |event: Event<'_>| {
             if !matches!(event, Event::Bytes { .. }) {
                 self.events.lock().unwrap().push(format!("{event:?}"));
@@ -67,7 +67,7 @@ impl World {
         };
         let sources = Sources::new(&self.settings, &progress);
         let resolution = sources.resolve(requests, lock, policy)?;
-        let models = sources.fetch(&resolution)?;
+        let models = sources.fetch(&resolution.models)?;
         Ok((resolution, models))
     }
 

@@ -41,7 +41,7 @@ struct Chat<'a> {
 pub fn run(args: &ChatArgs, reporter: &Reporter) -> anyhow::Result<()> {
     let loaded = open::load(&args.model, reporter)?;
     let (memory, load_time, name) = (loaded.session.memory(), loaded.load_time, loaded.name.clone());
-    let engine = loaded.into_engine()?;
+    let (engine, _held) = loaded.into_engine()?;
     // A model that cannot chat says so before the first question.
     engine.chat().prompt(&[Message::new(Role::User, "")]).map_err(|error| engine_error(error.into()))?;
     let options = generate_options(&args.sampling, engine.chat().defaults)?;

@@ -8,17 +8,17 @@ use serde_json::json;
 
 /// Checks a manifest. Wrong ones exit with 2.
 pub fn run(args: &CheckArgs, reporter: &Reporter) -> anyhow::Result<()> {
-    let loaded = packaging::load(&args.manifest, reporter)?;
-    reporter.diagnostics(&loaded.report);
-    let (models, warnings) = (loaded.manifest.models.len(), loaded.report.count(Severity::Warning));
+    let read = packaging::read(&args.manifest, reporter)?;
+    reporter.diagnostics(read.report());
+    let (models, warnings) = (read.manifest.models.len(), read.report().count(Severity::Warning));
     if reporter.is_json() {
-        let ids: Vec<&str> = loaded.manifest.models.iter().map(|model| model.model_id.value.as_str()).collect();
+        let ids: Vec<&str> = read.manifest.models.iter().map(|model| model.model_id.value.as_str()).collect();
         let summary = json!({
             "manifest": args.manifest.config.display().to_string(),
-            "device": loaded.manifest.device.value,
+            "device": read.manifest.device.value,
             "models": ids,
             "warnings": warnings,
-            "notices": loaded.report.count(Severity::Notice),
+            "notices": read.report().count(Severity::Notice),
         });
         return reporter.result("checked", &summary);
     }
@@ -30,7 +30,7 @@ pub fn run(args: &CheckArgs, reporter: &Reporter) -> anyhow::Result<()> {
             "{}: {} for {}{suffix}",
             args.manifest.config.display(),
             plural(models, "model"),
-            loaded.manifest.device.value
+            read.manifest.device.value
         ),
     );
     Ok(())

@@ -3,12 +3,12 @@
 use crate::cli::{CompileArgs, CompileDevice};
 use crate::exit::OrWrongInput;
 use crate::files::write_atomically;
-use crate::model::{Model, compiler_overrides};
 use crate::report::Reporter;
 use anyhow::Result;
 use knapsack_artifact::library::Target;
 use knapsack_bundle::Library;
 use knapsack_bundle::objects::{Abi, AppleSlice, archive, shared_library};
+use knapsack_package::{Model, compiler_overrides};
 use std::sync::Arc;
 
 /// Compiles the model and writes the library: a static archive for Apple devices, a shared library (arm64-v8a) for Android,

@@ -3,15 +3,15 @@
 use crate::cli::FitArgs;
 use crate::exit::{AlreadyReported, FAILED, OrWrongInput, wrong_input};
 use crate::files::write_atomically;
-use crate::model::Model;
-use crate::packaging::{self, Budget, Workspace, fixed_sizes};
+use crate::packaging::{self, Read, Shown};
 use crate::phones;
 use crate::report::Reporter;
 use crate::table::{Align, Table};
 use anyhow::{Context, Result};
 use knapsack_compiler::{Chosen, MIN_CHUNK, Notice, OverBudget};
-use knapsack_config::{Loaded, ModelEntry, Overrides, set_overrides};
+use knapsack_config::{Manifest, ModelEntry, Overrides, set_overrides};
 use knapsack_ir::Windows;
+use knapsack_package::{Budget, Found, Model, fixed_sizes};
 use knapsack_tensor::QUANTIZATIONS;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -20,18 +20,20 @@ use std::path::PathBuf;
 /// Fits models, and with `--write` changes the manifest.
 pub fn run(args: &FitArgs, reporter: &Reporter) -> Result<()> {
     let profiles = packaging::profiles(&args.on.manifest)?;
-    let loaded = packaging::load(&args.on.manifest, reporter)?;
-    let workspace = Workspace::new(reporter, args.on.lock.offline())?;
-    let places = phones::models(&args.on.models, &loaded)?;
-    let budgets = budgets(args, &loaded, &phones::chosen(&args.on.phones, &loaded, &profiles)?, reporter)?;
-    let resolved = workspace.resolve(&loaded, &args.on.lock.locking())?;
+    let mut read = packaging::read(&args.on.manifest, reporter)?;
+    let shown = Shown::new(reporter);
+    let packager = packaging::packager(&shown, args.on.lock.offline())?;
+    let places = phones::models(&args.on.models, &read.manifest)?;
+    let phones = phones::chosen(&args.on.phones, &read.manifest, &profiles)?;
+    let budgets = budgets(args, &read.manifest, &phones, reporter)?;
+    let found = packager.find(&read.manifest, &args.on.lock.policy())?;
+    let found = read.settle(found)?.models;
     let mut fitted = Vec::with_capacity(places.len());
     for &place in &places {
-        let entry = &loaded.manifest.models[place];
-        fitted.push(Fitted::of(entry, &resolved.sources[place].path, &budgets[place], args.min_context)?);
+        fitted.push(Fitted::of(&found[place], &budgets[place], args.min_context)?);
     }
     let fits = fitted.iter().all(|model| model.problem.is_none());
-    let written = if fits && args.write { write(&loaded, &fitted)? } else { Vec::new() };
+    let written = if fits && args.write { write(&read, &fitted)? } else { Vec::new() };
     show(args, &fitted, &written, reporter)?;
     if fits { Ok(()) } else { Err(AlreadyReported(FAILED).into()) }
 }
@@ -39,11 +41,11 @@ pub fn run(args: &FitArgs, reporter: &Reporter) -> Result<()> {
 /// How much each model may take, in the order of the manifest.
 fn budgets(
     args: &FitArgs,
-    loaded: &Loaded,
+    manifest: &Manifest,
     phones: &[knapsack_config::DeviceProfile],
     reporter: &Reporter,
 ) -> Result<Vec<Budget>> {
-    let app = phones::app_memory(&args.on.phones, &loaded.manifest.app_memory);
+    let app = phones::app_memory(&args.on.phones, &manifest.app_memory);
     if phones.is_empty() && args.budget.is_none() {
         return Err(wrong_input("fit to what? Give --phone or --budget, or target_devices in the manifest"));
     }
@@ -64,7 +66,7 @@ fn budgets(
         }
         budget
     };
-    Ok(loaded.manifest.models.iter().map(budget).collect())
+    Ok(manifest.models.iter().map(budget).collect())
 }
 
 /// A model with the sizes that fit, or what is wrong with the smallest.
@@ -78,9 +80,10 @@ struct Fitted<'a> {
 }
 
 impl<'a> Fitted<'a> {
-    fn of(entry: &'a ModelEntry, folder: &std::path::Path, budget: &'a Budget, min_context: u32) -> Result<Self> {
-        let model =
-            Model::open(folder, entry.quantization.as_ref().map(|format| format.value.name)).or_wrong_input()?;
+    fn of(found: &'a Found, budget: &'a Budget, min_context: u32) -> Result<Self> {
+        let entry = &found.entry;
+        let format = entry.quantization.as_ref().map(|format| format.value.name);
+        let model = Model::open(&found.folder.path, format).or_wrong_input()?;
         let Budget { bytes: Some(bytes), of, .. } = budget else {
             return Err(wrong_input("nothing limits the memory"));
         };
@@ -221,10 +224,10 @@ fn show(args: &FitArgs, fitted: &[Fitted<'_>], written: &[PathBuf], reporter: &R
 
 /// Puts the sizes into the files that say something about the models: the manifest, or one that it extends. Gives those that
 /// changed.
-fn write(loaded: &Loaded, fitted: &[Fitted<'_>]) -> Result<Vec<PathBuf>> {
+fn write(read: &Read<'_>, fitted: &[Fitted<'_>]) -> Result<Vec<PathBuf>> {
     let mut texts: BTreeMap<PathBuf, (String, String)> = BTreeMap::new();
     for model in fitted {
-        let path = loaded.report.sources.file(model.entry.span.file).path().to_owned();
+        let path = read.report().sources.file(model.entry.span.file).path().to_owned();
         let shown = || format!("cannot change {}", path.display());
         if !texts.contains_key(&path) {
             let text = std::fs::read_to_string(&path).with_context(shown)?;

@@ -10,7 +10,8 @@ use std::path::Path;
 
 /// Computes the logits and writes them beside the output, then renames.
 pub fn run(args: &LogitsArgs, reporter: &Reporter) -> anyhow::Result<()> {
-    let mut session = open::load(&args.model, reporter)?.session;
+    let loaded = open::load(&args.model, reporter)?;
+    let mut session = loaded.session;
     let columns = session.info().vocab_size as usize;
     let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let context = || format!("cannot write {}", args.output.display());

@@ -1,15 +1,16 @@
 //! `knapsack memory`: what each model needs on each phone, and how that grows with its sizes.
 
 use crate::cli::MemoryArgs;
-use crate::packaging::{self, PlannedModel, Workspace, fixed_sizes};
+use crate::packaging::{self, Shown};
 use crate::phones;
 use crate::report::Reporter;
 use crate::table::{Align, Table, bytes};
 use anyhow::Result;
 use knapsack_artifact::library::MemoryPlan;
 use knapsack_compiler::{MIN_CHUNK, MIN_CONTEXT};
-use knapsack_config::{AppMemory, DeviceProfile, DeviceProfiles, ModelEntry};
+use knapsack_config::{AppMemory, DeviceProfile, DeviceProfiles};
 use knapsack_ir::Windows;
+use knapsack_package::{PlanRow, Planned, fixed_sizes};
 use serde::Serialize;
 use serde_json::json;
 use std::fmt::Write;
@@ -21,27 +22,29 @@ pub fn run(args: &MemoryArgs, reporter: &Reporter) -> Result<()> {
     if args.list_phones {
         return list_phones(&profiles, as_json, reporter);
     }
-    let mut loaded = packaging::load(&args.on.manifest, reporter)?;
-    let workspace = Workspace::new(reporter, args.on.lock.offline())?;
-    let places = phones::models(&args.on.models, &loaded)?;
-    let app = phones::app_memory(&args.on.phones, &loaded.manifest.app_memory);
-    let mut phones = phones::chosen(&args.on.phones, &loaded, &profiles)?;
+    let mut read = packaging::read(&args.on.manifest, reporter)?;
+    let shown = Shown::new(reporter);
+    let packager = packaging::packager(&shown, args.on.lock.offline())?;
+    let places = phones::models(&args.on.models, &read.manifest)?;
+    let app = phones::app_memory(&args.on.phones, &read.manifest.app_memory);
+    let mut phones = phones::chosen(&args.on.phones, &read.manifest, &profiles)?;
     if phones.is_empty() {
-        let platform = loaded.manifest.device.value.platform();
+        let platform = read.manifest.device.value.platform();
         phones = profiles.iter().filter(|profile| profile.platform == platform).cloned().collect();
     }
-    let resolved = workspace.resolve(&loaded, &args.on.lock.locking())?;
+    let found = packager.find(&read.manifest, &args.on.lock.policy())?;
+    let found = read.settle(found)?;
     // What does not fit is shown, not refused.
-    let plan = workspace.plan(&mut loaded, &resolved, true)?;
-    let shown =
-        places.iter().map(|&place| Shown::of(&plan.models[place], &loaded.manifest.models[place], &phones, &app));
-    let shown = shown.collect::<Result<Vec<_>>>()?;
+    let planned = packager.plan(&read.manifest, found.models, true);
+    let planned = read.settle(planned)?;
+    let reports = places.iter().map(|&place| ModelMemory::of(&planned[place], &phones, &app));
+    let reports = reports.collect::<Result<Vec<_>>>()?;
     if as_json {
-        let value = json!({ "device": loaded.manifest.device.value, "app": app, "phones": phones, "models": shown });
+        let value = json!({ "device": read.manifest.device.value, "app": app, "phones": phones, "models": reports });
         return if reporter.is_json() { reporter.result("memory", &value) } else { reporter.line(value) };
     }
     let mut text = String::new();
-    for model in &shown {
+    for model in &reports {
         model.write(&phones, &mut text)?;
     }
     writeln!(text, "{}", footnote(&app))?;
@@ -85,18 +88,18 @@ struct Growth {
 }
 
 #[derive(Serialize)]
-struct Shown<'a> {
+struct ModelMemory<'a> {
     #[serde(flatten)]
-    row: packaging::Row<'a>,
+    row: PlanRow<'a>,
     #[serde(skip)]
-    planned: &'a PlannedModel,
+    planned: &'a Planned,
     largest_buffer: u64,
     on: Vec<OnPhone>,
     growth: Vec<Growth>,
 }
 
-impl<'a> Shown<'a> {
-    fn of(planned: &'a PlannedModel, entry: &ModelEntry, phones: &[DeviceProfile], app: &AppMemory) -> Result<Self> {
+impl<'a> ModelMemory<'a> {
+    fn of(planned: &'a Planned, phones: &[DeviceProfile], app: &AppMemory) -> Result<Self> {
         let largest_buffer = planned.model.largest_buffer(&planned.windows)?;
         let mut on = Vec::with_capacity(phones.len());
         for phone in phones {
@@ -108,19 +111,19 @@ impl<'a> Shown<'a> {
                 fits: available.map(|available| total <= available),
                 left: available.map(|available| i128::from(available) - i128::from(total)),
                 largest_context: available
-                    .map(|available| largest_context(planned, entry, available))
+                    .map(|available| largest_context(planned, available))
                     .transpose()?
                     .flatten(),
                 largest_buffer_fits: phone.max_buffer.as_ref().map(|limit| largest_buffer <= limit.bytes),
             });
         }
-        Ok(Shown { row: planned.row(), planned, largest_buffer, on, growth: growth(planned)? })
+        Ok(ModelMemory { row: planned.row(), planned, largest_buffer, on, growth: growth(planned)? })
     }
 
     fn write(&self, phones: &[DeviceProfile], text: &mut String) -> Result<()> {
-        let PlannedModel { model_id, model, windows, memory, .. } = self.planned;
+        let Planned { model, windows, memory, .. } = self.planned;
         let MemoryPlan { weights, kv_cache, workspace } = memory;
-        writeln!(text, "{model_id} ({}, {})", model.quantization.name, sizes(windows))?;
+        writeln!(text, "{} ({}, {})", self.planned.id(), model.quantization.name, sizes(windows))?;
         writeln!(
             text,
             "  weights {weights} + KV cache {kv_cache} + workspace {workspace} = {} bytes; largest buffer {}\n",
@@ -199,14 +202,14 @@ fn signed(count: i128) -> String {
     if count < 0 { format!("-{size}") } else { size }
 }
 
-fn largest_context(planned: &PlannedModel, entry: &ModelEntry, available: u64) -> Result<Option<u32>> {
-    let fitted = planned.model.fit(&fixed_sizes(&entry.overrides, &planned.model), available)?;
+fn largest_context(planned: &Planned, available: u64) -> Result<Option<u32>> {
+    let fitted = planned.model.fit(&fixed_sizes(&planned.found.entry.overrides, &planned.model), available)?;
     let windows = fitted.windows;
     Ok(fitted.over_budget.is_none().then(|| windows.sliding.unwrap_or(windows.context)))
 }
 
 /// The plan for contexts and chunks that double, up to the model's own, and for its planned sizes.
-fn growth(planned: &PlannedModel) -> Result<Vec<Growth>> {
+fn growth(planned: &Planned) -> Result<Vec<Growth>> {
     let own = planned.model.own().windows;
     let planned_context = planned.windows.sliding.unwrap_or(planned.windows.context);
     let most = match planned.windows.sliding {

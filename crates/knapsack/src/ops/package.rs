@@ -1,27 +1,35 @@
 //! `knapsack package`: the whole way from a manifest to a package.
 
 use crate::cli::{LinkMode, PackageArgs};
-use crate::ops::plan::print_plan;
-use crate::packaging::{self, Workspace};
+use crate::ops::plan::table;
+use crate::packaging::{self, Shown};
 use crate::report::Reporter;
 use anyhow::Result;
+use knapsack_package::{Destination, Planned};
 use serde_json::json;
 
-/// Packages. See [`crate::packaging`] for the stages.
+/// Packages. See [`knapsack_package`] for the stages.
 pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
     let started = std::time::Instant::now();
-    let workspace = Workspace::new(reporter, args.lock.offline())?;
-    let mut loaded = packaging::load(&args.manifest, reporter)?;
-    let resolved = workspace.resolve(&loaded, &args.lock.locking())?;
-    let plan = workspace.plan(&mut loaded, &resolved, args.allow_over_budget)?;
-    let compiled = workspace.compile(&mut loaded, &plan)?;
-    let provided = workspace.provide(&loaded, &plan, &resolved)?;
+    let shown = Shown::new(reporter);
+    let packager = packaging::packager(&shown, args.lock.offline())?;
+    let mut read = packaging::read(&args.manifest, reporter)?;
+    let found = packager.find(&read.manifest, &args.lock.policy())?;
+    let found = read.settle(found)?;
+    let planned = packager.plan(&read.manifest, found.models, args.allow_over_budget);
+    let planned = read.settle(planned)?;
+    let built = packager.build(&read.manifest, planned)?;
+    let built = read.settle(built)?;
+    let ready = packager.make_ready(built)?;
+    let ready = read.settle(ready)?;
     let link_mode = match args.link_mode {
         LinkMode::Reflink => knapsack_bundle::LinkMode::Reflink,
         LinkMode::Copy => knapsack_bundle::LinkMode::Copy,
         LinkMode::Hardlink => knapsack_bundle::LinkMode::Hardlink,
     };
-    let report = workspace.bundle(&loaded, &plan, compiled, provided, &args.output, link_mode)?;
+    let destination = Destination { folder: &args.output, link_mode };
+    let report = packager.bundle(&read.manifest, &ready, destination)?;
+    let planned = || ready.iter().map(|model| &model.built.planned);
     for file in &report.written {
         let reason = file.reason.map(|reason| reason.to_string()).unwrap_or_default();
         reporter.detail("Wrote", format_args!("{}: {reason}", file.path));
@@ -32,7 +40,7 @@ pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
     if reporter.is_json() {
         let value = json!({
             "output": args.output,
-            "models": plan.models.iter().map(|model| model.row()).collect::<Vec<_>>(),
+            "models": planned().map(Planned::row).collect::<Vec<_>>(),
             "written": report.written.iter().map(|file| &file.path).collect::<Vec<_>>(),
             "kept": report.kept.len(),
             "removed": report.removed.iter().map(|file| &file.path).collect::<Vec<_>>(),
@@ -41,11 +49,11 @@ pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
         return reporter.result("packaged", &value);
     }
     if !reporter.is_quiet() {
-        print_plan(&plan, reporter)?;
+        reporter.stdout(|out| write!(out, "{}", table(planned())))?;
     }
     let what = format_args!(
         "{} to {} ({}, {} files written, {} kept) in {:.2} s",
-        loaded.manifest.device.value,
+        read.manifest.device.value,
         args.output.display(),
         crate::table::bytes(report.total_bytes()),
         report.written.len(),

@@ -1,32 +1,36 @@
 //! `knapsack plan`: what `package` would compile, and the memory it takes; nothing is compiled or written.
 
 use crate::cli::PlanArgs;
-use crate::packaging::{self, Plan, Workspace};
+use crate::packaging::{self, Shown};
 use crate::report::Reporter;
 use crate::table::{Align, Table};
 use anyhow::Result;
+use knapsack_package::Planned;
 use serde_json::json;
 
 /// Plans every model of a manifest.
 pub fn run(args: &PlanArgs, reporter: &Reporter) -> Result<()> {
-    let workspace = Workspace::new(reporter, args.lock.offline())?;
-    let mut loaded = packaging::load(&args.manifest, reporter)?;
-    let resolved = workspace.resolve(&loaded, &args.lock.locking())?;
-    let plan = workspace.plan(&mut loaded, &resolved, args.allow_over_budget)?;
+    let shown = Shown::new(reporter);
+    let packager = packaging::packager(&shown, args.lock.offline())?;
+    let mut read = packaging::read(&args.manifest, reporter)?;
+    let found = packager.find(&read.manifest, &args.lock.policy())?;
+    let found = read.settle(found)?;
+    let planned = packager.plan(&read.manifest, found.models, args.allow_over_budget);
+    let planned = read.settle(planned)?;
     if reporter.is_json() {
-        let models: Vec<_> = plan.models.iter().map(|model| model.row()).collect();
-        return reporter.result("plan", &json!({ "device": loaded.manifest.device.value, "models": models }));
+        let models: Vec<_> = planned.iter().map(Planned::row).collect();
+        return reporter.result("plan", &json!({ "device": read.manifest.device.value, "models": models }));
     }
-    print_plan(&plan, reporter)
+    reporter.stdout(|out| write!(out, "{}", table(&planned)))
 }
 
 /// The memory of each planned model: exact bytes, since that is what the plan is about.
-pub fn print_plan(plan: &Plan, reporter: &Reporter) -> Result<()> {
+pub fn table<'a>(models: impl IntoIterator<Item = &'a Planned>) -> Table {
     let numbers = ["window", "chunk", "weights", "KV cache", "workspace", "total", "budget"];
     let columns: Vec<_> =
         std::iter::once(("model", Align::Left)).chain(numbers.map(|name| (name, Align::Right))).collect();
     let mut table = Table::new(&columns);
-    for model in &plan.models {
+    for model in models {
         let windows = &model.windows;
         let window = match windows.sliding {
             Some(window) => format!("{window} sliding"),
@@ -34,9 +38,9 @@ pub fn print_plan(plan: &Plan, reporter: &Reporter) -> Result<()> {
         };
         let memory = &model.memory;
         let bytes = [memory.weights, memory.kv_cache, memory.workspace, memory.total()].map(|bytes| bytes.to_string());
-        let budget = model.declared.map_or("as planned".to_owned(), |declared| declared.to_string());
-        let sizes = [model.model_id.clone(), window, windows.chunk.to_string()];
+        let budget = model.declared().map_or("as planned".to_owned(), |declared| declared.to_string());
+        let sizes = [model.id().to_owned(), window, windows.chunk.to_string()];
         table.row(sizes.into_iter().chain(bytes).chain([budget]));
     }
-    reporter.stdout(|out| write!(out, "{table}"))
+    table
 }

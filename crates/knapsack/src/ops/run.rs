@@ -21,7 +21,7 @@ pub fn run(args: &RunArgs, reporter: &Reporter) -> anyhow::Result<()> {
     let text = prompt(&args.prompt)?;
     let loaded = open::load(&args.model, reporter)?;
     let (memory, load_time) = (loaded.session.memory(), loaded.load_time);
-    let mut engine = loaded.into_engine()?;
+    let (mut engine, _held) = loaded.into_engine()?;
     let defaults = SamplingDefaults { temperature: 0.0, ..engine.chat().defaults };
     let options = generate_options(&args.sampling, defaults)?;
     let tokens = if args.raw {

@@ -2,27 +2,28 @@
 
 use crate::cli::UpdateArgs;
 use crate::exit::wrong_input;
-use crate::packaging::{self, Locking, Workspace};
+use crate::packaging::{self, Shown};
 use crate::phones;
 use crate::report::Reporter;
 use anyhow::Result;
-use knapsack_config::{Loaded, ModelSource};
-use knapsack_source::{LockChange, Update};
+use knapsack_config::{Manifest, ModelSource};
+use knapsack_source::{LockChange, LockPolicy, Update};
 use serde_json::json;
 
 /// Asks the hub for the named models, or all; the others stay where they are.
 pub fn run(args: &UpdateArgs, reporter: &Reporter) -> Result<()> {
-    let workspace = Workspace::new(reporter, false)?;
-    let loaded = packaging::load(&args.manifest, reporter)?;
+    let shown = Shown::new(reporter);
+    let packager = packaging::packager(&shown, false)?;
+    let mut read = packaging::read(&args.manifest, reporter)?;
     for id in &args.models {
-        check(id, &loaded)?;
+        check(id, &read.manifest)?;
     }
     let update = match args.models.is_empty() {
         true => Update::Everything,
         false => Update::Models(args.models.iter().cloned().collect()),
     };
-    let resolved = workspace.resolve(&loaded, &Locking { locked: false, update })?;
-    let changes = &resolved.resolution.changes;
+    let found = packager.find(&read.manifest, &LockPolicy { locked: false, update })?;
+    let changes = &read.settle(found)?.changes;
     if reporter.is_json() {
         return reporter.result("updated", &json!({ "changes": changes.iter().map(change).collect::<Vec<_>>() }));
     }
@@ -59,10 +60,10 @@ fn change(change: &LockChange) -> serde_json::Value {
 }
 
 /// Whether the manifest has a model of this id that comes from a hub.
-fn check(id: &str, loaded: &Loaded) -> Result<()> {
-    match loaded.manifest.model(id).map(|model| &model.source.value) {
+fn check(id: &str, manifest: &Manifest) -> Result<()> {
+    match manifest.model(id).map(|model| &model.source.value) {
         Some(ModelSource::Hub(_)) => Ok(()),
         Some(ModelSource::Local(_)) => Err(wrong_input(format!("{id} is a local model, which has nothing to update"))),
-        None => Err(phones::unknown_model(id, loaded)),
+        None => Err(phones::unknown_model(id, manifest)),
     }
 }

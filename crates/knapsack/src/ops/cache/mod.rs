@@ -4,6 +4,7 @@
 mod downloads;
 
 use crate::cli::{CacheArgs, CacheCleanArgs, CacheCommand};
+use crate::packaging;
 use crate::report::Reporter;
 use crate::table::{Align, Table, bytes};
 use anyhow::Result;
@@ -13,17 +14,9 @@ use knapsack_source::Settings;
 use serde_json::{Value, json};
 use std::time::UNIX_EPOCH;
 
-/// The cache where the environment wants it.
-///
-/// # Errors
-/// When the environment does not even name a home folder.
-pub fn open() -> Result<Cache> {
-    Ok(Cache::at(Cache::place(|name| std::env::var_os(name))?))
-}
-
 /// Shows, checks or empties the cache.
 pub fn run(args: &CacheArgs, reporter: &Reporter) -> Result<()> {
-    let cache = open()?;
+    let cache = packaging::cache()?;
     let settings = Settings::from_env(cache.root())?;
     match &args.command {
         CacheCommand::List(form) => list(&cache, &settings, form.json || reporter.is_json(), reporter),

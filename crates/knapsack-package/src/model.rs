@@ -1,15 +1,15 @@
 //! A model folder as far as planning and compiling need it: its configuration, never its weights.
 
-use crate::files::read_limited;
-use anyhow::{Context, Result};
 use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::chat_config;
 use knapsack_artifact::library::{MemoryPlan, Target};
-use knapsack_compiler::{ChooseError, Chosen, CompileRequest, Fixed, Overrides, Own};
+use knapsack_compiler::{ChooseError, Chosen, CompileError, CompileRequest, Fixed, Overrides, Own};
 use knapsack_config::DEFAULT_QUANTIZATION;
 use knapsack_ir::Windows;
-use knapsack_models::{GraphError, ModelConfig};
-use knapsack_tensor::Quantization;
+use knapsack_models::{ConfigError, GraphError, ModelConfig};
+use knapsack_tensor::{Quantization, UnknownQuantization};
 use serde_json::Value;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Largest configuration file that is read.
@@ -22,6 +22,65 @@ pub enum FolderKind {
     Checkpoint,
     /// `mlc-chat-config.json`: weights, if any, are used as they are.
     Mlc,
+}
+
+/// Why a model folder's configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The folder has no configuration of a model.
+    #[error("{} holds neither mlc-chat-config.json nor config.json", .0.display())]
+    NoConfiguration(PathBuf),
+    /// The configuration cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The configuration is larger than any real one.
+    #[error("{} is larger than {MAX_CONFIG_BYTES} bytes", .0.display())]
+    TooLarge(PathBuf),
+    /// The configuration is no JSON.
+    #[error("{} is not valid JSON", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where it stops being JSON.
+        source: serde_json::Error,
+    },
+    /// No family can use the configuration.
+    #[error("{}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ConfigError,
+    },
+    /// The weights are in a format that does not exist.
+    #[error("{}", path.display())]
+    Format {
+        /// The file that says so.
+        path: PathBuf,
+        /// The format.
+        source: UnknownQuantization,
+    },
+    /// Weights that were converted are not converted again.
+    #[error("{} is in {own} already: {wanted} needs the checkpoint", folder.display())]
+    Converted {
+        /// The folder.
+        folder: PathBuf,
+        /// Its format.
+        own: String,
+        /// The format asked for.
+        wanted: String,
+    },
+    /// The configuration makes no graph.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The graph cannot be compiled for these sizes.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
 }
 
 /// A model's configuration and the format of its weights.
@@ -45,14 +104,14 @@ impl Model {
     ///
     /// # Errors
     /// No configuration, one that cannot be read or is not supported, or a format that the folder does not have.
-    pub fn open(folder: &Path, quantization: Option<&str>) -> Result<Self> {
-        let mlc = folder.join("mlc-chat-config.json");
+    pub fn open(folder: &Path, quantization: Option<&str>) -> Result<Self, ModelError> {
+        let mlc = folder.join(chat_config::FILE_NAME);
         let (kind, path) = match mlc.is_file() {
             true => (FolderKind::Mlc, mlc),
             false => (FolderKind::Checkpoint, folder.join("config.json")),
         };
         if !path.is_file() {
-            anyhow::bail!("{} holds neither mlc-chat-config.json nor config.json", folder.display());
+            return Err(ModelError::NoConfiguration(folder.to_owned()));
         }
         let (config_bytes, value) = read_json(&path)?;
         let (config, name) = match kind {
@@ -62,13 +121,13 @@ impl Model {
             FolderKind::Mlc => {
                 let own = value.get("quantization").and_then(Value::as_str).unwrap_or_default().to_owned();
                 if let Some(wanted) = quantization.filter(|wanted| *wanted != own) {
-                    anyhow::bail!("{} is in {own} already: {wanted} needs the checkpoint", folder.display());
+                    return Err(ModelError::Converted { folder: folder.to_owned(), own, wanted: wanted.to_owned() });
                 }
                 (ModelConfig::from_mlc(&value), own)
             }
         };
-        let config = config.with_context(|| path.display().to_string())?;
-        let quantization = name.parse::<Quantization>().with_context(|| path.display().to_string())?;
+        let config = config.map_err(|source| ModelError::Config { path: path.clone(), source })?;
+        let quantization = name.parse::<Quantization>().map_err(|source| ModelError::Format { path, source })?;
         Ok(Model { folder: folder.to_owned(), kind, config, quantization, config_bytes })
     }
 
@@ -94,7 +153,7 @@ impl Model {
     ///
     /// # Errors
     /// Sizes that do not go together, or a configuration that makes no graph.
-    pub fn memory(&self, windows: &Windows) -> Result<MemoryPlan> {
+    pub fn memory(&self, windows: &Windows) -> Result<MemoryPlan, ModelError> {
         Ok(knapsack_compiler::plan(&self.config.graph(&self.quantization, windows)?, windows)?)
     }
 
@@ -102,7 +161,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::memory`].
-    pub fn largest_buffer(&self, windows: &Windows) -> Result<u64> {
+    pub fn largest_buffer(&self, windows: &Windows) -> Result<u64, ModelError> {
         Ok(knapsack_compiler::largest_buffer(&self.config.graph(&self.quantization, windows)?, windows)?)
     }
 
@@ -121,7 +180,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`knapsack_compiler::compile`].
-    pub fn compile(&self, windows: Windows, target: Target, name: Option<&str>) -> Result<ModelLibrary> {
+    pub fn compile(&self, windows: Windows, target: Target, name: Option<&str>) -> Result<ModelLibrary, ModelError> {
         let graph = self.config.graph(&self.quantization, &windows)?;
         Ok(knapsack_compiler::compile(&CompileRequest { graph: &graph, windows, target, name })?)
     }
@@ -138,8 +197,15 @@ pub fn compiler_overrides(overrides: &knapsack_config::Overrides) -> Overrides {
     }
 }
 
-fn read_json(path: &Path) -> Result<(Vec<u8>, Value)> {
-    let bytes = read_limited(path, MAX_CONFIG_BYTES)?;
-    let value = serde_json::from_slice(&bytes).with_context(|| format!("{} is not valid JSON", path.display()))?;
+fn read_json(path: &Path) -> Result<(Vec<u8>, Value), ModelError> {
+    let failed = |source| ModelError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_CONFIG_BYTES {
+        return Err(ModelError::TooLarge(path.to_owned()));
+    }
+    let json = |source| ModelError::Json { path: path.to_owned(), source };
+    let value = serde_json::from_slice(&bytes).map_err(json)?;
     Ok((bytes, value))
 }

@@ -1,7 +1,7 @@
 //! How much memory a model may take, and who says so.
 
 use crate::model::Model;
-use crate::table::bytes;
+use crate::text::bytes;
 use knapsack_compiler::Fixed;
 use knapsack_config::{AppMemory, DeviceProfile, ModelEntry, Overrides, Span};
 

@@ -1,9 +1,9 @@
 //! From a manifest's sources to pinned commits, sizes and digests, and from those to files on the disk.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use knapsack_config::lockfile::{LockedFile, LockedFormat, LockedModel, Lockfile};
 
@@ -12,11 +12,12 @@ use crate::error::{Error, Result};
 use crate::http::Client;
 use crate::hub::{Hub, HubFile};
 use crate::layout::HubCache;
-use crate::local::{LocalModel, open_local, read_small, select_in};
+use crate::local::{open_local, read_small, select_in};
 use crate::location::{HubLocation, Location};
-use crate::model::{FileRole, ModelSource, Origin, SourceFile};
+use crate::model::{FileRole, ModelFolder, Origin, SourceFile};
 use crate::parallel::parallel;
 use crate::progress::{Event, Progress};
+use crate::resolution::{LockPolicy, ModelRequest, Pinned, Resolution, ResolvedModel};
 use crate::select::{Contents, is_weights};
 use crate::settings::Settings;
 use crate::stamps::Stamps;
@@ -26,120 +27,13 @@ use crate::usage::Usage;
 /// Left free on the disk besides what is downloaded.
 const SPARE_SPACE: u64 = 64 << 20;
 
-/// A model of the manifest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelRequest {
-    /// The manifest's `model_id`.
-    pub model_id: String,
-    /// Where it is.
-    pub location: Location,
-    /// Whether its weights are needed here: `bundle_weight`, and always for a checkpoint.
-    pub weights: bool,
-}
-
-/// Which models are asked for anew although the lockfile has them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Update {
-    /// None: the lockfile decides.
-    #[default]
-    Nothing,
-    /// All.
-    Everything,
-    /// These `model_id`s.
-    Models(BTreeSet<String>),
-}
-
-/// How the lockfile is treated.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LockPolicy {
-    /// Fail instead of changing it.
-    pub locked: bool,
-    /// What to ask for anew.
-    pub update: Update,
-}
-
-/// What every model is, to the byte; nothing but small files has been downloaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolution {
-    /// The models, in the order of the requests.
-    pub models: Vec<ResolvedModel>,
-    /// The lockfile that says the same.
-    pub lock: Lockfile,
-    /// How it differs from the one before; empty when it does not.
-    pub changes: Vec<LockChange>,
-}
-
-/// One resolved model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResolvedModel {
-    /// What was asked for.
-    pub request: ModelRequest,
-    /// What was found.
-    pub found: Found,
-}
-
-/// What stands behind a location.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
-    /// A folder of this machine.
-    Local(LocalModel),
-    /// A repository at one commit.
-    Hub(LockedModel),
-}
-
-/// A difference between two lockfiles.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LockChange {
-    /// A model that was not locked.
-    Added {
-        /// Its `model_id`.
-        model_id: String,
-        /// Its source.
-        model: String,
-    },
-    /// A model that the manifest no longer names.
-    Removed {
-        /// Its `model_id`.
-        model_id: String,
-    },
-    /// A model that comes from elsewhere now.
-    Source {
-        /// Its `model_id`.
-        model_id: String,
-        /// The source before.
-        from: String,
-        /// The source now.
-        to: String,
-    },
-    /// A model at another commit, or with other files.
-    Moved {
-        /// Its `model_id`.
-        model_id: String,
-        /// The commit before.
-        from: String,
-        /// The commit now.
-        to: String,
-    },
-}
-
-impl fmt::Display for LockChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let short = |commit: &str| commit.chars().take(12).collect::<String>();
-        match self {
-            Self::Added { model_id, model } => write!(f, "{model_id} ({model}) is not in it"),
-            Self::Removed { model_id } => write!(f, "{model_id} is in it, but not in the manifest"),
-            Self::Source { model_id, from, to } => write!(f, "{model_id} is locked as {from}, the manifest says {to}"),
-            Self::Moved { model_id, from, to } => write!(f, "{model_id} moves from {} to {}", short(from), short(to)),
-        }
-    }
-}
-
 /// Resolves and fetches, with one set of settings.
 pub struct Sources<'a> {
     settings: &'a Settings,
     progress: &'a dyn Progress,
     cache: HubCache,
     stamps: Stamps,
+    client: OnceLock<Client>,
     stop: AtomicBool,
 }
 
@@ -147,63 +41,85 @@ impl<'a> Sources<'a> {
     /// Touches nothing yet.
     pub fn new(settings: &'a Settings, progress: &'a dyn Progress) -> Self {
         let (cache, stamps) = (HubCache::new(&settings.cache), Stamps::open(&settings.state));
-        Self { settings, progress, cache, stamps, stop: AtomicBool::new(false) }
+        Self { settings, progress, cache, stamps, client: OnceLock::new(), stop: AtomicBool::new(false) }
     }
 
-    /// Decides what each model is. Locked models are taken from `lock` without asking anybody.
+    /// Decides what each model is, the first failure ending it. Locked models are taken from `lock` without asking anybody.
+    ///
+    /// # Errors
+    /// As [`Sources::find`] and [`Resolution::new`].
     pub fn resolve(
         &self,
         requests: &[ModelRequest],
         lock: Option<&Lockfile>,
         policy: &LockPolicy,
     ) -> Result<Resolution> {
-        let old = lock.cloned().unwrap_or_default();
-        if policy.locked {
-            let reasons: Vec<_> = stale(requests, &old, policy).iter().map(LockChange::to_string).collect();
-            if !reasons.is_empty() {
-                return Err(Error::LockOutOfDate { reasons });
-            }
-        }
-        let client = self.client()?;
-        let models = requests.iter().map(|request| self.resolve_one(request, &old, policy, client.as_ref()));
-        let models = models.collect::<Result<Vec<_>>>();
+        self.check_lock(requests, lock, policy)?;
+        let models = requests.iter().map(|request| self.find(request, lock, policy)).collect::<Result<Vec<_>>>()?;
+        Resolution::new(models, lock, policy)
+    }
+
+    /// Whether the policy lets `lock` serve `requests`, as far as that can be told without asking the hub.
+    ///
+    /// # Errors
+    /// Every reason why it does not.
+    pub fn check_lock(&self, requests: &[ModelRequest], lock: Option<&Lockfile>, policy: &LockPolicy) -> Result<()> {
+        policy.check(requests, lock.unwrap_or(&Lockfile::default()))
+    }
+
+    /// Decides what one model is: by the lockfile when it has the model, else by asking the hub, or by the folder.
+    ///
+    /// # Errors
+    /// A source that does not exist, may not be read or is no model; the network, the disk.
+    pub fn find(
+        &self,
+        request: &ModelRequest,
+        lock: Option<&Lockfile>,
+        policy: &LockPolicy,
+    ) -> Result<ResolvedModel> {
+        self.stop.store(false, Ordering::Relaxed);
+        let outcome = self.resolve_one(request, lock, policy);
         let saved = self.stamps.save();
-        let models = models?;
-        saved?;
-        let locked = models.iter().filter_map(|model| match &model.found {
-            Found::Local(_) => None,
-            Found::Hub(locked) => Some(locked.clone()),
-        });
-        let mut lock = Lockfile { models: locked.collect() };
-        lock.models.sort_by(|a, b| a.model_id.cmp(&b.model_id));
-        let changes = differences(&old, &lock);
-        if policy.locked && !changes.is_empty() {
-            return Err(Error::LockOutOfDate { reasons: changes.iter().map(LockChange::to_string).collect() });
-        }
-        Ok(Resolution { models, lock, changes })
+        let model = outcome?;
+        saved.map(|()| model)
     }
 
     /// Brings everything that the models need into the cache and checks it.
-    pub fn fetch(&self, resolution: &Resolution) -> Result<Vec<ModelSource>> {
+    ///
+    /// # Errors
+    /// A download that fails or is not what the lockfile says.
+    pub fn fetch(&self, models: &[ResolvedModel]) -> Result<Vec<ModelFolder>> {
+        self.fetch_files(models, |model, path| model.request.weights || !is_weights(path))?;
+        Ok(models.iter().map(|model| self.folder(model)).collect())
+    }
+
+    /// Brings configuration, index and tokenizer of one model into the cache and checks them.
+    ///
+    /// # Errors
+    /// As [`Sources::fetch`].
+    pub fn fetch_metadata(&self, model: &ResolvedModel) -> Result<ModelFolder> {
+        self.fetch_files(std::slice::from_ref(model), |_, path| !is_weights(path))?;
+        Ok(self.folder(model))
+    }
+
+    fn fetch_files(&self, models: &[ResolvedModel], is_needed: impl Fn(&ResolvedModel, &str) -> bool) -> Result<()> {
         let mut wanted = Vec::new();
-        for model in &resolution.models {
-            if let (Found::Hub(locked), Location::Hub(location)) = (&model.found, &model.request.location) {
-                let needed = locked.files.iter().filter(|file| model.request.weights || !is_weights(&file.path));
+        let mut repositories = Vec::new();
+        for model in models {
+            if let (Pinned::Hub(locked), Location::Hub(location)) = (&model.pinned, &model.request.location) {
+                let needed = locked.files.iter().filter(|file| is_needed(model, &file.path));
                 wanted.extend(needed.map(|file| locked_file(location, &locked.commit, file)));
+                repositories.push(&location.repository);
             }
         }
-        let hub_models = resolution.models.iter().filter_map(|model| match &model.request.location {
-            Location::Hub(location) => Some(&location.repository),
-            Location::Local(_) => None,
-        });
-        if !wanted.is_empty() {
-            let client = self.client()?;
-            let outcome = self.batch(&wanted, client.as_ref());
-            self.stamps.save()?;
-            outcome?;
-            Usage::add(&self.settings.state, hub_models, None)?;
+        if wanted.is_empty() {
+            return Ok(());
         }
-        Ok(resolution.models.iter().map(|model| self.source(model)).collect())
+        self.stop.store(false, Ordering::Relaxed);
+        let outcome = self.batch(&wanted, self.client()?);
+        self.stamps.save()?;
+        outcome?;
+        Usage::add(&self.settings.state, repositories.into_iter(), None)
     }
 
     /// Remembers a lockfile, so that `cache list` can say what uses a download.
@@ -211,26 +127,34 @@ impl<'a> Sources<'a> {
         Usage::add(&self.settings.state, std::iter::empty(), Some(path))
     }
 
-    fn client(&self) -> Result<Option<Client>> {
-        if self.settings.offline { Ok(None) } else { Client::new(self.settings).map(Some) }
+    /// The client, made when it is first needed; `None` where the network may not be used.
+    fn client(&self) -> Result<Option<&Client>> {
+        if self.settings.offline {
+            return Ok(None);
+        }
+        if let Some(client) = self.client.get() {
+            return Ok(Some(client));
+        }
+        let client = Client::new(self.settings)?;
+        Ok(Some(self.client.get_or_init(|| client)))
     }
 
     fn resolve_one(
         &self,
         request: &ModelRequest,
-        old: &Lockfile,
+        lock: Option<&Lockfile>,
         policy: &LockPolicy,
-        client: Option<&Client>,
     ) -> Result<ResolvedModel> {
         let location = match &request.location {
             Location::Local(folder) => {
-                let found = Found::Local(open_local(folder)?);
-                return Ok(ResolvedModel { request: request.clone(), found });
+                let pinned = Pinned::Local(open_local(folder)?);
+                return Ok(ResolvedModel { request: request.clone(), pinned });
             }
             Location::Hub(location) => location,
         };
-        let kept = old.model(&request.model_id).filter(|locked| locked.model == location.to_string());
-        let locked = match (kept.filter(|_| !policy.update.covers(&request.model_id)), client) {
+        let kept = lock.and_then(|lock| lock.model(&request.model_id));
+        let kept = kept.filter(|locked| locked.model == location.to_string());
+        let locked = match (kept.filter(|_| !policy.update.covers(&request.model_id)), self.client()?) {
             (Some(locked), _) => locked.clone(),
             (None, Some(client)) => self.ask_hub(request, location, client)?,
             (None, None) if policy.update.covers(&request.model_id) => {
@@ -243,7 +167,7 @@ impl<'a> Sources<'a> {
             let (model_id, source_name) = (request.model_id.clone(), location.to_string());
             return Err(Error::CheckpointNotBundled { model_id, source_name });
         }
-        Ok(ResolvedModel { request: request.clone(), found: Found::Hub(locked) })
+        Ok(ResolvedModel { request: request.clone(), pinned: Pinned::Hub(locked) })
     }
 
     fn ask_hub(&self, request: &ModelRequest, location: &HubLocation, client: &Client) -> Result<LockedModel> {
@@ -349,33 +273,23 @@ impl<'a> Sources<'a> {
         Ok(())
     }
 
-    fn source(&self, model: &ResolvedModel) -> ModelSource {
+    fn folder(&self, model: &ResolvedModel) -> ModelFolder {
         let model_id = model.request.model_id.clone();
-        match (&model.found, &model.request.location) {
-            (Found::Local(local), location) => {
+        match (&model.pinned, &model.request.location) {
+            (Pinned::Local(local), location) => {
                 let path = match location {
                     Location::Local(path) => path.clone(),
                     Location::Hub(_) => Default::default(),
                 };
-                ModelSource { model_id, path, kind: local.kind, origin: Origin::Local, files: local.files.clone() }
+                ModelFolder { model_id, path, kind: local.kind, origin: Origin::Local, files: local.files.clone() }
             }
-            (Found::Hub(locked), Location::Hub(location)) => {
+            (Pinned::Hub(locked), Location::Hub(location)) => {
                 let path = self.cache.snapshot(&location.repository, &locked.commit);
                 let origin = Origin::Hub { location: location.clone(), commit: locked.commit.clone() };
                 let files = locked.files.iter().map(source_file).collect();
-                ModelSource { model_id, path, kind: locked.format.into(), origin, files }
+                ModelFolder { model_id, path, kind: locked.format.into(), origin, files }
             }
-            (Found::Hub(_), Location::Local(_)) => unreachable!("a local request is resolved to a local model"),
-        }
-    }
-}
-
-impl Update {
-    fn covers(&self, model_id: &str) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Everything => true,
-            Self::Models(models) => models.contains(model_id),
+            (Pinned::Hub(_), Location::Local(_)) => unreachable!("a local request is resolved to a local model"),
         }
     }
 }
@@ -408,49 +322,4 @@ fn locked_file(location: &HubLocation, commit: &str, file: &LockedFile) -> Wante
 fn source_file(file: &LockedFile) -> SourceFile {
     let role = if is_weights(&file.path) { FileRole::Weights } else { FileRole::Metadata };
     SourceFile { path: file.path.clone(), size: file.size, sha256: Some(file.sha256.clone()), role }
-}
-
-/// Why a lockfile would change, as far as that can be told without asking the hub.
-fn stale(requests: &[ModelRequest], old: &Lockfile, policy: &LockPolicy) -> Vec<LockChange> {
-    let mut changes = Vec::new();
-    let mut named = BTreeSet::new();
-    for request in requests {
-        let Location::Hub(location) = &request.location else { continue };
-        named.insert(request.model_id.as_str());
-        let (model_id, now) = (request.model_id.clone(), location.to_string());
-        match old.model(&request.model_id) {
-            None => changes.push(LockChange::Added { model_id, model: now }),
-            Some(locked) if locked.model != now => {
-                changes.push(LockChange::Source { model_id, from: locked.model.clone(), to: now });
-            }
-            Some(locked) if policy.update.covers(&model_id) => {
-                let from = locked.commit.clone();
-                changes.push(LockChange::Moved { model_id, from, to: "its newest commit".to_owned() });
-            }
-            Some(_) => {}
-        }
-    }
-    let gone = old.models.iter().filter(|locked| !named.contains(locked.model_id.as_str()));
-    changes.extend(gone.map(|locked| LockChange::Removed { model_id: locked.model_id.clone() }));
-    changes
-}
-
-fn differences(old: &Lockfile, new: &Lockfile) -> Vec<LockChange> {
-    let mut changes = Vec::new();
-    for current in &new.models {
-        let model_id = current.model_id.clone();
-        match old.model(&current.model_id) {
-            None => changes.push(LockChange::Added { model_id, model: current.model.clone() }),
-            Some(before) if before.model != current.model => {
-                changes.push(LockChange::Source { model_id, from: before.model.clone(), to: current.model.clone() });
-            }
-            Some(before) if before != current => {
-                changes.push(LockChange::Moved { model_id, from: before.commit.clone(), to: current.commit.clone() });
-            }
-            Some(_) => {}
-        }
-    }
-    let gone = old.models.iter().filter(|before| new.model(&before.model_id).is_none());
-    changes.extend(gone.map(|before| LockChange::Removed { model_id: before.model_id.clone() }));
-    changes
 }

@@ -1,47 +1,46 @@
 //! Libraries that were compiled before: `model_lib_path_for_prepare_libs`.
 
-use super::{PlannedModel, Workspace};
-use anyhow::Result;
+use crate::text::chain;
+use crate::{Event, Packager, Planned};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::container;
 use knapsack_artifact::library::Target;
 use knapsack_bundle::Library;
-use knapsack_config::{Diagnostic, ModelEntry, OverrideKey, PrebuiltLibrary, Report, codes};
+use knapsack_config::{Diagnostic, OverrideKey, PrebuiltLibrary, codes};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-impl Workspace<'_> {
-    /// Takes the library out of a prebuilt file and checks that it is one for this model, device and overrides. `None`: it is
-    /// not, and the report says why.
-    pub(super) fn prebuilt(
+impl Packager<'_> {
+    /// Takes the library out of a prebuilt file and checks that it is one for this model, device and overrides.
+    ///
+    /// # Errors
+    /// It is not, and why.
+    pub(crate) fn prebuilt(
         &self,
         prebuilt: &PrebuiltLibrary,
-        entry: &ModelEntry,
-        planned: &PlannedModel,
+        planned: &Planned,
         target: Target,
-        report: &mut Report,
-    ) -> Result<Option<Library>> {
+    ) -> Result<Library, Diagnostic> {
         let found = container::read(&prebuilt.path.value)
             .and_then(|bytes| container::find(&bytes, &prebuilt.prefix))
-            .map_err(|error| format!("{:#}", anyhow::Error::new(error)))
-            .and_then(|library| mismatch(&library, entry, planned, target).map_or(Ok(library), Err));
+            .map_err(|error| chain(&error))
+            .and_then(|library| mismatch(&library, planned, target).map_or(Ok(library), Err))
+            .and_then(|library| Library::new(Arc::new(library)).map_err(|error| chain(&error)));
         match found {
             Ok(library) => {
-                self.reporter
-                    .detail("Prebuilt", format_args!("{}: {}", planned.model_id, prebuilt.path.value.display()));
-                Ok(Some(Library::new(Arc::new(library))?))
+                self.observer.event(Event::Prebuilt { model_id: planned.id(), path: &prebuilt.path.value });
+                Ok(library)
             }
             Err(problem) => {
-                let message = format!("the prebuilt library cannot be used for {}: {problem}", planned.model_id);
-                report.push(Diagnostic::error(codes::PREBUILT_MISMATCH, prebuilt.path.span, message));
-                Ok(None)
+                let message = format!("the prebuilt library cannot be used for {}: {problem}", planned.id());
+                Err(Diagnostic::error(codes::PREBUILT_MISMATCH, prebuilt.path.span, message))
             }
         }
     }
 }
 
 /// The first thing in which a library is not what the entry needs.
-fn mismatch(library: &ModelLibrary, entry: &ModelEntry, planned: &PlannedModel, target: Target) -> Option<String> {
+fn mismatch(library: &ModelLibrary, planned: &Planned, target: Target) -> Option<String> {
     if library.target != target {
         return Some(format!("it was compiled for {:?}, not {target:?}", library.target));
     }
@@ -62,10 +61,11 @@ fn mismatch(library: &ModelLibrary, entry: &ModelEntry, planned: &PlannedModel, 
         (OverrideKey::PrefillChunkSize, Some(model.prefill_chunk_size)),
         (OverrideKey::AttentionSinkSize, Some(model.attention_sink_size)),
     ];
+    let overrides = &planned.found.entry.overrides;
     let differs = |&(key, found): &(OverrideKey, Option<u32>)| {
-        entry.overrides.get(key).is_some_and(|wanted| found.map(u64::from) != Some(wanted))
+        overrides.get(key).is_some_and(|wanted| found.map(u64::from) != Some(wanted))
     };
     let (key, found) = sizes.into_iter().find(differs)?;
     let found = found.map_or("none".to_owned(), |found| found.to_string());
-    Some(format!("its {key} is {found}, not {}", entry.overrides.get(key).unwrap_or_default()))
+    Some(format!("its {key} is {found}, not {}", overrides.get(key).unwrap_or_default()))
 }

@@ -1,49 +1,70 @@
 //! Stage 3: window sizes and memory of each model, held against its budget. Findings point at the manifest.
 
-use super::{Budget, Resolved, Workspace, fixed_sizes};
-use crate::exit::{AlreadyReported, WRONG_INPUT};
+use crate::budget::{Budget, fixed_sizes};
+use crate::find::Found;
 use crate::model::{Model, compiler_overrides};
-use anyhow::Result;
+use crate::text::chain;
+use crate::{Outcome, Packager};
 use knapsack_artifact::library::MemoryPlan;
 use knapsack_compiler::{ChooseError, Chosen, CompileError, Notice, OverBudget, Size, WindowProblem, WindowProblems};
-use knapsack_config::{Diagnostic, Loaded, Manifest, ModelEntry, OverrideKey, Severity, codes};
+use knapsack_config::{Diagnostic, Manifest, ModelEntry, OverrideKey, Severity, codes};
 use knapsack_ir::Windows;
 use knapsack_models::GraphError;
 use serde::Serialize;
-use std::path::Path;
 
-/// A plan for every model of a manifest.
-#[derive(Debug)]
-pub struct Plan {
-    /// In the order of the manifest.
-    pub models: Vec<PlannedModel>,
-}
-
-/// What will be compiled for one entry, and what it will need on the device.
-#[derive(Debug)]
-pub struct PlannedModel {
-    /// Name in the manifest.
-    pub model_id: String,
+/// A model with what will be compiled for it, and what that will need on the device.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// What stands behind the entry.
+    pub found: Found,
     /// Its configuration.
     pub model: Model,
     /// Sizes to compile for.
     pub windows: Windows,
     /// Exact device memory.
     pub memory: MemoryPlan,
-    /// What the manifest says it may need, in bytes.
-    pub declared: Option<u64>,
 }
 
-impl PlannedModel {
-    /// The budget of the app config: what the manifest says, or what the plan needs.
+impl Planned {
+    /// The manifest's name for it.
+    pub fn id(&self) -> &str {
+        self.found.id()
+    }
+
+    /// What the manifest says it may need, in bytes.
+    pub fn declared(&self) -> Option<u64> {
+        self.found.entry.estimated_vram_bytes.as_ref().map(|declared| declared.value)
+    }
+
+    /// The budget of the app config, in bytes: what the manifest says, or what the plan needs.
     pub fn estimated_vram_bytes(&self) -> u64 {
-        self.declared.unwrap_or_else(|| self.memory.total())
+        self.declared().unwrap_or_else(|| self.memory.total())
+    }
+
+    /// For machines.
+    pub fn row(&self) -> PlanRow<'_> {
+        let Windows { context, sliding, sinks, chunk } = self.windows;
+        PlanRow {
+            model_id: self.id(),
+            family: self.model.config.family.name(),
+            quantization: self.model.quantization.name,
+            context_window_size: sliding.is_none().then_some(context),
+            sliding_window_size: sliding,
+            attention_sink_size: sliding.map(|_| sinks),
+            prefill_chunk_size: chunk,
+            weights: self.memory.weights,
+            kv_cache: self.memory.kv_cache,
+            workspace: self.memory.workspace,
+            total: self.memory.total(),
+            estimated_vram_bytes: self.estimated_vram_bytes(),
+            declared: self.declared().is_some(),
+        }
     }
 }
 
 /// One row of `knapsack plan --message-format json`.
 #[derive(Debug, Serialize)]
-pub struct Row<'a> {
+pub struct PlanRow<'a> {
     model_id: &'a str,
     family: &'a str,
     quantization: &'a str,
@@ -59,67 +80,37 @@ pub struct Row<'a> {
     declared: bool,
 }
 
-impl PlannedModel {
-    /// For machines.
-    pub fn row(&self) -> Row<'_> {
-        let Windows { context, sliding, sinks, chunk } = self.windows;
-        Row {
-            model_id: &self.model_id,
-            family: self.model.config.family.name(),
-            quantization: self.model.quantization.name,
-            context_window_size: sliding.is_none().then_some(context),
-            sliding_window_size: sliding,
-            attention_sink_size: sliding.map(|_| sinks),
-            prefill_chunk_size: chunk,
-            weights: self.memory.weights,
-            kv_cache: self.memory.kv_cache,
-            workspace: self.memory.workspace,
-            total: self.memory.total(),
-            estimated_vram_bytes: self.estimated_vram_bytes(),
-            declared: self.declared.is_some(),
-        }
-    }
-}
-
-impl Workspace<'_> {
-    /// Stage 3: plans every model; all findings are shown, errors of all models together.
-    ///
-    /// # Errors
-    /// With exit code 2, when a model is not supported, its sizes contradict each other, or it does not fit its budget (unless
-    /// `allow_over_budget`).
-    pub fn plan(&self, loaded: &mut Loaded, resolved: &Resolved, allow_over_budget: bool) -> Result<Plan> {
+impl Packager<'_> {
+    /// Stage 3: plans every model; nothing is compiled. Findings are errors when a model is not supported, its sizes contradict
+    /// each other, or it does not fit its budget (a warning with `allow_over_budget`).
+    pub fn plan(&self, manifest: &Manifest, models: Vec<Found>, allow_over_budget: bool) -> Outcome<Vec<Planned>> {
         let severity = if allow_over_budget { Severity::Warning } else { Severity::Error };
-        let mut findings: Vec<Diagnostic> = unknown_phones(loaded).collect();
-        let mut models = Vec::new();
-        for (entry, source) in loaded.manifest.models.iter().zip(&resolved.sources) {
-            let planned = plan_one(entry, &source.path, &budget_of(loaded, entry), severity);
-            findings.extend(planned.findings);
-            if let Some(PlannedModel { model, windows, .. }) = &planned.model {
-                findings.extend(too_large_buffers(loaded, entry, model, windows, severity));
+        let mut findings: Vec<Diagnostic> = unknown_phones(manifest).collect();
+        let mut planned = Vec::with_capacity(models.len());
+        for found in models {
+            let budget = budget_of(manifest, &found.entry);
+            let Outcome { product, findings: of_model } = plan_one(found, &budget, severity);
+            findings.extend(of_model);
+            if let Some(model) = &product {
+                findings.extend(too_large_buffers(manifest, model, severity));
             }
-            models.extend(planned.model);
+            planned.extend(product);
         }
-        loaded.report.diagnostics.extend(findings);
-        loaded.report.sort();
-        self.reporter.diagnostics(&loaded.report);
-        let failed = loaded.report.has_errors();
-        // Shown once.
-        loaded.report.diagnostics.clear();
-        if failed { Err(AlreadyReported(WRONG_INPUT).into()) } else { Ok(Plan { models }) }
+        Outcome::of(planned, findings)
     }
 }
 
 /// The smallest of what the entry declares and what the target phones leave.
-fn budget_of(loaded: &Loaded, entry: &ModelEntry) -> Budget {
-    let Manifest { target_devices, app_memory, .. } = &loaded.manifest;
+fn budget_of(manifest: &Manifest, entry: &ModelEntry) -> Budget {
+    let Manifest { target_devices, app_memory, .. } = manifest;
     target_devices
         .iter()
         .fold(Budget::declared(entry), |budget, phone| budget.within(&phone.value, phone.span, app_memory))
 }
 
 /// Phones of which nobody knows what they leave.
-fn unknown_phones(loaded: &Loaded) -> impl Iterator<Item = Diagnostic> {
-    let Manifest { target_devices, app_memory, .. } = &loaded.manifest;
+fn unknown_phones(manifest: &Manifest) -> impl Iterator<Item = Diagnostic> {
+    let Manifest { target_devices, app_memory, .. } = manifest;
     let unknown = target_devices.iter().filter(|phone| phone.value.available(app_memory).is_none());
     unknown.map(|phone| {
         let title = &phone.value.title;
@@ -129,20 +120,14 @@ fn unknown_phones(loaded: &Loaded) -> impl Iterator<Item = Diagnostic> {
 }
 
 /// Buffers that the GPU of a target phone does not have.
-fn too_large_buffers(
-    loaded: &Loaded,
-    entry: &ModelEntry,
-    model: &Model,
-    windows: &Windows,
-    severity: Severity,
-) -> Vec<Diagnostic> {
-    let phones = loaded.manifest.target_devices.iter();
+fn too_large_buffers(manifest: &Manifest, planned: &Planned, severity: Severity) -> Vec<Diagnostic> {
+    let phones = manifest.target_devices.iter();
     let limits: Vec<_> = phones.filter_map(|phone| Some((phone, phone.value.max_buffer.as_ref()?))).collect();
     if limits.is_empty() {
         return Vec::new();
     }
-    let id = &entry.model_id.value;
-    let Ok(largest) = model.largest_buffer(windows) else { return Vec::new() };
+    let id = planned.id();
+    let Ok(largest) = planned.model.largest_buffer(&planned.windows) else { return Vec::new() };
     let beyond = limits.into_iter().filter(|(_, limit)| largest > limit.bytes);
     beyond
         .map(|(phone, limit)| {
@@ -155,29 +140,22 @@ fn too_large_buffers(
         .collect()
 }
 
-struct Outcome {
-    model: Option<PlannedModel>,
-    findings: Vec<Diagnostic>,
-}
-
-fn plan_one(entry: &ModelEntry, folder: &Path, budget: &Budget, severity: Severity) -> Outcome {
+fn plan_one(found: Found, budget: &Budget, severity: Severity) -> Outcome<Planned> {
+    let entry = &found.entry;
     let quantization = entry.quantization.as_ref().map(|format| format.value.name);
-    let model = match Model::open(folder, quantization) {
+    let model = match Model::open(&found.folder.path, quantization) {
         Ok(model) => model,
         Err(error) => {
-            let diagnostic = Diagnostic::error(codes::UNSUPPORTED_MODEL, entry.source.span, format!("{error:#}"));
-            return Outcome { model: None, findings: vec![diagnostic] };
+            let diagnostic = Diagnostic::error(codes::UNSUPPORTED_MODEL, entry.source.span, chain(&error));
+            return Outcome { product: None, findings: vec![diagnostic] };
         }
     };
-    let overrides = compiler_overrides(&entry.overrides);
-    match model.choose(&overrides, budget.bytes) {
-        Err(error) => Outcome { model: None, findings: choose_errors(entry, &error) },
+    match model.choose(&compiler_overrides(&entry.overrides), budget.bytes) {
+        Err(error) => Outcome { product: None, findings: choose_errors(entry, &error) },
         Ok(chosen) => {
             let findings = findings(entry, &model, &chosen, budget, severity);
-            let declared = entry.estimated_vram_bytes.as_ref().map(|declared| declared.value);
             let Chosen { windows, memory, .. } = chosen;
-            let model_id = entry.model_id.value.clone();
-            Outcome { model: Some(PlannedModel { model_id, model, windows, memory, declared }), findings }
+            Outcome { product: Some(Planned { found, model, windows, memory }), findings }
         }
     }
 }
@@ -198,13 +176,7 @@ fn choose_errors(entry: &ModelEntry, error: &ChooseError<GraphError>) -> Vec<Dia
             })
             .collect(),
         other => {
-            let mut message = other.to_string();
-            let mut source = std::error::Error::source(other);
-            while let Some(cause) = source {
-                message = format!("{message}: {cause}");
-                source = cause.source();
-            }
-            vec![Diagnostic::error(codes::UNSUPPORTED_MODEL, entry.source.span, message)]
+            vec![Diagnostic::error(codes::UNSUPPORTED_MODEL, entry.source.span, chain(other))]
         }
     }
 }

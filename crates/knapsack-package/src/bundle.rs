@@ -1,0 +1,84 @@
+//! Stage 6: the package.
+
+use crate::{Error, Event, Packager, Ready};
+use knapsack_bundle::{BundleError, Entry, LinkMode, Options, Package, Platform, Report};
+use knapsack_bundle::package::Progress;
+use knapsack_config::{Device, Manifest, ModelSource};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+/// Where the package goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination<'a> {
+    /// Its folder, replaced as a whole.
+    pub folder: &'a Path,
+    /// How bundled weights get there.
+    pub link_mode: LinkMode,
+}
+
+impl Packager<'_> {
+    /// Stage 6: writes the package.
+    ///
+    /// # Errors
+    /// As [`knapsack_bundle::write`]; [`Error::Interrupted`] when the observer wants to stop. The old package, if there is one,
+    /// stays then.
+    pub fn bundle(
+        &self,
+        manifest: &Manifest,
+        models: &[Ready],
+        destination: Destination<'_>,
+    ) -> Result<Report, Error> {
+        let platform = match manifest.device.value {
+            Device::Iphone => Platform::Iphone,
+            Device::Macabi => Platform::Macabi,
+            Device::Android => Platform::Android,
+        };
+        let package = Package { platform, entries: models.iter().map(entry).collect() };
+        let protected = protected(manifest)?;
+        let locks = self.cache.locks();
+        let progress = |step: Progress<'_>| {
+            let (Progress::Verifying { path, bytes } | Progress::Writing { path, bytes }) = step;
+            self.observer.event(Event::BundlingFile { path, bytes });
+            if self.observer.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let options = Options {
+            link_mode: destination.link_mode,
+            protected: &protected,
+            digests: self.cache.digests(),
+            locks: Some(&locks),
+            progress: &progress,
+        };
+        self.observer.event(Event::Bundling);
+        let result = knapsack_bundle::write(&package, destination.folder, &options);
+        self.observer.event(Event::BundlingEnd);
+        self.cache.digests().save();
+        result.map_err(|error| match error {
+            BundleError::Interrupted => Error::Interrupted,
+            error => error.into(),
+        })
+    }
+}
+
+fn entry(model: &Ready) -> Entry {
+    let planned = &model.built.planned;
+    Entry {
+        model_id: planned.id().to_owned(),
+        estimated_vram_bytes: planned.declared().unwrap_or_else(|| model.built.library.library().memory.total()),
+        library: model.built.library.clone(),
+        revision: planned.found.folder.origin.commit().map(str::to_owned),
+        weights: model.weights.clone(),
+    }
+}
+
+/// Folders that the output may not be or contain: the manifest's and those of local models.
+fn protected(manifest: &Manifest) -> Result<Vec<PathBuf>, Error> {
+    let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io("resolve", path));
+    let folder = manifest.folder();
+    let mut list = vec![absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?];
+    for entry in &manifest.models {
+        if let ModelSource::Local(local) = &entry.source.value {
+            list.push(absolute(&local.path)?);
+        }
+    }
+    Ok(list)
+}

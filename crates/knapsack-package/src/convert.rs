@@ -1,0 +1,59 @@
+//! Converting a checkpoint, and the cache of what was converted.
+
+use crate::{Error, Event, Observer};
+use knapsack_bundle::cache::{Bucket, Cache, CacheEntry, Inputs};
+use knapsack_tensor::Quantization;
+use knapsack_weights::{ConvertError, Progress, Report, Request};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Converts a checkpoint and tells `observer` how far it is; `name` is the model's in what is told.
+///
+/// # Errors
+/// Those of [`knapsack_weights::convert`]; [`Error::Interrupted`] when the observer wants to stop. Nothing is left then.
+pub fn convert(request: &Request<'_>, name: &str, observer: &dyn Observer) -> Result<Report, Error> {
+    observer.event(Event::Converting { name, quantization: request.quantization.name });
+    let cancel = AtomicBool::new(false);
+    let result = knapsack_weights::convert(request, &cancel, &|Progress { done, total }| {
+        observer.event(Event::ConvertingProgress { done, total });
+        if observer.cancelled() {
+            cancel.store(true, Ordering::Relaxed);
+        }
+    });
+    observer.event(Event::ConvertingEnd);
+    let report = result.map_err(|error| match error {
+        ConvertError::Cancelled => Error::Interrupted,
+        error => error.into(),
+    })?;
+    for text in &report.notices {
+        observer.event(Event::Notice { text });
+    }
+    Ok(report)
+}
+
+/// The weight folder of the checkpoint in `folder`, whose files are `files`: from the cache, or converted into it. While the
+/// entry lives, no other process removes it.
+///
+/// # Errors
+/// A checkpoint that cannot be read, and as [`convert`].
+pub fn converted(
+    cache: &Cache,
+    model_id: &str,
+    folder: &Path,
+    files: &[String],
+    quantization: Quantization,
+    observer: &dyn Observer,
+) -> Result<CacheEntry, Error> {
+    let inputs = Inputs::new(format!("{model_id} in {}", quantization.name))
+        .with_compiler(cache.digests())
+        .with("quantization", quantization.name)
+        .with_files(folder, files, cache.digests())
+        .map_err(Error::io("read the checkpoint in", folder))?;
+    let (entry, reason) = cache.get_or_make(Bucket::Converted, &inputs, |output| -> Result<(), Error> {
+        let request = Request { checkpoint: folder, output, quantization, conv_template: None, jobs: None };
+        convert(&request, model_id, observer).map(drop)
+    })?;
+    observer.event(Event::Converted { model_id, reason: &reason });
+    cache.digests().save();
+    Ok(entry)
+}

@@ -1,0 +1,69 @@
+//! Stage 5: weights on the disk for every model that is bundled; addresses and hashes for those that the app downloads.
+
+use crate::model::FolderKind;
+use crate::{Built, Error, Outcome, Packager, converted};
+use knapsack_artifact::app_config::AppFile;
+use knapsack_bundle::Weights;
+use knapsack_bundle::cache::CacheEntry;
+use knapsack_config::{Diagnostic, codes};
+use knapsack_source::ModelFolder;
+
+/// A model that can go into a package.
+#[derive(Debug)]
+pub struct Ready {
+    /// What it is.
+    pub built: Built,
+    /// Where its weights are, or come from.
+    pub weights: Weights,
+    /// Keeps a cached conversion from being removed while it is packaged.
+    _converted: Option<CacheEntry>,
+}
+
+impl Packager<'_> {
+    /// Stage 5: fetches weights that are bundled, and converts those of checkpoints.
+    ///
+    /// # Errors
+    /// Downloads and conversions that fail.
+    pub fn make_ready(&self, models: Vec<Built>) -> Result<Outcome<Vec<Ready>>, Error> {
+        let resolved: Vec<_> = models.iter().map(|built| built.planned.found.resolved.clone()).collect();
+        let sources = self.fetch_weights(&resolved)?;
+        let (mut ready, mut findings) = (Vec::with_capacity(models.len()), Vec::new());
+        for (built, source) in models.into_iter().zip(sources) {
+            let (entry, model) = (&built.planned.found.entry, &built.planned.model);
+            let mut held = None;
+            let weights = match (entry.bundle_weight, model.kind) {
+                (true, FolderKind::Mlc) => Ok(Weights::Bundled { folder: source.path.clone() }),
+                (true, FolderKind::Checkpoint) => {
+                    let files: Vec<String> = source.files.iter().map(|file| file.path.clone()).collect();
+                    let (cache, observer) = (&self.cache, self.observer);
+                    let found = converted(cache, built.id(), &source.path, &files, model.quantization, observer)?;
+                    let folder = found.content().to_owned();
+                    held = Some(found);
+                    Ok(Weights::Bundled { folder })
+                }
+                (false, _) => download(&source),
+            };
+            match weights {
+                Ok(weights) => ready.push(Ready { built, weights, _converted: held }),
+                Err(problem) => {
+                    let message = format!("{}: {problem}", built.id());
+                    findings.push(Diagnostic::error(codes::NO_URL, entry.source.span, message));
+                }
+            }
+        }
+        Ok(Outcome::of(ready, findings))
+    }
+}
+
+/// What the app downloads at first launch.
+///
+/// # Errors
+/// What keeps it from doing that.
+fn download(source: &ModelFolder) -> Result<Weights, String> {
+    let url = source.origin.url().ok_or("a local model cannot be downloaded by the app")?;
+    let files = source.files.iter().map(|file| {
+        let sha256 = file.sha256.clone().ok_or_else(|| format!("the hash of {} is not known", file.path))?;
+        Ok(AppFile { path: file.path.clone(), size: file.size, sha256 })
+    });
+    Ok(Weights::Download { url, files: files.collect::<Result<_, String>>()? })
+}
