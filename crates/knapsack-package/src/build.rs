@@ -154,7 +154,10 @@ fn prefix_conflict(first: &Built, second: &Built) -> Diagnostic {
     if differences.is_empty() {
         differences.push("other sizes of the architecture".to_owned());
     }
-    let place = |model: &Built| { let entry = model.entry(); entry.model_lib.as_ref().map_or(entry.model_id.span, |name| name.span) };
+    let place = |model: &Built| {
+        let entry = model.entry();
+        entry.model_lib.as_ref().map_or(entry.model_id.span, |name| name.span)
+    };
     let message = format!(
         "{} and {} share the model_lib `{}` but compile to different libraries",
         first.id(),

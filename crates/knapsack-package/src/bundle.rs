@@ -1,8 +1,8 @@
 //! Stage 6: the package.
 
 use crate::{Error, Event, Packager, Ready};
-use knapsack_bundle::{BundleError, Entry, LinkMode, Options, Package, Platform, Report};
 use knapsack_bundle::package::Progress;
+use knapsack_bundle::{BundleError, Entry, LinkMode, Options, Package, Platform, Report};
 use knapsack_config::{Device, Manifest, ModelSource};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -22,12 +22,7 @@ impl Packager<'_> {
     /// # Errors
     /// As [`knapsack_bundle::write`]; [`Error::Interrupted`] when the observer wants to stop. The old package, if there is one,
     /// stays then.
-    pub fn bundle(
-        &self,
-        manifest: &Manifest,
-        models: &[Ready],
-        destination: Destination<'_>,
-    ) -> Result<Report, Error> {
+    pub fn bundle(&self, manifest: &Manifest, models: &[Ready], destination: Destination<'_>) -> Result<Report, Error> {
         let platform = match manifest.device.value {
             Device::Iphone => Platform::Iphone,
             Device::Macabi => Platform::Macabi,

@@ -5,7 +5,7 @@ use crate::{Error, Event, Outcome, Packager};
 use knapsack_config::lockfile::LOCKFILE_NAME;
 use knapsack_config::{Diagnostic, Lockfile, Manifest, ModelEntry, ModelSource, codes};
 use knapsack_source::{
-    LockChange, LockPolicy, Location, ModelFolder, ModelRequest, Resolution, ResolvedModel, Sources,
+    Location, LockChange, LockPolicy, ModelFolder, ModelRequest, Resolution, ResolvedModel, Sources,
 };
 use std::path::{Path, PathBuf};
 

@@ -71,12 +71,7 @@ impl<'a> Sources<'a> {
     ///
     /// # Errors
     /// A source that does not exist, may not be read or is no model; the network, the disk.
-    pub fn find(
-        &self,
-        request: &ModelRequest,
-        lock: Option<&Lockfile>,
-        policy: &LockPolicy,
-    ) -> Result<ResolvedModel> {
+    pub fn find(&self, request: &ModelRequest, lock: Option<&Lockfile>, policy: &LockPolicy) -> Result<ResolvedModel> {
         self.stop.store(false, Ordering::Relaxed);
         let outcome = self.resolve_one(request, lock, policy);
         let saved = self.stamps.save();

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use knapsack_bundle::Cache;
 use knapsack_config::{
-    DEVICES_FILE, Diagnostic, DeviceProfiles, Environment, Loaded, Manifest, Report, Severity, codes,
+    DEVICES_FILE, DeviceProfiles, Diagnostic, Environment, Loaded, Manifest, Report, Severity, codes,
 };
 use knapsack_package::{Event, Observer, Outcome, Packager};
 use knapsack_source::Settings;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use knapsack_config::Lockfile;
 use knapsack_source::{
-    Error, Event, HubLocation, Location, LockPolicy, ModelRequest, ModelFolder, Patience, Resolution, Result, Settings,
+    Error, Event, HubLocation, Location, LockPolicy, ModelFolder, ModelRequest, Patience, Resolution, Result, Settings,
     Sources,
 };
 use knapsack_testkit::hub::{HubRepository, HubServer};

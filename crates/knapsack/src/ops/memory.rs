@@ -110,10 +110,7 @@ impl<'a> ModelMemory<'a> {
                 available,
                 fits: available.map(|available| total <= available),
                 left: available.map(|available| i128::from(available) - i128::from(total)),
-                largest_context: available
-                    .map(|available| largest_context(planned, available))
-                    .transpose()?
-                    .flatten(),
+                largest_context: available.map(|available| largest_context(planned, available)).transpose()?.flatten(),
                 largest_buffer_fits: phone.max_buffer.as_ref().map(|limit| largest_buffer <= limit.bytes),
             });
         }
