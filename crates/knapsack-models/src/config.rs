@@ -1,14 +1,66 @@
 use crate::error::ConfigError;
-use crate::parameter::{Parameter, StoredTensor};
-use crate::registry::Family;
+use crate::fields::Fields;
 use crate::rope::Rope;
-use knapsack_tensor::{Activation, NormKind, Quantization};
+use crate::table::Modules;
+use knapsack_tensor::{Activation, NormKind};
 use serde_json::{Map, Value};
+use std::fmt;
+
+/// A model family that can be converted, compiled and run: one row of [`crate::FAMILIES`].
+pub struct Family {
+    /// MLC's `model_type`, such as `llama`.
+    pub name: &'static str,
+    /// Entries of `architectures` in the `config.json` of its checkpoints.
+    pub architectures: &'static [&'static str],
+    /// Other values of `model_type` in a `config.json`.
+    pub(crate) model_types: &'static [&'static str],
+    /// Models that belong to it.
+    pub models: &'static str,
+    /// What its results are tested against.
+    pub checked: &'static str,
+    /// What its parameters are called.
+    pub(crate) modules: &'static Modules,
+    /// Beginnings of tensor names that belong to parts of a checkpoint beside the language model, with the part's name.
+    pub(crate) skips: &'static [(&'static str, &'static str)],
+    /// Reads a `config.json`, or the `model_config` that MLC makes of it.
+    pub(crate) read: fn(&'static Family, &Fields<'_>) -> Result<ModelConfig, ConfigError>,
+    /// Changes what was read from a `model_config` by the whole `mlc-chat-config.json`.
+    pub(crate) finish_mlc: fn(&mut ModelConfig, &Fields<'_>) -> Result<(), ConfigError>,
+    /// Writes the `model_config` of an `mlc-chat-config.json`, from what was read and the `config.json` it was read from.
+    pub(crate) write: fn(&ModelConfig, &Value) -> Map<String, Value>,
+}
+
+/// Rows are statics with names of their own.
+impl PartialEq for Family {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Family {}
+
+impl std::hash::Hash for Family {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name)
+    }
+}
 
 /// Which projections have a bias.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Biases {
-    /// The fused query, key, value projection.
+    /// The query, key, value projections.
     pub qkv: bool,
     /// The projection after attention.
     pub attention_output: bool,
@@ -18,36 +70,86 @@ pub struct Biases {
     pub head: bool,
 }
 
-/// Normalization of query and key heads before the rotation.
+/// Normalization of query and key heads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum QueryKeyNorm {
     /// None.
     #[default]
     None,
-    /// Root mean square over each head, one weight vector of `head_dim` shared by the heads.
+    /// Over each head, one weight vector of `head_dim` shared by the heads.
     Shared,
-    /// LayerNorm over each head, without bias, with weights for each head: `(heads * head_dim)`.
+    /// Over each head, with weights for each head, `(heads * head_dim)`, that the checkpoint keeps as one tensor a head.
     PerHead,
 }
 
-/// A model's architecture, normalized: the same whether it was read from a checkpoint's `config.json` or from MLC's
-/// `model_config`. Counts are positive and bounded, `heads` is a multiple of `kv_heads`, floats are finite.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ModelConfig {
-    /// The family, which decides the graph.
-    pub family: Family,
-    /// Columns of the residual stream.
-    pub hidden: u32,
-    /// Transformer layers.
-    pub layers: u32,
+/// One layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// How its tokens see each other.
+    pub mixer: Mixer,
+    /// Columns of the feed-forward network.
+    pub intermediate: u32,
+}
+
+/// What mixes the tokens of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mixer {
+    /// Attention over cached keys and values.
+    Attention(Attention),
+}
+
+/// The attention of a layer. Counts are positive, `heads` is a multiple of `kv_heads`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attention {
     /// Query heads.
     pub heads: u32,
     /// Key and value heads.
     pub kv_heads: u32,
     /// Elements of a head.
     pub head_dim: u32,
-    /// Columns of the feed-forward network.
-    pub intermediate: u32,
+    /// The model's own window: positions that a query sees, its own included. `None`: all.
+    pub window: Option<u32>,
+    /// Index into [`ModelConfig::ropes`]; `None`: heads are not rotated.
+    pub rope: Option<usize>,
+}
+
+impl Attention {
+    /// Columns of all query heads.
+    pub fn query_columns(&self) -> u64 {
+        u64::from(self.heads) * u64::from(self.head_dim)
+    }
+
+    /// Columns of all key heads, and as many of all value heads.
+    pub fn key_columns(&self) -> u64 {
+        u64::from(self.kv_heads) * u64::from(self.head_dim)
+    }
+}
+
+impl Layer {
+    /// The layer's attention.
+    pub fn attention(&self) -> &Attention {
+        let Mixer::Attention(attention) = &self.mixer;
+        attention
+    }
+
+    pub(crate) fn attention_mut(&mut self) -> &mut Attention {
+        let Mixer::Attention(attention) = &mut self.mixer;
+        attention
+    }
+}
+
+/// A model's architecture, normalized: the same whether it was read from a checkpoint's `config.json` or from MLC's
+/// `model_config`. There is at least one layer, counts are positive and bounded, floats are finite.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// The family.
+    pub family: &'static Family,
+    /// What its parameters are called: the family's table, or that of a variant.
+    pub(crate) modules: &'static Modules,
+    /// Columns of the residual stream.
+    pub hidden: u32,
+    /// The layers, first to last.
+    pub layers: Vec<Layer>,
     /// Rows of the embedding and of the logits.
     pub vocab: u32,
     /// Kind of every layer and final normalization.
@@ -56,12 +158,8 @@ pub struct ModelConfig {
     pub norm_epsilon: f32,
     /// Activation of the feed-forward network.
     pub activation: Activation,
-    /// Rotary embedding of all layers, or of the global ones where there is a [`ModelConfig::local_rope`].
-    pub rope: Rope,
-    /// Rotary embedding of the layers that have a window (gemma3).
-    pub local_rope: Option<Rope>,
-    /// The model's own window of each layer, `None` where a layer sees everything. One entry for each layer.
-    pub layer_windows: Vec<Option<u32>>,
+    /// The rotary embeddings that layers choose from.
+    pub ropes: Vec<Rope>,
     /// A window on the whole model, in MLC's sense: the conversation may go on without end. From `sliding_window_size`.
     pub sliding_window: Option<u32>,
     /// First positions that stay visible beyond [`ModelConfig::sliding_window`].
@@ -91,86 +189,61 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads a checkpoint's `config.json`.
-    ///
-    /// # Errors
-    /// When the family is not known, or a value is missing, of the wrong type, out of range or not supported.
-    pub fn from_hf(config: &Value) -> Result<Self, ConfigError> {
-        let family = Family::of_checkpoint(config)?;
-        family.architecture().read_hf(config)?.checked()
+    /// The attention of the first layer that has one: where a model's layers differ, an example.
+    pub fn attention(&self) -> &Attention {
+        self.layers[0].attention()
     }
 
-    /// Reads a whole `mlc-chat-config.json`. Windows and the chunk at its top level win over those in `model_config`.
-    ///
-    /// # Errors
-    /// As [`ModelConfig::from_hf`].
-    pub fn from_mlc(chat_config: &Value) -> Result<Self, ConfigError> {
-        let family = Family::of_mlc(chat_config)?;
-        family.architecture().read_mlc(chat_config)?.checked()
+    /// The attentions of all layers that have one.
+    pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
+        self.layers.iter().map(Layer::attention)
     }
 
-    /// Every parameter, unquantized, by MLC name.
-    pub fn parameters(&self) -> Vec<Parameter> {
-        self.family.architecture().parameters(self)
+    /// Columns of the widest feed-forward network.
+    pub fn intermediate(&self) -> u32 {
+        self.layers.iter().map(|layer| layer.intermediate).max().unwrap_or(0)
     }
 
-    /// Every tensor as a weight folder of this format holds it, in the order of [`ModelConfig::parameters`].
-    pub fn stored_tensors(&self, quantization: &Quantization) -> Vec<StoredTensor> {
-        self.parameters().iter().flat_map(|parameter| parameter.stored(quantization)).collect()
+    /// Whether some rotary embedding is meant for positions beyond the trained ones.
+    pub fn extends_positions(&self) -> bool {
+        self.ropes.iter().any(|rope| rope.scaling.extends())
     }
 
-    /// Whether a checkpoint's tensor of this name is known to carry nothing that is needed (rotary tables, causal masks, the
-    /// second copy of tied embeddings).
-    pub fn ignores(&self, tensor: &str) -> bool {
-        self.family.architecture().ignores(self, tensor)
+    /// The windows that layers have of their own, each once.
+    pub(crate) fn window(&self) -> Option<u32> {
+        self.attentions().find_map(|attention| attention.window)
     }
 
-    /// The `model_config` object of an `mlc-chat-config.json`, with the fields that MLC writes for this family. Where
-    /// MLC has no field for something the model needs, one is added. `hf` is the `config.json` that `self` was read from.
-    pub fn mlc_model_config(&self, hf: &Value) -> Map<String, Value> {
-        self.family.architecture().mlc_model_config(self, hf)
-    }
-
-    /// Columns of the fused query, key, value projection.
-    pub fn qkv_columns(&self) -> u64 {
-        (u64::from(self.heads) + 2 * u64::from(self.kv_heads)) * u64::from(self.head_dim)
-    }
-
-    /// Columns of the attention's output.
-    pub fn attention_columns(&self) -> u64 {
-        u64::from(self.heads) * u64::from(self.head_dim)
+    /// The rotary embedding of the first layer that has one.
+    pub(crate) fn rope(&self) -> Option<&Rope> {
+        self.attentions().find_map(|attention| attention.rope).and_then(|index| self.ropes.get(index))
     }
 
     /// The relations between values that hold for every family.
-    fn checked(self) -> Result<Self, ConfigError> {
-        if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(ConfigError::Contradiction(format!(
-                "{} attention heads are not a multiple of {} key-value heads",
-                self.heads, self.kv_heads
-            )));
-        }
-        for (what, columns) in [("attention", self.attention_columns()), ("qkv", self.qkv_columns())] {
-            if columns > 1 << 24 {
+    pub(crate) fn checked(self) -> Result<Self, ConfigError> {
+        for Attention { heads, kv_heads, head_dim, rope, .. } in self.attentions().copied() {
+            if !heads.is_multiple_of(kv_heads) {
                 return Err(ConfigError::Contradiction(format!(
-                    "{columns} {what} columns from {} heads of {}",
-                    self.heads, self.head_dim
+                    "{heads} attention heads are not a multiple of {kv_heads} key-value heads"
                 )));
             }
-        }
-        for rope in [Some(&self.rope), self.local_rope.as_ref()].into_iter().flatten() {
-            if rope.rotary % 2 != 0 || rope.rotary > self.head_dim {
+            let query = u64::from(heads) * u64::from(head_dim);
+            let all = query + 2 * u64::from(kv_heads) * u64::from(head_dim);
+            for (what, columns) in [("attention", query), ("qkv", all)] {
+                if columns > 1 << 24 {
+                    return Err(ConfigError::Contradiction(format!(
+                        "{columns} {what} columns from {heads} heads of {head_dim}"
+                    )));
+                }
+            }
+            if let Some(rope) = rope.and_then(|index| self.ropes.get(index))
+                && (rope.rotary % 2 != 0 || rope.rotary > head_dim)
+            {
                 return Err(ConfigError::Contradiction(format!(
-                    "{} rotary elements of heads of {}: expected an even number that fits",
-                    rope.rotary, self.head_dim
+                    "{} rotary elements of heads of {head_dim}: expected an even number that fits",
+                    rope.rotary
                 )));
             }
-        }
-        if self.layer_windows.len() != self.layers as usize {
-            return Err(ConfigError::Contradiction(format!(
-                "{} layer types for {} layers",
-                self.layer_windows.len(),
-                self.layers
-            )));
         }
         Ok(self)
     }

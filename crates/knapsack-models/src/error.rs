@@ -1,4 +1,3 @@
-use crate::registry::{FAMILIES, Family};
 use std::fmt;
 
 /// An architecture that no family implements.
@@ -6,21 +5,19 @@ use std::fmt;
 pub struct UnsupportedFamily {
     /// What the configuration names: an architecture or a model type.
     pub found: String,
-    /// The supported family whose names are nearest to it.
-    pub nearest: Family,
+    /// The supported family whose names are nearest to it, where one is near.
+    pub nearest: Option<&'static str>,
+    /// The names of all families.
+    pub supported: Vec<&'static str>,
 }
 
 impl fmt::Display for UnsupportedFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "model architecture `{}` is not supported; the nearest is `{}`; supported are",
-            self.found, self.nearest
-        )?;
-        for (index, family) in FAMILIES.iter().enumerate() {
-            write!(f, "{} {}", if index == 0 { "" } else { "," }, family.name())?;
+        write!(f, "model architecture `{}` is not supported; ", self.found)?;
+        if let Some(nearest) = self.nearest {
+            write!(f, "the nearest is `{nearest}`; ")?;
         }
-        Ok(())
+        write!(f, "supported are {}", self.supported.join(", "))
     }
 }
 
@@ -62,8 +59,28 @@ pub enum ConfigError {
         family: &'static str,
     },
     /// A rope scaling that is not known.
-    #[error("rope scaling `{0}` is not known; known are default, linear, dynamic, llama3, longrope, su and yarn")]
+    #[error(
+        "rope scaling `{0}` is not known; known are default, linear, dynamic, llama3, longrope, su, yarn and proportional"
+    )]
     RopeScaling(String),
+    /// A rope key that means nothing here, so that the model would be computed with other rotations than it was trained with.
+    #[error(
+        "`{key}` of the model configuration has no meaning for {family} with this rope, which would be computed without it"
+    )]
+    RopeKey {
+        /// The key, with the dictionary's name.
+        key: String,
+        /// The family.
+        family: &'static str,
+    },
+    /// A checkpoint of a kind that cannot be converted.
+    #[error("{found} cannot be packaged: {instead}")]
+    Unusable {
+        /// What it is.
+        found: String,
+        /// What to use in its place.
+        instead: &'static str,
+    },
     /// Values that do not go together.
     #[error("the model configuration contradicts itself: {0}")]
     Contradiction(String),
@@ -89,21 +106,54 @@ impl TensorsError {
     }
 }
 
+/// Most names of one list that are shown.
+const SHOWN: usize = 10;
+
+/// Beginnings of names by which a folder can be told, and what they mean.
+const BEGINNINGS: [(&str, &str); 3] = [
+    (
+        "base_model.model.",
+        "these are the names of an adapter (PEFT) that was not merged: merge it into its base model and save that",
+    ),
+    ("language_model.", "these are the names of a language model inside a larger one, whose configuration is another"),
+    ("layers.", "these are the names of a bare model without its head: `model.` is missing before them"),
+];
+
+impl TensorsError {
+    /// What the names say about the kind of checkpoint this is.
+    fn hint(&self) -> Option<&'static str> {
+        let has = |part: &str| self.left_over.iter().any(|name| name.contains(part));
+        if has(".lora_A.") || has(".lora_B.") {
+            return Some(BEGINNINGS[0].1);
+        }
+        if has(".qweight") || has(".weight_packed") || has(".absmax") || has(".weight_scale") {
+            return Some("these are the names of quantized weights: use the checkpoint that they were made from");
+        }
+        let begins = |beginning: &str| self.left_over.iter().any(|name| name.starts_with(beginning));
+        BEGINNINGS.iter().find(|(beginning, _)| begins(beginning)).map(|(_, hint)| *hint)
+    }
+}
+
 impl fmt::Display for TensorsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the checkpoint's tensors do not fit its configuration ({})", self.family)?;
-        for (what, names) in [("missing", &self.missing), ("left over", &self.left_over)] {
-            if !names.is_empty() {
-                write!(f, "\n  {what} ({}):", names.len())?;
-                for name in names {
-                    write!(f, "\n    {name}")?;
-                }
-            }
+        if let Some(hint) = self.hint() {
+            write!(f, "; {hint}")?;
         }
-        if !self.misshapen.is_empty() {
-            write!(f, "\n  of another shape ({}):", self.misshapen.len())?;
-            for (name, found, expected) in &self.misshapen {
-                write!(f, "\n    {name}: {found:?}, expected {expected:?}")?;
+        let misshapen =
+            self.misshapen.iter().map(|(name, found, expected)| format!("{name}: {found:?}, expected {expected:?}"));
+        let lists = [
+            ("missing", self.missing.clone()),
+            ("left over", self.left_over.clone()),
+            ("of another shape", misshapen.collect()),
+        ];
+        for (what, names) in lists.iter().filter(|(_, names)| !names.is_empty()) {
+            write!(f, "\n  {what} ({}):", names.len())?;
+            for name in names.iter().take(SHOWN) {
+                write!(f, "\n    {name}")?;
+            }
+            if names.len() > SHOWN {
+                write!(f, "\n    and {} more", names.len() - SHOWN)?;
             }
         }
         Ok(())

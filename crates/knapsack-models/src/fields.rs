@@ -3,6 +3,8 @@
 use crate::error::ConfigError;
 use knapsack_tensor::Activation;
 use serde_json::{Map, Value};
+use std::cell::RefCell;
+use std::collections::HashSet;
 
 /// Most layers of a model.
 pub(crate) const MAX_LAYERS: u32 = 1024;
@@ -10,6 +12,10 @@ pub(crate) const MAX_LAYERS: u32 = 1024;
 pub(crate) const MAX_DIM: u32 = 1 << 20;
 /// Largest position count or window.
 pub(crate) const MAX_POSITIONS: u32 = 1 << 28;
+
+/// Which keys were asked for: each with the object that it stands in.
+#[derive(Default)]
+pub(crate) struct Asked(RefCell<HashSet<(*const Map<String, Value>, String)>>);
 
 /// The values of one JSON object. Lookups take alternative keys, the first that is there and not null counts.
 #[derive(Clone, Copy)]
@@ -19,12 +25,21 @@ pub(crate) struct Fields<'a> {
     rest: Option<&'a Map<String, Value>>,
     /// The object around it, for keys that are in neither.
     outer: Option<&'a Map<String, Value>>,
+    /// Whether this is MLC's `model_config` and no checkpoint's `config.json`.
+    pub(crate) mlc: bool,
+    asked: &'a Asked,
 }
 
 impl<'a> Fields<'a> {
-    pub(crate) fn new(value: &'a Value) -> Result<Self, ConfigError> {
+    pub(crate) fn new(value: &'a Value, asked: &'a Asked) -> Result<Self, ConfigError> {
         let map = value.as_object().ok_or(ConfigError::Shape("is not a JSON object"))?;
-        Ok(Fields { map, rest: map.get("kwargs").and_then(Value::as_object), outer: None })
+        let rest = map.get("kwargs").and_then(Value::as_object);
+        Ok(Fields { map, rest, outer: None, mlc: false, asked })
+    }
+
+    /// The same, as MLC's.
+    pub(crate) fn of_mlc(self) -> Self {
+        Fields { mlc: true, ..self }
     }
 
     /// The same, with another object's values for keys that this one lacks.
@@ -36,18 +51,54 @@ impl<'a> Fields<'a> {
     pub(crate) fn object(&self, key: &str) -> Result<Option<Fields<'a>>, ConfigError> {
         match self.get(&[key]) {
             None => Ok(None),
-            Some((_, value @ Value::Object(_))) => Fields::new(value).map(Some),
+            Some((_, value @ Value::Object(_))) => {
+                Ok(Some(Fields { mlc: self.mlc, ..Fields::new(value, self.asked)? }))
+            }
             Some((key, value)) => Err(invalid(key, value, "an object")),
         }
     }
 
+    /// Every key of this very object, with its value.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> + use<'a> {
+        self.map.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// A value of this very object, null or not.
+    pub(crate) fn own(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key)
+    }
+
+    fn places(&self) -> impl Iterator<Item = &'a Map<String, Value>> + use<'a> {
+        [Some(self.map), self.rest, self.outer].into_iter().flatten()
+    }
+
     /// The first of the keys that is there and not null.
     pub(crate) fn get<'k>(&self, keys: &[&'k str]) -> Option<(&'k str, &'a Value)> {
-        let find = |key: &&'k str| {
-            let places = [Some(self.map), self.rest, self.outer].into_iter().flatten();
-            places.filter_map(|map| map.get(*key)).find(|value| !value.is_null())
-        };
+        let mut asked = self.asked.0.borrow_mut();
+        for map in self.places() {
+            for key in keys.iter().filter(|key| map.contains_key(**key)) {
+                asked.insert((std::ptr::from_ref(map), (*key).to_owned()));
+            }
+        }
+        let find = |key: &&'k str| self.places().filter_map(|map| map.get(*key)).find(|value| !value.is_null());
         keys.iter().find_map(|key| Some((*key, find(key)?)))
+    }
+
+    /// Takes note of keys that change nothing.
+    pub(crate) fn skip(&self, keys: &[&str]) {
+        let _ = self.get(keys);
+    }
+
+    /// The values that nobody asked for and that are neither null nor false, objects left out; in order.
+    pub(crate) fn unasked(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        let asked = self.asked.0.borrow();
+        let inner = [Some(self.map), self.rest].into_iter().flatten();
+        let unasked =
+            inner.flat_map(|map| map.iter().map(move |(key, value)| (map, key, value))).filter(|(map, key, value)| {
+                let idle = matches!(value, Value::Null | Value::Bool(false));
+                !idle && !asked.contains(&(std::ptr::from_ref(*map), (*key).clone()))
+            });
+        unasked.map(|(_, key, value)| (key.as_str(), value)).collect::<Vec<_>>().into_iter()
     }
 
     fn integer_in(&self, keys: &[&str], range: std::ops::RangeInclusive<u32>) -> Result<Option<u32>, ConfigError> {

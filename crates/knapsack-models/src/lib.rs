@@ -5,21 +5,29 @@
 //! `mlc-chat-config.json`, and the model's graph ([`ModelConfig::graph`]). Neighbours: `knapsack-weights` converts by the parameter
 //! list, `knapsack-compiler` compiles the graph.
 //!
-//! One file per family in `families/`; what they share is in `families/shared.rs`. Adding a family is adding a file and a line in
-//! [`Family`].
+//! A family is a row of [`FAMILIES`] and a file in `families/`: its facts, its table of modules, and what reads and writes its
+//! configuration. The rest reads tables and rows, and knows no family.
 
 mod config;
 mod error;
 mod families;
 mod fields;
 mod graph;
+pub mod json;
 mod parameter;
+mod read;
 mod registry;
 mod rope;
+mod table;
+mod tensors;
+mod usable;
+mod write;
 
-pub use config::{Biases, ModelConfig, QueryKeyNorm};
+pub use config::{Attention, Biases, Family, Layer, Mixer, ModelConfig, QueryKeyNorm};
 pub use error::{ConfigError, TensorsError, UnsupportedFamily};
 pub use graph::GraphError;
 pub use parameter::{Parameter, ParameterKind, Source, StoredTensor, Transform};
-pub use registry::{FAMILIES, Family};
+pub use registry::FAMILIES;
 pub use rope::{Rope, RopeFrequencies, RopeScaling};
+pub use tensors::TensorUse;
+pub use usable::{adapter, usable};

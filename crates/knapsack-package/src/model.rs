@@ -47,7 +47,7 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
         /// Where it stops being JSON.
-        source: serde_json::Error,
+        source: knapsack_models::json::JsonError,
     },
     /// No family can use the configuration.
     #[error("{}", path.display())]
@@ -111,7 +111,12 @@ impl Model {
             false => (FolderKind::Checkpoint, folder.join("config.json")),
         };
         if !path.is_file() {
-            return Err(ModelError::NoConfiguration(folder.to_owned()));
+            let path = folder.join("adapter_config.json");
+            if !path.is_file() {
+                return Err(ModelError::NoConfiguration(folder.to_owned()));
+            }
+            let source = knapsack_models::adapter(&read_json(&path)?.1);
+            return Err(ModelError::Config { path, source });
         }
         let (config_bytes, value) = read_json(&path)?;
         let (config, name) = match kind {
@@ -167,7 +172,7 @@ impl Model {
 
     /// What the configuration says about sizes.
     pub fn own(&self) -> Own {
-        let trained = self.config.trained_positions.filter(|_| !self.config.rope.scaling.extends());
+        let trained = self.config.trained_positions.filter(|_| !self.config.extends_positions());
         Own { windows: self.config.own_windows(), trained }
     }
 
@@ -206,6 +211,6 @@ fn read_json(path: &Path) -> Result<(Vec<u8>, Value), ModelError> {
         return Err(ModelError::TooLarge(path.to_owned()));
     }
     let json = |source| ModelError::Json { path: path.to_owned(), source };
-    let value = serde_json::from_slice(&bytes).map_err(json)?;
+    let value = knapsack_models::json::parse(&bytes).map_err(json)?;
     Ok((bytes, value))
 }

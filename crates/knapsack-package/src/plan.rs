@@ -46,7 +46,7 @@ impl Planned {
         let Windows { context, sliding, sinks, chunk } = self.windows;
         PlanRow {
             model_id: self.id(),
-            family: self.model.config.family.name(),
+            family: self.model.config.family.name,
             quantization: self.model.quantization.name,
             context_window_size: sliding.is_none().then_some(context),
             sliding_window_size: sliding,

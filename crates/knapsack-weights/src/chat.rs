@@ -56,7 +56,7 @@ pub(crate) fn build(
     let size = |key: &str| model_config.get(key).and_then(Value::as_i64).unwrap_or(-1);
     let config = ChatConfig {
         version: Some("0.1.0".to_owned()),
-        model_type: model.family.name().to_owned(),
+        model_type: model.family.name.to_owned(),
         quantization: quantization.name.to_owned(),
         vocab_size: i64::from(model.vocab),
         context_window_size: size("context_window_size"),
@@ -98,7 +98,7 @@ fn choose_template(
             known: ConvTemplate::names().collect::<Vec<_>>().join(", "),
         });
     }
-    let found = template::detect(model.family, tokenizer);
+    let found = template::detect(model.family.name, tokenizer);
     match (found, &tokenizer.jinja) {
         (Some(name), _) => notices.push(format!("conversation template: {name}, by the checkpoint's chat_template")),
         (None, Some(_)) => notices.push("conversation template: the tokenizer's own chat_template".to_owned()),

@@ -39,7 +39,7 @@ pub struct Progress {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// The model's family.
-    pub family: Family,
+    pub family: &'static Family,
     /// The format.
     pub quantization: Quantization,
     /// Tensors written.

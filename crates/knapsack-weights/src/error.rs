@@ -49,7 +49,7 @@ pub enum ConvertError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: serde_json::Error,
+        source: knapsack_models::json::JsonError,
     },
     /// A safetensors file or its index that is not what it should be.
     #[error("{}: {problem}", .path.display())]

@@ -5,7 +5,7 @@ use crate::checkpoint::{Checkpoint, Tensor};
 use crate::error::ConvertError;
 use crate::safetensors_header::SourceDType;
 use knapsack_artifact::weight_index::{Encoding, Metadata, Record, Shard, WeightIndex};
-use knapsack_models::{ModelConfig, Parameter, StoredTensor, TensorsError, Transform};
+use knapsack_models::{ModelConfig, Parameter, StoredTensor, TensorUse, TensorsError, Transform};
 use knapsack_tensor::{GroupFormat, Layout as Axes, Quantization};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -71,11 +71,12 @@ impl Layout {
         quantization: &Quantization,
     ) -> Result<Self, ConvertError> {
         let parameters = config.parameters();
-        let tensors = match_tensors(checkpoint, config, &parameters)?;
+        let uses: Vec<_> = checkpoint.tensors.iter().map(|tensor| config.tensor_use(&tensor.name)).collect();
+        let tensors = match_tensors(checkpoint, config, &parameters, &uses)?;
         let mut shards = Shards::default();
         let (mut jobs, mut blocks, mut source_bytes) = (Vec::new(), Vec::new(), 0);
         let mut loaded_bytes = 0u64;
-        for parameter in loading_order(checkpoint, &parameters) {
+        for parameter in loading_order(&uses, &parameters) {
             let stored = parameter.stored(quantization);
             loaded_bytes += stored.iter().filter_map(|tensor| tensor.index_dtype.bytes(&tensor.shape)).sum::<u64>();
             let places = stored.iter().map(|tensor| shards.add(tensor)).collect::<Result<_, _>>().map_err(|name| {
@@ -102,7 +103,8 @@ impl Layout {
                 blocks_of_shard[shard] += 1;
             }
         }
-        let elements = checkpoint.tensors.iter().filter(|tensor| is_counted(&tensor.name)).map(elements).sum::<u64>();
+        let counted = checkpoint.tensors.iter().zip(&uses).filter(|(tensor, of)| is_counted(&tensor.name, of));
+        let elements = counted.map(|(tensor, _)| elements(tensor)).sum::<u64>();
         let metadata = Metadata {
             tensors: shards.iter().map(|shard| shard.records.len() as u64).sum(),
             bytes: loaded_bytes as f64,
@@ -125,23 +127,28 @@ fn elements(tensor: &Tensor) -> u64 {
 }
 
 /// Whether MLC counts a tensor as a parameter of the checkpoint.
-fn is_counted(name: &str) -> bool {
-    ![".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias"].iter().any(|end| name.ends_with(end))
+fn is_counted(name: &str, of: &TensorUse<'_>) -> bool {
+    !matches!(of, TensorUse::Part(_))
+        && ![".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias"].iter().any(|end| name.ends_with(end))
 }
 
 /// The checkpoint's tensors by name, after checking that they are exactly those of the parameters.
 fn match_tensors<'a>(
-    checkpoint: &'a Checkpoint,
+    checkpoint: &Checkpoint,
     config: &ModelConfig,
     parameters: &[Parameter],
+    uses: &'a [TensorUse<'_>],
 ) -> Result<HashMap<&'a str, usize>, ConvertError> {
-    let by_name: HashMap<_, _> =
-        checkpoint.tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.as_str(), index)).collect();
-    if by_name.len() != checkpoint.tensors.len() {
+    let sources = uses.iter().enumerate().filter_map(|(index, of)| match of {
+        TensorUse::Source(name) => Some((name.as_ref(), index)),
+        TensorUse::Ignored | TensorUse::Part(_) => None,
+    });
+    let by_name: HashMap<_, _> = sources.clone().collect();
+    if by_name.len() != sources.count() {
         let problem = "a tensor is there twice, in two files".to_owned();
         return Err(ConvertError::Checkpoint { path: checkpoint.folder.clone(), problem });
     }
-    let mut error = TensorsError { family: config.family.name(), ..TensorsError::default() };
+    let mut error = TensorsError { family: config.family.name, ..TensorsError::default() };
     let mut used = vec![false; checkpoint.tensors.len()];
     for parameter in parameters {
         for source in &parameter.sources {
@@ -160,13 +167,14 @@ fn match_tensors<'a>(
             }
         }
     }
-    let unused = checkpoint.tensors.iter().zip(used).filter(|(tensor, used)| !used && !config.ignores(&tensor.name));
-    error.left_over = unused.map(|(tensor, _)| tensor.name.clone()).collect();
+    let needless = |index: usize| !used[index] && matches!(uses[index], TensorUse::Source(_));
+    let left_over = checkpoint.tensors.iter().enumerate().filter(|(index, _)| needless(*index));
+    error.left_over = left_over.map(|(_, tensor)| tensor.name.clone()).collect();
     if error.is_empty() { Ok(by_name) } else { Err(error.into()) }
 }
 
 /// The parameters in the order in which the checkpoint's tensors first ask for them.
-fn loading_order<'a>(checkpoint: &Checkpoint, parameters: &'a [Parameter]) -> Vec<&'a Parameter> {
+fn loading_order<'a>(uses: &[TensorUse<'_>], parameters: &'a [Parameter]) -> Vec<&'a Parameter> {
     let mut by_source = HashMap::new();
     for (index, parameter) in parameters.iter().enumerate() {
         for source in &parameter.sources {
@@ -175,8 +183,9 @@ fn loading_order<'a>(checkpoint: &Checkpoint, parameters: &'a [Parameter]) -> Ve
     }
     let mut seen = vec![false; parameters.len()];
     let mut order = Vec::with_capacity(parameters.len());
-    for tensor in &checkpoint.tensors {
-        if let Some(&index) = by_source.get(tensor.name.as_str())
+    for of in uses {
+        if let TensorUse::Source(name) = of
+            && let Some(&index) = by_source.get(name.as_ref())
             && !std::mem::replace(&mut seen[index], true)
         {
             order.push(&parameters[index]);

@@ -1,13 +1,12 @@
 //! Which of MLC's conversation templates a checkpoint's own Jinja template corresponds to.
 
 use crate::tokenizer::Tokenizer;
-use knapsack_models::Family;
 
 /// A template is chosen when the model's Jinja template contains `marker` and the tokenizer gives `token` the number `id`: a
 /// model that merely looks like another one would otherwise stop at the wrong tokens.
 struct Rule {
     template: &'static str,
-    family: Option<Family>,
+    family: Option<&'static str>,
     marker: &'static str,
     token: &'static str,
     id: u64,
@@ -15,7 +14,7 @@ struct Rule {
 
 const fn rule(
     template: &'static str,
-    family: Option<Family>,
+    family: Option<&'static str>,
     marker: &'static str,
     token: &'static str,
     id: u64,
@@ -27,23 +26,23 @@ const fn rule(
 const RULES: &[Rule] = &[
     rule("deepseek_r1_llama", None, "<｜Assistant｜>", "<｜end▁of▁sentence｜>", 128001),
     rule("deepseek_r1_qwen", None, "<｜Assistant｜>", "<｜end▁of▁sentence｜>", 151643),
-    rule("llama-3_1", Some(Family::Llama), "<|start_header_id|>", "<|eom_id|>", 128008),
-    rule("llama-3", Some(Family::Llama), "<|start_header_id|>", "<|eot_id|>", 128009),
-    rule("llama-2", Some(Family::Llama), "<<SYS>>", "</s>", 2),
-    rule("tinyllama_v1_0", Some(Family::Llama), "<|assistant|>", "</s>", 2),
-    rule("qwen3", Some(Family::Qwen3), "<|im_start|>", "<|im_end|>", 151645),
-    rule("qwen2", Some(Family::Qwen2), "<|im_start|>", "<|im_end|>", 151645),
-    rule("chatml", Some(Family::Llama), "<|im_start|>", "<|im_end|>", 2),
+    rule("llama-3_1", Some("llama"), "<|start_header_id|>", "<|eom_id|>", 128008),
+    rule("llama-3", Some("llama"), "<|start_header_id|>", "<|eot_id|>", 128009),
+    rule("llama-2", Some("llama"), "<<SYS>>", "</s>", 2),
+    rule("tinyllama_v1_0", Some("llama"), "<|assistant|>", "</s>", 2),
+    rule("qwen3", Some("qwen3"), "<|im_start|>", "<|im_end|>", 151645),
+    rule("qwen2", Some("qwen2"), "<|im_start|>", "<|im_end|>", 151645),
+    rule("chatml", Some("llama"), "<|im_start|>", "<|im_end|>", 2),
     rule("gemma3_instruction", None, "<start_of_turn>", "<end_of_turn>", 106),
     rule("gemma_instruction", None, "<start_of_turn>", "<end_of_turn>", 107),
-    rule("mistral_default", Some(Family::Mistral), "[INST]", "</s>", 2),
-    rule("phi-3", Some(Family::Phi3), "<|end|>", "<|end|>", 32007),
-    rule("stablelm-2", Some(Family::StableLm), "<|assistant|>", "<|endoftext|>", 100257),
-    rule("stablelm-3b", Some(Family::StableLm), "<|assistant|>", "<|endoftext|>", 0),
+    rule("mistral_default", Some("mistral"), "[INST]", "</s>", 2),
+    rule("phi-3", Some("phi3"), "<|end|>", "<|end|>", 32007),
+    rule("stablelm-2", Some("stablelm"), "<|assistant|>", "<|endoftext|>", 100257),
+    rule("stablelm-3b", Some("stablelm"), "<|assistant|>", "<|endoftext|>", 0),
 ];
 
 /// The template's name; `None` where no template is known to be the model's.
-pub(crate) fn detect(family: Family, tokenizer: &Tokenizer) -> Option<&'static str> {
+pub(crate) fn detect(family: &str, tokenizer: &Tokenizer) -> Option<&'static str> {
     let jinja = tokenizer.jinja.as_deref()?;
     let fits = |rule: &&Rule| {
         rule.family.is_none_or(|wanted| wanted == family)

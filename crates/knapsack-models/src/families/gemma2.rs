@@ -1,82 +1,80 @@
 //! Gemma 2: Gemma with norms before and after each block, both soft-cappings and a window on every other layer.
 
 use super::gemma;
-use super::shared::{self, Standard};
-use crate::config::ModelConfig;
+use super::llama::BASE;
+use super::rows::*;
+use crate::config::{Family, ModelConfig};
 use crate::error::ConfigError;
 use crate::fields::Fields;
-use crate::graph::{Names, decoder};
-use crate::parameter::Transform;
-use crate::registry::{Architecture, Family};
+use crate::read;
+use crate::table::{Change, Modules, Role, Row, Section, row};
 use serde_json::{Map, Value};
 
-pub(crate) struct Gemma2;
-
-/// The norms of a layer, before and after attention and before and after the feed-forward network.
-pub(crate) const NORMS: &[&str] =
-    &["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"];
-
-const STANDARD: Standard = Standard { norms: NORMS, norm_transform: Transform::AddOne, ..shared::LLAMA };
-
-/// What the graph reads.
-pub(crate) const GRAPH: Names = Names {
-    post_attention_norm: Some("post_attention_layernorm"),
-    mlp_norm: Some("pre_feedforward_layernorm"),
-    post_mlp_norm: Some("post_feedforward_layernorm"),
-    ..decoder::LLAMA
+pub(crate) static GEMMA2: Family = Family {
+    name: "gemma2",
+    architectures: &["Gemma2ForCausalLM"],
+    models: "Gemma 2",
+    modules: &MODULES,
+    read,
+    finish_mlc,
+    write,
+    ..BASE
 };
 
-impl Architecture for Gemma2 {
-    fn name(&self) -> &'static str {
-        "gemma2"
-    }
+const fn norm(role: Role, name: &'static str, source: &'static [&'static str]) -> Row {
+    row(role, name, source).with(Change::AddOne)
+}
 
-    fn architectures(&self) -> &'static [&'static str] {
-        &["Gemma2ForCausalLM"]
-    }
+/// Norms before and after attention and before and after the feed-forward network.
+pub(crate) const INPUT_NORM: Row = norm(Role::AttentionNorm, "input_layernorm", &["input_layernorm"]);
+pub(crate) const POST_ATTENTION_NORM: Row =
+    norm(Role::PostAttentionNorm, "post_attention_layernorm", &["post_attention_layernorm"]);
+pub(crate) const PRE_MLP_NORM: Row = norm(Role::MlpNorm, "pre_feedforward_layernorm", &["pre_feedforward_layernorm"]);
+pub(crate) const POST_MLP_NORM: Row =
+    norm(Role::PostMlpNorm, "post_feedforward_layernorm", &["post_feedforward_layernorm"]);
 
-    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-        let config = gemma::read(Family::Gemma2, fields)?;
-        let window = fields.positions(&["sliding_window"])?;
-        let scalar = fields.positive(&["query_pre_attn_scalar"])?.unwrap_or(256.0);
-        Ok(ModelConfig {
-            attention_scale: scalar.powf(-0.5) as f32,
-            attention_soft_cap: fields.positive_f32(&["attn_logit_softcapping"])?,
-            final_soft_cap: fields.positive_f32(&["final_logit_softcapping"])?,
-            layer_windows: shared::layer_windows(fields, config.layers, window, |layer| layer % 2 == 0)?,
-            ..config
-        })
-    }
+static MODULES: Modules = Modules {
+    layers: ["model.layers"; 2],
+    sections: &[
+        Section::Once(&[EMBEDDING]),
+        Section::Layers(&[INPUT_NORM, POST_ATTENTION_NORM, PRE_MLP_NORM, POST_MLP_NORM, QKV, OUTPUT, GATE_UP, DOWN]),
+        Section::Once(&[FINAL_NORM.with(Change::AddOne), HEAD]),
+    ],
+};
 
-    fn read_mlc(&self, chat_config: &Value) -> Result<ModelConfig, ConfigError> {
-        let mut config = shared::read_mlc(chat_config, |fields| self.read(fields))?;
-        // MLC sets the context to the window because it lacks the alternation; the trained positions are lost.
-        let chat = Fields::new(chat_config)?;
-        config.trained_positions = shared::mlc_model(&chat)?.positions(&["max_position_embeddings"])?;
-        Ok(config)
-    }
+fn read(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+    let mut config = gemma::read(family, fields)?;
+    let window = fields.positions(&["sliding_window"])?;
+    config.set_windows(fields, &gemma::DEFAULTS.rope, window, |layer| layer % 2 == 0)?;
+    scores(&mut config, fields)?;
+    Ok(config)
+}
 
-    fn standard(&self) -> Standard {
-        STANDARD
-    }
+/// Reads how Gemma 2 and 3 treat the scores of attention and the logits.
+pub(crate) fn scores(config: &mut ModelConfig, fields: &Fields<'_>) -> Result<(), ConfigError> {
+    let scalar = fields.positive(&["query_pre_attn_scalar"])?.unwrap_or(256.0);
+    config.attention_scale = scalar.powf(-0.5) as f32;
+    config.attention_soft_cap = fields.positive_f32(&["attn_logit_softcapping"])?;
+    config.final_soft_cap = fields.positive_f32(&["final_logit_softcapping"])?;
+    Ok(())
+}
 
-    fn names(&self, _: &ModelConfig) -> Names {
-        GRAPH
-    }
+fn finish_mlc(config: &mut ModelConfig, chat: &Fields<'_>) -> Result<(), ConfigError> {
+    read::apply_mlc_windows(config, chat)?;
+    // MLC sets the context to the window because it lacks the alternation; the trained positions are lost.
+    config.trained_positions = read::mlc_model(chat)?.positions(&["max_position_embeddings"])?;
+    Ok(())
+}
 
-    fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {
-        let window = config.layer_windows.iter().flatten().copied().next();
-        let context = window.or(config.context_window);
-        gemma::model_config(config, hf)
-            .set("context_window_size", context)
-            .set(
-                "prefill_chunk_size",
-                context.map_or(config.prefill_chunk, |context| config.prefill_chunk.min(context)),
-            )
-            .take("attn_logit_softcapping", Value::Null)
-            .take("final_logit_softcapping", Value::Null)
-            .take("query_pre_attn_scalar", 256)
-            .take("sliding_window", Value::Null)
-            .finish()
-    }
+fn write(config: &ModelConfig, hf: &Value) -> Map<String, Value> {
+    let window = config.window();
+    let context = window.or(config.context_window);
+    gemma::model_config(config, hf)
+        .set("context_window_size", context)
+        .set("prefill_chunk_size", context.map_or(config.prefill_chunk, |context| config.prefill_chunk.min(context)))
+        .take("attn_logit_softcapping", Value::Null)
+        .take("final_logit_softcapping", Value::Null)
+        .take("query_pre_attn_scalar", 256)
+        .take("sliding_window", Value::Null)
+        .finish()
 }

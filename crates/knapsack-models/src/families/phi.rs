@@ -1,203 +1,144 @@
 //! Phi 1.5 and 2: LayerNorm, biases everywhere, attention and feed-forward network in parallel, partial rotation. Two layouts of
-//! checkpoint, the one of transformers ([`Phi`]) and Microsoft's own ([`PhiMsft`]), become the same MLC tensors.
+//! checkpoint, the one of transformers ([`PHI`]) and Microsoft's own ([`PHI_MSFT`]), become the same MLC tensors.
 
-use super::shared::{self, Defaults, LLAMA_LIKE, List, MlcConfig, qkv_sources};
-use crate::config::{Biases, ModelConfig};
+use super::llama::BASE;
+use super::rows::QKV_SOURCES;
+use crate::config::{Biases, Family, ModelConfig};
 use crate::error::ConfigError;
 use crate::fields::Fields;
-use crate::graph::{Mlp, Names, Projections, decoder};
-use crate::parameter::{Parameter, ParameterKind, Source, Transform};
-use crate::registry::{Architecture, Family};
+use crate::read::{self, Defaults, LLAMA_LIKE};
+use crate::rope::{PLAIN, RopeDefaults};
+use crate::table::{Modules, Role, Row, Section, bias, row};
+use crate::write::MlcConfig;
 use knapsack_tensor::{Activation, NormKind};
 use serde_json::{Map, Value};
 
-pub(crate) struct Phi;
-pub(crate) struct PhiMsft;
+pub(crate) static PHI: Family = Family {
+    name: "phi",
+    architectures: &["PhiForCausalLM"],
+    models: "Phi 1.5, 2",
+    checked: super::GENERATED,
+    modules: &TRANSFORMERS,
+    read,
+    write,
+    ..BASE
+};
+
+pub(crate) static PHI_MSFT: Family = Family {
+    name: "phi-msft",
+    architectures: &[],
+    models: "Phi 1.5, 2 in Microsoft's layout",
+    checked: "no outside reference; the graph is that of phi",
+    modules: &MSFT,
+    write: write_msft,
+    ..PHI_BASE
+};
+
+const PHI_BASE: Family = Family { read, ..BASE };
+
+const UP: Row = row(Role::Up, "mlp.fc1", &["mlp.fc1"]);
+const UP_BIAS: Row = bias(Role::Up, "mlp.fc1", &["mlp.fc1"]);
+const DOWN: Row = row(Role::Down, "mlp.fc2", &["mlp.fc2"]);
+const DOWN_BIAS: Row = bias(Role::Down, "mlp.fc2", &["mlp.fc2"]);
+
+static TRANSFORMERS: Modules = Modules {
+    layers: ["transformer.h", "model.layers"],
+    sections: &[
+        Section::Once(&[row(Role::Embedding, "transformer.embd", &["model.embed_tokens"])]),
+        Section::Layers(&[
+            row(Role::AttentionNorm, "ln", &["input_layernorm"]),
+            row(Role::Qkv, "mixer.Wqkv", QKV_SOURCES),
+            bias(Role::Qkv, "mixer.Wqkv", QKV_SOURCES),
+            row(Role::Output, "mixer.out_proj", &["self_attn.dense"]),
+            bias(Role::Output, "mixer.out_proj", &["self_attn.dense"]),
+            UP,
+            UP_BIAS,
+            DOWN,
+            DOWN_BIAS,
+        ]),
+        Section::Once(&[
+            row(Role::FinalNorm, "lm_head.ln", &["model.final_layernorm"]),
+            row(Role::Head, "lm_head.linear", &["lm_head"]),
+            bias(Role::Head, "lm_head.linear", &["lm_head"]),
+        ]),
+    ],
+};
+
+static MSFT: Modules = Modules {
+    layers: ["transformer.h"; 2],
+    sections: &[
+        Section::Once(&[row(Role::Embedding, "transformer.embd", &["transformer.embd.wte"])]),
+        Section::Layers(&[
+            row(Role::AttentionNorm, "ln", &["ln"]),
+            row(Role::Qkv, "mixer.Wqkv", &["mixer.Wqkv"]),
+            bias(Role::Qkv, "mixer.Wqkv", &["mixer.Wqkv"]),
+            row(Role::Output, "mixer.out_proj", &["mixer.out_proj"]),
+            bias(Role::Output, "mixer.out_proj", &["mixer.out_proj"]),
+            UP,
+            UP_BIAS,
+            DOWN,
+            DOWN_BIAS,
+        ]),
+        Section::Once(&[
+            row(Role::FinalNorm, "lm_head.ln", &["lm_head.ln"]),
+            row(Role::Head, "lm_head.linear", &["lm_head.linear"]),
+            bias(Role::Head, "lm_head.linear", &["lm_head.linear"]),
+        ]),
+    ],
+};
 
 const DEFAULTS: Defaults = Defaults {
     norm: NormKind::Layer,
     norm_epsilon: 1e-5,
     activation: Activation::GeluTanh,
-    partial_rotary: 0.5,
+    rope: RopeDefaults { partial: 0.5, ..PLAIN },
     ..LLAMA_LIKE
 };
 
-/// What the graph reads.
-const GRAPH: Names = Names {
-    embedding: "transformer.embd",
-    layers: "transformer.h",
-    attention_norm: "ln",
-    projections: Projections::Fused("mixer.Wqkv"),
-    output: "mixer.out_proj",
-    mlp_norm: None,
-    mlp: Mlp::Plain { up: "mlp.fc1", down: "mlp.fc2" },
-    final_norm: "lm_head.ln",
-    head: "lm_head.linear",
-    ..decoder::LLAMA
-};
-
-fn read(family: Family, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-    let config = shared::decoder(family, fields, &DEFAULTS)?;
-    for key in ["qk_layernorm", "tie_word_embeddings"] {
-        if fields.flag(&[key], false)? {
-            let found = "true".to_owned();
-            return Err(ConfigError::NotSupported { key: key.to_owned(), found, family: family.name() });
-        }
-    }
+fn read(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+    let config = read::decoder(family, fields, &DEFAULTS)?;
+    read::must_be_off(family, fields, &["qk_layernorm", "tie_word_embeddings"])?;
     let biases = Biases { qkv: true, attention_output: true, mlp: true, head: true };
     Ok(ModelConfig { biases, parallel_residual: true, ..config })
 }
 
-/// Where a layout keeps what. Names of linear layers are those before `.weight` and `.bias`.
-struct Layout {
-    embedding: &'static str,
-    final_norm: &'static str,
-    head: &'static str,
-    layers: &'static str,
-    norm: &'static str,
-    output: &'static str,
-    /// `None`: q, k and v are apart.
-    qkv: Option<&'static str>,
+fn write(config: &ModelConfig, hf: &Value) -> Map<String, Value> {
+    MlcConfig::new(hf)
+        .take("vocab_size", config.vocab)
+        .take("hidden_size", config.hidden)
+        .take("intermediate_size", config.intermediate())
+        .take("num_hidden_layers", config.layers.len())
+        .take("num_attention_heads", config.attention().heads)
+        .take("layer_norm_eps", config.norm_epsilon)
+        .rope_base("position_embedding_base", config)
+        .rotated_share("partial_rotary_factor", config)
+        .set("num_key_value_heads", config.attention().kv_heads)
+        .set("context_window_size", config.context_window)
+        .set("prefill_chunk_size", config.prefill_chunk)
+        .set("head_dim", config.attention().head_dim)
+        .set("tensor_parallel_shards", 1)
+        .set("max_batch_size", 128)
+        .extra("hidden_act", "gelu_new")
+        .extra_rope_scaling(config)
+        .finish()
 }
 
-const TRANSFORMERS: Layout = Layout {
-    embedding: "model.embed_tokens",
-    final_norm: "model.final_layernorm",
-    head: "lm_head",
-    layers: "model.layers",
-    norm: "input_layernorm",
-    output: "self_attn.dense",
-    qkv: None,
-};
-
-const MSFT: Layout = Layout {
-    embedding: "transformer.embd.wte",
-    final_norm: "lm_head.ln",
-    head: "lm_head.linear",
-    layers: "transformer.h",
-    norm: "ln",
-    output: "mixer.out_proj",
-    qkv: Some("mixer.Wqkv"),
-};
-
-fn parameters(config: &ModelConfig, layout: &Layout) -> Vec<Parameter> {
-    let mut list = List::default();
-    let hidden = u64::from(config.hidden);
-    let weight = |module: &str| format!("{module}.weight");
-    let kind = ParameterKind::Embedding;
-    list.matrix(kind, weight("transformer.embd"), weight(layout.embedding), config.vocab, hidden);
-    for layer in 0..config.layers {
-        let (to, from) = (format!("transformer.h.{layer}"), format!("{}.{layer}", layout.layers));
-        list.norm(config, &format!("{to}.ln"), &format!("{from}.{}", layout.norm), Transform::Keep);
-        for suffix in ["weight", "bias"] {
-            let sources = match layout.qkv {
-                Some(name) => vec![Source { name: format!("{from}.{name}.{suffix}"), rows: config.qkv_columns() }],
-                None => qkv_sources(config, &format!("{from}.self_attn"), suffix),
-            };
-            let name = format!("{to}.mixer.Wqkv.{suffix}");
-            match suffix {
-                "weight" => list.fused(name, sources, hidden, Transform::Keep),
-                _ => list.fused_vector(name, sources, Transform::Keep),
-            }
-        }
-        for (mlc, hf, rows, columns) in [
-            ("mixer.out_proj", layout.output, config.hidden, config.attention_columns()),
-            ("mlp.fc1", "mlp.fc1", config.intermediate, hidden),
-            ("mlp.fc2", "mlp.fc2", config.hidden, config.intermediate.into()),
-        ] {
-            let (to, from) = (format!("{to}.{mlc}"), format!("{from}.{hf}"));
-            list.matrix(ParameterKind::Linear, weight(&to), weight(&from), rows, columns);
-            list.vector(format!("{to}.bias"), format!("{from}.bias"), rows, Transform::Keep);
-        }
-    }
-    list.norm(config, "lm_head.ln", layout.final_norm, Transform::Keep);
-    list.matrix(ParameterKind::Final, weight("lm_head.linear"), weight(layout.head), config.vocab, hidden);
-    let bias = format!("{}.bias", layout.head);
-    list.vector("lm_head.linear.bias".to_owned(), bias, config.vocab, Transform::Keep);
-    list.finish()
-}
-
-impl Architecture for Phi {
-    fn name(&self) -> &'static str {
-        "phi"
-    }
-
-    fn architectures(&self) -> &'static [&'static str] {
-        &["PhiForCausalLM"]
-    }
-
-    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-        read(Family::Phi, fields)
-    }
-
-    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
-        parameters(config, &TRANSFORMERS)
-    }
-
-    fn names(&self, _: &ModelConfig) -> Names {
-        GRAPH
-    }
-
-    fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {
-        MlcConfig::new(hf)
-            .take("vocab_size", config.vocab)
-            .take("hidden_size", config.hidden)
-            .take("intermediate_size", config.intermediate)
-            .take("num_hidden_layers", config.layers)
-            .take("num_attention_heads", config.heads)
-            .take("layer_norm_eps", config.norm_epsilon)
-            .rope_base("position_embedding_base", config)
-            .set("partial_rotary_factor", f64::from(config.rope.rotary) / f64::from(config.head_dim))
-            .set("num_key_value_heads", config.kv_heads)
-            .set("context_window_size", config.context_window)
-            .set("prefill_chunk_size", config.prefill_chunk)
-            .set("head_dim", config.head_dim)
-            .set("tensor_parallel_shards", 1)
-            .set("max_batch_size", 128)
-            .extra("hidden_act", "gelu_new")
-            .extra_rope_scaling(config)
-            .finish()
-    }
-}
-
-impl Architecture for PhiMsft {
-    fn name(&self) -> &'static str {
-        "phi-msft"
-    }
-
-    fn architectures(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-        read(Family::PhiMsft, fields)
-    }
-
-    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
-        parameters(config, &MSFT)
-    }
-
-    fn names(&self, _: &ModelConfig) -> Names {
-        GRAPH
-    }
-
-    fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {
-        MlcConfig::new(hf)
-            .set("model_type", "phi-msft")
-            .take("vocab_size", config.vocab)
-            .take("n_positions", config.trained_positions)
-            .take("n_embd", config.hidden)
-            .take("n_layer", config.layers)
-            .set("n_inner", config.intermediate)
-            .take("n_head", config.heads)
-            .set("rotary_dim", config.rope.rotary)
-            .rope_base("position_embedding_base", config)
-            .take("layer_norm_epsilon", config.norm_epsilon)
-            .set("context_window_size", config.context_window)
-            .set("prefill_chunk_size", config.prefill_chunk)
-            .set("n_head_kv", config.kv_heads)
-            .set("head_dim", config.head_dim)
-            .set("tensor_parallel_shards", 1)
-            .finish()
-    }
+fn write_msft(config: &ModelConfig, hf: &Value) -> Map<String, Value> {
+    MlcConfig::new(hf)
+        .set("model_type", "phi-msft")
+        .take("vocab_size", config.vocab)
+        .take("n_positions", config.trained_positions)
+        .take("n_embd", config.hidden)
+        .take("n_layer", config.layers.len())
+        .set("n_inner", config.intermediate())
+        .take("n_head", config.attention().heads)
+        .set("rotary_dim", config.ropes[0].rotary)
+        .rope_base("position_embedding_base", config)
+        .take("layer_norm_epsilon", config.norm_epsilon)
+        .set("context_window_size", config.context_window)
+        .set("prefill_chunk_size", config.prefill_chunk)
+        .set("n_head_kv", config.attention().kv_heads)
+        .set("head_dim", config.attention().head_dim)
+        .set("tensor_parallel_shards", 1)
+        .finish()
 }

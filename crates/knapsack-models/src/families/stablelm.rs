@@ -1,96 +1,92 @@
 //! StableLM 3B and 2: LayerNorm, partial rotation, gated SiLU; optional bias on q, k, v, normalized heads and parallel residual.
 
-use super::shared::{self, Defaults, LLAMA_LIKE, List, MlcConfig, Standard};
-use crate::config::{Biases, ModelConfig, QueryKeyNorm};
+use super::llama::BASE;
+use super::rows::*;
+use crate::config::{Biases, Family, ModelConfig, QueryKeyNorm};
 use crate::error::ConfigError;
 use crate::fields::Fields;
-use crate::graph::{Names, decoder};
-use crate::parameter::{Parameter, Source, Transform};
-use crate::registry::{Architecture, Family};
+use crate::read::{self, Defaults, LLAMA_LIKE};
+use crate::rope::{PLAIN, RopeDefaults};
+use crate::table::{Modules, Role, Section, row};
+use crate::write::MlcConfig;
 use knapsack_tensor::NormKind;
 use serde_json::{Map, Value};
 
-pub(crate) struct StableLm;
+pub(crate) static STABLELM: Family = Family {
+    name: "stablelm",
+    architectures: &["StableLmForCausalLM", "StableLMEpochForCausalLM"],
+    model_types: &["stablelm_epoch"],
+    models: "StableLM 3B, StableLM 2",
+    checked: super::GENERATED,
+    modules: &SEQUENTIAL,
+    read,
+    write,
+    ..BASE
+};
 
-const DEFAULTS: Defaults = Defaults { norm: NormKind::Layer, norm_epsilon: 1e-5, partial_rotary: 0.25, ..LLAMA_LIKE };
+const HEAD_NORMS: Section = Section::Layers(&[
+    row(Role::QueryNorm, "self_attn.q_layernorm", &["self_attn.q_layernorm"]),
+    row(Role::KeyNorm, "self_attn.k_layernorm", &["self_attn.k_layernorm"]),
+]);
+
+static SEQUENTIAL: Modules = Modules {
+    layers: ["model.layers"; 2],
+    sections: &[
+        Section::Once(&[EMBEDDING]),
+        Section::Layers(&[ATTENTION_NORM, MLP_NORM, QKV, QKV_BIAS, OUTPUT, GATE_UP, DOWN]),
+        Section::Once(&[FINAL_NORM, HEAD]),
+        HEAD_NORMS,
+    ],
+};
 
 /// With a parallel residual, attention and feed-forward network share the norm.
-const PARALLEL: Standard = Standard { norms: &["input_layernorm"], ..shared::LLAMA };
+static PARALLEL: Modules = Modules {
+    layers: ["model.layers"; 2],
+    sections: &[
+        Section::Once(&[EMBEDDING]),
+        Section::Layers(&[ATTENTION_NORM, QKV, QKV_BIAS, OUTPUT, GATE_UP, DOWN]),
+        Section::Once(&[FINAL_NORM, HEAD]),
+        HEAD_NORMS,
+    ],
+};
 
-impl Architecture for StableLm {
-    fn name(&self) -> &'static str {
-        "stablelm"
-    }
+const DEFAULTS: Defaults =
+    Defaults { norm: NormKind::Layer, norm_epsilon: 1e-5, rope: RopeDefaults { partial: 0.25, ..PLAIN }, ..LLAMA_LIKE };
 
-    fn architectures(&self) -> &'static [&'static str] {
-        &["StableLmForCausalLM", "StableLMEpochForCausalLM"]
-    }
+fn read(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+    let config = read::decoder(family, fields, &DEFAULTS)?;
+    let per_head = fields.flag(&["qk_layernorm"], false)?;
+    let parallel_residual = fields.flag(&["use_parallel_residual"], false)?;
+    Ok(ModelConfig {
+        modules: if parallel_residual { &PARALLEL } else { &SEQUENTIAL },
+        biases: Biases { qkv: fields.flag(&["use_qkv_bias"], false)?, ..Biases::default() },
+        parallel_residual,
+        query_key_norm: if per_head { QueryKeyNorm::PerHead } else { QueryKeyNorm::None },
+        ..config
+    })
+}
 
-    fn model_types(&self) -> &'static [&'static str] {
-        &["stablelm_epoch"]
-    }
-
-    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
-        let config = shared::decoder(Family::StableLm, fields, &DEFAULTS)?;
-        let per_head = fields.flag(&["qk_layernorm"], false)?;
-        Ok(ModelConfig {
-            biases: Biases { qkv: fields.flag(&["use_qkv_bias"], false)?, ..Biases::default() },
-            parallel_residual: fields.flag(&["use_parallel_residual"], false)?,
-            query_key_norm: if per_head { QueryKeyNorm::PerHead } else { QueryKeyNorm::None },
-            ..config
-        })
-    }
-
-    fn parameters(&self, config: &ModelConfig) -> Vec<Parameter> {
-        let standard = if config.parallel_residual { &PARALLEL } else { &shared::LLAMA };
-        let mut parameters = shared::standard_parameters(config, standard);
-        if config.query_key_norm == QueryKeyNorm::PerHead {
-            let mut list = List::default();
-            for layer in 0..config.layers {
-                for (name, heads) in [("q_layernorm", config.heads), ("k_layernorm", config.kv_heads)] {
-                    let module = format!("model.layers.{layer}.self_attn.{name}");
-                    let head =
-                        |head| Source { name: format!("{module}.norms.{head}.weight"), rows: config.head_dim.into() };
-                    let sources = (0..heads).map(head).collect();
-                    list.fused_vector(format!("{module}.weight"), sources, Transform::Keep);
-                }
-            }
-            parameters.extend(list.finish());
-        }
-        parameters
-    }
-
-    fn names(&self, config: &ModelConfig) -> Names {
-        let norms = ["self_attn.q_layernorm", "self_attn.k_layernorm"];
-        Names {
-            head_norms: (config.query_key_norm == QueryKeyNorm::PerHead).then_some(norms),
-            mlp_norm: decoder::LLAMA.mlp_norm.filter(|_| !config.parallel_residual),
-            ..decoder::LLAMA
-        }
-    }
-
-    fn mlc_model_config(&self, config: &ModelConfig, hf: &Value) -> Map<String, Value> {
-        MlcConfig::new(hf)
-            .take("vocab_size", config.vocab)
-            .take("hidden_size", config.hidden)
-            .take("num_hidden_layers", config.layers)
-            .take("num_attention_heads", config.heads)
-            .set("num_key_value_heads", config.kv_heads)
-            .take("layer_norm_eps", config.norm_epsilon)
-            .set("partial_rotary_factor", f64::from(config.rope.rotary) / f64::from(config.head_dim))
-            .rope_base("rope_theta", config)
-            .take("intermediate_size", config.intermediate)
-            .set("use_qkv_bias", config.biases.qkv)
-            .set("head_dim", config.head_dim)
-            .set("context_window_size", config.context_window)
-            .set("prefill_chunk_size", config.prefill_chunk)
-            .set("tensor_parallel_shards", 1)
-            .set("max_batch_size", 128)
-            .extra("tie_word_embeddings", false)
-            .extra("use_parallel_residual", false)
-            .extra("qk_layernorm", false)
-            .extra("hidden_act", "silu")
-            .extra_rope_scaling(config)
-            .finish()
-    }
+fn write(config: &ModelConfig, hf: &Value) -> Map<String, Value> {
+    MlcConfig::new(hf)
+        .take("vocab_size", config.vocab)
+        .take("hidden_size", config.hidden)
+        .take("num_hidden_layers", config.layers.len())
+        .take("num_attention_heads", config.attention().heads)
+        .set("num_key_value_heads", config.attention().kv_heads)
+        .take("layer_norm_eps", config.norm_epsilon)
+        .rotated_share("partial_rotary_factor", config)
+        .rope_base("rope_theta", config)
+        .take("intermediate_size", config.intermediate())
+        .set("use_qkv_bias", config.biases.qkv)
+        .set("head_dim", config.attention().head_dim)
+        .set("context_window_size", config.context_window)
+        .set("prefill_chunk_size", config.prefill_chunk)
+        .set("tensor_parallel_shards", 1)
+        .set("max_batch_size", 128)
+        .extra("tie_word_embeddings", false)
+        .extra("use_parallel_residual", false)
+        .extra("qk_layernorm", false)
+        .extra("hidden_act", "silu")
+        .extra_rope_scaling(config)
+        .finish()
 }

@@ -1,7 +1,8 @@
 //! Writes a graph node by node.
 
 use super::GraphError;
-use crate::config::ModelConfig;
+use crate::config::{Attention, ModelConfig};
+use crate::table::Role;
 use knapsack_ir::{
     Columns, Graph, KvLayer, Node, Norm, Op, Parameter, ParameterId, RopeTable, Storage, Type, ValueId, Weight,
     Windows, infer,
@@ -31,7 +32,7 @@ type Built = Result<ValueId, GraphError>;
 impl<'a> Builder<'a> {
     pub(crate) fn new(config: &'a ModelConfig, quantization: &Quantization, windows: &Windows) -> Self {
         let mut graph = Graph {
-            family: config.family.name().to_owned(),
+            family: config.family.name.to_owned(),
             quantization: quantization.name.to_owned(),
             vocab: config.vocab,
             hidden: config.hidden,
@@ -49,7 +50,7 @@ impl<'a> Builder<'a> {
             let format = parameter.group_format(quantization);
             index.insert(parameter.name, Entry { first, shape: parameter.shape, format });
         }
-        for rope in [Some(&config.rope), config.local_rope.as_ref()].into_iter().flatten() {
+        for rope in &config.ropes {
             let table = rope.frequencies(windows.context);
             graph.rope_tables.push(RopeTable { frequencies: table.frequencies, magnitude: table.magnitude });
         }
@@ -64,7 +65,7 @@ impl<'a> Builder<'a> {
     /// Adds a node that defines one value.
     pub(crate) fn push(&mut self, op: Op) -> Built {
         let inferred = infer(&self.graph, &self.types, &op);
-        let family = self.config.family.name();
+        let family = self.config.family.name;
         let types = inferred.map_err(|problem| GraphError::Shape { family, op: op.name(), problem })?;
         let first = ValueId(self.types.len() as u32);
         let results = (first.0..).map(ValueId).zip(types.iter().copied()).collect();
@@ -73,7 +74,13 @@ impl<'a> Builder<'a> {
         Ok(first)
     }
 
-    pub(crate) fn has(&self, parameter: &str) -> bool {
+    /// MLC's name of the module of a role that the decoder cannot do without.
+    pub(crate) fn module(&self, role: Role, layer: Option<u32>) -> Result<String, GraphError> {
+        let family = self.config.family.name;
+        self.config.module(role, layer).ok_or_else(|| GraphError::Parameter { family, name: format!("{role:?}") })
+    }
+
+    fn has(&self, parameter: &str) -> bool {
         self.index.contains_key(parameter)
     }
 
@@ -81,7 +88,7 @@ impl<'a> Builder<'a> {
         self.index
             .get(parameter)
             .cloned()
-            .ok_or_else(|| GraphError::Parameter { family: self.config.family.name(), name: parameter.to_owned() })
+            .ok_or_else(|| GraphError::Parameter { family: self.config.family.name, name: parameter.to_owned() })
     }
 
     fn vector(&self, parameter: &str) -> Result<Option<ParameterId>, GraphError> {
@@ -125,14 +132,15 @@ impl<'a> Builder<'a> {
 /// The cache of each layer. A layer's own window (gemma2, gemma3) is part of the model and has no sinks; the window of the
 /// whole model comes with the sinks that the request gives it. Of two windows the narrower one counts.
 fn kv_layers(config: &ModelConfig, quantization: &Quantization, windows: &Windows) -> Vec<KvLayer> {
-    let layer = |own: Option<u32>| {
+    let layer = |attention: &Attention| {
+        let own = attention.window;
         let (window, sinks) = match (own, windows.sliding) {
             (Some(own), Some(whole)) if own <= whole => (Some(own), 0),
             (_, Some(whole)) => (Some(whole), windows.sinks),
             (own, None) => (own, 0),
         };
         let dtype = quantization.kv_dtype();
-        KvLayer { kv_heads: config.kv_heads, head_dim: config.head_dim, window, sinks, dtype }
+        KvLayer { kv_heads: attention.kv_heads, head_dim: attention.head_dim, window, sinks, dtype }
     };
-    config.layer_windows.iter().map(|&own| layer(own)).collect()
+    config.attentions().map(layer).collect()
 }

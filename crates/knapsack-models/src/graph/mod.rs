@@ -1,14 +1,13 @@
 //! Graphs of models.
 //!
 //! [`ModelConfig::graph`] is the way in. Families share one decoder ([`decoder`]); what differs between them is the values in
-//! their configuration and a table of [`Names`]. Operations are written one by one, as the model's definition has them: fusing
+//! their configuration and their table of modules. Operations are written one by one, as the model's definition has them: fusing
 //! is the compiler's business.
 
 mod builder;
-pub(crate) mod decoder;
+mod decoder;
 
-pub(crate) use builder::Builder;
-pub(crate) use decoder::{Mlp, Names, Projections};
+use builder::Builder;
 
 use crate::config::ModelConfig;
 use knapsack_ir::{Graph, TypeError, Windows};
@@ -45,8 +44,7 @@ impl ModelConfig {
     /// # Errors
     /// When sizes in the configuration do not fit together.
     pub fn graph(&self, quantization: &Quantization, windows: &Windows) -> Result<Graph, GraphError> {
-        let names = self.family.architecture().names(self);
-        decoder::decoder(Builder::new(self, quantization, windows), &names)
+        decoder::decoder(Builder::new(self, quantization, windows))
     }
 
     /// The window sizes that the configuration itself asks for. Where a sliding window leaves the conversation without an end,

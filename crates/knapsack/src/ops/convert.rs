@@ -32,7 +32,7 @@ fn show(report: &Report, output: &Path, start: Instant, reporter: &Reporter) -> 
     if reporter.is_json() {
         let value = json!({
             "output": output,
-            "family": report.family.name(),
+            "family": report.family.name,
             "quantization": report.quantization.name,
             "conv_template": report.conv_template,
             "tensors": report.tensors,

@@ -132,14 +132,14 @@ pub(super) fn configuration(path: &Path, show: Show, reporter: &Reporter) -> Res
     let elements: u64 = config.parameters().iter().map(|parameter| parameter.shape.iter().product::<u64>()).sum();
     let files = tensor_files(path)?;
     let facts = [
-        ("family", json!(config.family.name())),
+        ("family", json!(config.family.name)),
         ("parameters", json!(elements)),
-        ("layers", json!(config.layers)),
+        ("layers", json!(config.layers.len())),
         ("hidden_size", json!(config.hidden)),
-        ("heads", json!(config.heads)),
-        ("kv_heads", json!(config.kv_heads)),
-        ("head_dim", json!(config.head_dim)),
-        ("intermediate_size", json!(config.intermediate)),
+        ("heads", json!(config.attention().heads)),
+        ("kv_heads", json!(config.attention().kv_heads)),
+        ("head_dim", json!(config.attention().head_dim)),
+        ("intermediate_size", json!(config.intermediate())),
         ("vocab_size", json!(config.vocab)),
         ("tied_embeddings", json!(config.tied_embeddings)),
         ("trained_positions", json!(config.trained_positions)),
