@@ -204,13 +204,8 @@ const SHARES: [&str; 3] = ["partial_rotary_factor", "rotary_pct", "rope_pct"];
 /// The dictionary's names in transformers 4 and 5.
 const DICTIONARIES: [&str; 2] = ["rope_scaling", "rope_parameters"];
 /// Keys of a dictionary that change nothing for text, or are read only by some types; MLC repeats both counts of positions there.
-const IDLE: [&str; 5] = [
-    "mrope_section",
-    "mrope_interleaved",
-    "finetuned",
-    "original_max_position_embeddings",
-    "max_position_embeddings",
-];
+const IDLE: [&str; 5] =
+    ["mrope_section", "mrope_interleaved", "finetuned", "original_max_position_embeddings", "max_position_embeddings"];
 
 /// Reads everything that a configuration says of rotary embeddings: transformers 4 keeps base and share at the top and the rest in
 /// `rope_scaling`; transformers 5 all of it in `rope_parameters`, flat or by kind of layer. They are read as one dictionary.
