@@ -2,6 +2,7 @@
 //! fat file of either, an ELF shared library. The phone needs none of this (its linker finds the symbol), hence the feature.
 
 use crate::ModelLibrary;
+use crate::device::AppleSlice;
 use crate::library::{HEADER_BYTES, LibraryError, MAGIC, SYMBOL_SUFFIX};
 use crate::table::{self, ModelTable, TableError};
 use object::read::archive::ArchiveFile;
@@ -26,7 +27,7 @@ pub struct Slice {
     pub format: &'static str,
     /// `arm64`, `x86_64`; `any` for a bare blob.
     pub architecture: String,
-    /// `ios`, `ios-simulator`, `maccatalyst`, … where the file says it.
+    /// `ios`, `ios-simulator`, `macabi`, … where the file says it.
     pub platform: Option<&'static str>,
 }
 
@@ -391,13 +392,10 @@ fn macho_platform(bytes: &[u8]) -> Option<&'static str> {
     let mut commands = header.load_commands(endian, bytes, 0).ok()?;
     while let Ok(Some(command)) = commands.next() {
         if let Ok(Some(version)) = command.build_version(endian) {
-            return Some(match version.0.platform.get(endian) {
-                macho::PLATFORM_IOS => "ios",
-                macho::PLATFORM_IOSSIMULATOR => "ios-simulator",
-                macho::PLATFORM_MACCATALYST => "maccatalyst",
-                macho::PLATFORM_MACOS => "macos",
-                _ => "other",
-            });
+            let platform = version.0.platform.get(endian);
+            let slice = AppleSlice::ALL.into_iter().find(|slice| slice.build_platform == platform.0);
+            let other = if platform == macho::PLATFORM_MACOS { "macos" } else { "other" };
+            return Some(slice.map_or(other, |slice| slice.name));
         }
     }
     None

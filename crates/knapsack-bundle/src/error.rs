@@ -1,9 +1,9 @@
 //! Why a package could not be written.
 
-use knapsack_artifact::LibraryError;
 use knapsack_artifact::app_config::AppConfigError;
 use knapsack_artifact::container::ContainerError;
 use knapsack_artifact::names::UnsafeName;
+use knapsack_artifact::{Device, LibraryError};
 use std::path::{Path, PathBuf};
 
 /// Why a package could not be written. The old one, if any, is still there.
@@ -52,6 +52,12 @@ pub enum BundleError {
     InTheWay {
         /// The file.
         path: PathBuf,
+    },
+    /// A device that no app is made for.
+    #[error("there are no packages for {device}")]
+    NoPackage {
+        /// The device.
+        device: Device,
     },
     /// Two outputs would be the same file.
     #[error("two files of the package would both be `{path}`")]

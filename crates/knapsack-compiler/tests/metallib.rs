@@ -2,9 +2,10 @@
 #![cfg(unix)]
 
 use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::device::AppleSlice;
 use knapsack_artifact::library::Target;
 use knapsack_compiler::codegen::emit;
-use knapsack_compiler::codegen::metallib::{ApplePlatform, MetalToolchain, MetallibError};
+use knapsack_compiler::codegen::metallib::{MetalToolchain, MetallibError};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -40,7 +41,7 @@ fn every_slice_is_compiled_with_its_own_command_line() {
     fake_xcrun(folder.path(), "printf 'MTLB %s' \"$2\" > \"$out\"");
     let toolchain = MetalToolchain::find(Some(folder.path().as_os_str())).unwrap();
     let mut library = metal_library();
-    toolchain.precompile(&mut library, &ApplePlatform::ALL, folder.path()).unwrap();
+    toolchain.precompile(&mut library, &AppleSlice::ALL, folder.path()).unwrap();
     let module = library.kernels.as_ref().unwrap();
     let built: Vec<_> = module.metallibs.iter().map(|lib| (lib.platform.as_str(), lib.data.as_slice())).collect();
     assert_eq!(
@@ -66,7 +67,7 @@ fn what_the_compiler_says_is_in_the_error() {
     let mut compiled_by = |body: &str| {
         fake_xcrun(folder.path(), body);
         let toolchain = MetalToolchain::find(Some(folder.path().as_os_str())).unwrap();
-        let error = toolchain.precompile(&mut library, &[ApplePlatform::Ios], folder.path()).unwrap_err();
+        let error = toolchain.precompile(&mut library, &[AppleSlice::DEVICE], folder.path()).unwrap_err();
         assert_eq!(library, before);
         error
     };
@@ -87,7 +88,7 @@ fn other_libraries_and_machines_have_nothing_to_compile() {
     let mut library = support::llama(32);
     for target in [Target::Host, Target::OpenCl] {
         emit(&mut library, target).unwrap();
-        let error = toolchain.precompile(&mut library, &ApplePlatform::ALL, folder.path()).unwrap_err();
+        let error = toolchain.precompile(&mut library, &AppleSlice::ALL, folder.path()).unwrap_err();
         assert!(matches!(error, MetallibError::NoKernels));
     }
 }

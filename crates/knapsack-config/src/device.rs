@@ -1,61 +1,25 @@
-//! What a manifest packages for.
+//! What a manifest packages for: the rows of [`Device`] that apps are made for.
 
-use crate::devices::Platform;
-use serde::{Deserialize, Serialize};
-use std::fmt;
+use knapsack_artifact::Device;
 
-/// The value of `device`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Device {
-    /// iPhone and iPad, with their simulator: Metal, a static library.
-    Iphone,
-    /// Android: OpenCL, a shared library.
-    Android,
-    /// Mac Catalyst: Metal, a static library.
-    Macabi,
+/// Every accepted name.
+pub(crate) fn names() -> Vec<&'static str> {
+    Device::packaged().map(|device| device.name).collect()
 }
 
-impl Device {
-    /// Every accepted value.
-    pub const ALL: [Device; 3] = [Device::Iphone, Device::Android, Device::Macabi];
-
-    /// As written in a manifest.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Device::Iphone => "iphone",
-            Device::Android => "android",
-            Device::Macabi => "macabi",
-        }
-    }
-
-    /// What its machines run.
-    pub const fn platform(self) -> Platform {
-        match self {
-            Device::Iphone => Platform::Ios,
-            Device::Android => Platform::Android,
-            Device::Macabi => Platform::Macos,
-        }
-    }
-
-    /// The device of a name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|device| device.as_str() == name)
-    }
-
-    /// The device that another name for it probably means.
-    pub(crate) fn guess(name: &str) -> Option<Self> {
-        match name.to_ascii_lowercase().as_str() {
-            "ios" | "ipad" | "ipados" | "iphoneos" | "metal" | "iphonesimulator" => Some(Device::Iphone),
-            "mac" | "macos" | "catalyst" | "maccatalyst" | "osx" => Some(Device::Macabi),
-            "apk" | "aar" | "opencl" | "arm64-v8a" => Some(Device::Android),
-            other => crate::suggest::nearest(other, Self::ALL.map(Device::as_str)).and_then(Device::parse),
-        }
+/// The names as alternatives, each quoted as in JSON.
+pub(crate) fn alternatives() -> String {
+    let names: Vec<String> = names().iter().map(|name| format!("\"{name}\"")).collect();
+    match names.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+        None => String::new(),
     }
 }
 
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
+/// The device that another name for it probably means.
+pub(crate) fn guess(name: &str) -> Option<Device> {
+    let name = name.to_ascii_lowercase();
+    let alias = Device::packaged().find(|device| device.aliases.contains(&name.as_str()));
+    alias.or_else(|| crate::suggest::nearest(&name, names()).and_then(Device::named))
 }

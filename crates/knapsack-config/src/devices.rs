@@ -2,9 +2,9 @@
 //!
 //! The built-in profiles are `data/devices.json`; a file of the same form adds profiles or replaces them by name.
 
+use knapsack_artifact::device::Platform;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// The profiles that come with Knapsack.
 const BUILT_IN: &str = include_str!("../data/devices.json");
@@ -14,29 +14,6 @@ pub const DEVICES_FILE: &str = "knapsack-devices.json";
 pub const DEFAULT_APP_RESERVE: u64 = 200_000_000;
 /// Most profiles of one file.
 const MAX_PROFILES: usize = 1000;
-
-/// What a phone runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Platform {
-    /// iOS and iPadOS.
-    Ios,
-    /// Android.
-    Android,
-    /// macOS, for Catalyst apps.
-    Macos,
-}
-
-impl fmt::Display for Platform {
-    /// With an article, for messages.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Platform::Ios => "an iOS device",
-            Platform::Android => "an Android device",
-            Platform::Macos => "a Mac",
-        })
-    }
-}
 
 /// A number of bytes and who says so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

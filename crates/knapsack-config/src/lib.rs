@@ -8,7 +8,7 @@
 //! (`written`) and merged with what it extends → resolved, checked as a whole (`resolve`, [`manifest`]).
 
 pub mod codes;
-pub mod device;
+mod device;
 pub mod devices;
 pub mod diagnostic;
 pub mod edit;
@@ -27,8 +27,7 @@ pub mod source_map;
 pub mod suggest;
 mod written;
 
-pub use device::Device;
-pub use devices::{AppMemory, DEVICES_FILE, DeviceProfile, DeviceProfiles, Platform};
+pub use devices::{AppMemory, DEVICES_FILE, DeviceProfile, DeviceProfiles};
 pub use diagnostic::{Diagnostic, Report, Severity};
 pub use edit::set_overrides;
 pub use environment::Environment;

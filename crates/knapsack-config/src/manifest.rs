@@ -1,10 +1,10 @@
 //! The manifest after everything was read, merged and checked.
 
-use crate::device::Device;
 use crate::devices::{AppMemory, DeviceProfile};
 use crate::overrides::{OverrideKey, Overrides};
 use crate::source::ModelSource;
 use crate::source_map::{Span, Spanned};
+use knapsack_artifact::Device;
 use knapsack_tensor::Quantization;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,6 @@
 //! From the manifest as written to the resolved one: what needs several keys, the file system or the environment.
 
 use crate::codes;
-use crate::device::Device;
 use crate::devices::{AppMemory, DEVICES_FILE, DeviceProfile};
 use crate::diagnostic::Diagnostic;
 use crate::environment::Environment;
@@ -13,6 +12,7 @@ use crate::source::{LocalKind, LocalSource, ModelSource, SourceText};
 use crate::source_map::{SourceMap, Span, Spanned};
 use crate::suggest::nearest;
 use crate::written::{Field, Given, Written, WrittenModel, WrittenOverride, WrittenPrebuilt, duplicate_id};
+use knapsack_artifact::Device;
 use knapsack_tensor::Quantization;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -69,7 +69,7 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     /// Keys that must be there and are not, each with what to add.
-    fn missing(&mut self, keys: impl Iterator<Item = (&'static str, &'static str)>, object: Span, place: &str) {
+    fn missing(&mut self, keys: impl Iterator<Item = (&'static str, String)>, object: Span, place: &str) {
         // The caret stands under the opening brace: the whole object would be too much.
         let span = Span { end: (object.start + 1).min(object.end), ..object };
         for (key, help) in keys {
@@ -292,7 +292,7 @@ impl Resolver<'_> {
                 continue;
             };
             let Some(device) = device else { continue };
-            if profile.platform == device.value.platform() {
+            if Some(profile.platform) == device.value.platform {
                 profiles.push(Spanned::new(profile.clone(), name.span));
             } else {
                 let message =

@@ -3,7 +3,8 @@
 mod common;
 
 use common::Folder;
-use knapsack_config::{AppMemory, Device, LocalKind, Manifest, ModelSource, OverrideKey, Severity};
+use knapsack_artifact::Device;
+use knapsack_config::{AppMemory, LocalKind, Manifest, ModelSource, OverrideKey, Severity};
 
 fn read(manifest: &str, files: &[(&str, &str)]) -> (Folder, Manifest, String) {
     let folder = Folder::new();
@@ -68,7 +69,7 @@ const FULL: &str = r#"// everything
 #[test]
 fn mlc_manifests_work_unchanged() {
     let (_, manifest, warnings) = read(MLC_CHAT_ANDROID, &[]);
-    assert_eq!(manifest.device.value, Device::Android);
+    assert_eq!(manifest.device.value, Device::ANDROID);
     assert_eq!(manifest.models.len(), 4);
     assert_eq!(manifest.models[3].overrides.sliding_window_size, Some(768));
     assert_eq!(manifest.models[0].source.value.to_string(), "HF://mlc-ai/Phi-3.5-mini-instruct-q4f16_0-MLC");
@@ -176,7 +177,7 @@ fn several_bases_the_last_wins_and_a_diamond_is_no_circle() {
     let root = r#"{ "model_list": [{ "model": "HF://x/a", "model_id": "a" }] }"#;
     let child = r#"{ "extends": ["one.json", "two.json"] }"#;
     let (_, manifest, _) = read(child, &[("one.json", one), ("two.json", two), ("root.json", root)]);
-    assert_eq!((manifest.device.value, manifest.models.len()), (Device::Android, 1));
+    assert_eq!((manifest.device.value, manifest.models.len()), (Device::ANDROID, 1));
 }
 
 #[test]

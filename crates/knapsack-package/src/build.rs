@@ -2,11 +2,12 @@
 
 use crate::{Error, Event, Outcome, Packager, Planned};
 use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::device::AppleSlice;
 use knapsack_artifact::library::Target;
 use knapsack_bundle::Library;
 use knapsack_bundle::cache::{Bucket, Inputs};
-use knapsack_compiler::codegen::metallib::{ApplePlatform, MetalToolchain};
-use knapsack_config::{Device, Diagnostic, Manifest, ModelEntry, codes};
+use knapsack_compiler::codegen::metallib::MetalToolchain;
+use knapsack_config::{Diagnostic, Manifest, ModelEntry, codes};
 use knapsack_ir::Windows;
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -52,7 +53,7 @@ impl MetalStep {
     fn precompile(&self, library: &mut ModelLibrary) -> Result<(), Error> {
         let Some(toolchain) = &self.toolchain else { return Ok(()) };
         let folder = tempfile::tempdir().map_err(Error::io("make a temporary folder in", std::env::temp_dir()))?;
-        Ok(toolchain.precompile(library, &ApplePlatform::ALL, folder.path())?)
+        Ok(toolchain.precompile(library, &AppleSlice::ALL, folder.path())?)
     }
 }
 
@@ -63,10 +64,7 @@ impl Packager<'_> {
     /// # Errors
     /// A model that cannot be compiled, the cache, Apple's compiler.
     pub fn build(&self, manifest: &Manifest, models: Vec<Planned>) -> Result<Outcome<Vec<Built>>, Error> {
-        let target = match manifest.device.value {
-            Device::Iphone | Device::Macabi => Target::Metal,
-            Device::Android => Target::OpenCl,
-        };
+        let target = manifest.device.value.target;
         let (mut built, mut findings) = (Vec::with_capacity(models.len()), Vec::new());
         for planned in models {
             let name = planned.found.entry.model_lib.as_ref().map(|name| name.value.as_str());

@@ -2,8 +2,8 @@
 
 use crate::{Error, Event, Packager, Ready};
 use knapsack_bundle::package::Progress;
-use knapsack_bundle::{BundleError, Entry, LinkMode, Options, Package, Platform, Report};
-use knapsack_config::{Device, Manifest, ModelSource};
+use knapsack_bundle::{BundleError, Entry, LinkMode, Options, Package, Report};
+use knapsack_config::{Manifest, ModelSource};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -23,12 +23,7 @@ impl Packager<'_> {
     /// As [`knapsack_bundle::write`]; [`Error::Interrupted`] when the observer wants to stop. The old package, if there is one,
     /// stays then.
     pub fn bundle(&self, manifest: &Manifest, models: &[Ready], destination: Destination<'_>) -> Result<Report, Error> {
-        let platform = match manifest.device.value {
-            Device::Iphone => Platform::Iphone,
-            Device::Macabi => Platform::Macabi,
-            Device::Android => Platform::Android,
-        };
-        let package = Package { platform, entries: models.iter().map(entry).collect() };
+        let package = Package { device: manifest.device.value, entries: models.iter().map(entry).collect() };
         let protected = protected(manifest)?;
         let locks = self.cache.locks();
         let progress = |step: Progress<'_>| {

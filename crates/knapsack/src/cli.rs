@@ -4,7 +4,9 @@ mod sampling;
 
 pub use sampling::SamplingArgs;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use knapsack_artifact::Device;
 use knapsack_config::Overrides;
 use knapsack_source::LockPolicy;
 use std::path::PathBuf;
@@ -357,8 +359,8 @@ pub struct InitArgs {
     #[arg(short, long, value_name = "FILE", default_value = "mlc-package-config.json", value_hint = ValueHint::FilePath)]
     pub config: PathBuf,
     /// Device of the new manifest
-    #[arg(long, value_enum, default_value = "iphone")]
-    pub device: PackageDevice,
+    #[arg(long, default_value = "iphone", value_parser = device_parser(Device::packaged()))]
+    pub device: Device,
     /// Model of the new manifest: HF://org/name, or a folder relative to the manifest
     #[arg(long, value_name = "SOURCE")]
     pub model: Option<String>,
@@ -391,8 +393,8 @@ pub struct CompileArgs {
     #[arg(value_hint = ValueHint::AnyPath)]
     pub model: PathBuf,
     /// Device to compile for
-    #[arg(long, value_enum)]
-    pub device: CompileDevice,
+    #[arg(long, value_parser = device_parser(Device::ALL.iter().copied()))]
+    pub device: Device,
     /// Format, when the folder is a checkpoint
     #[arg(long, value_name = "FORMAT", value_parser = quantization_parser())]
     pub quantization: Option<String>,
@@ -596,30 +598,6 @@ pub struct CacheCleanArgs {
     pub json: JsonArg,
 }
 
-/// Devices that a manifest can package for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PackageDevice {
-    /// iPhone and iPad.
-    Iphone,
-    /// Android.
-    Android,
-    /// Mac Catalyst.
-    Macabi,
-}
-
-/// Devices that a single model can be compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CompileDevice {
-    /// iPhone and iPad.
-    Iphone,
-    /// Android.
-    Android,
-    /// Mac Catalyst.
-    Macabi,
-    /// The machine at hand, as a `.knapsack` file.
-    Host,
-}
-
 /// Devices that the host can run a model on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum RunDevice {
@@ -632,8 +610,14 @@ pub enum RunDevice {
     Opencl,
 }
 
+/// Accepts the names of some devices and lists them in the help.
+fn device_parser(devices: impl Iterator<Item = Device>) -> impl TypedValueParser<Value = Device> {
+    let values = devices.map(|device| PossibleValue::new(device.name).help(device.about));
+    PossibleValuesParser::new(values).try_map(|name| Device::named(&name).ok_or("no such device"))
+}
+
 /// Accepts the names of the quantization formats and lists them in the help.
-fn quantization_parser() -> clap::builder::PossibleValuesParser {
+fn quantization_parser() -> PossibleValuesParser {
     knapsack_tensor::QUANTIZATIONS.map(|format| format.name).into()
 }
 

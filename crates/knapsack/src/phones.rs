@@ -25,7 +25,7 @@ pub fn chosen(args: &PhoneArgs, manifest: &Manifest, profiles: &DeviceProfiles) 
     let mut phones: Vec<DeviceProfile> = Vec::new();
     for name in &args.phone {
         let profile = named(name, profiles)?;
-        if profile.platform != device.platform() {
+        if Some(profile.platform) != device.platform {
             return Err(wrong_input(format!("{name} is {}, and the manifest packages for {device}", profile.platform)));
         }
         if !phones.contains(profile) {

@@ -1,8 +1,10 @@
 //! `knapsack inspect` and `knapsack cache` through the real binary.
 
+use knapsack_artifact::Device;
+use knapsack_artifact::device::{Abi, AppleSlice};
 use knapsack_artifact::library::Target;
-use knapsack_bundle::objects::{Abi, AppleSlice, archive, shared_library};
-use knapsack_bundle::{Entry, FileDigests, Library, LinkMode, Options, Package, Platform, Weights};
+use knapsack_bundle::objects::{archive, shared_library};
+use knapsack_bundle::{Entry, FileDigests, Library, LinkMode, Options, Package, Weights};
 use knapsack_compiler::CompileRequest;
 use knapsack_ir::Windows;
 use knapsack_models::ModelConfig;
@@ -52,8 +54,8 @@ fn a_library_is_the_same_in_every_container() {
     let libraries = std::slice::from_ref(&library);
     let files = [
         ("plain.knapsack", library.blob().to_vec(), "knapsack any"),
-        ("libmodel_iphone.a", archive(AppleSlice::Simulator, libraries).unwrap(), "mach-o x86_64 ios-simulator"),
-        ("libmodel_android.so", shared_library(Abi::Arm64V8a, libraries).unwrap(), "elf arm64"),
+        ("libmodel_iphone.a", archive(AppleSlice::SIMULATOR, libraries).unwrap(), "mach-o x86_64 ios-simulator"),
+        ("libmodel_android.so", shared_library(Abi::ARM64, libraries).unwrap(), "elf arm64"),
     ];
     for (name, bytes, slice) in files {
         let path = folder.path().join(name);
@@ -126,7 +128,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         locks: None,
         progress: &|_| ControlFlow::Continue(()),
     };
-    knapsack_bundle::write(&Package { platform: Platform::Android, entries: vec![entry] }, &dist, &options).unwrap();
+    knapsack_bundle::write(&Package { device: Device::ANDROID, entries: vec![entry] }, &dist, &options).unwrap();
     let value = inspect_json(&[dist.to_str().unwrap()]);
     assert_eq!(value["kind"], "package");
     let model = &value["models"][0];

@@ -4,6 +4,7 @@
 use crate::error::BundleError;
 use crate::objects::{Library, Table, model_table};
 use ar_archive_writer::{ArchiveKind, DEFAULT_OBJECT_READER, NewArchiveMember, write_archive_to_stream};
+use knapsack_artifact::device::{self, AppleSlice};
 use knapsack_artifact::table;
 use object::write::{MachOBuildVersion, Object, StandardSegment, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope, macho};
@@ -17,35 +18,6 @@ const MEMBER: &str = "knapsack_model_table.o";
 /// Alignment of the slices of a fat file, as a power of two: that of their strictest section, and archives need 3.
 const FAT_ALIGNMENT: u32 = 4;
 
-/// A platform and its architectures: one slice of an xcframework.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AppleSlice {
-    /// iPhone and iPad: arm64.
-    Device,
-    /// Their simulator: arm64 and x86-64.
-    Simulator,
-    /// Mac Catalyst: arm64 and x86-64.
-    Catalyst,
-}
-
-impl AppleSlice {
-    const fn platform(self) -> macho::Platform {
-        match self {
-            Self::Device => macho::PLATFORM_IOS,
-            Self::Simulator => macho::PLATFORM_IOSSIMULATOR,
-            Self::Catalyst => macho::PLATFORM_MACCATALYST,
-        }
-    }
-
-    /// Names as `lipo` and xcframeworks spell them.
-    pub const fn architectures(self) -> &'static [&'static str] {
-        match self {
-            Self::Device => &["arm64"],
-            Self::Simulator | Self::Catalyst => &["arm64", "x86_64"],
-        }
-    }
-}
-
 /// A static archive with the model table and a symbol for each library in it; fat where the slice has two architectures.
 ///
 /// # Errors
@@ -53,10 +25,12 @@ impl AppleSlice {
 pub fn archive(slice: AppleSlice, libraries: &[Library]) -> Result<Vec<u8>, BundleError> {
     let table = model_table(libraries)?;
     let mut thin = Vec::new();
-    for &name in slice.architectures() {
-        let (architecture, cpu, subtype) = match name {
-            "arm64" => (Architecture::Aarch64, macho::CPU_TYPE_ARM64, macho::CPU_SUBTYPE_ARM64_ALL),
-            _ => (Architecture::X86_64, macho::CPU_TYPE_X86_64, macho::CPU_SUBTYPE_X86_64_ALL),
+    for architecture in slice.architectures {
+        let (architecture, cpu, subtype) = match architecture {
+            device::Architecture::Arm64 => (Architecture::Aarch64, macho::CPU_TYPE_ARM64, macho::CPU_SUBTYPE_ARM64_ALL),
+            device::Architecture::X86_64 => {
+                (Architecture::X86_64, macho::CPU_TYPE_X86_64, macho::CPU_SUBTYPE_X86_64_ALL)
+            }
         };
         thin.push((cpu.0, subtype.0, thin_archive(slice, architecture, &table)?));
     }
@@ -78,7 +52,7 @@ fn thin_archive(slice: AppleSlice, architecture: Architecture, table: &Table) ->
 fn table_object(slice: AppleSlice, architecture: Architecture, table: &Table) -> Result<Vec<u8>, BundleError> {
     let mut object = Object::new(BinaryFormat::MachO, architecture, Endianness::Little);
     let mut version = MachOBuildVersion::default();
-    version.platform = slice.platform();
+    version.platform = macho::Platform(slice.build_platform);
     version.minos = MINIMUM_OS;
     version.sdk = SDK;
     object.set_macho_build_version(version);

@@ -5,6 +5,7 @@
 
 use super::{Library, Table, model_table};
 use crate::error::BundleError;
+use knapsack_artifact::device::{Abi, Architecture};
 use knapsack_artifact::table;
 use object::write::StringId;
 use object::write::elf::{FileHeader, ProgramHeader, SectionHeader, SectionIndex, Sym, Writer};
@@ -16,35 +17,6 @@ const PAGE: u64 = 16 << 10;
 /// Second hash of the bloom filter: `hash >> SHIFT`; what `lld` uses for 64 bits.
 const BLOOM_SHIFT: u32 = 26;
 const SONAME: &[u8] = b"libmodel_android.so";
-
-/// An Android ABI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Abi {
-    /// 64-bit Arm: phones.
-    Arm64V8a,
-    /// 64-bit x86: the emulator.
-    X86_64,
-}
-
-impl Abi {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Arm64V8a, Self::X86_64];
-
-    /// Folder name in an app.
-    pub const fn folder(self) -> &'static str {
-        match self {
-            Self::Arm64V8a => "arm64-v8a",
-            Self::X86_64 => "x86_64",
-        }
-    }
-
-    const fn machine(self) -> elf::Machine {
-        match self {
-            Self::Arm64V8a => elf::EM_AARCH64,
-            Self::X86_64 => elf::EM_X86_64,
-        }
-    }
-}
 
 /// A shared library with the model table and a symbol for each library in it.
 ///
@@ -149,7 +121,10 @@ fn file_header(abi: Abi) -> FileHeader {
         os_abi: elf::ELFOSABI_NONE,
         abi_version: 0,
         e_type: elf::ET_DYN,
-        e_machine: abi.machine(),
+        e_machine: match abi.architecture {
+            Architecture::Arm64 => elf::EM_AARCH64,
+            Architecture::X86_64 => elf::EM_X86_64,
+        },
         e_entry: 0,
         e_flags: elf::FileFlags(0),
     }
@@ -183,7 +158,7 @@ fn write_program_headers(writer: &mut Writer<'_>, layout: &Layout) {
 fn write_build_id(writer: &mut Writer<'_>, layout: &Layout, abi: Abi, table: &[u8]) {
     let mut hasher = Sha256::new();
     hasher.update(b"knapsack elf 2");
-    hasher.update(abi.folder());
+    hasher.update(abi.name);
     hasher.update(table);
     let id = hasher.finalize();
     writer.pad_until(layout.note);

@@ -6,8 +6,8 @@ mod apple;
 mod elf;
 mod xcframework;
 
-pub use apple::{AppleSlice, archive};
-pub use elf::{Abi, shared_library};
+pub use apple::archive;
+pub use elf::shared_library;
 pub use xcframework::{XCFRAMEWORK, xcframework};
 pub(crate) use xcframework::{info_plist as framework_info, members as framework_members};
 

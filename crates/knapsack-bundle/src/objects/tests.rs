@@ -4,6 +4,7 @@
 use super::*;
 use crate::testing::library;
 use knapsack_artifact::container;
+use knapsack_artifact::device::{Abi, AppleSlice};
 use object::read::elf::{ElfFile64, ProgramHeader};
 use object::{Object, ObjectSection, ObjectSymbol, elf};
 use std::path::Path;
@@ -20,13 +21,13 @@ fn samples() -> Vec<Library> {
 #[test]
 fn every_format_reads_back() {
     let libraries = samples();
-    for (slice, count) in [(AppleSlice::Device, 1), (AppleSlice::Simulator, 2), (AppleSlice::Catalyst, 2)] {
+    for slice in AppleSlice::ALL {
+        let count = slice.architectures.len();
         let bytes = archive(slice, &libraries).unwrap();
         assert_eq!(verify(&bytes, &libraries, count).unwrap(), Ok(()));
         assert_eq!(bytes, archive(slice, &libraries).unwrap(), "not deterministic");
         let names: Vec<_> = container::libraries(&bytes).unwrap().into_iter().map(|c| c.slice.to_string()).collect();
-        let platform = ["ios", "ios-simulator", "maccatalyst"][slice as usize];
-        assert!(names.iter().all(|name| name.ends_with(platform)), "{names:?}");
+        assert!(names.iter().all(|name| name.ends_with(slice.name)), "{names:?}");
         assert_eq!(names.iter().any(|name| name.contains("x86_64")), count == 2);
     }
     for abi in Abi::ALL {
@@ -44,32 +45,32 @@ fn order_and_repetition_do_not_matter() {
     let (mut libraries, once) = (samples(), samples());
     libraries.reverse();
     libraries.push(libraries[0].clone());
-    assert_eq!(archive(AppleSlice::Device, &libraries).unwrap(), archive(AppleSlice::Device, &once).unwrap());
+    assert_eq!(archive(AppleSlice::DEVICE, &libraries).unwrap(), archive(AppleSlice::DEVICE, &once).unwrap());
     assert_eq!(shared_library(Abi::X86_64, &libraries).unwrap(), shared_library(Abi::X86_64, &once).unwrap());
 }
 
 #[test]
 fn two_libraries_of_one_name_are_refused() {
     let clash = [library("same", 1), library("same", 2)];
-    assert!(matches!(archive(AppleSlice::Device, &clash), Err(BundleError::LibraryClash { .. })));
+    assert!(matches!(archive(AppleSlice::DEVICE, &clash), Err(BundleError::LibraryClash { .. })));
     assert!(matches!(shared_library(Abi::X86_64, &clash), Err(BundleError::LibraryClash { .. })));
 }
 
 #[test]
 fn verification_notices_what_is_wrong() {
     let libraries = samples();
-    let bytes = archive(AppleSlice::Simulator, &libraries).unwrap();
+    let bytes = archive(AppleSlice::SIMULATOR, &libraries).unwrap();
     assert!(verify(&bytes, &libraries, 1).unwrap().is_err());
     assert!(verify(&bytes, &libraries[1..], 2).unwrap().is_err());
     let other = [library("llama_q4f16_1", 9)];
-    assert!(verify(&archive(AppleSlice::Device, &other).unwrap(), &libraries[..1], 1).unwrap().is_err());
+    assert!(verify(&archive(AppleSlice::DEVICE, &other).unwrap(), &libraries[..1], 1).unwrap().is_err());
     // One flipped bit in each kilobyte: never accepted as the same, never a panic.
     for at in (0..bytes.len()).step_by(1024) {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x10;
         let _ = verify(&damaged, &libraries, 2);
     }
-    let so = shared_library(Abi::Arm64V8a, &libraries).unwrap();
+    let so = shared_library(Abi::ARM64, &libraries).unwrap();
     for cut in (0..so.len()).step_by(257) {
         let _ = verify(&so[..cut], &libraries, 1);
     }
@@ -113,7 +114,7 @@ fn shared_libraries_map_on_16_kib_pages() {
 
 #[test]
 fn the_framework_says_which_slice_is_for_what() {
-    let slices = [AppleSlice::Device, AppleSlice::Simulator, AppleSlice::Catalyst];
+    let slices = AppleSlice::ALL;
     let files = xcframework(&slices, &samples()).unwrap();
     let info: plist::Value = plist::from_bytes(&files[0].1).unwrap();
     let info = info.as_dictionary().unwrap();
@@ -127,12 +128,9 @@ fn the_framework_says_which_slice_is_for_what() {
             entry["SupportedArchitectures"].as_array().unwrap().iter().map(|a| a.as_string().unwrap()).collect();
         for contained in container::libraries(bytes).unwrap() {
             assert!(arches.contains(&&*contained.slice.architecture));
-            let expected = match entry.get("SupportedPlatformVariant").and_then(plist::Value::as_string) {
-                None => "ios",
-                Some("simulator") => "ios-simulator",
-                Some(other) => other,
-            };
-            assert_eq!(contained.slice.platform, Some(expected));
+            let variant = entry.get("SupportedPlatformVariant").and_then(plist::Value::as_string);
+            let slice = AppleSlice::ALL.into_iter().find(|slice| slice.variant == variant).unwrap();
+            assert_eq!(contained.slice.platform, Some(slice.name));
         }
     }
     assert_eq!(files.len(), 4);
@@ -167,11 +165,11 @@ const LLD: &[&str] = &["ld64.lld", "ld64.lld-22", "ld64.lld-19", "ld64.lld-16", 
 
 /// Every Apple target of an archive: the clang triple, and the platform as linkers name it.
 const APPLE_TARGETS: [(AppleSlice, &str, &str); 5] = [
-    (AppleSlice::Device, "arm64-apple-ios15.0", "ios"),
-    (AppleSlice::Simulator, "arm64-apple-ios15.0-simulator", "ios-simulator"),
-    (AppleSlice::Simulator, "x86_64-apple-ios15.0-simulator", "ios-simulator"),
-    (AppleSlice::Catalyst, "arm64-apple-ios15.0-macabi", "mac-catalyst"),
-    (AppleSlice::Catalyst, "x86_64-apple-ios15.0-macabi", "mac-catalyst"),
+    (AppleSlice::DEVICE, "arm64-apple-ios15.0", "ios"),
+    (AppleSlice::SIMULATOR, "arm64-apple-ios15.0-simulator", "ios-simulator"),
+    (AppleSlice::SIMULATOR, "x86_64-apple-ios15.0-simulator", "ios-simulator"),
+    (AppleSlice::CATALYST, "arm64-apple-ios15.0-macabi", "mac-catalyst"),
+    (AppleSlice::CATALYST, "x86_64-apple-ios15.0-macabi", "mac-catalyst"),
 ];
 
 /// What a package's code does with its libraries: it names the table.
@@ -269,7 +267,7 @@ fn each_library_keeps_its_own_symbol() {
     let (Some(link), Some(nm)) = (AppleLink::new(), tool(&["llvm-nm", "llvm-nm-14"])) else { return };
     let libraries = samples();
     let path = link.folder.path().join("libmodel_iphone.a");
-    std::fs::write(&path, archive(AppleSlice::Device, &libraries).unwrap()).unwrap();
+    std::fs::write(&path, archive(AppleSlice::DEVICE, &libraries).unwrap()).unwrap();
     let symbols = run(Command::new(&nm).arg(&path));
     for library in &libraries {
         assert!(symbols.contains(&format!("_{}", ModelLibrary::symbol(library.name()))), "{symbols}");
@@ -319,7 +317,7 @@ fn the_systems_loader_finds_every_symbol() {
     std::fs::write(&source, LOADER).unwrap();
     run(Command::new(cc).arg("-o").arg(&program).arg(&source).arg("-ldl"));
     let libraries = samples();
-    let abi = if cfg!(target_arch = "x86_64") { Abi::X86_64 } else { Abi::Arm64V8a };
+    let abi = if cfg!(target_arch = "x86_64") { Abi::X86_64 } else { Abi::ARM64 };
     std::fs::write(&so, shared_library(abi, &libraries).unwrap()).unwrap();
     let mut command = Command::new(&program);
     command.arg(&so);
@@ -343,7 +341,7 @@ fn an_emulated_arm64_loader_finds_every_symbol_on_4_and_16_kib_pages() {
     std::fs::write(&source, LOADER).unwrap();
     run(Command::new(cc).arg("-o").arg(&program).arg(&source).arg("-ldl"));
     let libraries = samples();
-    std::fs::write(&so, shared_library(Abi::Arm64V8a, &libraries).unwrap()).unwrap();
+    std::fs::write(&so, shared_library(Abi::ARM64, &libraries).unwrap()).unwrap();
     for page in ["4096", "16384"] {
         let mut command = Command::new(&qemu);
         command.args(["-p", page, "-L", "/usr/aarch64-linux-gnu"]).arg(&program).arg(&so);
@@ -363,7 +361,7 @@ fn a_linker_accepts_the_shared_libraries() {
     };
     let folder = tempfile::tempdir().unwrap();
     for abi in Abi::ALL {
-        let so = folder.path().join(format!("{}.so", abi.folder()));
+        let so = folder.path().join(format!("{}.so", abi.name));
         std::fs::write(&so, shared_library(abi, &samples()).unwrap()).unwrap();
         let user = folder.path().join("user.so");
         run(Command::new(&lld).args(["-shared", "-z", "max-page-size=16384", "-o"]).arg(&user).arg(&so));
@@ -390,7 +388,7 @@ fn an_android_library_that_names_the_table_needs_the_models() {
     let path = |name: &str| folder.path().join(name);
     std::fs::write(path("app.c"), APP).unwrap();
     std::fs::write(path("exports"), "{ global: main; local: *; };").unwrap();
-    for (abi, triple) in [(Abi::Arm64V8a, "aarch64-linux-android26"), (Abi::X86_64, "x86_64-linux-android26")] {
+    for (abi, triple) in [(Abi::ARM64, "aarch64-linux-android26"), (Abi::X86_64, "x86_64-linux-android26")] {
         run(Command::new(&clang).args(["-target", triple, "-fPIC", "-c", "-o"]).arg(path("app.o")).arg(path("app.c")));
         let so = path("libmodel_android.so");
         std::fs::write(&so, shared_library(abi, &samples()).unwrap()).unwrap();

@@ -1,7 +1,8 @@
 //! An xcframework: a folder for each slice and an Info.plist that says which slice is for what.
 
-use super::{AppleSlice, Library, archive};
+use super::{Library, archive};
 use crate::error::BundleError;
+use knapsack_artifact::device::AppleSlice;
 use serde::Serialize;
 
 /// Its folder in `dist/lib/`.
@@ -24,31 +25,22 @@ struct Available {
     binary_path: &'static str,
     library_identifier: String,
     library_path: &'static str,
-    supported_architectures: &'static [&'static str],
+    supported_architectures: Vec<&'static str>,
     supported_platform: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     supported_platform_variant: Option<&'static str>,
 }
 
-impl AppleSlice {
-    /// The folder that Xcode would name so.
-    fn identifier(self) -> String {
-        let variant = self.variant().map(|variant| format!("-{variant}")).unwrap_or_default();
-        format!("ios-{}{variant}", self.architectures().join("_"))
-    }
-
-    const fn variant(self) -> Option<&'static str> {
-        match self {
-            Self::Device => None,
-            Self::Simulator => Some("simulator"),
-            Self::Catalyst => Some("maccatalyst"),
-        }
-    }
+/// The folder that Xcode would name so.
+fn identifier(slice: AppleSlice) -> String {
+    let architectures: Vec<&str> = slice.architectures.iter().map(|architecture| architecture.name()).collect();
+    let variant = slice.variant.map(|variant| format!("-{variant}")).unwrap_or_default();
+    format!("ios-{}{variant}", architectures.join("_"))
 }
 
 /// A file of the framework: its path below [`XCFRAMEWORK`], and its slice, or `None` for Info.plist.
 pub(crate) fn members(slices: &[AppleSlice]) -> Vec<(String, Option<AppleSlice>)> {
-    let archives = slices.iter().map(|&slice| (format!("{}/{ARCHIVE}", slice.identifier()), Some(slice)));
+    let archives = slices.iter().map(|&slice| (format!("{}/{ARCHIVE}", identifier(slice)), Some(slice)));
     std::iter::once(("Info.plist".to_string(), None)).chain(archives).collect()
 }
 
@@ -62,11 +54,11 @@ pub(crate) fn info_plist(slices: &[AppleSlice]) -> Result<Vec<u8>, BundleError> 
             .iter()
             .map(|&slice| Available {
                 binary_path: ARCHIVE,
-                library_identifier: slice.identifier(),
+                library_identifier: identifier(slice),
                 library_path: ARCHIVE,
-                supported_architectures: slice.architectures(),
+                supported_architectures: slice.architectures.iter().map(|architecture| architecture.name()).collect(),
                 supported_platform: "ios",
-                supported_platform_variant: slice.variant(),
+                supported_platform_variant: slice.variant,
             })
             .collect(),
         package_type: "XFWK",

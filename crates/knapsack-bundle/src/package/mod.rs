@@ -14,26 +14,16 @@ use crate::digest::FileDigests;
 use crate::error::BundleError;
 use crate::files::LinkMode;
 use crate::objects::Library;
+use knapsack_artifact::Device;
 use knapsack_artifact::app_config::AppFile;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// What the app is built for: decides the form of the libraries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Platform {
-    /// iPhone and its simulator: a static archive and an xcframework (which has a Catalyst slice too).
-    Iphone,
-    /// iPad apps on the Mac: the same with the Catalyst slice alone.
-    Macabi,
-    /// Android: a shared library for each ABI.
-    Android,
-}
-
 /// Everything that one package holds.
 #[derive(Clone, Debug)]
 pub struct Package {
-    /// For which phones.
-    pub platform: Platform,
+    /// What for: decides the form of the libraries.
+    pub device: Device,
     /// In the order of the manifest.
     pub entries: Vec<Entry>,
 }

@@ -1,9 +1,10 @@
 //! Every file of a package, decided before anything is written.
 
-use super::{Options, Package, Platform, Weights, app, record::Record, weights};
+use super::{Options, Package, Weights, app, record::Record, weights};
 use crate::digest::{Hashed, Stamp, sha256};
 use crate::error::BundleError;
-use crate::objects::{self, Abi, AppleSlice, Library, XCFRAMEWORK};
+use crate::objects::{self, Library, XCFRAMEWORK};
+use knapsack_artifact::device::{Abi, AppleSlice, Device, Form};
 use knapsack_artifact::{app_config, names};
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -50,7 +51,7 @@ impl Output {
 pub(super) fn plan(package: &Package, options: &Options<'_>) -> Result<Vec<Output>, BundleError> {
     check_entries(package)?;
     let libraries = distinct_libraries(package)?;
-    let mut outputs = library_files(package.platform, &libraries)?;
+    let mut outputs = library_files(package.device, &libraries)?;
     let mut models = Vec::with_capacity(package.entries.len());
     for entry in &package.entries {
         let files = match &entry.weights {
@@ -95,18 +96,21 @@ fn distinct_libraries(package: &Package) -> Result<Vec<Library>, BundleError> {
     Ok(by_name.into_values().map(|(_, library)| library.clone()).collect())
 }
 
-fn library_files(platform: Platform, libraries: &[Library]) -> Result<Vec<Output>, BundleError> {
-    let slices: &[AppleSlice] = match platform {
-        Platform::Iphone => &[AppleSlice::Device, AppleSlice::Simulator, AppleSlice::Catalyst],
-        Platform::Macabi => &[AppleSlice::Catalyst],
-        Platform::Android => {
-            let file = |abi: Abi| {
-                let path = format!("lib/{}/libmodel_android.so", abi.folder());
-                Ok(Output::libraries(path, objects::shared_library(abi, libraries)?.into(), 1))
+fn library_files(device: Device, libraries: &[Library]) -> Result<Vec<Output>, BundleError> {
+    match device.form {
+        Form::Framework(slices) => framework(slices, libraries),
+        Form::SharedLibraries(abis) => {
+            let file = |abi: &Abi| {
+                let path = format!("lib/{}/libmodel_android.so", abi.name);
+                Ok(Output::libraries(path, objects::shared_library(*abi, libraries)?.into(), 1))
             };
-            return Abi::ALL.into_iter().map(file).collect();
+            abis.iter().map(file).collect()
         }
-    };
+        Form::Blob => Err(BundleError::NoPackage { device }),
+    }
+}
+
+fn framework(slices: &[AppleSlice], libraries: &[Library]) -> Result<Vec<Output>, BundleError> {
     let mut outputs = Vec::new();
     for (path, slice) in objects::framework_members(slices) {
         let path = format!("lib/{XCFRAMEWORK}/{path}");
@@ -115,7 +119,7 @@ fn library_files(platform: Platform, libraries: &[Library]) -> Result<Vec<Output
             continue;
         };
         let bytes: Arc<[u8]> = objects::archive(slice, libraries)?.into();
-        let count = slice.architectures().len();
+        let count = slice.architectures.len();
         // MLC's apps link the archive by this name; it is the framework's first slice.
         if slice == slices[0] {
             outputs.push(Output::libraries("lib/libmodel_iphone.a".into(), bytes.clone(), count));

@@ -3,6 +3,7 @@
 
 use super::{FP16_SWITCH, SUBGROUPS_SWITCH};
 use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::device::AppleSlice;
 use knapsack_artifact::library::Metallib;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,46 +12,10 @@ use std::process::Command;
 /// Oldest system that packages run on.
 const DEPLOYMENT_TARGET: &str = "15.0";
 
-/// A slice of an xcframework, as far as kernels are concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ApplePlatform {
-    /// iPhones and iPads.
-    Ios,
-    /// The simulator, on either kind of Mac.
-    IosSimulator,
-    /// iPad apps on Macs.
-    MacCatalyst,
-}
-
-impl ApplePlatform {
-    /// Every platform that a package serves.
-    pub const ALL: [ApplePlatform; 3] = [ApplePlatform::Ios, ApplePlatform::IosSimulator, ApplePlatform::MacCatalyst];
-
-    /// The name in [`Metallib::platform`].
-    pub const fn name(self) -> &'static str {
-        match self {
-            ApplePlatform::Ios => "ios",
-            ApplePlatform::IosSimulator => "ios-simulator",
-            ApplePlatform::MacCatalyst => "macabi",
-        }
-    }
-
-    const fn sdk(self) -> &'static str {
-        match self {
-            ApplePlatform::Ios => "iphoneos",
-            ApplePlatform::IosSimulator => "iphonesimulator",
-            ApplePlatform::MacCatalyst => "macosx",
-        }
-    }
-
-    fn triple(self) -> String {
-        let suffix = match self {
-            ApplePlatform::Ios => "",
-            ApplePlatform::IosSimulator => "-simulator",
-            ApplePlatform::MacCatalyst => "-macabi",
-        };
-        format!("air64-apple-ios{DEPLOYMENT_TARGET}{suffix}")
-    }
+/// The target triple of a slice's kernels.
+fn triple(slice: &AppleSlice) -> String {
+    let environment = slice.environment.map(|environment| format!("-{environment}")).unwrap_or_default();
+    format!("air64-apple-ios{DEPLOYMENT_TARGET}{environment}")
 }
 
 /// Why kernels were not compiled ahead.
@@ -110,23 +75,23 @@ impl MetalToolchain {
     }
 
     /// Arguments of `xcrun` that compile `source` into `output`.
-    pub fn arguments(platform: ApplePlatform, source: &Path, output: &Path) -> Vec<OsString> {
+    pub fn arguments(slice: &AppleSlice, source: &Path, output: &Path) -> Vec<OsString> {
         let mut arguments: Vec<OsString> =
-            ["-sdk", platform.sdk(), "metal", "-target"].into_iter().map(OsString::from).collect();
-        arguments.push(platform.triple().into());
+            ["-sdk", slice.sdk, "metal", "-target"].into_iter().map(OsString::from).collect();
+        arguments.push(triple(slice).into());
         arguments.extend(["-O2".into(), format!("-D{FP16_SWITCH}=1").into(), format!("-D{SUBGROUPS_SWITCH}=1").into()]);
         arguments.extend([source.into(), "-o".into(), output.into()]);
         arguments
     }
 
-    /// Compiles the library's kernels for `platforms`, in this order, into it. `folder` is for intermediate files.
+    /// Compiles the library's kernels for `slices`, in this order, into it. `folder` is for intermediate files.
     ///
     /// # Errors
     /// When the library has no Metal kernels, or a command or file fails. The library is unchanged then.
     pub fn precompile(
         &self,
         library: &mut ModelLibrary,
-        platforms: &[ApplePlatform],
+        slices: &[AppleSlice],
         folder: &Path,
     ) -> Result<(), MetallibError> {
         let Some(module) = &mut library.kernels else { return Err(MetallibError::NoKernels) };
@@ -135,14 +100,14 @@ impl MetalToolchain {
         }
         let source = folder.join("kernels.metal");
         std::fs::write(&source, &module.source).map_err(io(&source))?;
-        let compiled = platforms.iter().map(|&platform| self.compile(platform, &source, folder));
+        let compiled = slices.iter().map(|slice| self.compile(slice, &source, folder));
         module.metallibs = compiled.collect::<Result<_, _>>()?;
         Ok(())
     }
 
-    fn compile(&self, platform: ApplePlatform, source: &Path, folder: &Path) -> Result<Metallib, MetallibError> {
-        let output = folder.join(format!("kernels-{}.metallib", platform.name()));
-        let arguments = Self::arguments(platform, source, &output);
+    fn compile(&self, slice: &AppleSlice, source: &Path, folder: &Path) -> Result<Metallib, MetallibError> {
+        let output = folder.join(format!("kernels-{}.metallib", slice.name));
+        let arguments = Self::arguments(slice, source, &output);
         let words = arguments.iter().map(|word| word.to_string_lossy());
         let command = format!("xcrun {}", words.collect::<Vec<_>>().join(" "));
         let ran = Command::new(&self.xcrun).args(&arguments).output().map_err(io(&self.xcrun))?;
@@ -153,7 +118,7 @@ impl MetalToolchain {
         if !data.starts_with(b"MTLB") {
             return Err(MetallibError::NoLibrary { command });
         }
-        Ok(Metallib { platform: platform.name().to_owned(), data })
+        Ok(Metallib { platform: slice.name.to_owned(), data })
     }
 }
 

@@ -12,12 +12,13 @@ pub use document::key_tables;
 pub(crate) use object::{Field, Given, Key, Value};
 pub(crate) use values::{WrittenOverride, WrittenPrebuilt, duplicate_id};
 
-use crate::device::Device;
+use crate::device;
 use crate::diagnostic::Diagnostic;
 use crate::overrides::OverrideKey;
 use crate::parse::{Member, Node};
 use crate::source::SourceText;
 use crate::source_map::Span;
+use knapsack_artifact::Device;
 use knapsack_tensor::Quantization;
 use object::object;
 use reader::{Reader, names};
@@ -32,7 +33,7 @@ object! {
     /// What to package for: decides kernels (Metal or OpenCL), the libraries' format, and where weights go.
     "device" device: Device,
         wrong "missing, unknown: error naming the accepted values",
-        required "add \"device\": \"iphone\", \"android\" or \"macabi\"";
+        required format!("add \"device\": {}", device::alternatives());
 
     /// The models. Their order is kept in the app config.
     "model_list" models: Models,

@@ -81,7 +81,7 @@ pub(crate) struct Key {
     /// Which values are wrong, and what happens then.
     pub(crate) wrong: &'static str,
     /// What to add when it is missing; `None` for a key that may be left out.
-    pub(crate) required: Option<&'static str>,
+    pub(crate) required: Option<fn() -> String>,
     pub(crate) removable: bool,
     pub(crate) schema: fn(extending: bool) -> serde_json::Value,
 }
@@ -94,7 +94,7 @@ macro_rules! object {
         struct $object:ident;
         $(
             $(#[doc = $meaning:literal])+
-            $name:literal $field:ident: $value:ty, wrong $wrong:literal $(, required $required:literal)?;
+            $name:literal $field:ident: $value:ty, wrong $wrong:literal $(, required $required:expr)?;
         )+
     ) => {
         $(#[doc = $doc])+
@@ -111,7 +111,7 @@ macro_rules! object {
                 name: $name,
                 meaning: concat!($($meaning),+),
                 wrong: $wrong,
-                required: [$(Some($required),)? None][0],
+                required: [$(Some((|| String::from($required)) as fn() -> String),)? None][0],
                 removable: <$value as Value>::REMOVABLE,
                 schema: <$value as Value>::schema,
             }),+];
@@ -139,10 +139,10 @@ macro_rules! object {
             }
 
             /// The keys that must be there and are not, each with what to add.
-            pub(crate) fn missing(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+            pub(crate) fn missing(&self) -> impl Iterator<Item = (&'static str, String)> {
                 let absent = [$(self.$field.is_none()),+];
                 let missing = absent.into_iter().zip(Self::KEYS).filter(|(absent, _)| *absent);
-                missing.filter_map(|(_, key)| Some((key.name, key.required?)))
+                missing.filter_map(|(_, key)| Some((key.name, key.required?())))
             }
         }
     };

@@ -4,7 +4,7 @@ use super::WrittenModel;
 use super::object::{Field, Given, Value};
 use super::reader::{Reader, names};
 use crate::codes;
-use crate::device::Device;
+use crate::device;
 use crate::devices::DEFAULT_APP_RESERVE;
 use crate::diagnostic::Diagnostic;
 use crate::manifest::DEFAULT_QUANTIZATION;
@@ -15,6 +15,7 @@ use crate::schema;
 use crate::source::SourceText;
 use crate::source_map::{Span, Spanned};
 use crate::suggest::nearest;
+use knapsack_artifact::Device;
 use knapsack_tensor::{QUANTIZATIONS, Quantization};
 use serde_json::json;
 
@@ -95,18 +96,18 @@ fn nonempty() -> serde_json::Value {
 impl Value for Device {
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
         let name = reader.string(node)?;
-        if let Some(device) = Device::parse(name) {
+        if let Some(device) = Device::packaged().find(|device| device.name == name) {
             return Some(device);
         }
-        let label = Device::guess(name).map(|device| format!("did you mean `{device}`?")).unwrap_or_default();
+        let label = device::guess(name).map(|device| format!("did you mean `{device}`?")).unwrap_or_default();
         let message = format!("unknown device {}", quoted(name));
         let error = Diagnostic::error(codes::UNKNOWN_DEVICE, node.span, message).label(label);
-        reader.diagnostics.push(error.help(format!("accepted are {}", Device::ALL.map(Device::as_str).join(", "))));
+        reader.diagnostics.push(error.help(format!("accepted are {}", device::names().join(", "))));
         None
     }
 
     fn schema(_: bool) -> serde_json::Value {
-        json!({ "enum": Device::ALL.map(Device::as_str) })
+        json!({ "enum": device::names() })
     }
 }
 

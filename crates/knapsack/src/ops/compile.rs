@@ -1,13 +1,13 @@
 //! `knapsack compile`: one model, one device, one file.
 
-use crate::cli::{CompileArgs, CompileDevice};
+use crate::cli::CompileArgs;
 use crate::exit::OrWrongInput;
 use crate::files::write_atomically;
 use crate::report::Reporter;
 use anyhow::Result;
-use knapsack_artifact::library::Target;
+use knapsack_artifact::device::Form;
 use knapsack_bundle::Library;
-use knapsack_bundle::objects::{Abi, AppleSlice, archive, shared_library};
+use knapsack_bundle::objects::{archive, shared_library};
 use knapsack_package::{Model, compiler_overrides};
 use std::sync::Arc;
 
@@ -20,18 +20,12 @@ pub fn run(args: &CompileArgs, reporter: &Reporter) -> Result<()> {
     for notice in &chosen.notices {
         reporter.notice(notice);
     }
-    let target = match args.device {
-        CompileDevice::Iphone | CompileDevice::Macabi => Target::Metal,
-        CompileDevice::Android => Target::OpenCl,
-        CompileDevice::Host => Target::Host,
-    };
-    let library = Library::new(Arc::new(model.compile(chosen.windows, target, None)?))?;
+    let library = Library::new(Arc::new(model.compile(chosen.windows, args.device.target, None)?))?;
     let libraries = std::slice::from_ref(&library);
-    let bytes = match args.device {
-        CompileDevice::Iphone => archive(AppleSlice::Device, libraries)?,
-        CompileDevice::Macabi => archive(AppleSlice::Catalyst, libraries)?,
-        CompileDevice::Android => shared_library(Abi::Arm64V8a, libraries)?,
-        CompileDevice::Host => library.blob().to_vec(),
+    let bytes = match args.device.form {
+        Form::Framework([slice, ..]) => archive(*slice, libraries)?,
+        Form::SharedLibraries([abi, ..]) => shared_library(*abi, libraries)?,
+        Form::Framework([]) | Form::SharedLibraries([]) | Form::Blob => library.blob().to_vec(),
     };
     write_atomically(&args.output, &bytes)?;
     if reporter.is_json() {

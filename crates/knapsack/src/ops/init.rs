@@ -1,9 +1,12 @@
 //! `knapsack init`: a commented manifest to start from.
 
-use crate::cli::{InitArgs, PackageDevice};
+use crate::cli::InitArgs;
 use crate::exit::wrong_input;
 use crate::report::Reporter;
 use anyhow::Context;
+use knapsack_artifact::Device;
+use knapsack_config::DeviceProfiles;
+use knapsack_config::devices::DEFAULT_APP_RESERVE;
 use knapsack_config::schema::SCHEMA_ID;
 use serde_json::Value;
 use std::fs::OpenOptions;
@@ -30,25 +33,16 @@ pub fn run(args: &InitArgs, reporter: &Reporter) -> anyhow::Result<()> {
 
 /// The manifest's text: every key once, the optional ones as comments.
 fn manifest(args: &InitArgs) -> String {
-    let device = match args.device {
-        PackageDevice::Iphone => "iphone",
-        PackageDevice::Android => "android",
-        PackageDevice::Macabi => "macabi",
-    };
+    let device = args.device;
+    let devices: Vec<String> = Device::packaged().map(|device| format!("\"{device}\" ({})", device.about)).collect();
+    let devices = devices.join(", ");
     let source = args.model.as_deref().unwrap_or(DEFAULT_MODEL);
     let (model, id) = (Value::from(source), Value::from(model_id(source)));
-    let phones =
-        if args.device == PackageDevice::Android { "\"android-8gb\"" } else { "\"iphone-15-pro\", \"iphone-13\"" };
-    let targets = match args.device {
-        PackageDevice::Macabi => String::new(),
-        _ => format!(
-            "\n    // Phones that every model must fit.\n    // \"target_devices\": [{phones}],\n    // What the app needs beside its models, in bytes.\n    // \"app_reserve_bytes\": 200000000,"
-        ),
-    };
+    let targets = target_devices(device);
     format!(
         r#"{{
     "$schema": "{SCHEMA_ID}",
-    // What to package for: "iphone", "android" or "macabi" (Mac Catalyst).
+    // What to package for: {devices}.
     "device": "{device}",
     "model_list": [
         {{
@@ -71,6 +65,26 @@ fn manifest(args: &InitArgs) -> String {
     ],{targets}
 }}
 "#
+    )
+}
+
+/// The lines about phones, for a device that has profiles of some.
+fn target_devices(device: Device) -> String {
+    /// Names that show how it is written.
+    const SHOWN: usize = 2;
+    let profiles = DeviceProfiles::built_in().unwrap_or_default();
+    let phones = profiles.iter().filter(|profile| Some(profile.platform) == device.platform);
+    let names: Vec<String> = phones.take(SHOWN).map(|profile| format!("\"{}\"", profile.name)).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    format!(
+        r#"
+    // Phones that every model must fit; `knapsack memory --list-phones` names them.
+    // "target_devices": [{}],
+    // What the app needs beside its models, in bytes.
+    // "app_reserve_bytes": {DEFAULT_APP_RESERVE},"#,
+        names.join(", ")
     )
 }
 

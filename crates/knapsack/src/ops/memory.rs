@@ -29,8 +29,8 @@ pub fn run(args: &MemoryArgs, reporter: &Reporter) -> Result<()> {
     let app = phones::app_memory(&args.on.phones, &read.manifest.app_memory);
     let mut phones = phones::chosen(&args.on.phones, &read.manifest, &profiles)?;
     if phones.is_empty() {
-        let platform = read.manifest.device.value.platform();
-        phones = profiles.iter().filter(|profile| profile.platform == platform).cloned().collect();
+        let platform = read.manifest.device.value.platform;
+        phones = profiles.iter().filter(|profile| Some(profile.platform) == platform).cloned().collect();
     }
     let found = packager.find(&read.manifest, &args.on.lock.policy())?;
     let found = read.settle(found)?;
