@@ -11,7 +11,7 @@ use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;
 use knapsack_artifact::weight_index::{Encoding, FILE_NAME, Metadata, Record, Shard, WeightIndex};
 use knapsack_compiler::{CompileRequest, compile};
-use knapsack_device::{Account, CpuDevice, Device, Isa, LoadedModel, Part, Region, Weights};
+use knapsack_device::{Account, CpuDevice, Device, Folder, Isa, LoadedModel, Part, Region, Weights};
 use knapsack_ir::Windows;
 use knapsack_models::ModelConfig;
 use knapsack_tensor::DType;
@@ -167,8 +167,8 @@ fn main() {
     println!("{name}: {:.1} MB of weights", bytes as f64 / 1e6);
 
     let account = Account::default();
-    let weights = Weights::open(&library, &folder, &account).expect("weights");
-    weights.prefetch();
+    let weights = Weights::open(&library, &Folder::new(&folder), &account, &()).expect("weights");
+    weights.prefetch(&()).expect("not interrupted");
     let mapped: Vec<&[u8]> =
         (0..library.parameters.len()).map(|id| weights.get(knapsack_artifact::plan::ParameterId(id as u32))).collect();
     let mut anonymous = Region::new(&account, Part::Workspace, 512 << 20).expect("memory");

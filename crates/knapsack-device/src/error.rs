@@ -85,6 +85,15 @@ pub enum DeviceError {
         /// The driver's log.
         log: String,
     },
+    /// The watch of the call said that it should stop. What was running has ended.
+    #[error("interrupted")]
+    Interrupted,
+    /// The system lets apps in the background do no work on the device. The work that was running is lost; nothing else is.
+    #[error("device {device} may not be used while the app is in the background")]
+    NotPermitted {
+        /// Its name.
+        device: &'static str,
+    },
     /// The driver refused something. The model that ran is not usable any more; others are.
     #[error("device {device} cannot {operation}: {status}")]
     Driver {

@@ -3,12 +3,12 @@
 
 use crate::call::{Call, check_forward, check_logits, write_rope_rows};
 use crate::memory::{Account, Part, Region};
-use crate::{DeviceError, LoadedModel, Weights};
+use crate::watch::proceed;
+use crate::{DeviceError, LoadedModel, Watch, WeightFiles, Weights};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::MemoryPlan;
 use knapsack_artifact::plan::{Function, KvLayer, Op};
 use knapsack_tensor::DType;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Executes launches.
@@ -18,6 +18,14 @@ pub(crate) trait Executor: Send {
     /// # Errors
     /// Only what the device's memory or driver does.
     fn launch(&self, memory: &mut HostMemory, op: &Op, call: Call) -> Result<(), DeviceError>;
+
+    /// Waits for the launches. Those of this machine's own cores are done when they return.
+    ///
+    /// # Errors
+    /// What went wrong in them and was not told yet.
+    fn wait(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
 }
 
 /// Keys and values of one layer in the cache.
@@ -52,12 +60,13 @@ impl HostMemory {
     /// As [`crate::Device::load`].
     pub(crate) fn load(
         library: Arc<ModelLibrary>,
-        folder: &Path,
+        files: &dyn WeightFiles,
         account: Account,
         cache_dtype: Option<DType>,
+        watch: &dyn Watch,
     ) -> Result<Self, DeviceError> {
         library.validate().map_err(|source| DeviceError::Library { source: Box::new(source) })?;
-        let weights = Weights::open(&library, folder, &account)?;
+        let weights = Weights::open(&library, files, &account, watch)?;
         let mut end = 0;
         let mut layers = Vec::with_capacity(library.kv_cache.len());
         for planned in &library.kv_cache {
@@ -85,8 +94,11 @@ impl<E: Executor> HostModel<E> {
         HostModel { memory, executor, rows: 0 }
     }
 
-    fn run(&mut self, function: &Function, call: Call) -> Result<(), DeviceError> {
-        function.launches.iter().try_for_each(|launch| self.executor.launch(&mut self.memory, &launch.op, call))
+    fn run(&mut self, function: &Function, call: Call, watch: &dyn Watch) -> Result<(), DeviceError> {
+        function.launches.iter().try_for_each(|launch| {
+            proceed(watch)?;
+            self.executor.launch(&mut self.memory, &launch.op, call)
+        })
     }
 }
 
@@ -99,10 +111,11 @@ impl<E: Executor> LoadedModel for HostModel<E> {
         self.memory.account.now()
     }
 
-    fn forward(&mut self, tokens: &[u32], position: u32) -> Result<(), DeviceError> {
+    fn forward_while(&mut self, tokens: &[u32], position: u32, watch: &dyn Watch) -> Result<(), DeviceError> {
         let library = self.memory.library.clone();
         let call = check_forward(&library, tokens, position)?;
         self.rows = 0;
+        self.executor.wait()?;
         let workspace = self.memory.workspace.bytes_mut();
         let start = library.io.tokens.offset as usize;
         workspace[start..start + 4 * tokens.len()].copy_from_slice(bytemuck::cast_slice(tokens));
@@ -110,7 +123,11 @@ impl<E: Executor> LoadedModel for HostModel<E> {
             let (start, len) = (table.rows.offset as usize, 4 * (call.n * table.rows.columns) as usize);
             write_rope_rows(table, call, bytemuck::cast_slice_mut(&mut workspace[start..start + len]));
         }
-        self.run(if call.n == 1 { &library.decode } else { &library.prefill }, call)?;
+        let function = if call.n == 1 { &library.decode } else { &library.prefill };
+        if let Err(error) = self.run(function, call, watch) {
+            // What failed before says more than that the rest was not wanted.
+            return self.executor.wait().and(Err(error));
+        }
         self.rows = call.n;
         Ok(())
     }
@@ -118,10 +135,19 @@ impl<E: Executor> LoadedModel for HostModel<E> {
     fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError> {
         let library = self.memory.library.clone();
         let call = check_logits(&library, self.rows, row, output)?;
-        self.run(&library.head, call)?;
+        self.run(&library.head, call, &())?;
+        self.wait()?;
         let start = library.io.logits.offset as usize;
         let logits = &self.memory.workspace.bytes()[start..start + 4 * output.len()];
         output.copy_from_slice(bytemuck::cast_slice(logits));
         Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        let done = self.executor.wait();
+        if done.is_err() {
+            self.rows = 0;
+        }
+        done
     }
 }

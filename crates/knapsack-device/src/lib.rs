@@ -8,31 +8,37 @@
 // Mapping, SIMD and GPU interfaces need it; every block states why it holds.
 #![allow(unsafe_code)]
 
+mod best;
 mod call;
 mod cpu;
 mod error;
 mod fake;
+mod files;
 pub mod gpu;
 mod host;
 mod memory;
-#[cfg(target_vendor = "apple")]
+#[cfg(any(target_vendor = "apple", test))]
 pub mod metal;
 pub mod opencl;
 mod os;
 mod reference;
+mod watch;
 mod weights;
 
+pub use best::{BestDevice, best};
 pub use call::{Call, check_forward, check_logits, write_rope_rows};
 pub use cpu::{CpuDevice, Isa};
 pub use error::DeviceError;
 pub use fake::FakeDevice;
+pub use files::{FileRange, FileRanges, Folder, WeightFiles};
 pub use memory::{Account, Charge, Part, Region};
 pub use os::app_memory_left;
 pub use reference::ReferenceDevice;
+pub use watch::Watch;
 pub use weights::Weights;
 
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::library::MemoryPlan;
+use knapsack_artifact::library::{MemoryPlan, Target};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,15 +50,36 @@ pub trait Device: Send + Sync {
     /// What was found, for people: instruction sets, driver, GPU.
     fn description(&self) -> String;
 
-    /// Maps or uploads the weights in `folder` (an MLC weight folder) and allocates the rest of the plan.
+    /// What libraries are compiled for whose kernels it runs; [`Target::Host`] for devices with routines of their own, which
+    /// execute every library.
+    fn target(&self) -> Target;
+
+    /// Maps or uploads the weights in `files` and allocates the rest of the plan. `watch` is asked between files and uploads.
     ///
     /// # Errors
-    /// Weights that are missing, of another shape or dtype, or damaged; memory that cannot be had; kernels that do not build.
-    /// Nothing stays allocated then.
-    fn load(&self, library: Arc<ModelLibrary>, folder: &Path) -> Result<Box<dyn LoadedModel>, DeviceError>;
+    /// Weights that are missing, of another shape or dtype, or damaged; memory that cannot be had; kernels that do not build;
+    /// [`DeviceError::Interrupted`]. Nothing stays allocated then.
+    fn load_from(
+        &self,
+        library: Arc<ModelLibrary>,
+        files: &dyn WeightFiles,
+        watch: &dyn Watch,
+    ) -> Result<Box<dyn LoadedModel>, DeviceError>;
+
+    /// Loads from a weight folder, without interruption.
+    ///
+    /// # Errors
+    /// As [`Device::load_from`].
+    fn load(&self, library: Arc<ModelLibrary>, folder: &Path) -> Result<Box<dyn LoadedModel>, DeviceError> {
+        self.load_from(library, &Folder::new(folder), &())
+    }
 }
 
 /// A model on a device, with the KV cache of one conversation.
+///
+/// A device may work on its own time: a call that returned `Ok` has been accepted, and what goes wrong in it may only be told by
+/// a later call. [`LoadedModel::logits`] and [`LoadedModel::wait`] wait for all that was started before, so what they return is
+/// certain. After any error but [`DeviceError::InvalidCall`] and [`DeviceError::Interrupted`], no position of the cache is.
 pub trait LoadedModel: Send {
     /// The library that it executes.
     fn library(&self) -> &Arc<ModelLibrary>;
@@ -60,16 +87,37 @@ pub trait LoadedModel: Send {
     /// What is allocated for it, by the device's own count.
     fn memory(&self) -> MemoryPlan;
 
+    /// Most tokens that a call should have: the chunk, or fewer where no single launch may keep the device busy for long.
+    fn step(&self) -> u32 {
+        self.library().model.prefill_chunk_size
+    }
+
     /// Runs `prefill`, or `decode` for a single token: appends the tokens at absolute positions `position..` to the cache and
-    /// leaves their residual stream for [`LoadedModel::logits`].
+    /// leaves their residual stream for [`LoadedModel::logits`]. `watch` is asked before each piece of bounded work.
     ///
     /// # Errors
-    /// No token, more than the chunk, an id outside the vocabulary, a position past the context window, or a device failure.
-    fn forward(&mut self, tokens: &[u32], position: u32) -> Result<(), DeviceError>;
+    /// No token, more than the chunk, an id outside the vocabulary, a position past the context window, or a device failure,
+    /// perhaps of an earlier call. [`DeviceError::Interrupted`] when `watch` said so: nothing of the call is running then, and
+    /// only slots of its own positions may have been written.
+    fn forward_while(&mut self, tokens: &[u32], position: u32, watch: &dyn Watch) -> Result<(), DeviceError>;
+
+    /// [`LoadedModel::forward_while`], without interruption.
+    ///
+    /// # Errors
+    /// As there.
+    fn forward(&mut self, tokens: &[u32], position: u32) -> Result<(), DeviceError> {
+        self.forward_while(tokens, position, &())
+    }
 
     /// Runs `head` on row `row` of the last [`LoadedModel::forward`] and copies the logits out.
     ///
     /// # Errors
-    /// A row that the last call did not have, `output` not of vocabulary length, or a device failure.
+    /// A row that the last call did not have, `output` not of vocabulary length, or a device failure, perhaps of an earlier call.
     fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError>;
+
+    /// Waits until nothing is running for this model.
+    ///
+    /// # Errors
+    /// What went wrong in work that had not been waited for.
+    fn wait(&mut self) -> Result<(), DeviceError>;
 }

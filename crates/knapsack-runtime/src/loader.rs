@@ -2,11 +2,11 @@ use crate::chat_config::ChatModel;
 use crate::download::{DownloadError, DownloadProgress, Store};
 use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::manager::{BoxError, Loader};
+use crate::manager::{BoxError, Cancelled, Loader};
 use crate::package::{Package, PackageError};
 use crate::session::{CancelFlag, Session};
 use knapsack_artifact::app_config::{AppModel, WeightsLocation};
-use knapsack_device::Device;
+use knapsack_device::{Device, DeviceError, Folder, Watch};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -78,15 +78,42 @@ impl PackageLoader {
         }
     }
 
-    fn engine(&self, model_id: &str, progress: &dyn Fn(f32)) -> Result<Engine, LoadFailed> {
+    fn engine(&self, model_id: &str, watch: &LoadWatch<'_>) -> Result<Engine, LoadFailed> {
         let model = self.package.model(Some(model_id))?;
         let folder = self.weights(model)?;
         let library = self.package.library(model)?;
+        watch.check()?;
         let chat = ChatModel::open(&folder, library.model.vocab_size).map_err(EngineError::from)?;
-        progress(0.3);
-        let loaded = self.device.load(library, &folder).map_err(EngineError::from)?;
-        progress(1.0);
+        (watch.progress)(TEXT_SHARE);
+        watch.check()?;
+        let loaded = self.device.load_from(library, &Folder::new(folder), watch).map_err(EngineError::from)?;
+        (watch.progress)(1.0);
         Ok(Engine::new(Session::new(loaded), Arc::new(chat)))
+    }
+}
+
+/// The share of a load that the text side is.
+const TEXT_SHARE: f32 = 0.3;
+
+/// What a load asks and tells.
+struct LoadWatch<'a> {
+    progress: &'a dyn Fn(f32),
+    cancel: &'a CancelFlag,
+}
+
+impl LoadWatch<'_> {
+    fn check(&self) -> Result<(), EngineError> {
+        if self.proceed() { Ok(()) } else { Err(EngineError::Cancelled) }
+    }
+}
+
+impl Watch for LoadWatch<'_> {
+    fn proceed(&self) -> bool {
+        !self.cancel.is_cancelled()
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        (self.progress)(TEXT_SHARE + (1.0 - TEXT_SHARE) * (done as f64 / total.max(1) as f64) as f32);
     }
 }
 
@@ -99,7 +126,12 @@ impl Loader for PackageLoader {
         Ok(self.package.library(model)?.memory.total())
     }
 
-    fn load(&self, model_id: &str, progress: &dyn Fn(f32), _: &CancelFlag) -> Result<Engine, BoxError> {
-        Ok(self.engine(model_id, progress)?)
+    fn load(&self, model_id: &str, progress: &dyn Fn(f32), cancel: &CancelFlag) -> Result<Engine, BoxError> {
+        self.engine(model_id, &LoadWatch { progress, cancel }).map_err(|error| match error {
+            LoadFailed::Engine(EngineError::Cancelled | EngineError::Device(DeviceError::Interrupted)) => {
+                Cancelled.into()
+            }
+            error => error.into(),
+        })
     }
 }

@@ -3,7 +3,7 @@
 
 use knapsack_artifact::library::{Io, MemoryPlan, ModelInfo, ModelLibrary, Target};
 use knapsack_artifact::plan::{Function, KvLayer, Rows, Scratch};
-use knapsack_device::{DeviceError, LoadedModel};
+use knapsack_device::{DeviceError, LoadedModel, Watch};
 use knapsack_tensor::DType;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -78,10 +78,13 @@ impl LoadedModel for Scripted {
         self.library.memory
     }
 
-    fn forward(&mut self, tokens: &[u32], position: u32) -> Result<(), DeviceError> {
+    fn forward_while(&mut self, tokens: &[u32], position: u32, watch: &dyn Watch) -> Result<(), DeviceError> {
         assert!(!tokens.is_empty() && tokens.len() <= self.library.model.prefill_chunk_size as usize);
         let positions = position..position + tokens.len() as u32;
         assert!(self.library.model.context_window_size.is_none_or(|context| positions.end <= context));
+        if !watch.proceed() {
+            return Err(DeviceError::Interrupted);
+        }
         if self.fail_at.is_some_and(|at| positions.contains(&at)) {
             self.slots.fill(None);
             return Err(DeviceError::InvalidCall("scripted".into()));
@@ -96,6 +99,10 @@ impl LoadedModel for Scripted {
 
     fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError> {
         output.copy_from_slice(&(self.script)(&self.rows[row as usize]));
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), DeviceError> {
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 use crate::error::EngineError;
 use knapsack_artifact::library::{MemoryPlan, ModelInfo};
 use knapsack_artifact::plan::KvLayer;
-use knapsack_device::LoadedModel;
+use knapsack_device::{DeviceError, LoadedModel, Watch};
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -31,7 +32,16 @@ impl CancelFlag {
     }
 }
 
+impl Watch for CancelFlag {
+    fn proceed(&self) -> bool {
+        !self.is_cancelled()
+    }
+}
+
 /// A loaded model and the tokens that are in its KV cache.
+///
+/// What the cache is said to hold was computed, for certain: after a failure of the device, whenever it comes to light, it holds
+/// nothing, and after a call that was cancelled only what was complete before.
 pub struct Session {
     model: Box<dyn LoadedModel>,
     cached: Vec<u32>,
@@ -39,12 +49,21 @@ pub struct Session {
     written: u32,
     /// Logits of the last token.
     logits: Vec<f32>,
+    /// Dropped after the model.
+    _kept: Option<Box<dyn Any + Send>>,
 }
 
 impl Session {
     /// A session with an empty cache.
     pub fn new(model: Box<dyn LoadedModel>) -> Self {
-        Self { model, cached: Vec::new(), written: 0, logits: Vec::new() }
+        Self { model, cached: Vec::new(), written: 0, logits: Vec::new(), _kept: None }
+    }
+
+    /// Keeps something alive as long as the model, such as the lock on a folder whose files are mapped.
+    #[must_use]
+    pub fn keeping(mut self, kept: impl Any + Send) -> Self {
+        self._kept = Some(Box::new(kept));
+        self
     }
 
     /// The model.
@@ -81,8 +100,8 @@ impl Session {
     /// token. Returns how many tokens were taken from the cache.
     ///
     /// # Errors
-    /// An empty prompt, one that is longer than the context, a token outside the vocabulary, a raised flag, or the device's
-    /// own failures (the cache is empty then).
+    /// An empty prompt, one that is longer than the context, a token outside the vocabulary, a raised flag (what was computed
+    /// stays in the cache), or the device's own failures (the cache is empty then).
     pub fn prefill(&mut self, prompt: &[u32], cancel: &CancelFlag) -> Result<usize, EngineError> {
         self.check(prompt)?;
         let common = self.cached.iter().zip(prompt).take_while(|(cached, token)| cached == token).count();
@@ -93,13 +112,9 @@ impl Session {
         if reused == 0 {
             self.written = 0;
         }
-        let chunk = self.info().prefill_chunk_size.max(1) as usize;
         let mut last = 0;
-        for tokens in prompt[reused..].chunks(chunk) {
-            if cancel.is_cancelled() {
-                return Err(EngineError::Cancelled);
-            }
-            self.forward(tokens)?;
+        for tokens in prompt[reused..].chunks(self.step()) {
+            self.forward(tokens, cancel)?;
             last = tokens.len() as u32 - 1;
         }
         self.read_logits(last)?;
@@ -115,7 +130,7 @@ impl Session {
         if self.is_full() {
             return Err(EngineError::PromptTooLong { tokens: self.cached.len() + 1, context: self.capacity() as u32 });
         }
-        self.forward(&[token])?;
+        self.forward(&[token], &())?;
         self.read_logits(0)
     }
 
@@ -136,13 +151,9 @@ impl Session {
     ) -> Result<(), EngineError> {
         self.check(tokens)?;
         self.reset();
-        let chunk = self.info().prefill_chunk_size.max(1) as usize;
-        for part in tokens.chunks(chunk) {
-            if cancel.is_cancelled() {
-                return Err(EngineError::Cancelled);
-            }
+        for part in tokens.chunks(self.step()) {
             let start = self.cached.len();
-            self.forward(part)?;
+            self.forward(part, cancel)?;
             for row in 0..part.len() {
                 self.read_logits(row as u32)?;
                 sink(start + row, &self.logits);
@@ -165,22 +176,35 @@ impl Session {
         }
     }
 
-    fn forward(&mut self, tokens: &[u32]) -> Result<(), EngineError> {
+    /// Most tokens of a call.
+    fn step(&self) -> usize {
+        self.model.step().clamp(1, self.info().prefill_chunk_size.max(1)) as usize
+    }
+
+    fn forward(&mut self, tokens: &[u32], watch: &dyn Watch) -> Result<(), EngineError> {
         let position = self.cached.len() as u32;
-        if let Err(error) = self.model.forward(tokens, position) {
-            // The failed call may have written over slots that the cached tokens need.
-            self.reset();
-            return Err(error.into());
+        let outcome = self.model.forward_while(tokens, position, watch);
+        if matches!(outcome, Ok(()) | Err(DeviceError::Interrupted)) {
+            self.written = self.written.max(position + tokens.len() as u32);
         }
-        self.cached.extend_from_slice(tokens);
-        self.written = self.written.max(self.cached.len() as u32);
+        match outcome {
+            Ok(()) => self.cached.extend_from_slice(tokens),
+            Err(DeviceError::Interrupted) => return Err(EngineError::Cancelled),
+            Err(error) => return Err(self.failed(error)),
+        }
         Ok(())
     }
 
     fn read_logits(&mut self, row: u32) -> Result<(), EngineError> {
         let vocab_size = self.info().vocab_size as usize;
         self.logits.resize(vocab_size, 0.0);
-        Ok(self.model.logits(row, &mut self.logits)?)
+        self.model.logits(row, &mut self.logits).map_err(|error| self.failed(error))
+    }
+
+    /// After a failure it is unknown what was written, by this call and by those whose failure comes to light with it.
+    fn failed(&mut self, error: DeviceError) -> EngineError {
+        self.reset();
+        error.into()
     }
 
     /// Whether the cache can continue from position `position` as if nothing had been written after it.

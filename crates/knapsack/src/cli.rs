@@ -7,6 +7,7 @@ pub use sampling::SamplingArgs;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use knapsack_artifact::Device;
+use knapsack_artifact::library::Target;
 use knapsack_config::Overrides;
 use knapsack_source::LockPolicy;
 use std::path::PathBuf;
@@ -608,6 +609,21 @@ pub enum RunDevice {
     CpuReference,
     /// An OpenCL device.
     Opencl,
+    /// Apple's GPU.
+    #[cfg(target_vendor = "apple")]
+    Metal,
+}
+
+impl RunDevice {
+    /// What libraries are compiled for whose kernels it runs.
+    pub const fn target(self) -> Target {
+        match self {
+            RunDevice::Cpu | RunDevice::CpuReference => Target::Host,
+            RunDevice::Opencl => Target::OpenCl,
+            #[cfg(target_vendor = "apple")]
+            RunDevice::Metal => Target::Metal,
+        }
+    }
 }
 
 /// Accepts the names of some devices and lists them in the help.

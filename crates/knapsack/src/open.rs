@@ -140,6 +140,8 @@ pub fn run_device(device: RunDevice, threads: Option<u32>) -> anyhow::Result<Box
             let cache = Cache::place(|name| std::env::var_os(name)).ok().map(|root| root.join("opencl-v1"));
             Box::new(OpenClDevice::open(OpenClOptions { cache, ..OpenClOptions::default() })?)
         }
+        #[cfg(target_vendor = "apple")]
+        (RunDevice::Metal, _) => Box::new(knapsack_device::metal::MetalDevice::open()?),
     })
 }
 
@@ -176,9 +178,10 @@ fn open_package(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened>
         return compiled(name, &Model::open(&weights, None)?, args, reporter);
     }
     let mut library = package.library(model)?;
-    if args.device == RunDevice::Opencl && library.target != Target::OpenCl {
-        reporter.detail("Compiling", format_args!("{name} for OpenCL: the package is for another device"));
-        library = Arc::new(retargeted(&Model::open(&weights, None)?, &library)?);
+    let target = args.device.target();
+    if target != Target::Host && library.target != target {
+        reporter.detail("Compiling", format_args!("{name} for {target:?}: the package is for another device"));
+        library = Arc::new(retargeted(&Model::open(&weights, None)?, &library, target)?);
     }
     Ok(Opened { name, library, weights, converted: None })
 }
@@ -196,14 +199,13 @@ fn compiled(name: String, model: &Model, args: &ModelArgs, reporter: &Reporter) 
     for notice in &chosen.notices {
         reporter.detail("Chose", notice);
     }
-    let target = if args.device == RunDevice::Opencl { Target::OpenCl } else { Target::Host };
-    let library = model.compile(chosen.windows, target, None).or_wrong_input()?;
+    let library = model.compile(chosen.windows, args.device.target(), None).or_wrong_input()?;
     reporter.detail("Compiled", format_args!("{} in {:.3} s", library.name, start.elapsed().as_secs_f64()));
     Ok(Opened { name, library: Arc::new(library), weights: model.folder.clone(), converted: None })
 }
 
-/// The same model with the same sizes for OpenCL.
-fn retargeted(model: &Model, library: &ModelLibrary) -> anyhow::Result<ModelLibrary> {
+/// The same model with the same sizes for another device.
+fn retargeted(model: &Model, library: &ModelLibrary, target: Target) -> anyhow::Result<ModelLibrary> {
     let own = model.config.own_windows();
     let info = &library.model;
     let windows = Windows {
@@ -212,5 +214,5 @@ fn retargeted(model: &Model, library: &ModelLibrary) -> anyhow::Result<ModelLibr
         sinks: info.attention_sink_size,
         chunk: info.prefill_chunk_size,
     };
-    Ok(model.compile(windows, Target::OpenCl, None)?)
+    Ok(model.compile(windows, target, None)?)
 }

@@ -28,11 +28,11 @@ pub use table::Isa;
 
 use crate::host::{HostMemory, HostModel};
 use crate::memory::Account;
-use crate::{Device, DeviceError, LoadedModel};
+use crate::{Device, DeviceError, LoadedModel, Watch, WeightFiles};
 use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::Target;
 use model::CpuExecutor;
 use pool::Pool;
-use std::path::Path;
 use std::sync::Arc;
 use table::Table;
 
@@ -95,9 +95,18 @@ impl Device for CpuDevice {
         format!("{}, {} threads", self.isa, self.pool.threads())
     }
 
-    fn load(&self, library: Arc<ModelLibrary>, folder: &Path) -> Result<Box<dyn LoadedModel>, DeviceError> {
-        let memory = HostMemory::load(library, folder, Account::default(), None)?;
-        memory.weights.prefetch();
+    fn target(&self) -> Target {
+        Target::Host
+    }
+
+    fn load_from(
+        &self,
+        library: Arc<ModelLibrary>,
+        files: &dyn WeightFiles,
+        watch: &dyn Watch,
+    ) -> Result<Box<dyn LoadedModel>, DeviceError> {
+        let memory = HostMemory::load(library, files, Account::default(), None, watch)?;
+        memory.weights.prefetch(watch)?;
         Ok(Box::new(HostModel::new(memory, CpuExecutor { table: self.table, pool: self.pool.clone() })))
     }
 }

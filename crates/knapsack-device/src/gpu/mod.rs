@@ -2,17 +2,31 @@
 //! offer ([`Backend`]).
 //!
 //! Everything is allocated and bound once, at load: parameters, keys and values of each layer, one workspace, and for each
-//! launch its kernel with its buffers. A call then writes the tokens and rotary rows, starts the launches of a function, and
+//! launch its kernel with its buffers. A call then writes the tokens and rotary rows, submits the launches of a function, and
 //! (for logits) reads one row back.
+//!
+//! The launches of a function are submitted in portions of bounded work ([`work`]), of which at most [`IN_FLIGHT`] run or wait;
+//! between two the caller may say that it is enough. Each submission has a ticket that is waited for, so no failure is missed,
+//! and nothing runs when memory that the GPU uses is written.
+
+#[cfg(test)]
+mod tests;
+mod work;
 
 use crate::call::{Call, check_forward, check_logits, write_rope_rows};
 use crate::memory::{Account, Charge, Part};
-use crate::{DeviceError, LoadedModel, Weights};
+use crate::watch::proceed;
+use crate::{DeviceError, LoadedModel, Watch, Weights};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{KernelModule, MemoryPlan, Target};
 use knapsack_artifact::plan::{Function, KernelCall, Op, Operand, ParameterId, RowSelect};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use work::Work;
+
+/// Submissions that may be under way: the next is there when one ends, and no more than two have to end before a call that is told
+/// to stop returns.
+const IN_FLIGHT: usize = 2;
 
 /// A GPU interface: memory, kernels, and an in-order queue.
 pub trait Backend: Send {
@@ -20,6 +34,13 @@ pub trait Backend: Send {
     type Buffer: Send;
     /// A kernel with its buffers.
     type Launch: Send;
+    /// A submission. One that is dropped is no longer waited for.
+    type Ticket: Send;
+
+    /// Runs what makes or drops objects of the interface, where they need surroundings.
+    fn scope<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
 
     /// The name that `--device` takes.
     fn device(&self) -> &'static str;
@@ -60,37 +81,68 @@ pub trait Backend: Send {
     /// When the device refuses.
     fn bind(&mut self, kernel: u32, buffers: &[&Self::Buffer]) -> Result<Self::Launch, DeviceError>;
 
-    /// Copies bytes to the start of a buffer, after everything that was started before.
+    /// Copies bytes to the start of a buffer; nothing that was submitted is running.
     ///
     /// # Errors
     /// When the device refuses.
     fn write(&mut self, buffer: &Self::Buffer, bytes: &[u8]) -> Result<(), DeviceError>;
 
-    /// Copies bytes from the start of a buffer, after everything that was started before.
+    /// Waits for the submissions of `running`, takes them out, and then copies bytes from the start of a buffer.
     ///
     /// # Errors
-    /// When the device refuses.
-    fn read(&mut self, buffer: &Self::Buffer, bytes: &mut [u8]) -> Result<(), DeviceError>;
+    /// When the device refuses, or what went wrong in the submissions.
+    fn read(
+        &mut self,
+        running: &mut VecDeque<Self::Ticket>,
+        buffer: &Self::Buffer,
+        bytes: &mut [u8],
+    ) -> Result<(), DeviceError>;
 
-    /// Starts launches, each after the one before it, on their work groups.
+    /// Starts launches on their work groups, each after the one before it and all after what was submitted before.
     ///
     /// # Errors
-    /// When the device refuses.
-    fn run(&mut self, launches: &mut [(Self::Launch, KernelCall)], call: Call) -> Result<(), DeviceError>;
+    /// When the device refuses. Some may have been started then.
+    fn submit(&mut self, launches: &mut [(Self::Launch, KernelCall)], call: Call) -> Result<Self::Ticket, DeviceError>;
 
-    /// Waits for everything that was started.
+    /// Waits until a submission has ended.
     ///
     /// # Errors
     /// What went wrong in it.
-    fn finish(&mut self) -> Result<(), DeviceError>;
+    fn wait(&mut self, ticket: Self::Ticket) -> Result<(), DeviceError>;
+
+    /// Waits until all submissions of `running` have ended, whatever becomes of one, and takes them out.
+    ///
+    /// # Errors
+    /// The first that went wrong.
+    fn wait_all(&mut self, running: &mut VecDeque<Self::Ticket>) -> Result<(), DeviceError> {
+        running.drain(..).fold(Ok(()), |outcome, ticket| outcome.and(self.wait(ticket)))
+    }
 }
 
-/// The launches of one function.
-type Bound<B> = Vec<(<B as Backend>::Launch, KernelCall)>;
+/// The launches of one function, and for each the work that it is.
+struct Bound<B: Backend> {
+    launches: Vec<(B::Launch, KernelCall)>,
+    work: Vec<Work>,
+}
 
 /// A library on a GPU.
 pub struct GpuModel<B: Backend> {
+    library: Arc<ModelLibrary>,
+    account: Account,
+    /// Most tokens of a call.
+    step: u32,
+    /// Rows that the last successful forward left.
+    rows: u32,
+    /// Bytes of rotary rows, kept to be filled again.
+    staging: Vec<f32>,
+    /// `Some` until it is dropped.
+    resident: Option<Resident<B>>,
+}
+
+/// What a model has on the GPU.
+struct Resident<B: Backend> {
     // Fields are dropped in this order: launches before the buffers that they use, the backend last.
+    running: VecDeque<B::Ticket>,
     prefill: Bound<B>,
     decode: Bound<B>,
     head: Bound<B>,
@@ -99,12 +151,6 @@ pub struct GpuModel<B: Backend> {
     ropes: Vec<B::Buffer>,
     _memory: Memory<B>,
     backend: B,
-    library: Arc<ModelLibrary>,
-    account: Account,
-    /// Rows that the last successful forward left.
-    rows: u32,
-    /// Bytes of rotary rows, kept to be filled again.
-    staging: Vec<f32>,
 }
 
 /// All device memory of a model, with its count.
@@ -122,6 +168,7 @@ impl<B: Backend> Memory<B> {
         library: &ModelLibrary,
         weights: Weights,
         account: &Account,
+        watch: &dyn Watch,
     ) -> Result<Self, DeviceError> {
         check_sizes(backend, library)?;
         let mut charges = Vec::new();
@@ -137,10 +184,15 @@ impl<B: Backend> Memory<B> {
         }
         let weights = Arc::new(weights);
         let mut parameters = Vec::with_capacity(library.parameters.len());
+        let (mut done, total) = (0, weights.total_bytes());
         for index in 0..library.parameters.len() as u32 {
+            proceed(watch)?;
             let id = ParameterId(index);
-            charges.push(account.charge(Part::Weights, weights.get(id).len() as u64)?);
+            let bytes = weights.get(id).len() as u64;
+            charges.push(account.charge(Part::Weights, bytes)?);
             parameters.push(backend.parameter(&weights, id)?);
+            done += bytes;
+            watch.progress(done, total);
         }
         Ok(Memory { regions: HashMap::new(), workspace, cache, parameters, _charges: charges })
     }
@@ -193,43 +245,110 @@ impl<B: Backend> GpuModel<B> {
     /// Allocates, uploads and binds everything. The library is validated.
     ///
     /// # Errors
-    /// A library for another device, kernels that do not build, memory that cannot be had. Nothing stays allocated then.
-    pub fn load(mut backend: B, library: Arc<ModelLibrary>, weights: Weights) -> Result<Self, DeviceError> {
+    /// A library for another device, kernels that do not build, memory that cannot be had, or [`DeviceError::Interrupted`].
+    /// Nothing stays allocated then.
+    pub fn load(
+        backend: B,
+        library: Arc<ModelLibrary>,
+        weights: Weights,
+        watch: &dyn Watch,
+    ) -> Result<Self, DeviceError> {
+        let account = Account::default();
+        let resident = Some(B::scope(|| Resident::load(backend, &library, weights, &account, watch))?);
+        let step = work::step(&library.model, &library, &library.prefill);
+        Ok(GpuModel { library, account, step, rows: 0, staging: Vec::new(), resident })
+    }
+
+    fn resident(&mut self) -> &mut Resident<B> {
+        self.resident.as_mut().expect("present until drop")
+    }
+
+    /// An outcome after which, when it is a failure, nothing is running and no row is left.
+    fn checked(&mut self, outcome: Result<(), DeviceError>) -> Result<(), DeviceError> {
+        if outcome.is_err() {
+            self.rows = 0;
+            let _ = B::scope(|| self.resident().settle());
+        }
+        outcome
+    }
+
+    /// Writes the inputs of a call and submits its function.
+    fn start(&mut self, tokens: &[u32], call: Call, watch: &dyn Watch) -> Result<(), DeviceError> {
+        let library = self.library.clone();
+        let staging = &mut self.staging;
+        let resident = self.resident.as_mut().expect("present until drop");
+        // What was submitted before reads the inputs.
+        resident.settle()?;
+        resident.backend.write(&resident.tokens, bytemuck::cast_slice(tokens))?;
+        for (table, rows) in library.rope_tables.iter().zip(&resident.ropes) {
+            staging.resize(call.n as usize * 2 * table.frequencies.len(), 0.0);
+            write_rope_rows(table, call, staging);
+            resident.backend.write(rows, bytemuck::cast_slice(staging))?;
+        }
+        let function = if call.n == 1 { &mut resident.decode } else { &mut resident.prefill };
+        submit(&mut resident.backend, &mut resident.running, function, call, watch)
+    }
+}
+
+impl<B: Backend> Resident<B> {
+    fn load(
+        mut backend: B,
+        library: &ModelLibrary,
+        weights: Weights,
+        account: &Account,
+        watch: &dyn Watch,
+    ) -> Result<Self, DeviceError> {
         let device = backend.device();
         let module = match &library.kernels {
             Some(module) if library.target == backend.target() => module,
             _ => return Err(DeviceError::WrongTarget { device, found: library.target }),
         };
+        proceed(watch)?;
         backend.prepare(module)?;
-        let account = Account::default();
-        let mut memory = Memory::allocate(&mut backend, &library, weights, &account)?;
+        let mut memory = Memory::allocate(&mut backend, library, weights, account, watch)?;
         let chunk = library.model.prefill_chunk_size;
-        let prefill = bind_function(&mut backend, &mut memory, &library, &library.prefill, chunk)?;
-        let decode = bind_function(&mut backend, &mut memory, &library, &library.decode, 1)?;
-        let head = bind_function(&mut backend, &mut memory, &library, &library.head, 1)?;
+        let prefill = bind_function(&mut backend, &mut memory, library, &library.prefill, chunk)?;
+        let decode = bind_function(&mut backend, &mut memory, library, &library.decode, 1)?;
+        let head = bind_function(&mut backend, &mut memory, library, &library.head, 1)?;
         let mut whole = |operand, n| {
-            let (offset, bytes) = workspace_range(&library, &operand, n).expect("these lie in the workspace");
+            let (offset, bytes) = workspace_range(library, &operand, n).expect("these lie in the workspace");
             backend.region(&memory.workspace, offset, bytes)
         };
         let tokens = whole(Operand::Tokens, chunk)?;
         let logits = whole(Operand::Input(library.io.logits), 1)?;
         let tables = 0..library.rope_tables.len() as u32;
         let ropes = tables.map(|table| whole(Operand::RopeTable(table), chunk)).collect::<Result<_, _>>()?;
-        Ok(GpuModel {
-            prefill,
-            decode,
-            head,
-            tokens,
-            logits,
-            ropes,
-            _memory: memory,
-            backend,
-            library,
-            account,
-            rows: 0,
-            staging: Vec::new(),
-        })
+        let running = VecDeque::with_capacity(IN_FLIGHT);
+        Ok(Resident { running, prefill, decode, head, tokens, logits, ropes, _memory: memory, backend })
     }
+
+    /// Waits for everything that is running.
+    fn settle(&mut self) -> Result<(), DeviceError> {
+        self.backend.wait_all(&mut self.running)
+    }
+}
+
+/// Submits the launches of a function, portion by portion.
+fn submit<B: Backend>(
+    backend: &mut B,
+    running: &mut VecDeque<B::Ticket>,
+    function: &mut Bound<B>,
+    call: Call,
+    watch: &dyn Watch,
+) -> Result<(), DeviceError> {
+    let mut done = 0;
+    while done < function.launches.len() {
+        let count = work::next(function.work[done..].iter().map(|work| work.at(call)));
+        while running.len() >= IN_FLIGHT
+            && let Some(ticket) = running.pop_front()
+        {
+            backend.wait(ticket)?;
+        }
+        proceed(watch)?;
+        running.push_back(backend.submit(&mut function.launches[done..done + count], call)?);
+        done += count;
+    }
+    Ok(())
 }
 
 fn bind_function<B: Backend>(
@@ -239,7 +358,7 @@ fn bind_function<B: Backend>(
     function: &Function,
     n: u32,
 ) -> Result<Bound<B>, DeviceError> {
-    let mut bound = Vec::with_capacity(function.launches.len());
+    let mut bound = Bound { launches: Vec::with_capacity(function.launches.len()), work: Vec::new() };
     if function.calls().map(|(_, launches)| launches.len()).sum::<usize>() != function.launches.len() {
         return Err(DeviceError::WrongTarget { device: backend.device(), found: Target::Host });
     }
@@ -266,15 +385,21 @@ fn bind_function<B: Backend>(
                 _ => &memory.regions[&range(operand).expect("the others lie in the workspace")],
             })
             .collect();
-        bound.push((backend.bind(call.kernel, &buffers)?, call.clone()));
+        bound.launches.push((backend.bind(call.kernel, &buffers)?, call.clone()));
+        bound.work.push(Work::of(library, launches));
     }
     Ok(bound)
 }
 
 impl<B: Backend> Drop for GpuModel<B> {
     fn drop(&mut self) {
-        // The GPU must be done before memory goes. A failure changes nothing here.
-        let _ = self.backend.finish();
+        let resident = self.resident.take();
+        B::scope(|| {
+            if let Some(mut resident) = resident {
+                // The GPU must be done before memory goes. A failure changes nothing here.
+                let _ = resident.settle();
+            }
+        });
     }
 }
 
@@ -287,24 +412,39 @@ impl<B: Backend> LoadedModel for GpuModel<B> {
         self.account.now()
     }
 
-    fn forward(&mut self, tokens: &[u32], position: u32) -> Result<(), DeviceError> {
+    fn step(&self) -> u32 {
+        self.step
+    }
+
+    fn forward_while(&mut self, tokens: &[u32], position: u32, watch: &dyn Watch) -> Result<(), DeviceError> {
         let call = check_forward(&self.library, tokens, position)?;
         self.rows = 0;
-        self.backend.write(&self.tokens, bytemuck::cast_slice(tokens))?;
-        for (table, rows) in self.library.rope_tables.iter().zip(&self.ropes) {
-            self.staging.resize(call.n as usize * 2 * table.frequencies.len(), 0.0);
-            write_rope_rows(table, call, &mut self.staging);
-            self.backend.write(rows, bytemuck::cast_slice(&self.staging))?;
-        }
-        let function = if call.n == 1 { &mut self.decode } else { &mut self.prefill };
-        self.backend.run(function, call)?;
-        self.rows = call.n;
-        Ok(())
+        B::scope(|| {
+            if let Err(error) = self.start(tokens, call, watch) {
+                // Nothing goes on running, and what failed says more than that the rest was not wanted.
+                let settled = self.resident().settle();
+                return match error {
+                    DeviceError::Interrupted => settled.and(Err(error)),
+                    error => Err(error),
+                };
+            }
+            self.rows = call.n;
+            Ok(())
+        })
     }
 
     fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError> {
         let call = check_logits(&self.library, self.rows, row, output)?;
-        self.backend.run(&mut self.head, call)?;
-        self.backend.read(&self.logits, bytemuck::cast_slice_mut(output))
+        let outcome = B::scope(|| {
+            let Resident { backend, running, head, logits, .. } = self.resident();
+            submit(backend, running, head, call, &())?;
+            backend.read(running, logits, bytemuck::cast_slice_mut(output))
+        });
+        self.checked(outcome)
+    }
+
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        let outcome = B::scope(|| self.resident().settle());
+        self.checked(outcome)
     }
 }

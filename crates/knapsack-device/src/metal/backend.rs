@@ -1,6 +1,6 @@
 //! Metal under the GPU executor.
 
-use super::{MetalDevice, NAME};
+use super::{MetalDevice, NAME, status};
 use crate::call::Call;
 use crate::gpu::Backend;
 use crate::memory::Part;
@@ -16,6 +16,7 @@ use objc2_metal::{
     MTLCompileOptions, MTLComputeCommandEncoder, MTLComputePipelineState, MTLDevice, MTLLibrary, MTLResourceOptions,
     MTLSize,
 };
+use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -51,12 +52,21 @@ unsafe impl Send for Launch {}
 pub(super) struct MetalBackend {
     device: MetalDevice,
     kernels: Vec<(Pipeline, MTLSize)>,
-    /// The last command buffer, until it was waited for.
-    running: Option<Retained<ProtocolObject<dyn MTLCommandBuffer>>>,
 }
 
-// SAFETY: command buffers may be waited for on any thread, one at a time; pipelines are immutable.
+// SAFETY: pipelines are immutable.
 unsafe impl Send for MetalBackend {}
+
+/// A command buffer that was committed.
+pub(super) struct Ticket(Retained<ProtocolObject<dyn MTLCommandBuffer>>);
+
+// SAFETY: command buffers may be waited for on any thread, one at a time.
+unsafe impl Send for Ticket {}
+
+const _: () = assert!(
+    status::NOT_PERMITTED == MTLCommandBufferError::NotPermitted.0 as isize
+        && status::OUT_OF_MEMORY == MTLCommandBufferError::OutOfMemory.0 as isize
+);
 
 fn refused(operation: &'static str, error: &NSError) -> DeviceError {
     DeviceError::Driver { device: NAME, operation, status: error.localizedDescription().to_string() }
@@ -82,14 +92,14 @@ const fn platform() -> Option<&'static str> {
 
 impl MetalBackend {
     pub(super) fn new(device: MetalDevice) -> Self {
-        MetalBackend { device, kernels: Vec::new(), running: None }
+        MetalBackend { device, kernels: Vec::new() }
     }
 
     /// The library that was compiled ahead for this platform, where there is one that loads.
     fn precompiled(&self, module: &KernelModule) -> Option<Retained<ProtocolObject<dyn MTLLibrary>>> {
         let compiled = module.metallibs.iter().find(|compiled| Some(compiled.platform.as_str()) == platform())?;
         let data = DispatchData::from_bytes(&compiled.data);
-        self.device.device.newLibraryWithData_error(&data).ok()
+        self.device.device().newLibraryWithData_error(&data).ok()
     }
 
     fn compile(&self, source: &str, subgroups: bool) -> Result<Retained<ProtocolObject<dyn MTLLibrary>>, DeviceError> {
@@ -102,7 +112,7 @@ impl MetalBackend {
         // SAFETY: keys are strings and values numbers, as the property wants them.
         unsafe { options.setPreprocessorMacros(Some(&macros)) };
         self.device
-            .device
+            .device()
             .newLibraryWithSource_options_error(&NSString::from_str(source), Some(&options))
             .map_err(|error| DeviceError::KernelBuild { device: NAME, log: error.localizedDescription().to_string() })
     }
@@ -141,7 +151,7 @@ impl MetalBackend {
         let out_of_memory = || DeviceError::OutOfMemory { what, bytes: bytes as u64 };
         let length = bytes.max(1);
         let options = MTLResourceOptions::StorageModeShared;
-        let buffer = self.device.device.newBufferWithLength_options(length, options).ok_or_else(out_of_memory)?;
+        let buffer = self.device.device().newBufferWithLength_options(length, options).ok_or_else(out_of_memory)?;
         Ok(Buffer { buffer, offset: 0, bytes, _mapped: None })
     }
 
@@ -155,14 +165,14 @@ impl MetalBackend {
         let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
         let offset = start % page;
         let length = (offset + bytes.len()).next_multiple_of(page);
-        if length > self.device.device.maxBufferLength() {
+        if length > self.device.device().maxBufferLength() {
             return None;
         }
         let first = NonNull::new((start - offset) as *mut std::ffi::c_void)?;
         // SAFETY: whole pages of a file mapping, which starts at a page and whose last page is mapped to its end. The mapping
         // lives as long as the `Arc` beside the buffer, and kernels only read it.
         let buffer = unsafe {
-            self.device.device.newBufferWithBytesNoCopy_length_options_deallocator(
+            self.device.device().newBufferWithBytesNoCopy_length_options_deallocator(
                 first,
                 length,
                 MTLResourceOptions::StorageModeShared,
@@ -182,6 +192,11 @@ impl MetalBackend {
 impl Backend for MetalBackend {
     type Buffer = Buffer;
     type Launch = Launch;
+    type Ticket = Ticket;
+
+    fn scope<R>(work: impl FnOnce() -> R) -> R {
+        autoreleasepool(|_| work())
+    }
 
     fn device(&self) -> &'static str {
         NAME
@@ -192,7 +207,7 @@ impl Backend for MetalBackend {
     }
 
     fn largest_buffer(&self) -> u64 {
-        self.device.device.maxBufferLength() as u64
+        self.device.device().maxBufferLength() as u64
     }
 
     fn prepare(&mut self, module: &KernelModule) -> Result<(), DeviceError> {
@@ -249,17 +264,16 @@ impl Backend for MetalBackend {
     }
 
     fn write(&mut self, buffer: &Buffer, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.finish()?;
         if bytes.len() > buffer.bytes {
             return Err(DeviceError::InvalidCall(format!("{} bytes into a buffer of {}", bytes.len(), buffer.bytes)));
         }
-        // SAFETY: inside the buffer, and the GPU is done with it.
+        // SAFETY: inside the buffer, and the caller saw to it that nothing runs.
         unsafe { Self::start_of(buffer).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         Ok(())
     }
 
-    fn read(&mut self, buffer: &Buffer, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        self.finish()?;
+    fn read(&mut self, running: &mut VecDeque<Ticket>, buffer: &Buffer, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.wait_all(running)?;
         if bytes.len() > buffer.bytes {
             return Err(DeviceError::InvalidCall(format!("{} bytes from a buffer of {}", bytes.len(), buffer.bytes)));
         }
@@ -268,41 +282,31 @@ impl Backend for MetalBackend {
         Ok(())
     }
 
-    fn run(&mut self, launches: &mut [(Launch, KernelCall)], call: Call) -> Result<(), DeviceError> {
-        autoreleasepool(|_| {
-            let failed = |status: &str| DeviceError::Driver {
-                device: NAME,
-                operation: "record the kernels",
-                status: status.to_owned(),
-            };
-            let commands = self.device.queue.commandBuffer().ok_or_else(|| failed("no command buffer"))?;
-            let encoder = commands.computeCommandEncoder().ok_or_else(|| failed("no encoder"))?;
-            for (launch, grid) in launches.iter() {
-                encode(&encoder, launch, grid, call);
-            }
-            encoder.endEncoding();
-            commands.commit();
-            // The queue is in order: waiting for the last command buffer waits for all.
-            self.running = Some(commands);
-            Ok(())
-        })
+    fn submit(&mut self, launches: &mut [(Launch, KernelCall)], call: Call) -> Result<Ticket, DeviceError> {
+        let failed = |status: &str| DeviceError::Driver {
+            device: NAME,
+            operation: "record the kernels",
+            status: status.to_owned(),
+        };
+        let commands = self.device.queue().commandBuffer().ok_or_else(|| failed("no command buffer"))?;
+        let encoder = commands.computeCommandEncoder().ok_or_else(|| failed("no encoder"))?;
+        for (launch, grid) in launches.iter() {
+            encode(&encoder, launch, grid, call);
+        }
+        encoder.endEncoding();
+        commands.commit();
+        Ok(Ticket(commands))
     }
 
-    fn finish(&mut self) -> Result<(), DeviceError> {
-        let Some(running) = self.running.take() else { return Ok(()) };
-        running.waitUntilCompleted();
-        if running.status() != MTLCommandBufferStatus::Error {
+    fn wait(&mut self, Ticket(commands): Ticket) -> Result<(), DeviceError> {
+        commands.waitUntilCompleted();
+        if commands.status() != MTLCommandBufferStatus::Error {
             return Ok(());
         }
-        match running.error() {
-            Some(error) if error.code() == MTLCommandBufferError::OutOfMemory.0 as isize => {
-                Err(DeviceError::OutOfMemory { what: "work on the GPU", bytes: 0 })
-            }
-            Some(error) => Err(refused("run the kernels", &error)),
-            None => {
-                Err(DeviceError::Driver { device: NAME, operation: "run the kernels", status: "failed".to_owned() })
-            }
-        }
+        Err(match commands.error() {
+            Some(error) => status::failure(error.code(), error.localizedDescription().to_string()),
+            None => status::failure(0, "failed".to_owned()),
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use crate::DeviceError;
 use libloading::Library;
 use std::ffi::{c_char, c_void};
 use std::path::PathBuf;
-use std::ptr::{null, null_mut};
+use std::ptr::{NonNull, null, null_mut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) type RawPlatform = *mut c_void;
@@ -30,6 +30,7 @@ const PROGRAM_BINARIES: Name = 0x1166;
 const PROGRAM_BUILD_LOG: Name = 0x1183;
 const KERNEL_WORK_GROUP_SIZE: Name = 0x11B0;
 const KERNEL_LOCAL_MEM_SIZE: Name = 0x11B2;
+const EVENT_COMMAND_EXECUTION_STATUS: Name = 0x11D3;
 const TRUE: u32 = 1;
 
 type Info<T> = unsafe extern "C" fn(T, Name, usize, *mut c_void, *mut usize) -> i32;
@@ -44,16 +45,53 @@ macro_rules! functions {
         impl Functions {
             /// The name of the first function that the library lacks is the error.
             fn load(library: &Library) -> Result<Self, &'static str> {
+                let way = Way::of(library);
                 Ok(Functions {
                     $($field: {
+                        let address = way.find(concat!($symbol, "\0")).ok_or($symbol)?;
                         // SAFETY: the OpenCL specification gives the function of this name this C signature.
-                        let symbol = unsafe { library.get::<$type>(concat!($symbol, "\0").as_bytes()) };
-                        *symbol.map_err(|_| $symbol)?
+                        unsafe { std::mem::transmute::<NonNull<c_void>, $type>(address) }
                     },)*
                 })
             }
         }
     };
+}
+
+/// How a library gives its functions.
+enum Way<'a> {
+    /// By exporting them.
+    Exported(&'a Library),
+    /// Through a function: `libOpenCL-pixel.so`, the library of Google's phones, exports only `enableOpenCL`, which loads the
+    /// driver, and `loadOpenCLPointer`, which finds a function by its name.
+    Asked(unsafe extern "C" fn(*const c_char) -> *mut c_void),
+}
+
+impl<'a> Way<'a> {
+    fn of(library: &'a Library) -> Self {
+        // SAFETY: a library that has both names is Google's, whose functions have these signatures.
+        unsafe {
+            let enable = library.get::<unsafe extern "C" fn()>(b"enableOpenCL\0");
+            let find = library.get::<unsafe extern "C" fn(*const c_char) -> *mut c_void>(b"loadOpenCLPointer\0");
+            match (enable, find) {
+                (Ok(enable), Ok(find)) => {
+                    enable();
+                    Way::Asked(*find)
+                }
+                _ => Way::Exported(library),
+            }
+        }
+    }
+
+    /// The function of that name, which ends with NUL.
+    fn find(&self, name: &str) -> Option<NonNull<c_void>> {
+        match self {
+            // SAFETY: only the address is looked at here.
+            Way::Exported(library) => NonNull::new(*unsafe { library.get::<*mut c_void>(name.as_bytes()) }.ok()?),
+            // SAFETY: a C string, which the function only reads.
+            Way::Asked(find) => NonNull::new(unsafe { find(name.as_ptr().cast()) }),
+        }
+    }
 }
 
 functions! {
@@ -102,6 +140,10 @@ functions! {
         RawQueue, RawMemory, *const c_void, usize, usize, usize, u32, *const RawEvent, *mut RawEvent,
     ) -> i32;
     finish: "clFinish" = unsafe extern "C" fn(RawQueue) -> i32;
+    flush: "clFlush" = unsafe extern "C" fn(RawQueue) -> i32;
+    wait_for_events: "clWaitForEvents" = unsafe extern "C" fn(u32, *const RawEvent) -> i32;
+    get_event_info: "clGetEventInfo" = Info<RawEvent>;
+    release_event: "clReleaseEvent" = Release;
 }
 
 /// The loaded OpenCL library.
@@ -339,18 +381,53 @@ impl Context {
         check(unsafe { (self.api.functions.finish)(self.queue) })
     }
 
-    /// Starts a kernel.
+    /// Enqueues a kernel, with an event for it when one is asked for.
     ///
     /// # Safety
     /// Every argument of `kernel` is set to a live object that is large enough for what the kernel does on this grid.
-    pub(super) unsafe fn launch(&self, kernel: &Kernel, groups: [u32; 3], threads: [u32; 3]) -> Result<(), Status> {
+    pub(super) unsafe fn launch(
+        &self,
+        kernel: &Kernel,
+        groups: [u32; 3],
+        threads: [u32; 3],
+        event: bool,
+    ) -> Result<Option<Event>, Status> {
         let local = threads.map(|t| t as usize);
         let global = [0, 1, 2].map(|axis| groups[axis] as usize * local[axis]);
-        // SAFETY: three dimensions, arrays of three; no events.
+        let mut made: RawEvent = null_mut();
+        let place = if event { &raw mut made } else { null_mut() };
+        // SAFETY: three dimensions, arrays of three; no events to wait for; a place for one event, or none.
         check(unsafe {
             let launch = self.api.functions.enqueue_kernel;
-            launch(self.queue, kernel.0, 3, null(), global.as_ptr(), local.as_ptr(), 0, null(), null_mut())
-        })
+            launch(self.queue, kernel.0, 3, null(), global.as_ptr(), local.as_ptr(), 0, null(), place)
+        })?;
+        Ok(event.then_some(Event(made)))
+    }
+
+    /// Has the device begin with what was enqueued.
+    pub(super) fn flush(&self) -> Result<(), Status> {
+        // SAFETY: the queue lives as long as the context.
+        check(unsafe { (self.api.functions.flush)(self.queue) })
+    }
+
+    /// Waits for an event; the status of its command, where that ended badly, is the error.
+    pub(super) fn wait(&self, event: &Event) -> Result<(), Status> {
+        let mut status = 0i32;
+        // SAFETY: one live event; its status is a `cl_int`.
+        let (waited, asked) = unsafe {
+            let waited = check((self.api.functions.wait_for_events)(1, &event.0));
+            let value = (&raw mut status).cast();
+            let info = self.api.functions.get_event_info;
+            (waited, check(info(event.0, EVENT_COMMAND_EXECUTION_STATUS, 4, value, null_mut())))
+        };
+        asked?;
+        // Zero is complete; what is not negative says nothing about a failure.
+        if status < 0 { Err(Status(status)) } else { waited }
+    }
+
+    pub(super) fn release_event(&self, event: &Event) {
+        // SAFETY: called once, when the owner of the event is dropped.
+        unsafe { (self.api.functions.release_event)(event.0) };
     }
 
     /// # Safety
@@ -480,11 +557,15 @@ impl Drop for Context {
 pub(super) struct Program(RawProgram);
 /// A kernel object with its arguments; released by its owner.
 pub(super) struct Kernel(RawKernel);
+/// An event; released by its owner.
+pub(super) struct Event(RawEvent);
 /// A memory object; released by its owner.
 pub(super) type Memory = RawMemory;
 
 // SAFETY: as for `Kernel`; a program is only read once it is built.
 unsafe impl Send for Program {}
+// SAFETY: a handle of a thread-safe object.
+unsafe impl Send for Event {}
 // SAFETY: handles of thread-safe objects; arguments are set through `&mut`.
 unsafe impl Send for Kernel {}
 

@@ -1,6 +1,6 @@
 //! OpenCL under the GPU executor.
 
-use super::api::{BuildError, Context, Kernel, Memory, Program};
+use super::api::{BuildError, Context, Event, Kernel, Memory, Program};
 use super::status::Status;
 use super::{NAME, OpenClDevice, cache, refused};
 use crate::call::Call;
@@ -9,6 +9,7 @@ use crate::memory::Part;
 use crate::{DeviceError, Weights};
 use knapsack_artifact::library::{KernelModule, Target};
 use knapsack_artifact::plan::{KernelCall, ParameterId};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Options of every build: nothing that changes results beyond the contraction of multiply and add.
@@ -45,6 +46,18 @@ pub(super) struct Launch {
 impl Drop for Launch {
     fn drop(&mut self) {
         self.context.release_kernel(&self.kernel);
+    }
+}
+
+/// The event of a submission's last kernel; the queue is in order.
+pub(super) struct Ticket {
+    context: Arc<Context>,
+    event: Event,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.context.release_event(&self.event);
     }
 }
 
@@ -171,6 +184,7 @@ fn memory_error(part: Part, bytes: usize) -> impl Fn(Status) -> DeviceError {
 impl Backend for OpenClBackend {
     type Buffer = Buffer;
     type Launch = Launch;
+    type Ticket = Ticket;
 
     fn device(&self) -> &'static str {
         NAME
@@ -246,16 +260,21 @@ impl Backend for OpenClBackend {
         unsafe { self.context().write(buffer.memory, 0, bytes) }.map_err(refused("write a buffer"))
     }
 
-    fn read(&mut self, buffer: &Buffer, bytes: &mut [u8]) -> Result<(), DeviceError> {
+    fn read(&mut self, running: &mut VecDeque<Ticket>, buffer: &Buffer, bytes: &mut [u8]) -> Result<(), DeviceError> {
         if bytes.len() > buffer.bytes {
             return Err(DeviceError::InvalidCall(format!("{} bytes from a buffer of {}", bytes.len(), buffer.bytes)));
         }
+        // The queue is in order: reading waits for what was submitted, whose tickets then only have to be looked at.
         // SAFETY: the buffer is alive and large enough.
-        unsafe { self.context().read(buffer.memory, 0, bytes) }.map_err(refused("read a buffer"))
+        let read = unsafe { self.context().read(buffer.memory, 0, bytes) };
+        self.wait_all(running)?;
+        read.map_err(refused("read a buffer"))
     }
 
-    fn run(&mut self, launches: &mut [(Launch, KernelCall)], call: Call) -> Result<(), DeviceError> {
-        for (launch, grid) in launches {
+    fn submit(&mut self, launches: &mut [(Launch, KernelCall)], call: Call) -> Result<Ticket, DeviceError> {
+        let mut last = None;
+        let count = launches.len();
+        for (index, (launch, grid)) in launches.iter_mut().enumerate() {
             for (index, value) in (launch.numbers..).zip([call.n, call.position, call.row]) {
                 self.device
                     .context
@@ -264,13 +283,16 @@ impl Backend for OpenClBackend {
             }
             let groups = grid.groups.map(|axis| axis.at(call.n));
             // SAFETY: every argument is set, to buffers that the validated plan made large enough for its operation.
-            unsafe { self.device.context.launch(&launch.kernel, groups, launch.threads) }
+            last = unsafe { self.device.context.launch(&launch.kernel, groups, launch.threads, index + 1 == count) }
                 .map_err(refused("launch a kernel"))?;
         }
-        Ok(())
+        let Some(event) = last else { return Err(DeviceError::InvalidCall("nothing to submit".to_owned())) };
+        let ticket = Ticket { context: self.context().clone(), event };
+        self.context().flush().map_err(refused("start the kernels"))?;
+        Ok(ticket)
     }
 
-    fn finish(&mut self) -> Result<(), DeviceError> {
-        self.context().finish().map_err(refused("run the kernels"))
+    fn wait(&mut self, ticket: Ticket) -> Result<(), DeviceError> {
+        self.context().wait(&ticket.event).map_err(refused("run the kernels"))
     }
 }

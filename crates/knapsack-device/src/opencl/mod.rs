@@ -12,12 +12,13 @@ mod status;
 pub use find::PATH_VARIABLE;
 
 use crate::gpu::GpuModel;
-use crate::{Device, DeviceError, LoadedModel, Weights};
+use crate::{Device, DeviceError, LoadedModel, Watch, WeightFiles, Weights};
 use api::{Api, RawDevice, RawPlatform};
 use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::Target;
 use knapsack_artifact::plan::ALIGNMENT;
 use status::Status;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 const NAME: &str = "opencl";
@@ -231,12 +232,21 @@ impl Device for OpenClDevice {
         )
     }
 
-    fn load(&self, library: Arc<ModelLibrary>, folder: &Path) -> Result<Box<dyn LoadedModel>, DeviceError> {
+    fn target(&self) -> Target {
+        Target::OpenCl
+    }
+
+    fn load_from(
+        &self,
+        library: Arc<ModelLibrary>,
+        files: &dyn WeightFiles,
+        watch: &dyn Watch,
+    ) -> Result<Box<dyn LoadedModel>, DeviceError> {
         let total = library.memory.total();
         if total > self.info.memory {
             return Err(DeviceError::OutOfMemory { what: "model", bytes: total });
         }
-        let weights = Weights::open(&library, folder, &crate::memory::Account::default())?;
-        Ok(Box::new(GpuModel::load(backend::OpenClBackend::new(self.clone()), library, weights)?))
+        let weights = Weights::open(&library, files, &crate::memory::Account::default(), watch)?;
+        Ok(Box::new(GpuModel::load(backend::OpenClBackend::new(self.clone()), library, weights, watch)?))
     }
 }

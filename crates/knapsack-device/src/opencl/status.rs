@@ -29,6 +29,7 @@ impl fmt::Display for Status {
             -6 => "CL_OUT_OF_HOST_MEMORY",
             -11 => "CL_BUILD_PROGRAM_FAILURE",
             -13 => "CL_MISALIGNED_SUB_BUFFER_OFFSET",
+            -14 => "CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST",
             -30 => "CL_INVALID_VALUE",
             -33 => "CL_INVALID_DEVICE",
             -34 => "CL_INVALID_CONTEXT",
@@ -46,6 +47,8 @@ impl fmt::Display for Status {
             -52 => "CL_INVALID_KERNEL_ARGS",
             -54 => "CL_INVALID_WORK_GROUP_SIZE",
             -55 => "CL_INVALID_WORK_ITEM_SIZE",
+            -58 => "CL_INVALID_EVENT",
+            -59 => "CL_INVALID_OPERATION",
             -61 => "CL_INVALID_BUFFER_SIZE",
             code => return write!(f, "OpenCL error {code}"),
         };

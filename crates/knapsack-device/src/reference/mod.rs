@@ -7,12 +7,12 @@ mod ops;
 use crate::call::Call;
 use crate::host::{Executor, HostMemory, HostModel};
 use crate::memory::Account;
-use crate::{Device, DeviceError, LoadedModel};
+use crate::{Device, DeviceError, LoadedModel, Watch, WeightFiles};
 use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::Target;
 use knapsack_artifact::plan::Op;
 use knapsack_tensor::DType;
 use ops::Plain;
-use std::path::Path;
 use std::sync::Arc;
 
 /// The reference device.
@@ -28,8 +28,17 @@ impl Device for ReferenceDevice {
         "scalar float32, one thread".to_owned()
     }
 
-    fn load(&self, library: Arc<ModelLibrary>, folder: &Path) -> Result<Box<dyn LoadedModel>, DeviceError> {
-        let memory = HostMemory::load(library, folder, Account::default(), Some(DType::F32))?;
+    fn target(&self) -> Target {
+        Target::Host
+    }
+
+    fn load_from(
+        &self,
+        library: Arc<ModelLibrary>,
+        files: &dyn WeightFiles,
+        watch: &dyn Watch,
+    ) -> Result<Box<dyn LoadedModel>, DeviceError> {
+        let memory = HostMemory::load(library, files, Account::default(), Some(DType::F32), watch)?;
         Ok(Box::new(HostModel::new(memory, ReferenceExecutor)))
     }
 }

@@ -18,9 +18,8 @@ use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{KernelModule, Target};
 use knapsack_artifact::plan::{KernelCall, ParameterId};
 use knapsack_device::gpu::{Backend, GpuModel};
-use knapsack_device::{Account, Call, Device, DeviceError, LoadedModel, Part, Weights};
-use std::collections::HashMap;
-use std::path::Path;
+use knapsack_device::{Account, Call, Device, DeviceError, LoadedModel, Part, Watch, WeightFiles, Weights};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 /// In which order the threads of a work group run between two barriers.
@@ -65,10 +64,19 @@ impl Device for Standin {
         format!("{:?} by {}", self.variant, self.compiler.name())
     }
 
-    fn load(&self, library: Arc<ModelLibrary>, folder: &Path) -> Result<Box<dyn LoadedModel>, DeviceError> {
-        let weights = Weights::open(&library, folder, &Account::default())?;
+    fn target(&self) -> Target {
+        self.variant.target
+    }
+
+    fn load_from(
+        &self,
+        library: Arc<ModelLibrary>,
+        files: &dyn WeightFiles,
+        watch: &dyn Watch,
+    ) -> Result<Box<dyn LoadedModel>, DeviceError> {
+        let weights = Weights::open(&library, files, &Account::default(), watch)?;
         let backend = StandinBackend { standin: self.clone(), program: None };
-        Ok(Box::new(GpuModel::load(backend, library, weights)?))
+        Ok(Box::new(GpuModel::load(backend, library, weights, watch)?))
     }
 }
 
@@ -103,6 +111,7 @@ fn fault(status: String) -> DeviceError {
 impl Backend for StandinBackend {
     type Buffer = Buffer;
     type Launch = Launch;
+    type Ticket = ();
 
     fn device(&self) -> &'static str {
         "standin"
@@ -151,12 +160,13 @@ impl Backend for StandinBackend {
         Ok(())
     }
 
-    fn read(&mut self, buffer: &Buffer, bytes: &mut [u8]) -> Result<(), DeviceError> {
+    fn read(&mut self, running: &mut VecDeque<()>, buffer: &Buffer, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        running.clear();
         bytes.copy_from_slice(&buffer.memory.lock().unwrap()[buffer.offset..][..bytes.len()]);
         Ok(())
     }
 
-    fn run(&mut self, launches: &mut [(Launch, KernelCall)], call: Call) -> Result<(), DeviceError> {
+    fn submit(&mut self, launches: &mut [(Launch, KernelCall)], call: Call) -> Result<(), DeviceError> {
         let (program, module) = self.program.as_ref().expect("prepared");
         for (launch, grid) in launches {
             let kernel = &module.kernels[launch.kernel as usize];
@@ -174,7 +184,7 @@ impl Backend for StandinBackend {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), DeviceError> {
+    fn wait(&mut self, (): ()) -> Result<(), DeviceError> {
         Ok(())
     }
 }

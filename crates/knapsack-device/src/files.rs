@@ -1,0 +1,215 @@
+//! Where the files of a model are: a folder, or ranges of files that somebody else opened (an asset in an Android package).
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+/// The files of a model, wherever they are.
+pub trait WeightFiles: Send + Sync {
+    /// Opens a file by its name in the model's folder.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where there is none of that name, and what the system says.
+    fn open(&self, name: &str) -> io::Result<FileRange>;
+
+    /// Where they are, for messages.
+    fn place(&self) -> &Path;
+
+    /// The bytes of a small file.
+    ///
+    /// # Errors
+    /// As [`WeightFiles::open`]; [`ErrorKind::FileTooLarge`] when it has more than `limit` bytes.
+    fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
+        self.open(name)?.read(limit)
+    }
+}
+
+/// Bytes of a file: all, or a part.
+#[derive(Debug)]
+pub struct FileRange {
+    file: File,
+    offset: u64,
+    length: u64,
+}
+
+impl FileRange {
+    /// A whole file.
+    ///
+    /// # Errors
+    /// What is no regular file.
+    pub fn whole(file: File) -> io::Result<Self> {
+        let length = regular_length(&file)?;
+        Ok(FileRange { file, offset: 0, length })
+    }
+
+    /// `length` bytes from `offset` on. The descriptor is the caller's gift; where it stands does not matter.
+    ///
+    /// # Errors
+    /// What is no regular file, or a range beyond its end.
+    pub fn new(file: File, offset: u64, length: u64) -> io::Result<Self> {
+        let all = regular_length(&file)?;
+        if offset.checked_add(length).is_none_or(|end| end > all) {
+            let problem = format!("{length} bytes at {offset} of a file of {all}");
+            return Err(io::Error::new(ErrorKind::UnexpectedEof, problem));
+        }
+        Ok(FileRange { file, offset, length })
+    }
+
+    /// Its bytes, by number.
+    pub const fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether it has none.
+    pub const fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    pub(crate) const fn parts(&self) -> (&File, u64, u64) {
+        (&self.file, self.offset, self.length)
+    }
+
+    /// Its bytes. Where the descriptor stands is left alone: copies of one share it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::FileTooLarge`] when there are more than `limit`, and what the system says.
+    pub fn read(&self, limit: u64) -> io::Result<Vec<u8>> {
+        if self.length > limit {
+            let problem = format!("{} bytes, more than the limit of {limit}", self.length);
+            return Err(io::Error::new(ErrorKind::FileTooLarge, problem));
+        }
+        let mut bytes = vec![0; self.length as usize];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match read_at(&self.file, &mut bytes[filled..], self.offset + filled as u64) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, bytes, offset)
+}
+
+/// Nothing that blocks or never ends, and nothing without a length to check against.
+fn regular_length(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    match metadata.is_file() {
+        true => Ok(metadata.len()),
+        false => Err(io::Error::new(ErrorKind::InvalidInput, "this is no regular file")),
+    }
+}
+
+/// The files of a folder.
+#[derive(Clone, Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// The files in `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Folder(path.into())
+    }
+}
+
+impl WeightFiles for Folder {
+    fn open(&self, name: &str) -> io::Result<FileRange> {
+        let path = self.0.join(name);
+        // A pipe would keep whoever opens it waiting.
+        if !std::fs::metadata(&path)?.is_file() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "this is no regular file"));
+        }
+        FileRange::whole(File::open(path)?)
+    }
+
+    fn place(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// Files that are ranges of others: on Android what `AssetManager.openFd` gives for an asset that is stored uncompressed.
+#[derive(Debug)]
+pub struct FileRanges {
+    place: PathBuf,
+    ranges: HashMap<String, FileRange>,
+}
+
+impl FileRanges {
+    /// No files yet; `place` is what messages call them.
+    pub fn new(place: impl Into<PathBuf>) -> Self {
+        FileRanges { place: place.into(), ranges: HashMap::new() }
+    }
+
+    /// Adds a file of that name.
+    pub fn insert(&mut self, name: impl Into<String>, range: FileRange) {
+        self.ranges.insert(name.into(), range);
+    }
+}
+
+impl WeightFiles for FileRanges {
+    fn open(&self, name: &str) -> io::Result<FileRange> {
+        let range = self.ranges.get(name).ok_or(ErrorKind::NotFound)?;
+        FileRange::new(range.file.try_clone()?, range.offset, range.length)
+    }
+
+    fn place(&self) -> &Path {
+        &self.place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges() -> (tempfile::TempDir, FileRanges) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.apk");
+        std::fs::write(&path, b"zip..{json}....weights!..").unwrap();
+        let mut ranges = FileRanges::new("app.apk!/assets/model");
+        for (name, offset, length) in [("a.json", 5, 6), ("b.bin", 15, 8), ("empty", 25, 0)] {
+            ranges.insert(name, FileRange::new(File::open(&path).unwrap(), offset, length).unwrap());
+        }
+        (folder, ranges)
+    }
+
+    #[test]
+    fn ranges_of_a_file_are_files() {
+        let (_folder, ranges) = ranges();
+        for _ in 0..2 {
+            assert_eq!(ranges.read("a.json", 6).unwrap(), b"{json}");
+            assert_eq!(ranges.read("b.bin", 99).unwrap(), b"weights!");
+        }
+        assert!(ranges.open("empty").unwrap().is_empty() && ranges.read("empty", 0).unwrap().is_empty());
+        assert_eq!(ranges.open("b.bin").unwrap().len(), 8);
+        assert_eq!(ranges.open("c").unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(ranges.read("a.json", 5).unwrap_err().kind(), ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn what_is_no_file_or_lies_beyond_one_is_refused() {
+        let (folder, ranges) = ranges();
+        let apk = || File::open(folder.path().join("app.apk")).unwrap();
+        for (offset, length) in [(20, 6), (26, 0), (u64::MAX, 1), (1, u64::MAX)] {
+            assert_eq!(FileRange::new(apk(), offset, length).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        }
+        // Shortened after it was opened.
+        File::options().write(true).open(folder.path().join("app.apk")).unwrap().set_len(20).unwrap();
+        assert_eq!(ranges.open("b.bin").unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        let files = Folder::new(folder.path());
+        std::fs::create_dir(folder.path().join("sub")).unwrap();
+        assert!(files.open("sub").is_err());
+        assert_eq!(files.open("none").unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(files.read("app.apk", 99).unwrap().len(), 20);
+    }
+}
