@@ -4,11 +4,12 @@
 use crate::call::{Call, check_forward, check_logits, write_rope_rows};
 use crate::memory::{Account, Part, Region};
 use crate::watch::proceed;
-use crate::{DeviceError, LoadedModel, Watch, WeightFiles, Weights};
+use crate::{CacheHalf, DeviceError, LoadedModel, Watch, WeightFiles, Weights};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::MemoryPlan;
 use knapsack_artifact::plan::{Function, KvLayer, Op};
 use knapsack_tensor::DType;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Executes launches.
@@ -79,6 +80,14 @@ impl HostMemory {
         let workspace = Region::new(&account, Part::Workspace, library.memory.workspace)?;
         Ok(HostMemory { library, weights, workspace, cache, layers, account })
     }
+
+    /// Where half of a layer's cache is, when it has that many bytes.
+    fn cache_range(&self, layer: usize, half: CacheHalf, bytes: usize) -> Result<Range<usize>, DeviceError> {
+        let found = self.layers.get(layer).filter(|layer| layer.layer.bytes() / 2 == bytes as u64);
+        let layer = found.ok_or_else(|| DeviceError::InvalidCall(format!("{bytes} bytes of cache layer {layer}")))?;
+        let start = if half == CacheHalf::Keys { layer.keys } else { layer.values };
+        Ok(start..start + bytes)
+    }
 }
 
 /// A model on a device that works on the host's memory.
@@ -116,6 +125,9 @@ impl<E: Executor> LoadedModel for HostModel<E> {
         let call = check_forward(&library, tokens, position)?;
         self.rows = 0;
         self.executor.wait()?;
+        if call.n > 1 || position == 0 {
+            self.memory.weights.check_intact()?;
+        }
         let workspace = self.memory.workspace.bytes_mut();
         let start = library.io.tokens.offset as usize;
         workspace[start..start + 4 * tokens.len()].copy_from_slice(bytemuck::cast_slice(tokens));
@@ -140,6 +152,28 @@ impl<E: Executor> LoadedModel for HostModel<E> {
         let start = library.io.logits.offset as usize;
         let logits = &self.memory.workspace.bytes()[start..start + 4 * output.len()];
         output.copy_from_slice(bytemuck::cast_slice(logits));
+        Ok(())
+    }
+
+    fn weights_digest(&self) -> [u8; 32] {
+        self.memory.weights.digest()
+    }
+
+    fn cache_layout(&self) -> Vec<KvLayer> {
+        self.memory.layers.iter().map(|layer| layer.layer).collect()
+    }
+
+    fn read_cache(&mut self, layer: usize, half: CacheHalf, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.wait()?;
+        let range = self.memory.cache_range(layer, half, bytes.len())?;
+        bytes.copy_from_slice(&self.memory.cache.bytes()[range]);
+        Ok(())
+    }
+
+    fn write_cache(&mut self, layer: usize, half: CacheHalf, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.wait()?;
+        let range = self.memory.cache_range(layer, half, bytes.len())?;
+        self.memory.cache.bytes_mut()[range].copy_from_slice(bytes);
         Ok(())
     }
 

@@ -39,6 +39,7 @@ pub use weights::Weights;
 
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{MemoryPlan, Target};
+use knapsack_artifact::plan::KvLayer;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -73,6 +74,20 @@ pub trait Device: Send + Sync {
     fn load(&self, library: Arc<ModelLibrary>, folder: &Path) -> Result<Box<dyn LoadedModel>, DeviceError> {
         self.load_from(library, &Folder::new(folder), &())
     }
+}
+
+/// Half of a layer's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheHalf {
+    /// The keys.
+    Keys,
+    /// The values.
+    Values,
+}
+
+impl CacheHalf {
+    /// Keys and values.
+    pub const BOTH: [CacheHalf; 2] = [CacheHalf::Keys, CacheHalf::Values];
 }
 
 /// A model on a device, with the KV cache of one conversation.
@@ -120,4 +135,29 @@ pub trait LoadedModel: Send {
     /// # Errors
     /// What went wrong in work that had not been waited for.
     fn wait(&mut self) -> Result<(), DeviceError>;
+
+    /// Whether the system lets the model compute only while the app is in the foreground.
+    fn foreground_only(&self) -> bool {
+        false
+    }
+
+    /// SHA-256 of the index of the weights that it was loaded with.
+    fn weights_digest(&self) -> [u8; 32];
+
+    /// The layers of the cache as this device stores them: those of the library, but perhaps of another type.
+    fn cache_layout(&self) -> Vec<KvLayer> {
+        self.library().kv_cache.clone()
+    }
+
+    /// Copies the keys or the values of a layer out, [`KvLayer`] saying what they are, after everything that was started.
+    ///
+    /// # Errors
+    /// A layer that is not there, `bytes` of another length, or a device failure, perhaps of an earlier call.
+    fn read_cache(&mut self, layer: usize, half: CacheHalf, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Replaces the keys or the values of a layer.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::read_cache`].
+    fn write_cache(&mut self, layer: usize, half: CacheHalf, bytes: &[u8]) -> Result<(), DeviceError>;
 }

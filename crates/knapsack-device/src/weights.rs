@@ -9,9 +9,14 @@ use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::plan::ParameterId;
 use knapsack_artifact::weight_index::{self, Record, Shard, WeightIndex, WeightIndexError};
 use memmap2::{Mmap, MmapOptions};
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::Range;
+#[cfg(unix)]
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 /// The parameters of a library, each a slice of a mapped shard.
 ///
@@ -21,6 +26,8 @@ pub struct Weights {
     shards: Vec<Option<Mmap>>,
     /// For each parameter its shard and its bytes there; always in range.
     places: Vec<(usize, Range<usize>)>,
+    digest: [u8; 32],
+    origins: Vec<Origin>,
     _charge: Charge,
 }
 
@@ -39,14 +46,14 @@ impl Weights {
         watch: &dyn Watch,
     ) -> Result<Self, DeviceError> {
         let mismatch = |problem: String| DeviceError::Weights { folder: files.place().to_owned(), problem };
-        let index = index(files).map_err(|source| DeviceError::WeightIndex {
+        let (index, digest) = index(files).map_err(|source| DeviceError::WeightIndex {
             folder: files.place().to_owned(),
             source: Box::new(source),
         })?;
         let records: HashMap<&str, (usize, &Record)> =
             index.records().map(|(shard, record)| (record.name.as_str(), (shard, record))).collect();
         let mut shards: Vec<Option<Mmap>> = index.shards.iter().map(|_| None).collect();
-        let mut places = Vec::with_capacity(library.parameters.len());
+        let (mut places, mut origins) = (Vec::with_capacity(library.parameters.len()), Vec::new());
         let mut bytes = 0;
         for parameter in &library.parameters {
             let name = &parameter.name;
@@ -63,13 +70,15 @@ impl Weights {
             }
             if shards[shard].is_none() {
                 proceed(watch)?;
-                shards[shard] = Some(map(files, &index.shards[shard])?);
+                let (map, origin) = map(files, &index.shards[shard])?;
+                shards[shard] = Some(map);
+                origins.extend(origin);
             }
             // The index has checked `offset + nbytes <= shard.nbytes`, and the map is as long as that says.
             places.push((shard, record.byte_offset as usize..(record.byte_offset + record.nbytes) as usize));
             bytes += record.nbytes;
         }
-        Ok(Weights { shards, places, _charge: account.charge(Part::Weights, bytes)? })
+        Ok(Weights { shards, places, digest, origins, _charge: account.charge(Part::Weights, bytes)? })
     }
 
     /// The bytes of a parameter, little endian, at any alignment.
@@ -79,6 +88,26 @@ impl Weights {
     pub fn get(&self, id: ParameterId) -> &[u8] {
         let (shard, range) = &self.places[id.0 as usize];
         self.shards[*shard].as_ref().map_or(&[], |map| &map[range.clone()])
+    }
+
+    /// Whether no mapped file has been shortened, as far as the file system knows now. Reading what a shortened file had ends the
+    /// process, so a device asks before each prompt.
+    ///
+    /// # Errors
+    /// [`DeviceError::Weights`] with the file's name.
+    pub(crate) fn check_intact(&self) -> Result<(), DeviceError> {
+        match self.origins.iter().find(|origin| origin.is_shortened()) {
+            None => Ok(()),
+            Some(Origin { path, .. }) => Err(DeviceError::Weights {
+                folder: path.parent().unwrap_or(path).to_owned(),
+                problem: format!("{} was shortened while it was in use", path.display()),
+            }),
+        }
+    }
+
+    /// SHA-256 of the index.
+    pub const fn digest(&self) -> [u8; 32] {
+        self.digest
     }
 
     /// Bytes of all parameters.
@@ -109,11 +138,11 @@ impl Weights {
     }
 }
 
-/// The index among the files, under either of its names.
-fn index(files: &dyn WeightFiles) -> Result<WeightIndex, WeightIndexError> {
+/// The index among the files, under either of its names, and its digest.
+fn index(files: &dyn WeightFiles) -> Result<(WeightIndex, [u8; 32]), WeightIndexError> {
     for name in [weight_index::FILE_NAME, weight_index::OLD_FILE_NAME] {
         match files.read(name, weight_index::MAX_INDEX_BYTES) {
-            Ok(bytes) => return WeightIndex::parse(&bytes),
+            Ok(bytes) => return Ok((WeightIndex::parse(&bytes)?, Sha256::digest(&bytes).into())),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(source) => return Err(WeightIndexError::Read { path: files.place().join(name), source }),
         }
@@ -121,18 +150,55 @@ fn index(files: &dyn WeightFiles) -> Result<WeightIndex, WeightIndexError> {
     Err(WeightIndexError::NotFound(files.place().to_owned()))
 }
 
+/// A mapped file where it was found. What lies there later may be another one: a package is replaced by renaming.
+#[derive(Debug)]
+struct Origin {
+    path: PathBuf,
+    /// Device and number of the file.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "files have no number there"))]
+    id: (u64, u64),
+    /// What it must at least have.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "files have no number there"))]
+    length: u64,
+}
+
+impl Origin {
+    #[cfg(unix)]
+    fn of(file: &File, path: PathBuf, length: u64) -> Option<Self> {
+        let metadata = file.metadata().ok()?;
+        Some(Origin { path, id: (metadata.dev(), metadata.ino()), length })
+    }
+
+    /// Mapped files cannot be shortened there.
+    #[cfg(not(unix))]
+    fn of(_: &File, _: PathBuf, _: u64) -> Option<Self> {
+        None
+    }
+
+    fn is_shortened(&self) -> bool {
+        #[cfg(unix)]
+        return std::fs::metadata(&self.path)
+            .is_ok_and(|now| (now.dev(), now.ino()) == self.id && now.len() < self.length);
+        #[cfg(not(unix))]
+        false
+    }
+}
+
 /// Maps one shard, which must have the length that the index says.
-fn map(files: &dyn WeightFiles, shard: &Shard) -> Result<Mmap, DeviceError> {
-    let io = |source| DeviceError::Io { path: files.place().join(&shard.data_path), source };
+fn map(files: &dyn WeightFiles, shard: &Shard) -> Result<(Mmap, Option<Origin>), DeviceError> {
+    let path = files.place().join(&shard.data_path);
+    let io = |source| DeviceError::Io { path: path.clone(), source };
     let range = files.open(&shard.data_path).map_err(io)?;
     let (file, offset, length) = range.parts();
     if length != shard.nbytes {
         let problem = format!("{} has {length} bytes, {} expected", shard.data_path, shard.nbytes);
         return Err(DeviceError::Weights { folder: files.place().to_owned(), problem });
     }
-    let length = usize::try_from(length).map_err(|_| io(ErrorKind::FileTooLarge.into()))?;
+    let bytes = usize::try_from(length).map_err(|_| io(ErrorKind::FileTooLarge.into()))?;
     // SAFETY: the map is read-only and only ever seen as bytes, whose every value is valid, and the range was inside the file
     // when it was opened. Files of a package are replaced by renaming and never written in place (see `Weights::open`), so the
     // bytes do not change under the slices.
-    unsafe { MmapOptions::new().offset(offset).len(length).map(file) }.map_err(io)
+    let map = unsafe { MmapOptions::new().offset(offset).len(bytes).map(file) }.map_err(io)?;
+    let origin = Origin::of(file, path.clone(), offset + length);
+    Ok((map, origin))
 }

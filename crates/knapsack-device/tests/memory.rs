@@ -85,3 +85,31 @@ fn opencl_allocates_what_is_planned() {
     });
     eprintln!("{plans} plans are exact on {}", device.description());
 }
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_shortened_while_it_is_in_use_is_an_error() {
+    let model = Model::fixture("llama", "q4f16_1");
+    let library = model.library(Target::Host, |_| {});
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&model.folder).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let shard = folder.path().join("params_shard_0.bin");
+    let mut running = CpuDevice::new().load(library.clone(), folder.path()).unwrap();
+    running.forward(&[1, 2, 3], 0).unwrap();
+    // Replaced or removed: what is mapped stays.
+    let bytes = std::fs::read(&shard).unwrap();
+    std::fs::write(folder.path().join("new"), &bytes[..7]).unwrap();
+    std::fs::rename(&shard, folder.path().join("old")).unwrap();
+    running.forward(&[1, 2, 3], 3).unwrap();
+    std::fs::rename(folder.path().join("new"), &shard).unwrap();
+    running.forward(&[1, 2, 3], 6).unwrap();
+    std::fs::rename(folder.path().join("old"), &shard).unwrap();
+    std::fs::File::options().write(true).open(&shard).unwrap().set_len(4096).unwrap();
+    let error = running.forward(&[1, 2, 3], 9).unwrap_err();
+    assert!(error.to_string().contains("params_shard_0.bin was shortened"), "{error}");
+    let error = CpuDevice::new().load(library, folder.path()).err().unwrap();
+    assert!(error.to_string().contains("4096 bytes"), "{error}");
+}

@@ -1,6 +1,7 @@
 //! OpenCL through a library that exports none of its functions, as on Google's phones. The library is made here, from
 //! `data/pixel.rs`; where the machine has an OpenCL, a whole model runs through it.
 #![cfg(target_os = "linux")]
+#![allow(unsafe_code, reason = "the library that is made here is called directly")]
 
 mod support;
 

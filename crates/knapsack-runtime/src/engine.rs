@@ -54,15 +54,18 @@ pub enum FinishReason {
     Length,
     /// The caller raised the cancel flag.
     Cancelled,
+    /// The app is in the background: it paused its models, or the system refused the GPU.
+    Backgrounded,
 }
 
 impl FinishReason {
-    /// The name in the OpenAI protocol (`cancelled` is ours).
+    /// The name in the OpenAI protocol (`cancelled` and `backgrounded` are ours).
     pub const fn as_str(self) -> &'static str {
         match self {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
             FinishReason::Cancelled => "cancelled",
+            FinishReason::Backgrounded => "backgrounded",
         }
     }
 }
@@ -201,6 +204,7 @@ impl Engine {
         match self.session.prefill(prompt, cancel) {
             Ok(reused) => stats.reused_tokens = reused,
             Err(EngineError::Cancelled) => return Ok(output.end(FinishReason::Cancelled, stats)),
+            Err(error) if error.is_backgrounded() => return Ok(output.end(FinishReason::Backgrounded, stats)),
             Err(error) => return Err(error),
         }
         stats.prefill_time = start.elapsed();
@@ -243,7 +247,10 @@ impl Engine {
             if output.tokens.len() >= limit || self.session.is_full() {
                 return Ok(FinishReason::Length);
             }
-            self.session.decode(token)?;
+            match self.session.decode(token) {
+                Err(error) if error.is_backgrounded() => return Ok(FinishReason::Backgrounded),
+                step => step?,
+            }
             stats.decode_steps += 1;
         }
     }

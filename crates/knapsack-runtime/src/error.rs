@@ -43,4 +43,14 @@ pub enum EngineError {
     /// The caller raised its cancel flag.
     #[error("cancelled")]
     Cancelled,
+    /// The app paused its models ([`crate::Activity::pause`]).
+    #[error("paused: the app is in the background")]
+    Paused,
+}
+
+impl EngineError {
+    /// Whether it happened because the app is in the background: it paused its models, or the system refused the GPU.
+    pub const fn is_backgrounded(&self) -> bool {
+        matches!(self, EngineError::Paused | EngineError::Device(DeviceError::NotPermitted { .. }))
+    }
 }

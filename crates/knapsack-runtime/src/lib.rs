@@ -7,6 +7,7 @@
 //! A [`Session`] is the token side of a loaded model (cache, prefill, decode), a [`ChatModel`] the text side (tokenizer,
 //! template, stops), and an [`Engine`] both together.
 
+mod activity;
 mod chat_config;
 mod context;
 pub mod download;
@@ -17,16 +18,19 @@ pub mod manager;
 mod package;
 mod rng;
 mod sampling;
+mod saved;
 #[cfg(test)]
 mod scripted;
 mod session;
 pub mod text;
 
+pub use activity::Activity;
 pub use chat_config::{ChatModel, SamplingDefaults};
 pub use context::{ContextPolicy, FittedPrompt};
 pub use engine::{Engine, Event, FinishReason, GenerateOptions, Generation, GenerationStats};
 pub use error::EngineError;
 pub use loader::{LoadFailed, PackageLoader};
-pub use package::{BUNDLE, FindLibrary, LIB, Package, PackageError, table_libraries};
+pub use package::{BUNDLE, FindFiles, FindLibrary, LIB, Package, PackageError, table_libraries};
 pub use sampling::{InvalidSampling, LogProb, Sampler, SamplingOptions, TokenLogProbs};
+pub use saved::SavedError;
 pub use session::{CancelFlag, Session};

@@ -1,3 +1,4 @@
+use crate::activity::Activity;
 use crate::chat_config::ChatModel;
 use crate::download::{DownloadError, DownloadProgress, Store};
 use crate::engine::Engine;
@@ -15,6 +16,7 @@ pub struct PackageLoader {
     package: Package,
     device: Box<dyn Device>,
     store: Option<Store>,
+    activity: Activity,
 }
 
 /// Why a model of a package could not be loaded.
@@ -37,8 +39,14 @@ pub enum LoadFailed {
 
 impl PackageLoader {
     /// A loader; `store` holds what is downloaded.
-    pub const fn new(package: Package, device: Box<dyn Device>, store: Option<Store>) -> Self {
-        Self { package, device, store }
+    pub fn new(package: Package, device: Box<dyn Device>, store: Option<Store>) -> Self {
+        Self { package, device, store, activity: Activity::new() }
+    }
+
+    /// What the app pauses when it goes into the background. Answers of models that may not compute there end with
+    /// [`crate::FinishReason::Backgrounded`], loads wait.
+    pub const fn activity(&self) -> &Activity {
+        &self.activity
     }
 
     /// The package.
@@ -85,10 +93,16 @@ impl PackageLoader {
         watch.check()?;
         let chat = ChatModel::open(&folder, library.model.vocab_size).map_err(EngineError::from)?;
         (watch.progress)(TEXT_SHARE);
+        let resumed = self.activity.enter_when_resumed(watch.cancel).ok_or(EngineError::Cancelled)?;
+        // A pause does not wait for a load: nothing of it runs on a GPU that is for the foreground.
+        drop(resumed);
         watch.check()?;
         let loaded = self.device.load_from(library, &Folder::new(folder), watch).map_err(EngineError::from)?;
         (watch.progress)(1.0);
-        Ok(Engine::new(Session::new(loaded), Arc::new(chat)))
+        let pauses = loaded.foreground_only();
+        let session = Session::new(loaded);
+        let session = if pauses { session.with_activity(self.activity.clone()) } else { session };
+        Ok(Engine::new(session, Arc::new(chat)))
     }
 }
 

@@ -3,7 +3,9 @@
 use knapsack_artifact::app_config::{self, AppConfig, AppConfigError, AppModel, WeightsLocation};
 use knapsack_artifact::table::TableError;
 use knapsack_artifact::{LibraryError, ModelLibrary, ModelTable};
+use knapsack_device::{Folder, WeightFiles};
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,9 +33,13 @@ pub fn table_libraries(table: &'static [u8]) -> Result<FindLibrary, PackageError
     }))
 }
 
+/// Finds the files of a bundled model by its path in the bundle (`model_path` of the app config).
+pub type FindFiles = Box<dyn Fn(&str) -> io::Result<Arc<dyn WeightFiles>> + Send + Sync>;
+
 /// What an app ships, opened for use.
 pub struct Package {
     bundle: PathBuf,
+    find_files: FindFiles,
     config: AppConfig,
     find_library: FindLibrary,
     libraries: Mutex<HashMap<String, Arc<ModelLibrary>>>,
@@ -127,7 +133,35 @@ impl Package {
             return Err(PackageError::NotAPackage(bundle.parent().unwrap_or(bundle).to_owned()));
         }
         let config = AppConfig::read(&path).map_err(|source| PackageError::AppConfig { path, source })?;
-        Ok(Self { bundle: bundle.to_owned(), config, find_library, libraries: Mutex::default() })
+        let folder = bundle.to_owned();
+        let find_files: FindFiles = Box::new(move |path| Ok(Arc::new(Folder::new(folder.join(path)))));
+        Ok(Self::with_files(bundle, config, find_files, find_library))
+    }
+
+    /// A package whose bundled files are not in a folder, such as the assets inside an Android package; `place` is what messages
+    /// call their place.
+    pub fn with_files(
+        place: impl Into<PathBuf>,
+        config: AppConfig,
+        find_files: FindFiles,
+        find_library: FindLibrary,
+    ) -> Self {
+        Self { bundle: place.into(), find_files, config, find_library, libraries: Mutex::default() }
+    }
+
+    /// The files of a model that is bundled.
+    ///
+    /// # Errors
+    /// A model whose weights the app downloads, or files that are not where the app config says.
+    pub fn bundled_files(&self, model: &AppModel) -> Result<Arc<dyn WeightFiles>, PackageError> {
+        match &model.weights {
+            WeightsLocation::Bundled(path) => {
+                (self.find_files)(path).map_err(|source| PackageError::Io { path: self.bundle.join(path), source })
+            }
+            WeightsLocation::Download(url) => {
+                Err(PackageError::NotBundled { model_id: model.model_id.clone(), url: url.clone() })
+            }
+        }
     }
 
     /// Opens `dist/`, with the libraries taken out of the files in `lib/`.

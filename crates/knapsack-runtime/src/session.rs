@@ -1,8 +1,8 @@
+use crate::activity::{Activity, Permit};
 use crate::error::EngineError;
 use knapsack_artifact::library::{MemoryPlan, ModelInfo};
 use knapsack_artifact::plan::KvLayer;
 use knapsack_device::{DeviceError, LoadedModel, Watch};
-use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -49,21 +49,40 @@ pub struct Session {
     written: u32,
     /// Logits of the last token.
     logits: Vec<f32>,
-    /// Dropped after the model.
-    _kept: Option<Box<dyn Any + Send>>,
+    /// Whether it may compute.
+    activity: Option<Activity>,
 }
 
 impl Session {
     /// A session with an empty cache.
     pub fn new(model: Box<dyn LoadedModel>) -> Self {
-        Self { model, cached: Vec::new(), written: 0, logits: Vec::new(), _kept: None }
+        Self { model, cached: Vec::new(), written: 0, logits: Vec::new(), activity: None }
     }
 
-    /// Keeps something alive as long as the model, such as the lock on a folder whose files are mapped.
+    /// Computes only while `activity` is not paused; calls then end with [`EngineError::Paused`], and what was complete stays.
     #[must_use]
-    pub fn keeping(mut self, kept: impl Any + Send) -> Self {
-        self._kept = Some(Box::new(kept));
+    pub fn with_activity(mut self, activity: Activity) -> Self {
+        self.activity = Some(activity);
         self
+    }
+
+    /// Leave to compute.
+    fn permit(&self) -> Result<Option<Permit>, EngineError> {
+        self.activity.as_ref().map(|activity| activity.enter().ok_or(EngineError::Paused)).transpose()
+    }
+
+    pub(crate) fn model(&mut self) -> &mut dyn LoadedModel {
+        &mut *self.model
+    }
+
+    /// One past the highest position that was written.
+    pub(crate) fn written(&self) -> u32 {
+        self.written
+    }
+
+    /// Says what the cache holds, after it was replaced.
+    pub(crate) fn put_back(&mut self, cached: Vec<u32>, written: u32) {
+        (self.cached, self.written) = (cached, written);
     }
 
     /// The model.
@@ -104,6 +123,7 @@ impl Session {
     /// stays in the cache), or the device's own failures (the cache is empty then).
     pub fn prefill(&mut self, prompt: &[u32], cancel: &CancelFlag) -> Result<usize, EngineError> {
         self.check(prompt)?;
+        let _permit = self.permit()?;
         let common = self.cached.iter().zip(prompt).take_while(|(cached, token)| cached == token).count();
         // The last token is always computed, for its logits.
         let common = common.min(prompt.len() - 1);
@@ -130,6 +150,7 @@ impl Session {
         if self.is_full() {
             return Err(EngineError::PromptTooLong { tokens: self.cached.len() + 1, context: self.capacity() as u32 });
         }
+        let _permit = self.permit()?;
         self.forward(&[token], &())?;
         self.read_logits(0)
     }
@@ -150,6 +171,7 @@ impl Session {
         sink: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), EngineError> {
         self.check(tokens)?;
+        let _permit = self.permit()?;
         self.reset();
         for part in tokens.chunks(self.step()) {
             let start = self.cached.len();
@@ -183,12 +205,15 @@ impl Session {
 
     fn forward(&mut self, tokens: &[u32], watch: &dyn Watch) -> Result<(), EngineError> {
         let position = self.cached.len() as u32;
-        let outcome = self.model.forward_while(tokens, position, watch);
+        let activity = self.activity.clone();
+        let proceed = || watch.proceed() && !activity.as_ref().is_some_and(Activity::is_paused);
+        let outcome = self.model.forward_while(tokens, position, &proceed);
         if matches!(outcome, Ok(()) | Err(DeviceError::Interrupted)) {
             self.written = self.written.max(position + tokens.len() as u32);
         }
         match outcome {
             Ok(()) => self.cached.extend_from_slice(tokens),
+            Err(DeviceError::Interrupted) if watch.proceed() => return Err(EngineError::Paused),
             Err(DeviceError::Interrupted) => return Err(EngineError::Cancelled),
             Err(error) => return Err(self.failed(error)),
         }

@@ -11,6 +11,7 @@
 mod arch;
 #[allow(clippy::needless_range_loop, reason = "registers and strided memory are walked side by side")]
 mod attention;
+mod cores;
 mod embed;
 #[allow(clippy::needless_range_loop, reason = "registers and strided memory are walked side by side")]
 mod linear;
@@ -29,6 +30,7 @@ pub use table::Isa;
 use crate::host::{HostMemory, HostModel};
 use crate::memory::Account;
 use crate::{Device, DeviceError, LoadedModel, Watch, WeightFiles};
+use cores::Placement;
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;
 use model::CpuExecutor;
@@ -44,9 +46,10 @@ pub struct CpuDevice {
 }
 
 impl CpuDevice {
-    /// The fastest instruction set, on all physical cores or as many threads as `KNAPSACK_THREADS` says.
+    /// The fastest instruction set, on the performance cores (all cores where all are fast) or as many threads as
+    /// `KNAPSACK_THREADS` says.
     pub fn new() -> Self {
-        Self::with(Isa::best(), pool::default_threads()).expect("the best instruction set is available")
+        Self::with_isa(Isa::best()).expect("the best instruction set is available")
     }
 
     /// A given instruction set and number of threads.
@@ -54,19 +57,23 @@ impl CpuDevice {
     /// # Errors
     /// [`DeviceError::Unavailable`] when this processor does not have it.
     pub fn with(isa: Isa, threads: usize) -> Result<Self, DeviceError> {
+        Self::placed(isa, &Placement::anywhere(threads.clamp(1, 256)))
+    }
+
+    fn placed(isa: Isa, placement: &Placement) -> Result<Self, DeviceError> {
         let table = isa.table().ok_or_else(|| DeviceError::Unavailable {
             device: "cpu",
             reason: format!("this processor has no {isa}"),
         })?;
-        Ok(CpuDevice { isa, table, pool: Arc::new(Pool::new(threads.clamp(1, 256))) })
+        Ok(CpuDevice { isa, table, pool: Arc::new(Pool::new(placement)) })
     }
 
-    /// A given instruction set, on all physical cores.
+    /// A given instruction set, on the cores that [`CpuDevice::new`] takes.
     ///
     /// # Errors
     /// [`DeviceError::Unavailable`] when this processor does not have it.
     pub fn with_isa(isa: Isa) -> Result<Self, DeviceError> {
-        Self::with(isa, pool::default_threads())
+        Self::placed(isa, &pool::default_placement())
     }
 
     /// The instruction set in use.

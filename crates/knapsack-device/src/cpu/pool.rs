@@ -1,8 +1,10 @@
 //! Threads that stay. A task is a number of units that any thread may take; results may not depend on who takes which.
 //!
 //! Between two tasks of a step the workers spin for some microseconds, so that starting a task costs no system call; after
-//! that they sleep. The caller works too, and never waits for a worker that has not begun.
+//! that they sleep, and so does a caller that waits for a worker. The caller works too, and never waits for a worker that has not
+//! begun.
 
+use super::cores::{Placement, place_thread};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How long an idle worker spins before it sleeps.
 const SPIN: Duration = Duration::from_micros(60);
+/// How often a caller looks whether the last worker is done before it sleeps.
+const SPINS: u32 = 20_000;
 /// In [`Shared::state`]: the task may be joined.
 const OPEN: u64 = 1 << 31;
 /// In [`Shared::state`]: workers that are in the task.
@@ -33,6 +37,9 @@ struct Shared {
     sleeping: AtomicUsize,
     sleep: Mutex<()>,
     wake: Condvar,
+    /// The caller sleeps until the last worker has left the task.
+    waiting: AtomicBool,
+    left: Condvar,
 }
 
 // SAFETY: `task` is written only by the caller that holds `Pool::turn`, while the task is closed and no worker is active;
@@ -93,7 +100,7 @@ impl Shared {
                 if let Some(task) = unsafe { *self.task.get() } {
                     self.work(task);
                 }
-                self.state.fetch_sub(1, Ordering::AcqRel);
+                self.leave();
                 idle_since = Instant::now();
                 continue;
             }
@@ -104,6 +111,31 @@ impl Shared {
                 idle_since = Instant::now();
             }
         }
+    }
+
+    /// Leaves the task that was joined.
+    fn leave(&self) {
+        let before = self.state.fetch_sub(1, Ordering::SeqCst);
+        if before & ACTIVE == 1 && self.waiting.load(Ordering::SeqCst) {
+            drop(lock(&self.sleep));
+            self.left.notify_all();
+        }
+    }
+
+    /// Waits until no worker is in the task, which is closed: a moment without, then asleep.
+    fn wait_until_left(&self) {
+        for _ in 0..SPINS {
+            if self.state.load(Ordering::Acquire) & ACTIVE == 0 {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        let mut guard = lock(&self.sleep);
+        self.waiting.store(true, Ordering::SeqCst);
+        while self.state.load(Ordering::SeqCst) & ACTIVE != 0 {
+            guard = self.left.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.waiting.store(false, Ordering::SeqCst);
     }
 
     /// Sleeps until a task that `seen` has not been in is open.
@@ -129,8 +161,8 @@ impl Shared {
 }
 
 impl Pool {
-    /// A pool of `threads` threads, the caller among them. Threads that cannot be had are done without.
-    pub(crate) fn new(threads: usize) -> Self {
+    /// A pool of as many threads as the placement says, the caller among them. Threads that cannot be had are done without.
+    pub(crate) fn new(placement: &Placement) -> Self {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(GENERATION),
             task: std::cell::UnsafeCell::new(None),
@@ -140,12 +172,18 @@ impl Pool {
             sleeping: AtomicUsize::new(0),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
+            waiting: AtomicBool::new(false),
+            left: Condvar::new(),
         });
-        let workers = (1..threads)
+        let workers = (1..placement.threads)
             .map_while(|index| {
-                let shared = shared.clone();
+                let (shared, cpus) = (shared.clone(), placement.cpus.clone());
+                let work = move || {
+                    place_thread(&cpus);
+                    shared.worker();
+                };
                 let name = format!("knapsack-cpu-{index}");
-                std::thread::Builder::new().name(name).stack_size(1 << 20).spawn(move || shared.worker()).ok()
+                std::thread::Builder::new().name(name).stack_size(1 << 20).spawn(work).ok()
             })
             .collect();
         Pool { shared, workers, turn: Mutex::new(()) }
@@ -178,11 +216,7 @@ impl Pool {
         shared.wake_sleepers();
         shared.work(task);
         shared.state.fetch_and(!OPEN, Ordering::AcqRel);
-        let mut spins = 0u32;
-        while shared.state.load(Ordering::Acquire) & ACTIVE != 0 {
-            spins += 1;
-            if spins < 20_000 { std::hint::spin_loop() } else { std::thread::yield_now() }
-        }
+        shared.wait_until_left();
         let panicked = shared.panicked.swap(false, Ordering::Relaxed);
         drop(turn);
         assert!(!panicked, "a unit of a CPU task panicked");
@@ -200,26 +234,12 @@ impl Drop for Pool {
     }
 }
 
-/// Physical cores that this process may use: CPUs of its affinity (and cgroup) without the second threads of a core.
-/// `KNAPSACK_THREADS` overrides it.
-pub(crate) fn default_threads() -> usize {
-    if let Some(threads) = std::env::var("KNAPSACK_THREADS").ok().and_then(|text| text.parse::<usize>().ok()) {
-        return threads.clamp(1, 256);
+/// The performance cores of this machine, or as many threads as `KNAPSACK_THREADS` says, wherever the system puts them.
+pub(crate) fn default_placement() -> Placement {
+    match std::env::var("KNAPSACK_THREADS").ok().and_then(|text| text.parse::<usize>().ok()) {
+        Some(threads) => Placement::anywhere(threads.clamp(1, 256)),
+        None => Placement::of_this_machine(),
     }
-    let logical = std::thread::available_parallelism().map_or(1, |n| n.get());
-    logical.div_ceil(threads_per_core()).max(1)
-}
-
-/// Hardware threads of the first core; 1 where the system does not say.
-fn threads_per_core() -> usize {
-    let Ok(list) = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list") else {
-        return 1;
-    };
-    let count = |range: &str| -> Option<usize> {
-        let (from, to) = range.split_once('-').unwrap_or((range, range));
-        (to.parse::<usize>().ok()?).checked_sub(from.parse().ok()?)?.checked_add(1)
-    };
-    list.trim().split(',').map(count).sum::<Option<usize>>().unwrap_or(1).clamp(1, 8)
 }
 
 #[cfg(test)]
@@ -229,7 +249,7 @@ mod tests {
     #[test]
     fn every_unit_runs_once() {
         for threads in [1, 2, 5] {
-            let pool = Pool::new(threads);
+            let pool = Pool::new(&Placement::anywhere(threads));
             for units in [0, 1, 2, 7, 100] {
                 for _ in 0..50 {
                     let counts: Vec<AtomicUsize> = (0..units).map(|_| AtomicUsize::new(0)).collect();
@@ -244,7 +264,7 @@ mod tests {
 
     #[test]
     fn sleeping_workers_wake_and_callers_take_turns() {
-        let pool = Pool::new(3);
+        let pool = Pool::new(&Placement::anywhere(3));
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
@@ -265,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_lives() {
-        let pool = Pool::new(2);
+        let pool = Pool::new(&Placement::anywhere(2));
         let caught = catch_unwind(AssertUnwindSafe(|| pool.run(8, &|unit| assert!(unit != 5, "unit 5"))));
         assert!(caught.is_err());
         let done = AtomicUsize::new(0);
@@ -273,5 +293,54 @@ mod tests {
             done.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(done.load(Ordering::Relaxed), 8);
+    }
+
+    /// CPU time of a thread.
+    #[cfg(target_os = "linux")]
+    fn thread_time(thread: libc::pthread_t) -> Duration {
+        let mut clock = 0;
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: a living thread, and variables of the right types.
+        let codes = unsafe { [libc::pthread_getcpuclockid(thread, &mut clock), libc::clock_gettime(clock, &mut time)] };
+        assert_eq!(codes, [0, 0]);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn idle_threads_take_no_time() {
+        use std::os::unix::thread::JoinHandleExt;
+        let pool = Pool::new(&Placement::anywhere(3));
+        pool.run(64, &|_| std::thread::sleep(Duration::from_micros(50)));
+        // The spinning after a task is over by then, on a machine that is busy with other things too.
+        std::thread::sleep(Duration::from_millis(50));
+        let time = || pool.workers.iter().map(|worker| thread_time(worker.as_pthread_t())).sum::<Duration>();
+        let before = time();
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(time() - before < Duration::from_millis(1), "{:?}", time() - before);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_caller_that_waits_takes_no_time() {
+        let pool = Pool::new(&Placement::anywhere(2));
+        let caller = std::thread::current().id();
+        let begun = AtomicBool::new(false);
+        // SAFETY: no preconditions.
+        let own = || thread_time(unsafe { libc::pthread_self() });
+        let before = own();
+        pool.run(2, &|_| {
+            if std::thread::current().id() == caller {
+                // Not before the worker is in its unit.
+                while !begun.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+            } else {
+                begun.store(true, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(300));
+            }
+        });
+        let took = own() - before;
+        assert!(took < Duration::from_millis(100), "{took:?}");
     }
 }

@@ -16,7 +16,7 @@ mod work;
 use crate::call::{Call, check_forward, check_logits, write_rope_rows};
 use crate::memory::{Account, Charge, Part};
 use crate::watch::proceed;
-use crate::{DeviceError, LoadedModel, Watch, Weights};
+use crate::{CacheHalf, DeviceError, LoadedModel, Watch, Weights};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{KernelModule, MemoryPlan, Target};
 use knapsack_artifact::plan::{Function, KernelCall, Op, Operand, ParameterId, RowSelect};
@@ -36,6 +36,9 @@ pub trait Backend: Send {
     type Launch: Send;
     /// A submission. One that is dropped is no longer waited for.
     type Ticket: Send;
+
+    /// Whether the system lets only apps in the foreground use the GPU.
+    const FOREGROUND_ONLY: bool = false;
 
     /// Runs what makes or drops objects of the interface, where they need surroundings.
     fn scope<R>(work: impl FnOnce() -> R) -> R {
@@ -135,6 +138,7 @@ pub struct GpuModel<B: Backend> {
     rows: u32,
     /// Bytes of rotary rows, kept to be filled again.
     staging: Vec<f32>,
+    weights_digest: [u8; 32],
     /// `Some` until it is dropped.
     resident: Option<Resident<B>>,
 }
@@ -149,7 +153,7 @@ struct Resident<B: Backend> {
     tokens: B::Buffer,
     logits: B::Buffer,
     ropes: Vec<B::Buffer>,
-    _memory: Memory<B>,
+    memory: Memory<B>,
     backend: B,
 }
 
@@ -254,13 +258,22 @@ impl<B: Backend> GpuModel<B> {
         watch: &dyn Watch,
     ) -> Result<Self, DeviceError> {
         let account = Account::default();
+        let weights_digest = weights.digest();
         let resident = Some(B::scope(|| Resident::load(backend, &library, weights, &account, watch))?);
         let step = work::step(&library.model, &library, &library.prefill);
-        Ok(GpuModel { library, account, step, rows: 0, staging: Vec::new(), resident })
+        Ok(GpuModel { library, account, step, rows: 0, staging: Vec::new(), weights_digest, resident })
     }
 
     fn resident(&mut self) -> &mut Resident<B> {
         self.resident.as_mut().expect("present until drop")
+    }
+
+    /// Whether half of a layer's cache has that many bytes.
+    fn check_cache(&self, layer: usize, bytes: usize) -> Result<(), DeviceError> {
+        match self.library.kv_cache.get(layer) {
+            Some(found) if found.bytes() / 2 == bytes as u64 => Ok(()),
+            _ => Err(DeviceError::InvalidCall(format!("{bytes} bytes of cache layer {layer}"))),
+        }
     }
 
     /// An outcome after which, when it is a failure, nothing is running and no row is left.
@@ -319,7 +332,7 @@ impl<B: Backend> Resident<B> {
         let tables = 0..library.rope_tables.len() as u32;
         let ropes = tables.map(|table| whole(Operand::RopeTable(table), chunk)).collect::<Result<_, _>>()?;
         let running = VecDeque::with_capacity(IN_FLIGHT);
-        Ok(Resident { running, prefill, decode, head, tokens, logits, ropes, _memory: memory, backend })
+        Ok(Resident { running, prefill, decode, head, tokens, logits, ropes, memory, backend })
     }
 
     /// Waits for everything that is running.
@@ -445,6 +458,33 @@ impl<B: Backend> LoadedModel for GpuModel<B> {
 
     fn wait(&mut self) -> Result<(), DeviceError> {
         let outcome = B::scope(|| self.resident().settle());
+        self.checked(outcome)
+    }
+
+    fn foreground_only(&self) -> bool {
+        B::FOREGROUND_ONLY
+    }
+
+    fn weights_digest(&self) -> [u8; 32] {
+        self.weights_digest
+    }
+
+    fn read_cache(&mut self, layer: usize, half: CacheHalf, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.check_cache(layer, bytes.len())?;
+        let outcome = B::scope(|| {
+            let Resident { backend, running, memory, .. } = self.resident();
+            backend.read(running, &memory.cache[layer][half as usize], bytes)
+        });
+        self.checked(outcome)
+    }
+
+    fn write_cache(&mut self, layer: usize, half: CacheHalf, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.check_cache(layer, bytes.len())?;
+        let outcome = B::scope(|| {
+            let resident = self.resident();
+            resident.settle()?;
+            resident.backend.write(&resident.memory.cache[layer][half as usize], bytes)
+        });
         self.checked(outcome)
     }
 }

@@ -194,6 +194,8 @@ impl Backend for MetalBackend {
     type Launch = Launch;
     type Ticket = Ticket;
 
+    const FOREGROUND_ONLY: bool = cfg!(all(target_os = "ios", not(target_abi = "macabi")));
+
     fn scope<R>(work: impl FnOnce() -> R) -> R {
         autoreleasepool(|_| work())
     }

@@ -48,6 +48,14 @@ pub enum DownloadError {
         /// What differs.
         problem: String,
     },
+    /// A file that is no part of the model.
+    #[error("`{model_id}` has no file `{path}`")]
+    NoSuchFile {
+        /// The model.
+        model_id: String,
+        /// The file.
+        path: String,
+    },
     /// The cancel flag was raised.
     #[error("the download was cancelled")]
     Cancelled,

@@ -1,17 +1,19 @@
 //! One file: resumed, verified, tried again.
 
 use super::error::io;
-use super::{DownloadError, Transport, TransportError};
+use super::{DownloadError, Pace, Transport, TransportError};
 use crate::session::CancelFlag;
 use knapsack_artifact::app_config::AppFile;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Requests for one file without a byte of progress in between.
 const ATTEMPTS: u32 = 6;
+/// Requests for one file that were given up because too little came.
+const SLOW: u32 = 3;
 /// How often a file may turn out wrong.
 const WRONG: u32 = 3;
 /// Wait before the second attempt; doubled each time.
@@ -27,6 +29,7 @@ pub(super) struct Fetch<'a> {
     pub(super) cancel: &'a CancelFlag,
     /// Counts bytes that came, or went because they were wrong.
     pub(super) count: &'a (dyn Fn(i64) + Sync),
+    pub(super) pace: Pace,
 }
 
 /// Where the bytes of a file are until it is verified.
@@ -66,14 +69,14 @@ impl Fetch<'_> {
     }
 
     /// Completes the partial file; returns its length and SHA-256. It is too long when the server sends too much, or when it
-    /// is of an earlier revision. Failed requests are repeated while they bring bytes.
+    /// is of an earlier revision. Failed requests are repeated while they bring bytes; those that bring too few, some times.
     fn bytes(&self, url: &str, file: &AppFile, part: &Path) -> Result<(u64, String), DownloadError> {
         let mut output =
             File::options().create(true).truncate(false).read(true).write(true).open(part).map_err(io(part))?;
         let mut hasher = Sha256::new();
         let mut have = hash_into(&mut output, &mut hasher).map_err(io(part))?;
         (self.count)(have as i64);
-        let mut failures = 0;
+        let (mut failures, mut slow) = (0, 0);
         let mut pause = FIRST_PAUSE;
         while have < file.size {
             let before = have;
@@ -91,7 +94,8 @@ impl Fetch<'_> {
                 (failures, pause) = (0, FIRST_PAUSE);
             }
             failures += 1;
-            if failures >= ATTEMPTS {
+            slow += u32::from(matches!(error, TransportError::Slow { .. }));
+            if failures >= ATTEMPTS || slow >= SLOW {
                 return Err(DownloadError::Transport { url: url.to_owned(), source: error });
             }
             self.pause(if let TransportError::Limited(wait) = error { wait } else { pause })?;
@@ -126,9 +130,16 @@ impl Fetch<'_> {
         // One byte too many shows that the file is longer than it should be.
         let mut reader = body.reader.take(size - *have + 1);
         let mut buffer = vec![0; BUFFER];
+        let (mut since, mut came) = (Instant::now(), 0);
         loop {
             if self.cancel.is_cancelled() {
                 return Err(Failure::Other(DownloadError::Cancelled));
+            }
+            if since.elapsed() >= self.pace.window {
+                if came < self.pace.bytes {
+                    return Err(Failure::Transport(TransportError::Slow { bytes: came, window: since.elapsed() }));
+                }
+                (since, came) = (Instant::now(), 0);
             }
             let read = match reader.read(&mut buffer) {
                 Ok(0) => return Ok(()),
@@ -139,6 +150,7 @@ impl Fetch<'_> {
             output.write_all(&buffer[..read]).map_err(|error| Failure::Other(io(part)(error)))?;
             hasher.update(&buffer[..read]);
             *have += read as u64;
+            came += read as u64;
             (self.count)(read as i64);
         }
     }

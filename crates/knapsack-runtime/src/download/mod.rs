@@ -3,18 +3,23 @@
 //! A model's folder is there whole or not at all: files are fetched beside it, each resumed where it was cut off and verified
 //! by its SHA-256, and the folder is renamed into place when the last one is right.
 //!
+//! The bytes are moved by a [`Transport`], or by the app's system, which goes on when the app does not run: then
+//! [`Store::wanted`] says which files, and [`Store::adopt`] takes them.
+//!
 //! ```text
 //! <root>/<model_id>/                 complete and verified
 //! <root>/.partial/<model_id>/        being fetched; survives the app's end
 //! <root>/.partial/<model_id>.lock    held while somebody fetches
 //! ```
 
+mod adopt;
 mod error;
 mod fetch;
 #[cfg(any(test, feature = "http"))]
 mod http;
 mod transport;
 
+pub use adopt::WantedFile;
 pub use error::DownloadError;
 #[cfg(any(test, feature = "http"))]
 pub use http::HttpTransport;
@@ -30,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 const PARTIAL: &str = ".partial";
 /// The list of files that a complete folder was made by.
@@ -63,12 +69,41 @@ pub struct Store {
     root: PathBuf,
     transport: Arc<dyn Transport>,
     free_space: FreeSpace,
+    pace: Pace,
+}
+
+/// The least that a server must send, so that one that drips does not keep an app waiting for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Bytes in each window of a request.
+    pub bytes: u64,
+    /// The window.
+    pub window: Duration,
+}
+
+impl Default for Pace {
+    /// 4 KiB a second, over 30 seconds.
+    fn default() -> Self {
+        Self { bytes: 120 << 10, window: Duration::from_secs(30) }
+    }
 }
 
 impl Store {
     /// The store in `root`, which is created when it is needed.
     pub fn new(root: impl Into<PathBuf>, transport: Arc<dyn Transport>) -> Self {
-        Self { root: root.into(), transport, free_space: Box::new(|folder| fs4::available_space(folder).ok()) }
+        Self {
+            root: root.into(),
+            transport,
+            free_space: Box::new(|folder| fs4::available_space(folder).ok()),
+            pace: Pace::default(),
+        }
+    }
+
+    /// The same store with another least pace.
+    #[must_use]
+    pub const fn with_pace(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
     }
 
     /// The same store with another measure of free space: on a phone the system's own (which counts what it would purge).
@@ -110,13 +145,7 @@ impl Store {
         progress: &(dyn Fn(DownloadProgress) + Sync),
         cancel: &CancelFlag,
     ) -> Result<PathBuf, DownloadError> {
-        let url = match &model.weights {
-            WeightsLocation::Download(url) => url,
-            WeightsLocation::Bundled(_) => return Err(DownloadError::Bundled(model.model_id.clone())),
-        };
-        if model.files.is_empty() {
-            return Err(DownloadError::NoFileList(model.model_id.clone()));
-        }
+        let url = address(model)?;
         // Without touching the disk: this is asked before every use.
         if let Some(folder) = self.folder(model) {
             return Ok(folder);
@@ -200,8 +229,7 @@ impl Store {
     /// After an update of the app most files of a model are often the same: they are linked, and verified like the others.
     fn adopt_old_files(&self, model: &AppModel, partial: &Path) {
         let old = self.root.join(&model.model_id);
-        let Ok(record) = fs::read(old.join(RECORD)) else { return };
-        let Ok(known) = serde_json::from_slice::<Vec<AppFile>>(&record) else { return };
+        let known = self.old_files(model);
         for file in model.files.iter().filter(|file| known.contains(file)) {
             let target = partial.join(&file.path);
             if let Some(folder) = target.parent()
@@ -230,14 +258,13 @@ impl Store {
             progress(DownloadProgress { done, total });
         };
         count(0);
-        let revision = model.revision.as_deref().unwrap_or("main");
-        let fetch = Fetch { transport: &*self.transport, partial, cancel, count: &count };
+        let fetch = Fetch { transport: &*self.transport, partial, cancel, count: &count, pace: self.pace };
         let next = AtomicUsize::new(0);
         let failure: Mutex<Option<DownloadError>> = Mutex::new(None);
         let stop = || failure.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         let work = || {
             while let Some(file) = model.files.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| !stop()) {
-                let url = format!("{}/resolve/{}/{}", url.trim_end_matches('/'), escape(revision), escape(&file.path));
+                let url = file_url(url, model, file);
                 if let Err(error) = fetch.file(&url, file) {
                     failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 }
@@ -289,6 +316,23 @@ fn remove_strangers(folder: &Path, files: &[AppFile]) -> Result<(), DownloadErro
 
 fn encode(files: &[AppFile]) -> Vec<u8> {
     serde_json::to_vec(files).expect("a list of files has only serializable fields")
+}
+
+/// Where a model that is downloaded comes from.
+fn address(model: &AppModel) -> Result<&str, DownloadError> {
+    match &model.weights {
+        WeightsLocation::Bundled(_) => Err(DownloadError::Bundled(model.model_id.clone())),
+        WeightsLocation::Download(_) if model.files.is_empty() => {
+            Err(DownloadError::NoFileList(model.model_id.clone()))
+        }
+        WeightsLocation::Download(url) => Ok(url),
+    }
+}
+
+/// The address of one of its files.
+fn file_url(url: &str, model: &AppModel, file: &AppFile) -> String {
+    let revision = model.revision.as_deref().unwrap_or("main");
+    format!("{}/resolve/{}/{}", url.trim_end_matches('/'), escape(revision), escape(&file.path))
 }
 
 /// Percent-encodes what is not plain in a path; slashes stay.

@@ -239,3 +239,88 @@ fn calls_at_the_same_time_fetch_once() {
         "{log:?}"
     );
 }
+
+/// The bytes of a file of the model.
+fn content(path: &str) -> Vec<u8> {
+    match path {
+        "params_shard_0.bin" => large(0),
+        "tokenizer.json" => b"{}".to_vec(),
+        _ => b"{\"a\": 1}".to_vec(),
+    }
+}
+
+/// Bytes as the system leaves them somewhere.
+fn moved(world: &World, path: &str, bytes: &[u8]) -> std::path::PathBuf {
+    let file = world.root.path().join(format!("temporary-{}", path.replace('/', "-")));
+    fs::write(&file, bytes).unwrap();
+    file
+}
+
+#[test]
+fn the_system_moves_the_bytes_and_the_store_checks_them() {
+    let mut world = world();
+    let wanted = world.store.wanted(&world.model).unwrap();
+    assert_eq!(wanted.len(), world.model.files.len());
+    assert!(wanted.iter().all(|file| !file.have && file.url.ends_with(&file.path) && file.url.contains("/resolve/")));
+    for (index, file) in wanted.iter().enumerate() {
+        let bytes = content(&file.path);
+        // Damaged, too long, of another file: refused, and still wanted.
+        for wrong in [&[&bytes[..], b"x"].concat()[..], &vec![b'#'; bytes.len()], b""] {
+            let error = world.store.adopt(&world.model, &file.path, &moved(&world, &file.path, wrong)).unwrap_err();
+            assert!(matches!(error, DownloadError::WrongContent { .. }), "{error}");
+            assert!(!world.store.wanted(&world.model).unwrap()[index].have);
+        }
+        let here = moved(&world, &file.path, &bytes);
+        let done = world.store.adopt(&world.model, &file.path, &here).unwrap();
+        assert!(!here.exists());
+        assert_eq!(done.is_some(), index + 1 == wanted.len());
+        assert!(world.store.wanted(&world.model).unwrap()[index].have);
+    }
+    assert!(world.hub.take_log().is_empty());
+    world.assert_whole(&world.store.folder(&world.model).unwrap());
+    // Once more changes nothing; what is none of the model's is refused.
+    let again = moved(&world, "tokenizer.json", b"anything");
+    assert_eq!(world.store.adopt(&world.model, "tokenizer.json", &again).unwrap(), world.store.folder(&world.model));
+    let error = world.store.adopt(&world.model, "../evil", &again).unwrap_err();
+    assert!(matches!(error, DownloadError::NoSuchFile { .. }), "{error}");
+    // After an update only what changed is wanted.
+    let changed = b"{\"b\": 2}";
+    world.model.files[2] = app_file("tokenizer.json", changed);
+    let wanted: Vec<bool> = world.store.wanted(&world.model).unwrap().iter().map(|file| file.have).collect();
+    assert_eq!(wanted.iter().filter(|have| !**have).count(), 1);
+    let folder = world.store.adopt(&world.model, "tokenizer.json", &moved(&world, "t", changed)).unwrap().unwrap();
+    assert_eq!(fs::read(folder.join("tokenizer.json")).unwrap(), changed);
+}
+
+#[test]
+fn what_a_killed_run_left_is_checked_before_it_counts() {
+    let world = world();
+    let [first, ..] = &world.model.files[..] else { unreachable!() };
+    let place = world.root.path().join(".partial/model").join(&first.path);
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    fs::write(&place, vec![0; first.size as usize]).unwrap();
+    for file in &world.model.files[1..] {
+        let bytes = content(&file.path);
+        assert_eq!(world.store.adopt(&world.model, &file.path, &moved(&world, &file.path, &bytes)).unwrap(), None);
+    }
+    assert!(!world.store.wanted(&world.model).unwrap()[0].have, "it was wrong");
+    world.assert_whole(&world.ensure().unwrap());
+}
+
+#[test]
+fn a_server_that_drips_is_given_up_and_what_came_is_kept() {
+    let mut world = world();
+    let pace = Pace { bytes: 1 << 20, window: std::time::Duration::from_millis(100) };
+    world.store = Store::new(world.root.path(), Arc::new(HttpTransport::direct())).with_pace(pace);
+    world.hub.fault("storage", Fault::Drip(1, std::time::Duration::from_millis(1)), 1000);
+    let start = std::time::Instant::now();
+    match world.ensure() {
+        Err(DownloadError::Transport { source: TransportError::Slow { bytes, .. }, .. }) => assert!(bytes > 0),
+        other => panic!("{other:?}"),
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
+    // Slow for a while is no failure.
+    world.hub.clear_faults();
+    world.hub.fault("storage", Fault::Drip(1, std::time::Duration::from_millis(1)), 2);
+    world.assert_whole(&world.ensure().unwrap());
+}

@@ -35,6 +35,14 @@ pub enum TransportError {
     /// The server asks to come back later.
     #[error("the server limits requests and asks to wait {} s", .0.as_secs())]
     Limited(Duration),
+    /// The server sends, but too little.
+    #[error("the server sent only {bytes} bytes in {} s", .window.as_secs())]
+    Slow {
+        /// What came.
+        bytes: u64,
+        /// In which time.
+        window: Duration,
+    },
     /// Asking again would not help, for this reason.
     #[error("{0}")]
     Refused(String),
@@ -45,7 +53,7 @@ impl TransportError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Status(status) => matches!(status, 408 | 416 | 429 | 500..=599),
-            Self::Connection(_) => true,
+            Self::Connection(_) | Self::Slow { .. } => true,
             Self::Limited(wait) => *wait <= LONGEST_WAIT,
             Self::Refused(_) => false,
         }

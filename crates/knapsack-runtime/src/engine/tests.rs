@@ -145,6 +145,28 @@ fn cancelling_gives_what_there_is() {
 }
 
 #[test]
+fn an_answer_ends_when_the_app_goes_into_the_background() {
+    let activity = crate::Activity::new();
+    let Engine { session, chat } = engine("one two three four five six", 2, Some(64));
+    let mut engine = Engine::new(session.with_activity(activity.clone()), chat);
+    let mut seen = 0;
+    let mut show = |_: Event<'_>| {
+        seen += 1;
+        if seen == 3 {
+            activity.pause();
+        }
+    };
+    let answer = engine.generate(&[1, 2], &greedy(), &CancelFlag::new(), &mut show).unwrap();
+    assert_eq!(answer.finish, FinishReason::Backgrounded);
+    assert!(!answer.text.is_empty() && "one two three four five six".starts_with(&answer.text));
+    let answer = engine.generate(&[1, 2], &greedy(), &CancelFlag::new(), &mut |_| ()).unwrap();
+    assert_eq!((answer.text.as_str(), answer.finish), ("", FinishReason::Backgrounded));
+    activity.resume();
+    let (answer, _) = run(&mut engine, &[1, 2], &greedy());
+    assert_eq!((answer.text.as_str(), answer.finish), ("one two three four five six", FinishReason::Stop));
+}
+
+#[test]
 fn the_next_turn_continues_the_cache() {
     let mut engine = engine("Hello", 4, Some(64));
     let (first, _) = run(&mut engine, &[1, 2, 3, 4], &greedy());

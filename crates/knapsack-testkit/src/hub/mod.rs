@@ -52,6 +52,8 @@ pub enum Fault {
     CutAfter(u64),
     /// Send this many bytes of the body, then nothing more.
     StallAfter(u64),
+    /// Send the body this many bytes at a time, with this pause after each.
+    Drip(usize, Duration),
     /// Right length, other bytes.
     WrongBytes,
     /// Announce and send so many bytes fewer.

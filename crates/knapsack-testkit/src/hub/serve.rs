@@ -14,6 +14,8 @@ use super::{Fault, Host, Request, Shared, State};
 
 /// Longest time that a stalled connection stays open.
 const STALL: Duration = Duration::from_secs(30);
+/// Bytes that are sent at once.
+const PIECE: usize = 32 << 10;
 /// Entries of [`Fault::EndlessTree`].
 const ENDLESS: usize = 1_000_000;
 
@@ -72,7 +74,11 @@ fn respond(request: &Parsed, host: Host, shared: &Shared, stream: &mut TcpStream
     if request.method == "HEAD" {
         return Ok(true);
     }
-    let counted = reply.send_body(stream, sent, &mut || {
+    let (piece, pause) = match fault {
+        Some(Fault::Drip(bytes, each)) => (bytes, Some(each)),
+        _ => (PIECE, pause),
+    };
+    let counted = reply.send_body(stream, sent, piece, &mut || {
         if let Some(pause) = pause {
             std::thread::sleep(pause);
         }

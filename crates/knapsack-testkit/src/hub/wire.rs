@@ -109,8 +109,13 @@ impl Reply {
     }
 
     /// Sends `count` bytes of the body, in pieces when `pause` asks for a pause after each.
-    pub(super) fn send_body(&self, stream: &mut TcpStream, count: u64, pause: &mut dyn FnMut()) -> io::Result<u64> {
-        const PIECE: u64 = 32 << 10;
+    pub(super) fn send_body(
+        &self,
+        stream: &mut TcpStream,
+        count: u64,
+        piece: usize,
+        pause: &mut dyn FnMut(),
+    ) -> io::Result<u64> {
         match &self.body {
             Body::Text(text) => {
                 let bytes = &text.as_bytes()[..text.len().min(count as usize)];
@@ -119,7 +124,7 @@ impl Reply {
             }
             Body::Content { content: Content::Bytes(bytes), from } => {
                 let bytes = &bytes[*from as usize..][..count as usize];
-                for piece in bytes.chunks(PIECE as usize) {
+                for piece in bytes.chunks(piece.max(1)) {
                     stream.write_all(piece)?;
                     pause();
                 }
