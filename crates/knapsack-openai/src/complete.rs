@@ -2,7 +2,7 @@ use crate::response::{Envelope, Usage, choice, finish_reason, logprobs};
 use crate::{ApiError, Request};
 use knapsack_runtime::download::DownloadProgress;
 use knapsack_runtime::manager::{Acquire, Manager};
-use knapsack_runtime::{CancelFlag, Engine, Event, GenerateOptions, Generation, PackageLoader, TokenLogProbs};
+use knapsack_runtime::{CancelFlag, Engine, EngineError, Event, GenerateOptions, Generation, PackageLoader, TokenLogProbs};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -90,7 +90,13 @@ impl Answering<'_> {
         let mut options = self.options.clone();
         options.sampling.seed = options.sampling.seed.map(|seed| seed.wrapping_add(u64::from(index)));
         let answer = self.engine.answer(self.request.messages(), &options, self.cancel, on_event);
-        answer.map_err(|error| ApiError::from(&error))
+        answer.map_err(|error| {
+            let answer = ApiError::from(&error);
+            match (&error, self.request.form_field()) {
+                (EngineError::Grammar(_), Some(field)) => answer.about(field),
+                _ => answer,
+            }
+        })
     }
 
     fn logprobs(&self, tokens: &[TokenLogProbs]) -> Value {

@@ -87,6 +87,7 @@ impl From<&EngineError> for ApiError {
             }
             EngineError::Text(_)
             | EngineError::Sampling(_)
+            | EngineError::Grammar(_)
             | EngineError::EmptyPrompt
             | EngineError::TokenOutOfRange { .. } => Self::invalid(error.to_string()),
             _ => Self::internal(error),

@@ -1,11 +1,13 @@
 //! What a model folder says about talking to the model: templates, sampling defaults, tokens that end an answer.
 
+use crate::grammar::{Grammar, GrammarError, Guide, Vocabulary};
 use crate::text::{ChatTemplate, ConvTemplate, JinjaTemplate, Message, TextError, Tokenizer, read_capped};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 /// Largest configuration file that is read.
 const MAX_FILE_BYTES: u64 = 32 << 20;
@@ -73,6 +75,8 @@ pub struct ChatModel {
     stop_tokens: Vec<u32>,
     stop_strings: Vec<String>,
     vocab_size: u32,
+    /// Made when the first grammar needs it.
+    vocabulary: Arc<OnceLock<Result<Vocabulary, String>>>,
 }
 
 impl ChatModel {
@@ -111,7 +115,7 @@ impl ChatModel {
             None => jinja(folder, &tokens)?.map(ChatTemplate::Jinja),
         };
         let defaults = defaults(&chat, &generation);
-        Ok(Self { tokenizer, defaults, template, bos, stop_tokens, stop_strings, vocab_size })
+        Ok(Self { tokenizer, defaults, template, bos, stop_tokens, stop_strings, vocab_size, vocabulary: Arc::default() })
     }
 
     /// The model's chat template, where it has one.
@@ -147,6 +151,18 @@ impl ChatModel {
         };
         tokens.extend(self.tokenizer.encode(&prompt.text)?);
         Ok(tokens)
+    }
+
+    /// What leads an answer along a grammar. The first call orders the vocabulary, which takes a moment; it is kept with the model.
+    ///
+    /// # Errors
+    /// A grammar that cannot be used, or a model whose answers have no end.
+    pub(crate) fn guide(&self, grammar: &Grammar) -> Result<Guide, GrammarError> {
+        let make = || Vocabulary::new(&self.tokenizer, self.vocab_size, &self.stop_tokens);
+        match self.vocabulary.get_or_init(make) {
+            Ok(vocabulary) => vocabulary.guide(grammar),
+            Err(problem) => Err(GrammarError::new("model's vocabulary", problem)),
+        }
     }
 
     /// The tokens of `text` to be continued as it is, with the special tokens that the tokenizer itself puts around a document.

@@ -1,6 +1,7 @@
 use crate::chat_config::ChatModel;
 use crate::context::{ContextPolicy, FittedPrompt};
 use crate::error::EngineError;
+use crate::grammar::{Grammar, Guide};
 use crate::sampling::{Sampler, SamplingOptions, TokenLogProbs};
 use crate::session::{CancelFlag, Session};
 use crate::text::{Detokenizer, Message, StopStrings, TextError};
@@ -19,6 +20,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Tokens that end the answer, besides the model's own.
     pub stop_tokens: Vec<u32>,
+    /// The form that the answer has. Its stop tokens end it where it is complete; the model's own stop strings do not count.
+    pub grammar: Option<Grammar>,
     /// Log probabilities of each token and of this many of its most likely rivals.
     pub logprobs: Option<u8>,
     /// Ignores the model's own stop tokens and strings (for measuring).
@@ -38,10 +41,15 @@ impl GenerateOptions {
             sampling,
             stop: Vec::new(),
             stop_tokens: Vec::new(),
+            grammar: None,
             logprobs: None,
             ignore_stops: false,
             context: ContextPolicy::DropOldest,
         }
+    }
+
+    fn limit(&self) -> usize {
+        self.max_tokens.unwrap_or(Self::DEFAULT_MAX_TOKENS) as usize
     }
 }
 
@@ -81,7 +89,7 @@ pub struct GenerationStats {
     pub reused_tokens: usize,
     /// Tokens of the answer, the stop token not counted.
     pub generated_tokens: usize,
-    /// Model steps of one token.
+    /// Tokens that were computed after the prompt: one at a time, but where a grammar made several follow.
     pub decode_steps: usize,
     /// From the call to the logits of the prompt's last token.
     pub prefill_time: Duration,
@@ -198,61 +206,114 @@ impl Engine {
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Generation, EngineError> {
         let mut sampler = Sampler::new(options.sampling.clone())?;
+        let mut guide = options.grammar.as_ref().map(|grammar| self.chat.guide(grammar)).transpose()?;
         let mut output = Output::new(&self.chat, options, on_event);
         let mut stats = GenerationStats { prompt_tokens: prompt.len(), ..GenerationStats::default() };
         let start = Instant::now();
-        match self.session.prefill(prompt, cancel) {
-            Ok(reused) => stats.reused_tokens = reused,
+        // What every answer of the form begins with is computed together with the prompt.
+        let beginning = match &mut guide {
+            Some(guide) if options.logprobs.is_none() => guide.forced().map_err(EngineError::grammar)?,
+            _ => Vec::new(),
+        };
+        if let Some(finish) = output.add(&beginning, options) {
+            return Ok(output.end(finish, stats));
+        }
+        beginning.iter().for_each(|&forced| sampler.accept(forced));
+        guide.iter_mut().for_each(Guide::prepare);
+        match self.session.prefill(&[prompt, &beginning].concat(), cancel) {
+            Ok(reused) => stats.reused_tokens = reused.min(prompt.len()),
             Err(EngineError::Cancelled) => return Ok(output.end(FinishReason::Cancelled, stats)),
             Err(error) if error.is_backgrounded() => return Ok(output.end(FinishReason::Backgrounded, stats)),
             Err(error) => return Err(error),
         }
         stats.prefill_time = start.elapsed();
         let start = Instant::now();
-        let finish = self.decode_loop(&mut sampler, &mut output, options, cancel, &mut stats)?;
+        let mut run = Run { session: &mut self.session, chat: &self.chat, options, cancel, sampler, guide, output, stats };
+        let finish = run.decode()?;
+        let Run { output, mut stats, .. } = run;
         stats.decode_time = start.elapsed();
         Ok(output.end(finish, stats))
     }
+}
 
-    fn decode_loop(
-        &mut self,
-        sampler: &mut Sampler,
-        output: &mut Output<'_>,
-        options: &GenerateOptions,
-        cancel: &CancelFlag,
-        stats: &mut GenerationStats,
-    ) -> Result<FinishReason, EngineError> {
-        let limit = options.max_tokens.unwrap_or(GenerateOptions::DEFAULT_MAX_TOKENS) as usize;
+/// The state of one answer after its prompt.
+struct Run<'a> {
+    session: &'a mut Session,
+    chat: &'a ChatModel,
+    options: &'a GenerateOptions,
+    cancel: &'a CancelFlag,
+    sampler: Sampler,
+    guide: Option<Guide>,
+    output: Output<'a>,
+    stats: GenerationStats,
+}
+
+impl Run<'_> {
+    fn decode(&mut self) -> Result<FinishReason, EngineError> {
         loop {
-            if cancel.is_cancelled() {
+            if self.guide.as_ref().is_some_and(Guide::is_over) {
+                return Ok(FinishReason::Stop);
+            }
+            if self.cancel.is_cancelled() {
                 return Ok(FinishReason::Cancelled);
             }
-            if output.tokens.len() >= limit {
+            if self.output.tokens.len() >= self.options.limit() {
                 return Ok(FinishReason::Length);
             }
-            let position = self.session.cached().len() as u32 - 1;
-            let row = self.session.logits();
-            let unchanged = options.logprobs.map(|top| (row.to_vec(), top));
-            let token = sampler.sample(row).ok_or(EngineError::NoLogits { position })?;
-            let own = !options.ignore_stops && self.chat.stop_tokens().contains(&token);
-            if own || options.stop_tokens.contains(&token) {
-                return Ok(FinishReason::Stop);
+            let Some(mut tokens) = self.choose()? else { return Ok(FinishReason::Stop) };
+            // The token that fills the context is the last whose logits there are.
+            let room = self.session.room();
+            let cut = tokens.len() > room + 1;
+            tokens.truncate(room + 1);
+            if let Some(finish) = self.output.add(&tokens, self.options) {
+                return Ok(finish);
             }
-            if let Some((row, top)) = unchanged {
-                output.rank(TokenLogProbs::of(&row, usize::from(top), token));
+            if tokens.len() > room || self.output.tokens.len() >= self.options.limit() {
+                // Nothing is left to be said after the last token of a form.
+                let over = !cut && self.guide.as_ref().is_some_and(Guide::is_over);
+                return Ok(if over { FinishReason::Stop } else { FinishReason::Length });
             }
-            if output.push(token) {
-                return Ok(FinishReason::Stop);
+            if let Some(guide) = &mut self.guide {
+                if guide.is_over() {
+                    return Ok(FinishReason::Stop);
+                }
+                guide.prepare();
             }
-            if output.tokens.len() >= limit || self.session.is_full() {
-                return Ok(FinishReason::Length);
-            }
-            match self.session.decode(token) {
+            self.stats.decode_steps += tokens.len();
+            match self.session.append(&tokens, self.cancel) {
+                Err(EngineError::Cancelled) => return Ok(FinishReason::Cancelled),
                 Err(error) if error.is_backgrounded() => return Ok(FinishReason::Backgrounded),
-                step => step?,
+                result => result?,
             }
-            stats.decode_steps += 1;
         }
+    }
+
+    /// The next token and those that a grammar makes follow it; `None` when it ends the answer.
+    fn choose(&mut self) -> Result<Option<Vec<u32>>, EngineError> {
+        let position = self.session.cached().len() as u32 - 1;
+        let row = self.session.logits();
+        let unchanged = self.options.logprobs.map(|top| (row.to_vec(), top));
+        if let Some(guide) = &mut self.guide {
+            guide.restrict(row).map_err(EngineError::grammar)?;
+        }
+        let token = self.sampler.sample(row).ok_or(EngineError::NoLogits { position })?;
+        // A grammar lets the answer end where it is satisfied, and has no use for the token itself.
+        let own = (self.guide.is_some() || !self.options.ignore_stops) && self.chat.stop_tokens().contains(&token);
+        if own || self.options.stop_tokens.contains(&token) {
+            return Ok(None);
+        }
+        let mut tokens = vec![token];
+        if let Some(guide) = &mut self.guide {
+            guide.accept(token).map_err(EngineError::grammar)?;
+            if unchanged.is_none() {
+                tokens.extend(guide.forced().map_err(EngineError::grammar)?);
+            }
+            tokens[1..].iter().for_each(|&forced| self.sampler.accept(forced));
+        }
+        if let Some((row, top)) = unchanged {
+            self.output.rank(TokenLogProbs::of(&row, usize::from(top), token));
+        }
+        Ok(Some(tokens))
     }
 }
 
@@ -269,7 +330,7 @@ struct Output<'a> {
 
 impl<'a> Output<'a> {
     fn new(chat: &ChatModel, options: &GenerateOptions, on_event: &'a mut dyn FnMut(Event<'_>)) -> Self {
-        let own = if options.ignore_stops { &[][..] } else { chat.stop_strings() };
+        let own = if options.ignore_stops || options.grammar.is_some() { &[][..] } else { chat.stop_strings() };
         Self {
             detokenizer: chat.tokenizer.detokenizer(),
             stops: StopStrings::new(own.iter().chain(&options.stop).cloned()),
@@ -285,6 +346,19 @@ impl<'a> Output<'a> {
     fn rank(&mut self, logprobs: TokenLogProbs) {
         (self.on_event)(Event::Token(&logprobs));
         self.logprobs.push(logprobs);
+    }
+
+    /// Adds tokens up to the limit; how the answer ends when it does so within them.
+    fn add(&mut self, tokens: &[u32], options: &GenerateOptions) -> Option<FinishReason> {
+        for &token in tokens {
+            if self.tokens.len() >= options.limit() {
+                return Some(FinishReason::Length);
+            }
+            if self.push(token) {
+                return Some(FinishReason::Stop);
+            }
+        }
+        None
     }
 
     /// Adds a token; true when its text completed a stop string.

@@ -1,3 +1,4 @@
+use crate::grammar::GrammarError;
 use crate::sampling::InvalidSampling;
 use crate::text::TextError;
 use knapsack_device::DeviceError;
@@ -15,6 +16,9 @@ pub enum EngineError {
     /// A sampling option is out of range.
     #[error(transparent)]
     Sampling(#[from] InvalidSampling),
+    /// The answer cannot be held to the form that was asked for.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// There is nothing to start from.
     #[error("the prompt is empty")]
     EmptyPrompt,
@@ -52,5 +56,12 @@ impl EngineError {
     /// Whether it happened because the app is in the background: it paused its models, or the system refused the GPU.
     pub const fn is_backgrounded(&self) -> bool {
         matches!(self, EngineError::Paused | EngineError::Device(DeviceError::NotPermitted { .. }))
+    }
+}
+
+impl EngineError {
+    /// A form that turned out to be too much while an answer was held to it.
+    pub(crate) fn grammar(problem: String) -> Self {
+        EngineError::Grammar(GrammarError::new("grammar", problem))
     }
 }

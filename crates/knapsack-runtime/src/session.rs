@@ -155,6 +155,30 @@ impl Session {
         self.read_logits(0)
     }
 
+    /// Appends tokens, in as few steps as the model's prefill allows, and leaves the logits of the last.
+    ///
+    /// # Errors
+    /// As [`Session::decode`], and a raised flag, which leaves those that were appended.
+    pub fn append(&mut self, tokens: &[u32], cancel: &CancelFlag) -> Result<(), EngineError> {
+        self.check(tokens)?;
+        let total = self.cached.len() + tokens.len();
+        if total > self.capacity() {
+            return Err(EngineError::PromptTooLong { tokens: total, context: self.capacity() as u32 });
+        }
+        let _permit = self.permit()?;
+        let mut last = 0;
+        for part in tokens.chunks(self.step()) {
+            self.forward(part, cancel)?;
+            last = part.len() as u32 - 1;
+        }
+        self.read_logits(last)
+    }
+
+    /// How many more tokens fit.
+    pub fn room(&self) -> usize {
+        self.capacity().saturating_sub(self.cached.len())
+    }
+
     /// The logits of the last token, to be changed at will.
     pub fn logits(&mut self) -> &mut [f32] {
         &mut self.logits

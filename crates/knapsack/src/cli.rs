@@ -2,7 +2,7 @@
 
 mod sampling;
 
-pub use sampling::SamplingArgs;
+pub use sampling::{FormArgs, SamplingArgs};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -422,6 +422,9 @@ pub struct RunArgs {
     /// Continue the prompt as it is, without a chat template
     #[arg(long, conflicts_with = "system")]
     pub raw: bool,
+    /// The form of the answer.
+    #[command(flatten)]
+    pub form: FormArgs,
     /// Answers to give, each from random numbers of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=128))]
     pub answers: u32,

@@ -149,6 +149,7 @@ pub fn run_device(device: RunDevice, threads: Option<u32>) -> anyhow::Result<Box
 pub fn engine_error(error: EngineError) -> anyhow::Error {
     match error {
         EngineError::Sampling(_)
+        | EngineError::Grammar(_)
         | EngineError::EmptyPrompt
         | EngineError::PromptTooLong { .. }
         | EngineError::TokenOutOfRange { .. }

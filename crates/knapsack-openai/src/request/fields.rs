@@ -41,6 +41,11 @@ pub(super) struct Fields {
     pub(super) n: Option<u32>,
     pub(super) logprobs: Option<bool>,
     pub(super) top_logprobs: Option<u8>,
+    pub(super) response_format: Option<Json>,
+    /// llama.cpp's: a schema.
+    pub(super) json_schema: Option<Json>,
+    /// llama.cpp's: a grammar as text.
+    pub(super) grammar: Option<String>,
     /// What is not known, by name.
     unknown: Vec<String>,
 }
@@ -79,7 +84,10 @@ impl Fields {
             "n" => self.n = map.next_value()?,
             "logprobs" => self.logprobs = map.next_value()?,
             "top_logprobs" => self.top_logprobs = map.next_value()?,
-            "tools" | "modalities" | "response_format" | "tool_choice" | "parallel_tool_calls" => {
+            "response_format" => self.response_format = map.next_value()?,
+            "json_schema" => self.json_schema = map.next_value()?,
+            "grammar" => self.grammar = map.next_value()?,
+            "tools" | "modalities" | "tool_choice" | "parallel_tool_calls" => {
                 let value: Option<Json> = map.next_value()?;
                 if value.is_some_and(|value| !says_nothing(key, &value.0)) {
                     self.unknown.push(key.to_owned());
@@ -101,7 +109,6 @@ fn says_nothing(key: &str, value: &serde_json::Value) -> bool {
     match key {
         "tools" => value.as_array().is_some_and(Vec::is_empty),
         "modalities" => *value == serde_json::json!(["text"]),
-        "response_format" => *value == serde_json::json!({ "type": "text" }),
         "tool_choice" => value == "none" || value == "auto",
         _ => value.is_boolean(),
     }

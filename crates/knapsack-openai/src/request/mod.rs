@@ -1,6 +1,7 @@
 //! What a request may say, and what it means.
 
 mod fields;
+mod format;
 mod json;
 mod message;
 #[cfg(test)]
@@ -10,7 +11,7 @@ use crate::ApiError;
 use fields::Fields;
 use json::TextOr;
 use knapsack_runtime::text::Message;
-use knapsack_runtime::{GenerateOptions, SamplingDefaults, SamplingOptions};
+use knapsack_runtime::{GenerateOptions, Grammar, SamplingDefaults, SamplingOptions};
 use std::borrow::Cow;
 
 /// Most answers to one request, as in OpenAI's own interface.
@@ -23,6 +24,8 @@ const MAX_TOP_LOGPROBS: u8 = 20;
 pub struct Request {
     fields: Fields,
     messages: Vec<Message>,
+    /// The form of the answer, and the field that asks for it.
+    form: Option<(&'static str, Grammar)>,
 }
 
 impl Request {
@@ -42,7 +45,8 @@ impl Request {
             Some(_) => return Err(ApiError::invalid("`messages` is empty").about("messages")),
             None => return Err(ApiError::invalid("`messages` is missing").about("messages")),
         };
-        let request = Self { fields, messages };
+        let form = format::read(&fields)?;
+        let request = Self { fields, messages, form };
         request.options(SamplingDefaults::default())?;
         Ok(request)
     }
@@ -72,6 +76,11 @@ impl Request {
         self.fields.logprobs.unwrap_or(false)
     }
 
+    /// The field that says what form the answer has.
+    pub(crate) fn form_field(&self) -> Option<&'static str> {
+        self.form.as_ref().map(|(field, _)| *field)
+    }
+
     /// How many answers are asked for.
     pub(crate) fn answers(&self) -> u32 {
         self.fields.n.unwrap_or(1)
@@ -96,6 +105,7 @@ impl Request {
             max_tokens,
             stop,
             stop_tokens: fields.stop_token_ids.clone().unwrap_or_default().0,
+            grammar: self.form.as_ref().map(|(_, grammar)| grammar.clone()),
             logprobs: self.logprobs()?,
             ignore_stops: fields.ignore_eos.unwrap_or(false),
             ..GenerateOptions::new(self.sampling(defaults)?)

@@ -73,6 +73,32 @@ fn harmless_fields_are_passed_over_and_unknown_ones_named() {
 }
 
 #[test]
+fn forms_of_an_answer() {
+    let schema = json!({ "type": "object", "properties": { "a": { "type": "integer" } } });
+    let form = |extra: Value| request(extra).options(SamplingDefaults::default()).unwrap().grammar;
+    let named = json!({ "name": "x", "strict": true, "schema": schema });
+    for extra in [
+        json!({ "response_format": { "type": "json_schema", "json_schema": named } }),
+        json!({ "response_format": { "type": "json_object", "schema": schema } }),
+        json!({ "json_schema": schema }),
+    ] {
+        assert_eq!(form(extra), Some(Grammar::JsonSchema(schema.clone())));
+    }
+    assert_eq!(form(json!({ "response_format": { "type": "json_object" } })), Some(Grammar::json_object()));
+    assert_eq!(form(json!({ "grammar": "root ::= \"a\"" })), Some(Grammar::Gbnf("root ::= \"a\"".into())));
+    assert_eq!(form(json!({ "response_format": { "type": "text" }, "grammar": null })), None);
+    for (extra, message) in [
+        (json!({ "response_format": { "type": "xml" } }), "`response_format`: `type` is one of `text`, `json_object` and `json_schema`"),
+        (json!({ "response_format": { "type": "json_schema" } }), "`response_format`: `json_schema` is missing"),
+        (json!({ "response_format": { "type": "json_object", "size": 1 } }), "`response_format`: `size` is not supported"),
+        (json!({ "response_format": "json" }), "`response_format`: expected an object"),
+        (json!({ "json_schema": {}, "grammar": "start: \"a\"" }), "`json_schema` and `grammar` both say what form the answer has"),
+    ] {
+        assert_eq!(refused(extra).message, message);
+    }
+}
+
+#[test]
 fn what_cannot_be_done_is_refused() {
     for (extra, message) in [
         (json!({ "n": 0 }), "`n` is 0, expected 1 to 128"),

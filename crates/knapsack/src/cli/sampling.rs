@@ -1,5 +1,6 @@
 use super::{number, positive};
-use clap::Args;
+use clap::{Args, ValueHint};
+use std::path::PathBuf;
 
 /// How to choose the next token. What is not given is as the model's own configuration says.
 #[derive(Clone, Debug, Default, Args)]
@@ -44,6 +45,22 @@ pub struct SamplingArgs {
     /// Go on after the model's own stop tokens and strings
     #[arg(long)]
     pub ignore_eos: bool,
+}
+
+/// The form that an answer has.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Form of the answer")]
+#[group(multiple = false)]
+pub struct FormArgs {
+    /// JSON that validates against the schema in this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub json_schema: Option<PathBuf>,
+    /// Text that this regular expression matches as a whole
+    #[arg(long, value_name = "REGEX")]
+    pub regex: Option<String>,
+    /// Text of the grammar in this file, in Lark or in llama.cpp's GBNF
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub grammar: Option<PathBuf>,
 }
 
 fn temperature(text: &str) -> Result<f32, String> {

@@ -1,29 +1,35 @@
 //! `knapsack run PATH --prompt TEXT`: one answer, streamed; only the generated text on stdout.
 
-use crate::cli::{RunArgs, SamplingArgs};
+use crate::cli::{FormArgs, RunArgs, SamplingArgs};
 use crate::exit::{OrWrongInput, wrong_input};
 use crate::open::{self, engine_error};
 use crate::report::Reporter;
+use anyhow::Context;
 use knapsack_artifact::library::MemoryPlan;
 use knapsack_runtime::text::{Message, Role};
 use knapsack_runtime::{
-    CancelFlag, Engine, Event, GenerateOptions, Generation, LogProb, SamplingDefaults, SamplingOptions,
+    CancelFlag, Engine, Event, GenerateOptions, Generation, Grammar, LogProb, SamplingDefaults, SamplingOptions,
 };
 use serde_json::{Value, json};
+use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 use std::time::Duration;
 
 /// Longest prompt that is read from stdin.
 const MAX_PROMPT_BYTES: u64 = 64 << 20;
+/// Largest file with a schema or a grammar.
+const MAX_FORM_BYTES: u64 = 4 << 20;
 
 /// Answers one prompt. The default is greedy, so that the same package gives the same answer each time.
 pub fn run(args: &RunArgs, reporter: &Reporter) -> anyhow::Result<()> {
     let text = prompt(&args.prompt)?;
+    let grammar = form(&args.form)?;
     let loaded = open::load(&args.model, reporter)?;
     let (memory, load_time) = (loaded.session.memory(), loaded.load_time);
     let (mut engine, _held) = loaded.into_engine()?;
     let defaults = SamplingDefaults { temperature: 0.0, ..engine.chat().defaults };
-    let options = generate_options(&args.sampling, defaults)?;
+    let options = GenerateOptions { grammar, ..generate_options(&args.sampling, defaults)? };
     let tokens = if args.raw {
         engine.chat().raw_prompt(&text)?
     } else {
@@ -98,6 +104,30 @@ fn logprobs(engine: &Engine, answer: &Generation) -> Value {
         entry
     });
     tokens.collect()
+}
+
+/// The form that the arguments ask of the answer.
+fn form(args: &FormArgs) -> anyhow::Result<Option<Grammar>> {
+    let FormArgs { json_schema, regex, grammar } = args;
+    Ok(match (json_schema, regex, grammar) {
+        (Some(path), ..) => {
+            let schema = serde_json::from_str(&form_file(path)?).with_context(|| path.display().to_string());
+            Some(Grammar::JsonSchema(schema.or_wrong_input()?))
+        }
+        (_, Some(pattern), _) => Some(Grammar::Regex(pattern.clone())),
+        (.., Some(path)) => Some(Grammar::from_text(&form_file(path)?)),
+        (None, None, None) => None,
+    })
+}
+
+fn form_file(path: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_FORM_BYTES + 1).read_to_string(&mut text));
+    read.with_context(|| format!("cannot read {}", path.display())).or_wrong_input()?;
+    match text.len() as u64 > MAX_FORM_BYTES {
+        true => Err(wrong_input(format!("{} has more than {MAX_FORM_BYTES} bytes", path.display()))),
+        false => Ok(text),
+    }
 }
 
 /// `-` stands for what stdin says.
