@@ -2,7 +2,9 @@ use crate::response::{Envelope, Usage, choice, finish_reason, logprobs};
 use crate::{ApiError, Request};
 use knapsack_runtime::download::DownloadProgress;
 use knapsack_runtime::manager::{Acquire, Manager};
-use knapsack_runtime::{CancelFlag, Engine, EngineError, Event, GenerateOptions, Generation, PackageLoader, TokenLogProbs};
+use knapsack_runtime::{
+    CancelFlag, Engine, EngineError, Event, GenerateOptions, Generation, PackageLoader, TokenLogProbs,
+};
 use serde_json::{Value, json};
 use std::time::Duration;
 

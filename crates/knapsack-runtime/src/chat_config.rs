@@ -115,7 +115,16 @@ impl ChatModel {
             None => jinja(folder, &tokens)?.map(ChatTemplate::Jinja),
         };
         let defaults = defaults(&chat, &generation);
-        Ok(Self { tokenizer, defaults, template, bos, stop_tokens, stop_strings, vocab_size, vocabulary: Arc::default() })
+        Ok(Self {
+            tokenizer,
+            defaults,
+            template,
+            bos,
+            stop_tokens,
+            stop_strings,
+            vocab_size,
+            vocabulary: Arc::default(),
+        })
     }
 
     /// The model's chat template, where it has one.

@@ -228,7 +228,8 @@ impl Engine {
         }
         stats.prefill_time = start.elapsed();
         let start = Instant::now();
-        let mut run = Run { session: &mut self.session, chat: &self.chat, options, cancel, sampler, guide, output, stats };
+        let mut run =
+            Run { session: &mut self.session, chat: &self.chat, options, cancel, sampler, guide, output, stats };
         let finish = run.decode()?;
         let Run { output, mut stats, .. } = run;
         stats.decode_time = start.elapsed();

@@ -3,7 +3,9 @@
 mod support;
 
 use knapsack_device::{CpuDevice, Device};
-use knapsack_runtime::{CancelFlag, ChatModel, Engine, FinishReason, GenerateOptions, Generation, Grammar, SamplingOptions, Session};
+use knapsack_runtime::{
+    CancelFlag, ChatModel, Engine, FinishReason, GenerateOptions, Generation, Grammar, SamplingOptions, Session,
+};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use support::{FOUR, STORY, SUM, SUM_ANSWER, Sandbox, fail, question};
@@ -66,10 +68,13 @@ fn schema(draw: &mut Draw, depth: u64) -> Value {
             let format = ["date", "uuid", "ipv4", "date"][draw.below(4) as usize];
             json!({ "type": "string", "format": format })
         }
-        6 => json!({ "type": "array", "items": schema(draw, depth - 1), "minItems": draw.below(2), "maxItems": 2 + draw.below(2) }),
+        6 => {
+            json!({ "type": "array", "items": schema(draw, depth - 1), "minItems": draw.below(2), "maxItems": 2 + draw.below(2) })
+        }
         7 => json!({ "anyOf": [schema(draw, depth - 1), { "type": "null" }] }),
         _ => {
-            let properties: Map<String, Value> = (0..=draw.below(3)).map(|_| (draw.word(), schema(draw, depth - 1))).collect();
+            let properties: Map<String, Value> =
+                (0..=draw.below(3)).map(|_| (draw.word(), schema(draw, depth - 1))).collect();
             let required: Vec<&String> = properties.keys().filter(|key| key.len() % 2 == 0).collect();
             json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
         }
@@ -189,13 +194,22 @@ fn through_the_endpoint() {
     };
     let format = json!({ "type": "json_schema", "json_schema": { "name": "book", "strict": true, "schema": schema } });
     let mut texts = Vec::new();
-    for extra in [json!({ "response_format": format }), json!({ "json_schema": schema }), json!({ "response_format": format, "stream": true })] {
+    for extra in [
+        json!({ "response_format": format }),
+        json!({ "json_schema": schema }),
+        json!({ "response_format": format, "stream": true }),
+    ] {
         let answer = ask(extra);
         let text = match answer.body.starts_with("data: ") {
-            true => answer.events().iter().filter(|event| **event != "[DONE]").map(|event| {
-                let event: Value = serde_json::from_str(event).unwrap();
-                event["choices"][0]["delta"]["content"].as_str().unwrap_or_default().to_owned()
-            }).collect(),
+            true => answer
+                .events()
+                .iter()
+                .filter(|event| **event != "[DONE]")
+                .map(|event| {
+                    let event: Value = serde_json::from_str(event).unwrap();
+                    event["choices"][0]["delta"]["content"].as_str().unwrap_or_default().to_owned()
+                })
+                .collect(),
             false => answer.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned(),
         };
         let book: Value = serde_json::from_str(&text).unwrap();

@@ -88,11 +88,20 @@ fn forms_of_an_answer() {
     assert_eq!(form(json!({ "grammar": "root ::= \"a\"" })), Some(Grammar::Gbnf("root ::= \"a\"".into())));
     assert_eq!(form(json!({ "response_format": { "type": "text" }, "grammar": null })), None);
     for (extra, message) in [
-        (json!({ "response_format": { "type": "xml" } }), "`response_format`: `type` is one of `text`, `json_object` and `json_schema`"),
+        (
+            json!({ "response_format": { "type": "xml" } }),
+            "`response_format`: `type` is one of `text`, `json_object` and `json_schema`",
+        ),
         (json!({ "response_format": { "type": "json_schema" } }), "`response_format`: `json_schema` is missing"),
-        (json!({ "response_format": { "type": "json_object", "size": 1 } }), "`response_format`: `size` is not supported"),
+        (
+            json!({ "response_format": { "type": "json_object", "size": 1 } }),
+            "`response_format`: `size` is not supported",
+        ),
         (json!({ "response_format": "json" }), "`response_format`: expected an object"),
-        (json!({ "json_schema": {}, "grammar": "start: \"a\"" }), "`json_schema` and `grammar` both say what form the answer has"),
+        (
+            json!({ "json_schema": {}, "grammar": "start: \"a\"" }),
+            "`json_schema` and `grammar` both say what form the answer has",
+        ),
     ] {
         assert_eq!(refused(extra).message, message);
     }

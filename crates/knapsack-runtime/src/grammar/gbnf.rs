@@ -174,7 +174,8 @@ impl Parser<'_> {
     }
 
     fn name(&mut self) -> Result<usize, String> {
-        let end = self.rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_')).unwrap_or(self.rest.len());
+        let end =
+            self.rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_')).unwrap_or(self.rest.len());
         if end == 0 {
             return Err(self.expected("the name of a rule"));
         }

@@ -109,7 +109,9 @@ const WHITESPACE: &str = r" |\n{1,2}[ \t]{0,20}";
 /// The schema with the settings that the library takes from it.
 pub(crate) fn with_whitespace(schema: &Value) -> Result<Value, String> {
     let mut map = match schema {
-        Value::Object(map) if map.contains_key(SETTINGS) => return Err(format!("`{SETTINGS}` is no keyword of JSON Schema")),
+        Value::Object(map) if map.contains_key(SETTINGS) => {
+            return Err(format!("`{SETTINGS}` is no keyword of JSON Schema"));
+        }
         Value::Object(map) => map.clone(),
         Value::Bool(true) => Map::new(),
         Value::Bool(false) => return Err("`false` allows nothing".to_owned()),

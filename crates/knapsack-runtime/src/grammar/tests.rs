@@ -24,7 +24,8 @@ pub(crate) fn accepts(chat: &ChatModel, grammar: &Grammar, text: &str) -> Result
         }
         let next = (0..1024).filter(|&id| allowed(id) && !chat.tokenizer.is_special(id));
         let next = next.map(|id| (chat.tokenizer.token_bytes(id), id));
-        let next = next.filter(|(bytes, _)| !bytes.is_empty() && rest.starts_with(bytes)).max_by_key(|(bytes, _)| bytes.len());
+        let next =
+            next.filter(|(bytes, _)| !bytes.is_empty() && rest.starts_with(bytes)).max_by_key(|(bytes, _)| bytes.len());
         let Some((bytes, id)) = next else { return Ok(false) };
         rest = &rest[bytes.len()..];
         guide.accept(id).unwrap();
@@ -87,8 +88,18 @@ fn what_cannot_be_ensured_is_named() {
     let chat = chat();
     let refused = |grammar: Grammar| chat.guide(&grammar).err().unwrap_or_else(|| panic!("{grammar:?}")).to_string();
     let keywords = [
-        "uniqueItems", "not", "if", "then", "else", "contains", "minContains", "dependentRequired", "dependentSchemas", "propertyNames",
-        "unevaluatedItems", "unevaluatedProperties",
+        "uniqueItems",
+        "not",
+        "if",
+        "then",
+        "else",
+        "contains",
+        "minContains",
+        "dependentRequired",
+        "dependentSchemas",
+        "propertyNames",
+        "unevaluatedItems",
+        "unevaluatedProperties",
     ];
     for keyword in keywords {
         let mut schema = json!({ "type": ["object", "array"] });
@@ -135,8 +146,12 @@ const OTHER_SPELLINGS: [(&str, &str); 11] = [
 fn ordered(value: &Value, schema: &Value) -> Value {
     match (value, schema.get("properties").and_then(Value::as_object)) {
         (Value::Object(map), Some(properties)) => {
-            let named = properties.iter().filter_map(|(key, schema)| Some((key.clone(), ordered(map.get(key)?, schema))));
-            let others = map.iter().filter(|(key, _)| !properties.contains_key(*key)).map(|(key, value)| (key.clone(), value.clone()));
+            let named =
+                properties.iter().filter_map(|(key, schema)| Some((key.clone(), ordered(map.get(key)?, schema))));
+            let others = map
+                .iter()
+                .filter(|(key, _)| !properties.contains_key(*key))
+                .map(|(key, value)| (key.clone(), value.clone()));
             Value::Object(named.chain(others).collect())
         }
         _ => value.clone(),
@@ -229,7 +244,11 @@ fn mask_cost() {
         let mean = masks.iter().sum::<Duration>() / masks.len() as u32;
         println!(
             "{name}: grammar {:?}; {} tokens drawn, {} forced; mask mean {mean:?}, median {:?}, 99 of 100 below {:?}",
-            begin[10], drawn / 20, forced / 20, masks[masks.len() / 2], masks[masks.len() * 99 / 100]
+            begin[10],
+            drawn / 20,
+            forced / 20,
+            masks[masks.len() / 2],
+            masks[masks.len() * 99 / 100]
         );
     }
 }
