@@ -138,9 +138,13 @@ pub struct ChatConfig {
     /// What MLC finds out about the tokenizer.
     #[serde(default)]
     pub tokenizer_info: TokenizerInfo,
-    /// The conversation template; null where the tokenizer's own Jinja `chat_template` is to be used.
+    /// The conversation template, in MLC's form.
     #[serde(default)]
     pub conv_template: Option<ConvTemplateField>,
+    /// The file of the folder with the model's own Jinja template, where that one is to be used and `conv_template` is only there
+    /// for readers that know no Jinja. Not one of MLC's keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
     /// Padding token.
     #[serde(default)]
     pub pad_token_id: Option<i64>,

@@ -62,7 +62,11 @@ codes! {
     UNUSED_PREBUILT = "unused-prebuilt";
     /// A quantization format that does not exist.
     UNKNOWN_QUANTIZATION = "unknown-quantization";
-    /// A quantization for a model that is converted already.
+    /// A chat template that does not exist.
+    UNKNOWN_CHAT_TEMPLATE = "unknown-chat-template";
+    /// A chat template that does not parse, or fails.
+    BAD_CHAT_TEMPLATE = "bad-chat-template";
+    /// A quantization or chat template for a model that is converted already.
     NOT_A_CHECKPOINT = "not-a-checkpoint";
     /// A phone that is in no profile.
     UNKNOWN_TARGET_DEVICE = "unknown-target-device";

@@ -9,4 +9,6 @@ pub struct Environment {
     pub hf_endpoint: Option<String>,
     /// The phones that `target_devices` may name.
     pub devices: DeviceProfiles,
+    /// The presets that `chat_template` may name; when there are none here, every name is accepted.
+    pub chat_templates: Vec<String>,
 }

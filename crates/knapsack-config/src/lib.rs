@@ -33,7 +33,7 @@ pub use edit::set_overrides;
 pub use environment::Environment;
 pub use load::{Loaded, MAX_EXTENDS, load, load_text};
 pub use lockfile::{LockedFile, LockedFormat, LockedModel, Lockfile, LockfileError};
-pub use manifest::{DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
+pub use manifest::{ChatTemplate, DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
 pub use overrides::{OverrideKey, Overrides};
 pub use schema::json_schema;
 pub use source::{HubSource, LocalKind, LocalSource, ModelSource};

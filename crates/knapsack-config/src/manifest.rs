@@ -64,6 +64,17 @@ pub struct ModelEntry {
     /// Format to convert a checkpoint to. Always there for a local checkpoint (then possibly chosen), never for a local
     /// MLC model; for a hub source it is what the manifest says, since what the repository holds is known only later.
     pub quantization: Option<Spanned<Quantization>>,
+    /// Chat template of a checkpoint; its own when absent.
+    pub chat_template: Option<Spanned<ChatTemplate>>,
+}
+
+/// Where a checkpoint's chat template comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChatTemplate {
+    /// `model`, or the name of a conversation template of MLC.
+    Named(String),
+    /// A file, joined to the manifest's folder. It was there when it was checked.
+    File(PathBuf),
 }
 
 impl ModelEntry {

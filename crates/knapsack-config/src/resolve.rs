@@ -5,17 +5,22 @@ use crate::devices::{AppMemory, DEVICES_FILE, DeviceProfile};
 use crate::diagnostic::Diagnostic;
 use crate::environment::Environment;
 use crate::local::{self, NotAModel};
-use crate::manifest::{DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
+use crate::manifest::{ChatTemplate, DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
 use crate::overrides::{OverrideConflict, OverrideKey, Overrides};
 use crate::render::quoted;
 use crate::source::{LocalKind, LocalSource, ModelSource, SourceText};
 use crate::source_map::{SourceMap, Span, Spanned};
 use crate::suggest::nearest;
-use crate::written::{Field, Given, Written, WrittenModel, WrittenOverride, WrittenPrebuilt, duplicate_id};
+use crate::written::{
+    Field, Given, TemplateText, Written, WrittenModel, WrittenOverride, WrittenPrebuilt, duplicate_id,
+};
 use knapsack_artifact::Device;
 use knapsack_tensor::Quantization;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// What stands for a checkpoint's own chat template.
+const MODEL_TEMPLATE: &str = "model";
 
 /// Checks a merged manifest as a whole. `None` when something that must be there is missing or wrong; why is in
 /// `diagnostics` then, and so is everything else that is wrong.
@@ -120,6 +125,8 @@ impl Resolver<'_> {
                 quantization = self.local_quantization(local, *span, quantization);
             }
         }
+        let chat_template = value(entry.chat_template.clone())
+            .and_then(|text| self.chat_template(text, source.as_ref().map(|source| &source.value)));
         Some(ModelEntry {
             span: entry.span,
             model_id: model_id(entry)?,
@@ -130,7 +137,47 @@ impl Resolver<'_> {
             override_spans,
             model_lib: value(entry.model_lib.clone()).map(|given| given.map(|prefix| prefix.0)),
             quantization,
+            chat_template,
         })
+    }
+
+    /// A path is what has a separator or ends with `.jinja`.
+    fn chat_template(
+        &mut self,
+        text: Spanned<TemplateText>,
+        source: Option<&ModelSource>,
+    ) -> Option<Spanned<ChatTemplate>> {
+        let Spanned { value: TemplateText(name), span } = text;
+        if let Some(ModelSource::Local(LocalSource { kind: LocalKind::Mlc, .. })) = source {
+            let message = "`chat_template` is only for a checkpoint, and this model is converted already";
+            let error = Diagnostic::error(codes::NOT_A_CHECKPOINT, span, message);
+            self.diagnostics.push(error.help("leave it out: the model keeps its `conv_template`"));
+            return None;
+        }
+        if !name.contains(['/', '\\']) && !name.ends_with(".jinja") {
+            let known = &self.environment.chat_templates;
+            if name != MODEL_TEMPLATE && !known.is_empty() && !known.contains(&name) {
+                let candidates = [MODEL_TEMPLATE].into_iter().chain(known.iter().map(String::as_str));
+                let label =
+                    nearest(&name, candidates).map(|near| format!("did you mean `{near}`?")).unwrap_or_default();
+                let message = format!("unknown chat template {}", quoted(&name));
+                let error = Diagnostic::error(codes::UNKNOWN_CHAT_TEMPLATE, span, message).label(label);
+                self.diagnostics.push(error.help(format!(
+                    "accepted are `{MODEL_TEMPLATE}` (the checkpoint's own), a path that ends with .jinja, or one of {}",
+                    known.join(", ")
+                )));
+                return None;
+            }
+            return Some(Spanned::new(ChatTemplate::Named(name), span));
+        }
+        let path = self.sources.file(span.file).folder().join(&name);
+        if !path.is_file() {
+            let message = format!("the chat template {} does not exist", quoted(&name));
+            let error = Diagnostic::error(codes::MISSING_PATH, span, message);
+            self.diagnostics.push(error.help(format!("looked for {}", path.display())));
+            return None;
+        }
+        Some(Spanned::new(ChatTemplate::File(path), span))
     }
 
     fn source(&mut self, text: Spanned<SourceText>) -> Option<Spanned<ModelSource>> {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::path::Path;
 
 fn environment() -> Environment {
-    Environment { hf_endpoint: None, devices: DeviceProfiles::built_in().unwrap() }
+    Environment { devices: DeviceProfiles::built_in().unwrap(), ..Environment::default() }
 }
 
 /// Reads, renders in every form, and checks what an accepted manifest promises.

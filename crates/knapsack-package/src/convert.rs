@@ -3,7 +3,7 @@
 use crate::{Error, Event, Observer};
 use knapsack_bundle::cache::{Bucket, Cache, CacheEntry, Inputs};
 use knapsack_tensor::Quantization;
-use knapsack_weights::{ConvertError, Progress, Report, Request};
+use knapsack_weights::{ConvertError, Progress, Report, Request, TemplateChoice};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -42,15 +42,22 @@ pub fn converted(
     folder: &Path,
     files: &[String],
     quantization: Quantization,
+    chat_template: &TemplateChoice,
     observer: &dyn Observer,
 ) -> Result<CacheEntry, Error> {
+    let chosen = match chat_template {
+        TemplateChoice::Model => b"model".to_vec(),
+        TemplateChoice::Preset(name) => name.clone().into_bytes(),
+        TemplateChoice::File(path) => std::fs::read(path).map_err(Error::io("read", path))?,
+    };
     let inputs = Inputs::new(format!("{model_id} in {}", quantization.name))
         .with_compiler(cache.digests())
         .with("quantization", quantization.name)
+        .with_bytes("chat template", &chosen)
         .with_files(folder, files, cache.digests())
         .map_err(Error::io("read the checkpoint in", folder))?;
     let (entry, reason) = cache.get_or_make(Bucket::Converted, &inputs, |output| -> Result<(), Error> {
-        let request = Request { checkpoint: folder, output, quantization, conv_template: None, jobs: None };
+        let request = Request { checkpoint: folder, output, quantization, chat_template, jobs: None };
         convert(&request, model_id, observer).map(drop)
     })?;
     observer.event(Event::Converted { model_id, reason: &reason });

@@ -3,6 +3,7 @@
 use crate::budget::{Budget, fixed_sizes};
 use crate::find::Found;
 use crate::model::{Model, compiler_overrides};
+use crate::ready::template_choice;
 use crate::text::chain;
 use crate::{Outcome, Packager};
 use knapsack_artifact::library::MemoryPlan;
@@ -88,6 +89,7 @@ impl Packager<'_> {
         let mut findings: Vec<Diagnostic> = unknown_phones(manifest).collect();
         let mut planned = Vec::with_capacity(models.len());
         for found in models {
+            findings.extend(unusable_template(&found));
             let budget = budget_of(manifest, &found.entry);
             let Outcome { product, findings: of_model } = plan_one(found, &budget, severity);
             findings.extend(of_model);
@@ -98,6 +100,22 @@ impl Packager<'_> {
         }
         Outcome::of(planned, findings)
     }
+}
+
+/// A checkpoint's chat template that fails. An MLC folder keeps its `conv_template`, which is no program.
+fn unusable_template(found: &Found) -> Option<Diagnostic> {
+    let folder = &found.folder.path;
+    if folder.join("mlc-chat-config.json").is_file() {
+        return None;
+    }
+    let asked = found.entry.chat_template.as_ref();
+    let error = knapsack_weights::check_chat_template(folder, &template_choice(&found.entry)).err()?;
+    let span = asked.map_or(found.entry.source.span, |asked| asked.span);
+    let message = format!("{}: {}", found.id(), chain(&error));
+    let finding = Diagnostic::error(codes::BAD_CHAT_TEMPLATE, span, message);
+    Some(
+        finding.help("\"chat_template\" in the model's entry names another: a conversation template of MLC, or a file"),
+    )
 }
 
 /// The smallest of what the entry declares and what the target phones leave.

@@ -1,7 +1,10 @@
 //! What a model folder says about talking to the model: templates, sampling defaults, tokens that end an answer.
 
 use crate::grammar::{Grammar, GrammarError, Guide, Vocabulary};
-use crate::text::{ChatTemplate, ConvTemplate, JinjaTemplate, Message, TextError, Tokenizer, read_capped};
+use crate::text::{
+    ChatTemplate, ConvTemplate, JinjaTemplate, MARKS, Message, Prompt, PromptOptions, TextError, ThinkingMarks,
+    Tokenizer, read_capped,
+};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -71,6 +74,9 @@ pub struct ChatModel {
     /// Recommended sampling.
     pub defaults: SamplingDefaults,
     template: Option<ChatTemplate>,
+    /// For conversations with tools, where it is another one.
+    tool_template: Option<ChatTemplate>,
+    thinking: Option<ThinkingMarks>,
     bos: Option<u32>,
     stop_tokens: Vec<u32>,
     stop_strings: Vec<String>,
@@ -80,10 +86,11 @@ pub struct ChatModel {
 }
 
 impl ChatModel {
-    /// Reads `tokenizer.json` and, where they are, `mlc-chat-config.json`, `tokenizer_config.json`, `chat_template.jinja` and
-    /// `generation_config.json`. `vocab_size` is the model's: ids outside it are never given out.
+    /// Reads `tokenizer.json` and, where they are, `mlc-chat-config.json`, `tokenizer_config.json`, `chat_template.jinja`,
+    /// `chat_template.json` and `generation_config.json`. `vocab_size` is the model's: ids outside it are never given out.
     ///
-    /// The template is `conv_template` when it is there and complete, otherwise the Jinja template.
+    /// The template is the Jinja template that `chat_template` of `mlc-chat-config.json` names, or else `conv_template` when it
+    /// is there and complete, or else the tokenizer's Jinja template. One that does not parse fails when it is used.
     ///
     /// # Errors
     /// A file that is there and cannot be read or decoded.
@@ -110,15 +117,22 @@ impl ChatModel {
             .next()
             .or_else(|| tokenizer.token_id(&special_token(&tokens, "bos_token")?))
             .filter(|&id| id < vocab_size);
-        let template = match conversation {
-            Some(template) => Some(ChatTemplate::Conversation(template)),
-            None => jinja(folder, &tokens)?.map(ChatTemplate::Jinja),
+        let own = chat.get("chat_template").is_some_and(Value::is_string);
+        let (template, tool_template) = match conversation {
+            Some(template) if !own => (Some(ChatTemplate::Conversation(template)), None),
+            _ => {
+                let Templates { default, for_tools } = Templates::read(folder, &tokens)?;
+                (default.map(ChatTemplate::Jinja), for_tools.map(ChatTemplate::Jinja))
+            }
         };
         let defaults = defaults(&chat, &generation);
+        let thinking = thinking_marks(&tokenizer, template.as_ref());
         Ok(Self {
             tokenizer,
             defaults,
             template,
+            tool_template,
+            thinking,
             bos,
             stop_tokens,
             stop_strings,
@@ -147,18 +161,66 @@ impl ChatModel {
         &self.stop_strings
     }
 
-    /// The tokens of the prompt that asks for the assistant's answer to `messages`.
+    /// The prompt that asks for the assistant's answer to `messages`, as text.
     ///
     /// # Errors
     /// A model without a template, or a conversation that the template refuses.
-    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, TextError> {
-        let prompt = self.template.as_ref().ok_or(TextError::NoTemplate)?.render(messages)?;
+    pub fn render(&self, messages: &[Message], options: &PromptOptions) -> Result<Prompt, TextError> {
+        let for_tools = self.tool_template.as_ref().filter(|_| !options.tools.is_empty());
+        let template = for_tools.or(self.template.as_ref()).ok_or(TextError::NoTemplate)?;
+        let mut prompt = template.render(messages, options)?;
+        let switches = matches!(template, ChatTemplate::Jinja(jinja) if jinja.switches_thinking());
+        match (options.thinking, self.thinking) {
+            (Some(true), None) if !switches => return Err(TextError::NoThinking),
+            // What cannot be switched off is ended before it begins.
+            (Some(false), Some(ThinkingMarks { start, end })) if !switches => {
+                let open = prompt.text.trim_end().ends_with(start);
+                prompt.text.push_str(if open { "\n" } else { start });
+                prompt.text.push_str(&format!("\n{end}\n\n"));
+            }
+            _ => {}
+        }
+        Ok(prompt)
+    }
+
+    /// The marks around what the model thinks before it answers, where it is known to.
+    pub fn thinking_marks(&self) -> Option<ThinkingMarks> {
+        self.thinking
+    }
+
+    /// Whether the model goes on thinking after this prompt: the template has begun the thoughts.
+    pub(crate) fn begins_thinking(&self, prompt: &[u32]) -> bool {
+        let tail = self.tokenizer.spelling(&prompt[prompt.len().saturating_sub(16)..]);
+        self.thinking.is_some_and(|marks| tail.trim_end().ends_with(marks.start))
+    }
+
+    /// The mark that a special token is.
+    pub(crate) fn thinking_mark(&self, token: u32) -> Option<&'static str> {
+        let marks = self.thinking?;
+        // The mark may be longer than its token: a channel and its name.
+        let spelled = self.tokenizer.is_special(token).then(|| self.tokenizer.spelling(&[token]))?;
+        [marks.start, marks.end].into_iter().find(|mark| mark.starts_with(&spelled)).map(|mark| &mark[..spelled.len()])
+    }
+
+    /// The tokens that end the thoughts.
+    pub(crate) fn end_of_thinking(&self) -> Result<Vec<u32>, TextError> {
+        match self.thinking {
+            Some(marks) => self.tokenizer.encode(&format!("\n{}\n\n", marks.end)),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The tokens of a rendered prompt.
+    ///
+    /// # Errors
+    /// A text that cannot be tokenized.
+    pub fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, TextError> {
         // The reference copies its template's ids from the full-size model; a model with another vocabulary has its own BOS.
         let mut tokens: Vec<u32> = match prompt.prefix.iter().all(|&id| id < self.vocab_size) {
-            true => prompt.prefix,
+            true => prompt.prefix.clone(),
             false => self.bos.into_iter().collect(),
         };
-        tokens.extend(self.tokenizer.encode(&prompt.text)?);
+        tokens.extend(self.tokenizer.encode_prompt(&prompt.text, &prompt.data, self.vocab_size)?);
         Ok(tokens)
     }
 
@@ -174,12 +236,39 @@ impl ChatModel {
         }
     }
 
+    /// The tokens of the prompt that asks for the assistant's answer to `messages`.
+    ///
+    /// # Errors
+    /// See [`ChatModel::render`] and [`ChatModel::tokens`].
+    pub fn prompt(&self, messages: &[Message], options: &PromptOptions) -> Result<Vec<u32>, TextError> {
+        self.tokens(&self.render(messages, options)?)
+    }
+
     /// The tokens of `text` to be continued as it is, with the special tokens that the tokenizer itself puts around a document.
     ///
     /// # Errors
     /// A text that cannot be tokenized.
     pub fn raw_prompt(&self, text: &str) -> Result<Vec<u32>, TextError> {
         self.tokenizer.encode_document(text)
+    }
+
+    /// Whether a text is longer than `context` tokens can be, as far as its length alone says.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn check_length(&self, text: &str, context: Option<u32>) -> Result<(), TextError> {
+        let Some(context) = context else { return Ok(()) };
+        let most = (context as usize).saturating_mul(self.tokenizer.longest_token());
+        match text.len() <= most {
+            true => Ok(()),
+            false => Err(TextError::LongerThanContext { bytes: text.len(), context }),
+        }
+    }
+
+    /// The token that `text` is the spelling of, when it is a special one: it never shows in an answer, and a stop string that is
+    /// one ends the answer as a token.
+    pub fn special_token(&self, text: &str) -> Option<u32> {
+        self.tokenizer.token_id(text).filter(|&id| id < self.vocab_size && self.tokenizer.is_special(id))
     }
 }
 
@@ -233,27 +322,57 @@ fn special_token(config: &Value, name: &str) -> Option<String> {
     token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
 }
 
-fn jinja(folder: &Path, config: &Value) -> Result<Option<JinjaTemplate>, TextError> {
-    let source = match config.get("chat_template") {
-        Some(Value::String(source)) => Some(source.clone()),
-        Some(Value::Array(named)) => named
-            .iter()
-            .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))
-            .and_then(|entry| entry.get("template")?.as_str())
-            .map(str::to_owned),
-        _ => match read_capped(&folder.join("chat_template.jinja"), MAX_FILE_BYTES) {
-            Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
-            Err(_) => None,
-        },
+/// The marks of thoughts that the tokenizer has tokens for, or the template writes.
+fn thinking_marks(tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Option<ThinkingMarks> {
+    let known = |marks: &&ThinkingMarks| {
+        tokenizer.token_id(marks.end).is_some()
+            || matches!(template, Some(ChatTemplate::Jinja(jinja)) if jinja.mentions(marks.end))
     };
-    let Some(source) = source else { return Ok(None) };
-    let mut tokens = BTreeMap::new();
-    for name in ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"] {
-        if let Some(token) = special_token(config, name) {
-            tokens.insert(name.to_owned(), token);
+    MARKS.iter().find(known).copied()
+}
+
+/// A tokenizer's Jinja templates.
+struct Templates {
+    default: Option<JinjaTemplate>,
+    for_tools: Option<JinjaTemplate>,
+}
+
+impl Templates {
+    /// As transformers looks for them: `chat_template.jinja`, the configuration's `chat_template` (one, or several with names), or
+    /// the processor's `chat_template.json`.
+    fn read(folder: &Path, config: &Value) -> Result<Self, TextError> {
+        let special = special_tokens(config);
+        let one = |place: &str, source: &str| Some(JinjaTemplate::new(place, source, special.clone()));
+        let single = |default| Ok(Self { default, for_tools: None });
+        match read_capped(&folder.join("chat_template.jinja"), MAX_FILE_BYTES) {
+            Ok(bytes) => return single(one("chat_template.jinja", &String::from_utf8_lossy(&bytes))),
+            Err(TextError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        match config.get("chat_template") {
+            Some(Value::String(source)) => single(one("tokenizer_config.json", source)),
+            Some(Value::Array(named)) => {
+                let named = |name: &str| {
+                    let entry = named.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some(name))?;
+                    one(&format!("tokenizer_config.json ({name})"), entry.get("template")?.as_str()?)
+                };
+                Ok(Self { default: named("default"), for_tools: named("tool_use") })
+            }
+            _ => {
+                let processor = read_json(&folder.join("chat_template.json"))?;
+                let source = processor.get("chat_template").and_then(Value::as_str);
+                single(source.and_then(|source| one("chat_template.json", source)))
+            }
         }
     }
-    JinjaTemplate::new(&source, tokens).map(Some)
+}
+
+/// The special tokens that a template may name.
+fn special_tokens(config: &Value) -> BTreeMap<String, String> {
+    ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), special_token(config, name)?)))
+        .collect()
 }
 
 /// The chat configuration's values, else those of `generation_config.json`. What is no usable number counts as absent.

@@ -29,7 +29,8 @@ impl ContextPolicy {
     }
 
     /// The tokens of a conversation by `prompt`, shortened as the policy says. `context` is the model's (`None`: it has no end),
-    /// `max_tokens` the most that the answer may have. What is returned may still be too long: when the last turn alone is.
+    /// `max_tokens` the most that the answer may have. What is returned may still be too long: when the last turn alone is. `prompt`
+    /// gives `None` for what is longer than any context of this length, and so does this for a last turn that is.
     ///
     /// # Errors
     /// Those of `prompt`.
@@ -38,28 +39,30 @@ impl ContextPolicy {
         messages: &[Message],
         context: Option<u32>,
         max_tokens: Option<u32>,
-        prompt: &mut dyn FnMut(&[Message]) -> Result<Vec<u32>, E>,
-    ) -> Result<FittedPrompt, E> {
-        let whole = FittedPrompt { tokens: prompt(messages)?, dropped_messages: 0 };
+        prompt: &mut dyn FnMut(&[Message]) -> Result<Option<Vec<u32>>, E>,
+    ) -> Result<Option<FittedPrompt>, E> {
+        let whole = prompt(messages)?.map(|tokens| FittedPrompt { tokens, dropped_messages: 0 });
         let Some(context) = context.filter(|_| self == ContextPolicy::DropOldest) else { return Ok(whole) };
         let room = context.saturating_sub(Self::reserve(context, max_tokens)) as usize;
-        if whole.tokens.len() <= room {
+        let fits = |fitted: &Option<FittedPrompt>| fitted.as_ref().is_some_and(|fitted| fitted.tokens.len() <= room);
+        if fits(&whole) {
             return Ok(whole);
         }
         let starts = turns(messages);
         let Some(last) = starts.len().checked_sub(1).filter(|&last| last > 0) else { return Ok(whole) };
         let mut dropping = |turns: usize| {
             let kept = without(messages, starts[turns]);
-            Ok(FittedPrompt { tokens: prompt(&kept)?, dropped_messages: messages.len() - kept.len() })
+            let dropped_messages = messages.len() - kept.len();
+            Ok(prompt(&kept)?.map(|tokens| FittedPrompt { tokens, dropped_messages }))
         };
         let mut best = dropping(last)?;
-        if best.tokens.len() <= room {
+        if fits(&best) {
             // Fewer turns, fewer tokens: the first number that is enough is found by halving.
             let (mut too_few, mut enough) = (0, last);
             while enough - too_few > 1 {
                 let turns = too_few.midpoint(enough);
                 let shortened = dropping(turns)?;
-                if shortened.tokens.len() <= room {
+                if fits(&shortened) {
                     (best, enough) = (shortened, turns);
                 } else {
                     too_few = turns;
@@ -100,10 +103,10 @@ mod tests {
     use std::convert::Infallible;
 
     /// A token for each character and two around each message.
-    fn prompt(messages: &[Message]) -> Result<Vec<u32>, Infallible> {
+    fn prompt(messages: &[Message]) -> Result<Option<Vec<u32>>, Infallible> {
         let tokens =
             |message: &Message| vec![message.content.bytes().next().map_or(0, u32::from); message.content.len() + 2];
-        Ok(messages.iter().flat_map(tokens).collect())
+        Ok(Some(messages.iter().flat_map(tokens).collect()))
     }
 
     fn conversation(said: &[(Role, &str)]) -> Vec<Message> {
@@ -111,7 +114,7 @@ mod tests {
     }
 
     fn fit(policy: ContextPolicy, messages: &[Message], context: Option<u32>, max_tokens: u32) -> FittedPrompt {
-        policy.fit(messages, context, Some(max_tokens), &mut prompt).unwrap()
+        policy.fit(messages, context, Some(max_tokens), &mut prompt).unwrap().unwrap()
     }
 
     use Role::{Assistant, System, Tool, User};
@@ -130,16 +133,16 @@ mod tests {
             (User, "eeee"),
         ];
         let messages = conversation(&said);
-        let whole = prompt(&messages).unwrap().len() as u32;
+        let whole = prompt(&messages).unwrap().unwrap().len() as u32;
         let drop = ContextPolicy::DropOldest;
         assert_eq!(fit(drop, &messages, Some(whole + 8), 8).dropped_messages, 0);
         // One token too many: the first pair goes, and with the next the tool's result, but not the note after it.
         let shorter = fit(drop, &messages, Some(whole + 7), 8);
         assert_eq!(shorter.dropped_messages, 2);
-        assert_eq!(shorter.tokens, prompt(&[&messages[..1], &messages[3..]].concat()).unwrap());
+        assert_eq!(shorter.tokens, prompt(&[&messages[..1], &messages[3..]].concat()).unwrap().unwrap());
         let shortest = fit(drop, &messages, Some(whole - 12 + 7), 8);
         assert_eq!(shortest.dropped_messages, 6);
-        assert_eq!(shortest.tokens, prompt(&[&messages[..1], &messages[7..]].concat()).unwrap());
+        assert_eq!(shortest.tokens, prompt(&[&messages[..1], &messages[7..]].concat()).unwrap().unwrap());
         // The last turn stays whatever it takes.
         assert_eq!(fit(drop, &messages, Some(3), 1), shortest);
         assert_eq!(fit(ContextPolicy::Fail, &messages, Some(3), 1).dropped_messages, 0);

@@ -4,7 +4,9 @@ use crate::error::EngineError;
 use crate::grammar::{Grammar, Guide};
 use crate::sampling::{Sampler, SamplingOptions, TokenLogProbs};
 use crate::session::{CancelFlag, Session};
-use crate::text::{Detokenizer, Message, StopStrings, TextError};
+use crate::text::{Message, PromptOptions, TextError};
+use output::Output;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,12 @@ pub struct GenerateOptions {
     /// Most tokens to generate; `None`: until the model stops or the context is full. With a sliding window there is no such
     /// end, so [`GenerateOptions::DEFAULT_MAX_TOKENS`] applies.
     pub max_tokens: Option<u32>,
+    /// What the prompt depends on besides the conversation: tools, variables of the template.
+    pub prompt: PromptOptions,
+    /// Most tokens that the model may think with before it has to answer.
+    pub max_thinking_tokens: Option<u32>,
+    /// Whether what the model thinks is told apart from its answer; otherwise it is part of the text as the model writes it.
+    pub separate_thinking: bool,
     /// How tokens are chosen.
     pub sampling: SamplingOptions,
     /// Strings that end the answer, besides the model's own.
@@ -35,9 +43,12 @@ impl GenerateOptions {
     pub const DEFAULT_MAX_TOKENS: u32 = 1 << 16;
 
     /// Until the model stops, by `sampling`.
-    pub const fn new(sampling: SamplingOptions) -> Self {
+    pub fn new(sampling: SamplingOptions) -> Self {
         Self {
             max_tokens: None,
+            prompt: PromptOptions::default(),
+            max_thinking_tokens: None,
+            separate_thinking: true,
             sampling,
             stop: Vec::new(),
             stop_tokens: Vec::new(),
@@ -89,6 +100,8 @@ pub struct GenerationStats {
     pub reused_tokens: usize,
     /// Tokens of the answer, the stop token not counted.
     pub generated_tokens: usize,
+    /// Those of them that the model thought with.
+    pub thinking_tokens: usize,
     /// Tokens that were computed after the prompt: one at a time, but where a grammar made several follow.
     pub decode_steps: usize,
     /// From the call to the logits of the prompt's last token.
@@ -117,6 +130,8 @@ fn rate(count: usize, time: Duration) -> f64 {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event<'a> {
+    /// More of what the model thinks before it answers; never empty.
+    Thinking(&'a str),
     /// More text; never empty.
     Text(&'a str),
     /// A token was chosen: only where log probabilities were asked for, and before the text that it completes.
@@ -128,6 +143,8 @@ pub enum Event<'a> {
 pub struct Generation {
     /// The whole text, as it was streamed.
     pub text: String,
+    /// What the model thought before, as it was streamed.
+    pub reasoning: String,
     /// Its tokens, the stop token left out.
     pub tokens: Vec<u32>,
     /// What the model thought of each of them, where that was asked for.
@@ -171,7 +188,18 @@ impl Engine {
     /// See [`ChatModel::prompt`].
     pub fn prompt(&self, messages: &[Message], options: &GenerateOptions) -> Result<FittedPrompt, TextError> {
         let context = self.session.info().context_window_size;
-        options.context.fit(messages, context, options.max_tokens, &mut |messages| self.chat.prompt(messages))
+        let mut refused = None;
+        let fitted = options.context.fit(messages, context, options.max_tokens, &mut |messages| {
+            let prompt = self.chat.render(messages, &options.prompt)?;
+            match self.chat.check_length(&prompt.text, context) {
+                Ok(()) => self.chat.tokens(&prompt).map(Some),
+                Err(error) => {
+                    refused = Some(error);
+                    Ok(None)
+                }
+            }
+        })?;
+        fitted.ok_or_else(|| refused.unwrap_or(TextError::NoTemplate))
     }
 
     /// The assistant's answer to `messages`; what there is goes to `on_event` as soon as it is certain. What a conversation
@@ -207,12 +235,15 @@ impl Engine {
     ) -> Result<Generation, EngineError> {
         let mut sampler = Sampler::new(options.sampling.clone())?;
         let mut guide = options.grammar.as_ref().map(|grammar| self.chat.guide(grammar)).transpose()?;
-        let mut output = Output::new(&self.chat, options, on_event);
+        let mut output = Output::new(&self.chat, prompt, options, on_event);
         let mut stats = GenerationStats { prompt_tokens: prompt.len(), ..GenerationStats::default() };
         let start = Instant::now();
         // What every answer of the form begins with is computed together with the prompt.
         let beginning = match &mut guide {
-            Some(guide) if options.logprobs.is_none() => guide.forced().map_err(EngineError::grammar)?,
+            // A form is the answer's; thoughts before it are free.
+            Some(guide) if options.logprobs.is_none() && !output.is_thinking() => {
+                guide.forced().map_err(EngineError::grammar)?
+            }
             _ => Vec::new(),
         };
         if let Some(finish) = output.add(&beginning, options) {
@@ -228,8 +259,8 @@ impl Engine {
         }
         stats.prefill_time = start.elapsed();
         let start = Instant::now();
-        let mut run =
-            Run { session: &mut self.session, chat: &self.chat, options, cancel, sampler, guide, output, stats };
+        let (session, chat, ending) = (&mut self.session, &*self.chat, VecDeque::new());
+        let mut run = Run { session, chat, options, cancel, sampler, guide, ending, output, stats };
         let finish = run.decode()?;
         let Run { output, mut stats, .. } = run;
         stats.decode_time = start.elapsed();
@@ -245,6 +276,8 @@ struct Run<'a> {
     cancel: &'a CancelFlag,
     sampler: Sampler,
     guide: Option<Guide>,
+    /// What is still to be written of the end of thoughts that took too long.
+    ending: VecDeque<u32>,
     output: Output<'a>,
     stats: GenerationStats,
 }
@@ -291,20 +324,26 @@ impl Run<'_> {
 
     /// The next token and those that a grammar makes follow it; `None` when it ends the answer.
     fn choose(&mut self) -> Result<Option<Vec<u32>>, EngineError> {
+        if self.ending.is_empty() && self.output.thought_enough(self.options.max_thinking_tokens) {
+            self.ending = self.chat.end_of_thinking()?.into();
+        }
+        if !self.ending.is_empty() {
+            return Ok(Some(self.end_thinking()));
+        }
         let position = self.session.cached().len() as u32 - 1;
         let row = self.session.logits();
         let unchanged = self.options.logprobs.map(|top| (row.to_vec(), top));
-        if let Some(guide) = &mut self.guide {
+        let mut guide = self.guide.as_mut().filter(|_| !self.output.is_thinking());
+        if let Some(guide) = &mut guide {
             guide.restrict(row).map_err(EngineError::grammar)?;
         }
         let token = self.sampler.sample(row).ok_or(EngineError::NoLogits { position })?;
         // A grammar lets the answer end where it is satisfied, and has no use for the token itself.
-        let own = (self.guide.is_some() || !self.options.ignore_stops) && self.chat.stop_tokens().contains(&token);
-        if own || self.options.stop_tokens.contains(&token) {
+        if self.output.stop_tokens.contains(&token) {
             return Ok(None);
         }
         let mut tokens = vec![token];
-        if let Some(guide) = &mut self.guide {
+        if let Some(guide) = guide {
             guide.accept(token).map_err(EngineError::grammar)?;
             if unchanged.is_none() {
                 tokens.extend(guide.forced().map_err(EngineError::grammar)?);
@@ -316,78 +355,19 @@ impl Run<'_> {
         }
         Ok(Some(tokens))
     }
-}
 
-/// Turns tokens into streamed text.
-struct Output<'a> {
-    detokenizer: Detokenizer,
-    stops: StopStrings,
-    on_event: &'a mut dyn FnMut(Event<'_>),
-    text: String,
-    tokens: Vec<u32>,
-    logprobs: Vec<TokenLogProbs>,
-    stopped: bool,
-}
-
-impl<'a> Output<'a> {
-    fn new(chat: &ChatModel, options: &GenerateOptions, on_event: &'a mut dyn FnMut(Event<'_>)) -> Self {
-        let own = if options.ignore_stops || options.grammar.is_some() { &[][..] } else { chat.stop_strings() };
-        Self {
-            detokenizer: chat.tokenizer.detokenizer(),
-            stops: StopStrings::new(own.iter().chain(&options.stop).cloned()),
-            on_event,
-            text: String::new(),
-            tokens: Vec::new(),
-            logprobs: Vec::new(),
-            stopped: false,
+    /// The end of the thoughts, in the model's place: at once, or token by token where each one's probability is asked for.
+    fn end_thinking(&mut self) -> Vec<u32> {
+        let count = if self.options.logprobs.is_some() { 1 } else { self.ending.len() };
+        let tokens: Vec<u32> = self.ending.drain(..count).collect();
+        tokens.iter().for_each(|&token| self.sampler.accept(token));
+        if let (Some(top), [token]) = (self.options.logprobs, &tokens[..]) {
+            self.output.rank(TokenLogProbs::of(self.session.logits(), usize::from(top), *token));
         }
-    }
-
-    /// What the model thought of the token that is added next.
-    fn rank(&mut self, logprobs: TokenLogProbs) {
-        (self.on_event)(Event::Token(&logprobs));
-        self.logprobs.push(logprobs);
-    }
-
-    /// Adds tokens up to the limit; how the answer ends when it does so within them.
-    fn add(&mut self, tokens: &[u32], options: &GenerateOptions) -> Option<FinishReason> {
-        for &token in tokens {
-            if self.tokens.len() >= options.limit() {
-                return Some(FinishReason::Length);
-            }
-            if self.push(token) {
-                return Some(FinishReason::Stop);
-            }
-        }
-        None
-    }
-
-    /// Adds a token; true when its text completed a stop string.
-    fn push(&mut self, token: u32) -> bool {
-        self.tokens.push(token);
-        let found = self.stops.push(&self.detokenizer.push(token));
-        self.give(&found.text);
-        self.stopped = found.stopped;
-        found.stopped
-    }
-
-    fn give(&mut self, text: &str) {
-        if !text.is_empty() {
-            self.text.push_str(text);
-            (self.on_event)(Event::Text(text));
-        }
-    }
-
-    /// Gives out what was held back. Bytes of a character that was cut off are dropped.
-    fn end(mut self, finish: FinishReason, mut stats: GenerationStats) -> Generation {
-        if !self.stopped {
-            let held = self.stops.finish();
-            self.give(&held);
-        }
-        stats.generated_tokens = self.tokens.len();
-        Generation { text: self.text, tokens: self.tokens, logprobs: self.logprobs, finish, stats }
+        tokens
     }
 }
 
+mod output;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,8 @@
 use crate::convert::{model_config, refuse_converted};
 use crate::error::ConvertError;
 use crate::io::read_json;
-use crate::template;
+use crate::jinja::{check_chat_template, read_text};
+use crate::template::{self, TemplateChoice};
 use crate::tokenizer::{OutputFile, Tokenizer};
 use knapsack_artifact::chat_config::{ChatConfig, ConvTemplateField, TokenIds};
 use knapsack_artifact::conv_template::ConvTemplate;
@@ -27,14 +28,14 @@ pub(crate) struct Chat {
 pub fn chat_config(
     checkpoint: &Path,
     quantization: &Quantization,
-    conv_template: Option<&str>,
+    choice: &TemplateChoice,
 ) -> Result<ChatConfig, ConvertError> {
     refuse_converted(checkpoint, quantization)?;
     let problem = "no config.json".to_owned();
     let not_one = ConvertError::NotACheckpoint { folder: checkpoint.to_owned(), problem };
     let hf = read_json(&checkpoint.join("config.json"))?.ok_or(not_one)?;
     let model = model_config(checkpoint, &hf)?;
-    Ok(build(checkpoint, &hf, &model, quantization, conv_template)?.config)
+    Ok(build(checkpoint, &hf, &model, quantization, choice)?.config)
 }
 
 pub(crate) fn build(
@@ -42,13 +43,14 @@ pub(crate) fn build(
     hf: &Value,
     model: &ModelConfig,
     quantization: &Quantization,
-    conv_template: Option<&str>,
+    choice: &TemplateChoice,
 ) -> Result<Chat, ConvertError> {
-    let tokenizer = Tokenizer::read(folder)?;
+    let mut tokenizer = Tokenizer::read(folder)?;
     let generation = read_json(&folder.join("generation_config.json"))?.unwrap_or(Value::Null);
     let settings = Settings { places: [&generation, hf] };
     let mut notices = Vec::new();
-    let template = choose_template(model, &tokenizer, conv_template, &mut notices)?;
+    check_chat_template(folder, choice)?;
+    let (template, own) = choose_template(model, &mut tokenizer, choice, &mut notices)?;
     if tokenizer.size.is_none() {
         notices.push("the checkpoint has no tokenizer.json: the model cannot be run on text".to_owned());
     }
@@ -74,6 +76,7 @@ pub(crate) fn build(
         tokenizer_files: tokenizer.files.iter().map(|file| file.name.clone()).collect(),
         tokenizer_info: tokenizer.info,
         conv_template: template.map(|template| ConvTemplateField::Template(Box::new(template))),
+        chat_template: own,
         pad_token_id: Some(settings.token("pad_token_id", 0)),
         bos_token_id: Some(settings.token("bos_token_id", 1)),
         eos_token_id: Some(settings.tokens("eos_token_id", 2)),
@@ -85,29 +88,34 @@ pub(crate) fn build(
     Ok(Chat { config, files: tokenizer.files, notices })
 }
 
-/// The template that is asked for, or the one that is the model's.
+/// MLC's template, and the file of the Jinja template where that one is to be used: a preset is used only when it is asked for, or
+/// else stands there for readers that know no Jinja.
 fn choose_template(
     model: &ModelConfig,
-    tokenizer: &Tokenizer,
-    asked: Option<&str>,
+    tokenizer: &mut Tokenizer,
+    choice: &TemplateChoice,
     notices: &mut Vec<String>,
-) -> Result<Option<ConvTemplate>, ConvertError> {
-    if let Some(name) = asked {
-        return ConvTemplate::named(name).map(Some).ok_or_else(|| ConvertError::ConvTemplate {
-            name: name.to_owned(),
-            known: ConvTemplate::names().collect::<Vec<_>>().join(", "),
-        });
+) -> Result<(Option<ConvTemplate>, Option<String>), ConvertError> {
+    if let Some(preset) = choice.preset()? {
+        return Ok((Some(preset), None));
     }
-    let found = template::detect(model.family.name, tokenizer);
-    match (found, &tokenizer.jinja) {
-        (Some(name), _) => notices.push(format!("conversation template: {name}, by the checkpoint's chat_template")),
-        (None, Some(_)) => notices.push("conversation template: the tokenizer's own chat_template".to_owned()),
-        (None, None) => notices.push(
-            "no conversation template: the checkpoint has no chat_template; name one if the model is to chat"
+    if let TemplateChoice::File(path) = choice {
+        tokenizer.replace_template(read_text(path)?);
+    }
+    let Some((_, file)) = &tokenizer.jinja else {
+        notices.push(
+            "no chat template: the checkpoint has none; name a preset of MLC or a file if the model is to chat"
                 .to_owned(),
-        ),
-    }
-    Ok(found.and_then(ConvTemplate::named))
+        );
+        return Ok((None, None));
+    };
+    let mlc = template::detect(model.family.name, tokenizer);
+    notices.push(match (choice, mlc) {
+        (TemplateChoice::File(path), _) => format!("chat template: {}", path.display()),
+        (_, Some(mlc)) => format!("chat template: the model's own, of {file}; for MLC's apps `{mlc}`"),
+        (_, None) => format!("chat template: the model's own, of {file}"),
+    });
+    Ok((mlc.and_then(ConvTemplate::named), Some((*file).to_owned())))
 }
 
 /// Values of `generation_config.json`, or else of `config.json`; null counts as absent.

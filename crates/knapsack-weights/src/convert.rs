@@ -3,6 +3,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::ConvertError;
 use crate::layout::Layout;
 use crate::output::Output;
+use crate::template::TemplateChoice;
 use crate::{io, pipeline};
 use knapsack_artifact::{chat_config, weight_index};
 use knapsack_models::{Family, ModelConfig};
@@ -20,8 +21,8 @@ pub struct Request<'a> {
     pub output: &'a Path,
     /// The format.
     pub quantization: Quantization,
-    /// Name of the conversation template; `None`: found out from tokenizer and Jinja template.
-    pub conv_template: Option<&'a str>,
+    /// The chat template.
+    pub chat_template: &'a TemplateChoice,
     /// Threads; `None`: one for each core.
     pub jobs: Option<NonZero<usize>>,
 }
@@ -52,8 +53,10 @@ pub struct Report {
     pub source_bytes: u64,
     /// Bits for each parameter of the checkpoint.
     pub bits_per_parameter: f64,
-    /// Name of the conversation template; `None` when the tokenizer's Jinja template is to be used.
+    /// Name of MLC's conversation template in the result.
     pub conv_template: Option<String>,
+    /// The file with the model's own Jinja template, where that one is used.
+    pub chat_template: Option<String>,
     /// What the user should know.
     pub notices: Vec<String>,
 }
@@ -73,7 +76,7 @@ pub fn convert(
     let config = model_config(&checkpoint.folder, &checkpoint.config)?;
     let layout = Layout::new(&checkpoint, &config, &request.quantization)?;
     let Chat { config: chat, files, notices } =
-        chat::build(&checkpoint.folder, &checkpoint.config, &config, &request.quantization, request.conv_template)?;
+        chat::build(&checkpoint.folder, &checkpoint.config, &config, &request.quantization, request.chat_template)?;
 
     let output = Output::create(request.output)?;
     let needed = layout.index.total_bytes();
@@ -104,6 +107,7 @@ pub fn convert(
         source_bytes: layout.source_bytes,
         bits_per_parameter: index.metadata.bits_per_parameter,
         conv_template: chat.template().and_then(|template| template.name),
+        chat_template: chat.chat_template,
         notices,
     })
 }

@@ -72,7 +72,7 @@ pub enum ConvertError {
     #[error(transparent)]
     Tensors(#[from] TensorsError),
     /// A conversation template that is not known.
-    #[error("unknown conversation template `{name}`; known are {known}")]
+    #[error("unknown chat template `{name}`: neither `model` (the checkpoint's own), nor a path, nor one of {known}")]
     ConvTemplate {
         /// The name asked for.
         name: String,
@@ -82,6 +82,14 @@ pub enum ConvertError {
     /// The output is there already.
     #[error("{}: is there already", .0.display())]
     OutputExists(PathBuf),
+    /// A chat template that cannot be used.
+    #[error("{}: the chat template cannot be used: {problem}", .path.display())]
+    ChatTemplate {
+        /// The file that it is in.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
     /// Not enough room for the result.
     #[error("{}: {needed} bytes are needed, {available} are free", .folder.display())]
     NoSpace {

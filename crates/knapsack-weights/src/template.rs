@@ -1,6 +1,44 @@
-//! Which of MLC's conversation templates a checkpoint's own Jinja template corresponds to.
+//! Which chat template a converted model gets, and which of MLC's conversation templates corresponds to it.
 
+use crate::error::ConvertError;
 use crate::tokenizer::Tokenizer;
+use knapsack_artifact::ConvTemplate;
+use std::path::PathBuf;
+
+/// Which chat template a converted model talks by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TemplateChoice {
+    /// The checkpoint's own.
+    #[default]
+    Model,
+    /// A conversation template of MLC, by its name.
+    Preset(String),
+    /// A Jinja template in a file.
+    File(PathBuf),
+}
+
+impl TemplateChoice {
+    /// `model`, the name of a preset, or a path: what has a separator or ends with `.jinja`.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "model" => TemplateChoice::Model,
+            path if path.contains(['/', '\\']) || path.ends_with(".jinja") => TemplateChoice::File(path.into()),
+            name => TemplateChoice::Preset(name.to_owned()),
+        }
+    }
+
+    /// The preset that is asked for.
+    ///
+    /// # Errors
+    /// A name that no preset has.
+    pub fn preset(&self) -> Result<Option<ConvTemplate>, ConvertError> {
+        let TemplateChoice::Preset(name) = self else { return Ok(None) };
+        ConvTemplate::named(name).map(Some).ok_or_else(|| ConvertError::ConvTemplate {
+            name: name.chars().take(80).collect(),
+            known: ConvTemplate::names().collect::<Vec<_>>().join(", "),
+        })
+    }
+}
 
 /// A template is chosen when the model's Jinja template contains `marker` and the tokenizer gives `token` the number `id`: a
 /// model that merely looks like another one would otherwise stop at the wrong tokens.
@@ -43,7 +81,7 @@ const RULES: &[Rule] = &[
 
 /// The template's name; `None` where no template is known to be the model's.
 pub(crate) fn detect(family: &str, tokenizer: &Tokenizer) -> Option<&'static str> {
-    let jinja = tokenizer.jinja.as_deref()?;
+    let (jinja, _) = tokenizer.jinja.as_ref()?;
     let fits = |rule: &&Rule| {
         rule.family.is_none_or(|wanted| wanted == family)
             && jinja.contains(rule.marker)
@@ -55,7 +93,6 @@ pub(crate) fn detect(family: &str, tokenizer: &Tokenizer) -> Option<&'static str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use knapsack_artifact::ConvTemplate;
 
     #[test]
     fn every_rule_names_a_known_template() {

@@ -8,8 +8,20 @@ use std::collections::HashMap;
 use std::path::Path;
 
 /// Tokenizer files that are copied, in MLC's order.
-const FILES: [&str; 6] =
-    ["tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json"];
+const FILES: [&str; 8] = [
+    "tokenizer.model",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "tokenizer_config.json",
+    JINJA_FILE,
+    JINJA_JSON,
+];
+/// Where newer checkpoints keep their Jinja template.
+pub(crate) const JINJA_FILE: &str = "chat_template.jinja";
+/// Where processors of several kinds of input keep it.
+pub(crate) const JINJA_JSON: &str = "chat_template.json";
 /// Largest tokenizer file.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
@@ -28,13 +40,20 @@ pub(crate) struct Tokenizer {
     pub(crate) info: TokenizerInfo,
     /// Distinct tokens; `None` without a `tokenizer.json`.
     pub(crate) size: Option<u64>,
-    /// The Jinja `chat_template`.
-    pub(crate) jinja: Option<String>,
+    /// The Jinja template, and the file that it is in.
+    pub(crate) jinja: Option<(String, &'static str)>,
     /// Ids of special tokens by their text.
     pub(crate) special: HashMap<String, u64>,
 }
 
 impl Tokenizer {
+    /// Gives the model another Jinja template than its own.
+    pub(crate) fn replace_template(&mut self, template: String) {
+        self.files.retain(|file| file.name != JINJA_FILE);
+        self.files.push(OutputFile { name: JINJA_FILE.to_owned(), content: template.clone().into_bytes() });
+        self.jinja = Some((template, JINJA_FILE));
+    }
+
     pub(crate) fn read(folder: &Path) -> Result<Self, ConvertError> {
         let mut files = Vec::new();
         for name in FILES {
@@ -52,12 +71,15 @@ impl Tokenizer {
             }
         }
         let tokenizer = read_json(&folder.join("tokenizer.json"))?;
-        let mut settings = read_json(&folder.join("tokenizer_config.json"))?;
-        let separate = read_template_file(folder)?;
-        if let Some(template) = &separate {
-            put_template(&mut files, settings.get_or_insert_with(|| Value::Object(serde_json::Map::new())), template);
-        }
-        let jinja = separate.or_else(|| settings.as_ref().and_then(jinja_template));
+        let text = |name: &str| {
+            let file = files.iter().find(|file| file.name == name)?;
+            Some(String::from_utf8_lossy(&file.content).into_owned())
+        };
+        let json = |name: &str| -> Option<Value> { serde_json::from_str(&text(name)?).ok() };
+        let jinja = text(JINJA_FILE)
+            .map(|template| (template, JINJA_FILE))
+            .or_else(|| Some((jinja_template(&json("tokenizer_config.json")?)?, "tokenizer_config.json")))
+            .or_else(|| Some((jinja_template(&json(JINJA_JSON)?)?, JINJA_JSON)));
         Ok(Tokenizer {
             files,
             info: tokenizer.as_ref().map(detect_info).unwrap_or_default(),
@@ -65,29 +87,6 @@ impl Tokenizer {
             jinja,
             special: tokenizer.as_ref().map(special_tokens).unwrap_or_default(),
         })
-    }
-}
-
-/// Newer checkpoints keep the Jinja template in a file of its own.
-fn read_template_file(folder: &Path) -> Result<Option<String>, ConvertError> {
-    let path = folder.join("chat_template.jinja");
-    match std::fs::metadata(&path) {
-        Ok(metadata) if metadata.is_file() && metadata.len() <= 1 << 20 => {
-            std::fs::read_to_string(&path).map(Some).map_err(ConvertError::io("read", path))
-        }
-        _ => Ok(None),
-    }
-}
-
-/// Puts the template into `tokenizer_config.json`, where older readers look for it.
-fn put_template(files: &mut Vec<OutputFile>, settings: &mut Value, template: &str) {
-    let Value::Object(map) = settings else { return };
-    map.insert("chat_template".to_owned(), Value::from(template));
-    let content = serde_json::to_vec_pretty(settings).expect("JSON can be written");
-    let name = "tokenizer_config.json";
-    match files.iter_mut().find(|file| file.name == name) {
-        Some(file) => file.content = content,
-        None => files.push(OutputFile { name: name.to_owned(), content }),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use knapsack_artifact::{ChatConfig, WeightIndex};
 use knapsack_testkit::{fixture, fixtures, mlc_fixture, tiny_assistant};
-use knapsack_weights::{ConvertError, Progress, Report, Request, chat_config, convert};
+use knapsack_weights::{ConvertError, Progress, Report, Request, TemplateChoice, chat_config, convert};
 use serde_json::{Value, json};
 use std::num::NonZero;
 use std::path::Path;
@@ -16,7 +16,8 @@ fn run(
     jobs: usize,
 ) -> Result<Report, ConvertError> {
     let quantization = quantization.parse().unwrap();
-    let request = Request { checkpoint, output, quantization, conv_template: template, jobs: NonZero::new(jobs) };
+    let chat_template = &template.map_or(TemplateChoice::Model, |name| TemplateChoice::Preset(name.to_owned()));
+    let request = Request { checkpoint, output, quantization, chat_template, jobs: NonZero::new(jobs) };
     convert(&request, &AtomicBool::new(false), &|_: Progress| {})
 }
 
@@ -87,7 +88,13 @@ fn progress_covers_the_checkpoint() {
     let parent = tempfile::tempdir().unwrap();
     let (fixture, output) = (fixture("llama"), parent.path().join("out"));
     let quantization = "q4f16_1".parse().unwrap();
-    let request = Request { checkpoint: &fixture, output: &output, quantization, conv_template: None, jobs: None };
+    let request = Request {
+        checkpoint: &fixture,
+        output: &output,
+        quantization,
+        chat_template: &TemplateChoice::Model,
+        jobs: None,
+    };
     let most = AtomicU64::new(0);
     let report = convert(&request, &AtomicBool::new(false), &|progress: Progress| {
         assert!(progress.done <= progress.total);
@@ -103,7 +110,13 @@ fn a_cancelled_conversion_leaves_nothing() {
     let parent = tempfile::tempdir().unwrap();
     let (fixture, output) = (fixture("llama"), parent.path().join("out"));
     let quantization = "q4f16_1".parse().unwrap();
-    let request = Request { checkpoint: &fixture, output: &output, quantization, conv_template: None, jobs: None };
+    let request = Request {
+        checkpoint: &fixture,
+        output: &output,
+        quantization,
+        chat_template: &TemplateChoice::Model,
+        jobs: None,
+    };
     let cancel = AtomicBool::new(false);
     let error = convert(&request, &cancel, &|_| cancel.store(true, Ordering::Relaxed)).unwrap_err();
     assert!(matches!(error, ConvertError::Cancelled), "{error}");
@@ -229,11 +242,11 @@ fn the_example_keeps_its_own_chat_template() {
     let report = run(&tiny_assistant(), &output, "q4f16_1", None, 2).unwrap();
     assert_eq!(report.conv_template, None);
     let chat = ChatConfig::open(&output).unwrap();
-    assert_eq!(chat.conv_template, None);
-    assert_eq!(chat, chat_config(&tiny_assistant(), &"q4f16_1".parse().unwrap(), None).unwrap());
+    assert_eq!((chat.conv_template.as_ref(), chat.chat_template.as_deref()), (None, Some("tokenizer_config.json")));
+    assert_eq!(chat, chat_config(&tiny_assistant(), &"q4f16_1".parse().unwrap(), &TemplateChoice::Model).unwrap());
     assert!(json_file(&output.join("tokenizer_config.json"))["chat_template"].is_string());
     let error = run(&tiny_assistant(), &parent.path().join("b"), "q4f16_1", Some("lama"), 1).unwrap_err().to_string();
-    assert!(error.contains("unknown conversation template `lama`; known are llama-3,"), "{error}");
+    assert!(error.contains("unknown chat template `lama`") && error.contains("one of llama-3,"), "{error}");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The command line's arguments. A verb's arguments are one struct here; what it does is in [`crate::ops`].
 
+mod prompt;
 mod sampling;
 
+pub use prompt::{ContextPolicyArg, PromptArgs, PromptOptionArgs, Thinking};
 pub use sampling::{FormArgs, SamplingArgs};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -62,6 +64,8 @@ pub enum Command {
     Run(RunArgs),
     /// Talk to a model, line by line
     Chat(ChatArgs),
+    /// Show the text and the tokens that a conversation becomes for a model
+    Prompt(PromptArgs),
     /// Measure how fast a model loads, reads and writes
     Bench(BenchArgs),
     /// Measure how well a model predicts a text
@@ -379,9 +383,9 @@ pub struct ConvertArgs {
     /// Folder for the converted model
     #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: PathBuf,
-    /// Conversation template of MLC, such as llama-3; found out from the checkpoint when it is not given
-    #[arg(long, value_name = "NAME")]
-    pub conv_template: Option<String>,
+    /// Chat template: `model` for the checkpoint's own, the name of a conversation template of MLC, such as llama-3, or a file
+    #[arg(long, alias = "conv-template", value_name = "model|NAME|FILE", default_value = "model", value_parser = template_choice)]
+    pub chat_template: knapsack_weights::TemplateChoice,
     /// Threads; by default all cores
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub jobs: Option<u32>,
@@ -431,6 +435,12 @@ pub struct RunArgs {
     /// Tell the log probability of each token and of the N likeliest in its place (with --message-format json)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=20))]
     pub logprobs: Option<u8>,
+    /// What else the prompt depends on.
+    #[command(flatten)]
+    pub options: PromptOptionArgs,
+    /// What happens when the conversation is longer than the context
+    #[arg(long, value_enum, default_value_t, value_name = "POLICY", help_heading = "Prompt")]
+    pub context_policy: ContextPolicyArg,
     /// How to choose tokens.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -445,6 +455,12 @@ pub struct ChatArgs {
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
+    /// What else the prompt depends on.
+    #[command(flatten)]
+    pub options: PromptOptionArgs,
+    /// What happens when the conversation is longer than the context
+    #[arg(long, value_enum, default_value_t, value_name = "POLICY", help_heading = "Prompt")]
+    pub context_policy: ContextPolicyArg,
     /// How to choose tokens.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -640,6 +656,12 @@ fn quantization_parser() -> PossibleValuesParser {
     knapsack_tensor::QUANTIZATIONS.map(|format| format.name).into()
 }
 
+fn template_choice(text: &str) -> Result<knapsack_weights::TemplateChoice, String> {
+    let choice = knapsack_weights::TemplateChoice::parse(text);
+    choice.preset().map_err(|error| error.to_string())?;
+    Ok(choice)
+}
+
 fn number(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if value.is_finite() => Ok(value),
@@ -698,6 +720,7 @@ mod tests {
         verify::<CompileArgs>();
         verify::<RunArgs>();
         verify::<ChatArgs>();
+        verify::<PromptArgs>();
         verify::<BenchArgs>();
         verify::<PerplexityArgs>();
         verify::<LogitsArgs>();

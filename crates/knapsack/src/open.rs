@@ -17,6 +17,7 @@ use knapsack_package::{FolderKind, Model, compiler_overrides, converted};
 use knapsack_runtime::text::TextError;
 use knapsack_runtime::{ChatModel, Engine, EngineError, Package, Session};
 use knapsack_source::open_local;
+use knapsack_weights::TemplateChoice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -100,7 +101,8 @@ pub fn open(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened> {
         FolderKind::Checkpoint => {
             let local = open_local(path).or_wrong_input()?;
             let files: Vec<String> = local.files.into_iter().map(|file| file.path).collect();
-            let entry = converted(&cache()?, &name, path, &files, model.quantization, &Shown::new(reporter))?;
+            let (cache, template) = (cache()?, TemplateChoice::Model);
+            let entry = converted(&cache, &name, path, &files, model.quantization, &template, &Shown::new(reporter))?;
             let weights = Model::open(entry.content(), None)?;
             Ok(Opened { converted: Some(entry), ..compiled(name, &weights, args, reporter)? })
         }
@@ -153,9 +155,13 @@ pub fn engine_error(error: EngineError) -> anyhow::Error {
         | EngineError::EmptyPrompt
         | EngineError::PromptTooLong { .. }
         | EngineError::TokenOutOfRange { .. }
-        | EngineError::Text(TextError::NoTemplate | TextError::Refused(_) | TextError::UnknownRole { .. }) => {
-            crate::exit::WrongInput(error.into()).into()
-        }
+        | EngineError::Text(
+            TextError::NoTemplate
+            | TextError::Refused(_)
+            | TextError::Template { .. }
+            | TextError::LongerThanContext { .. }
+            | TextError::UnknownRole { .. },
+        ) => crate::exit::WrongInput(error.into()).into(),
         error => error.into(),
     }
 }

@@ -64,6 +64,7 @@ pub fn read<'a>(args: &ManifestArgs, reporter: &'a Reporter) -> Result<Read<'a>>
     let environment = Environment {
         hf_endpoint: std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.trim().is_empty()),
         devices: profiles(args)?,
+        chat_templates: knapsack_artifact::ConvTemplate::names().map(str::to_owned).collect(),
     };
     match knapsack_config::load(&args.config, &environment) {
         Ok(Loaded { manifest, report }) => Ok(Read { manifest, report, reporter }),

@@ -121,6 +121,17 @@ impl Reporter {
         }
     }
 
+    /// What a model thinks before it answers: on stderr, so that stdout holds the answer only, and dimmed. Left out by `--quiet`.
+    pub fn aside(&self, text: &str) {
+        if !self.quiet && !self.is_json() {
+            self.progress.suspend(|| {
+                let dim = anstyle::Style::new().dimmed();
+                let mut stderr = anstream::stderr().lock();
+                let _ = write!(stderr, "{dim}{text}{dim:#}");
+            });
+        }
+    }
+
     /// A warning that is not about a place in the manifest.
     pub fn warning(&self, message: impl Display) {
         if self.is_json() {

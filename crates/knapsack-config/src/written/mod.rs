@@ -10,7 +10,7 @@ mod values;
 
 pub use document::key_tables;
 pub(crate) use object::{Field, Given, Key, Value};
-pub(crate) use values::{WrittenOverride, WrittenPrebuilt, duplicate_id};
+pub(crate) use values::{TemplateText, WrittenOverride, WrittenPrebuilt, duplicate_id};
 
 use crate::device;
 use crate::diagnostic::Diagnostic;
@@ -98,6 +98,10 @@ object! {
     /// Format that a checkpoint is converted to; not for a model that is converted already.
     "quantization" quantization: Quantization,
         wrong "unknown: error naming the accepted values. For an MLC model: error";
+
+    /// Chat template of a checkpoint: "model" for its own, which is the default, the name of a conversation template of MLC, or a file with a Jinja template.
+    "chat_template" chat_template: TemplateText,
+        wrong "neither a known name nor a file that is there: error. For an MLC model, which keeps its `conv_template`: error";
 }
 
 impl Written {

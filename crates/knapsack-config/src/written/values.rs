@@ -397,6 +397,20 @@ impl Value for Quantization {
     }
 }
 
+/// `chat_template`: what it names is known where models are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TemplateText(pub(crate) String);
+
+impl Value for TemplateText {
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
+        reader.string(node).map(|text| TemplateText(text.to_owned()))
+    }
+
+    fn schema(_: bool) -> serde_json::Value {
+        json!({ "type": "string", "minLength": 1, "default": "model" })
+    }
+}
+
 /// A key of `overrides` as written. The value is `None` for the model's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WrittenOverride {

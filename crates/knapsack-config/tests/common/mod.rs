@@ -43,7 +43,10 @@ impl Folder {
     /// Reads `mlc-package-config.json`.
     pub(crate) fn load(&self) -> Result<Loaded, Box<Report>> {
         let devices = DeviceProfiles::built_in().unwrap();
-        load(&self.path("mlc-package-config.json"), &Environment { hf_endpoint: None, devices })
+        load(
+            &self.path("mlc-package-config.json"),
+            &Environment { devices, chat_templates: vec!["llama-3".into(), "chatml".into()], ..Environment::default() },
+        )
     }
 
     /// The findings as people see them, without the folder's own path.

@@ -61,7 +61,7 @@ impl Model {
             checkpoint: &checkpoint,
             output: &output,
             quantization: quantization.parse().unwrap(),
-            conv_template: None,
+            chat_template: &knapsack_weights::TemplateChoice::Model,
             jobs: None,
         };
         knapsack_weights::convert(&request, &AtomicBool::new(false), &|_| {}).unwrap();

@@ -56,7 +56,7 @@ pub(super) fn read(message: &RequestMessage) -> Result<Message, ApiError> {
         Some(TextOr::Text(text)) => text.clone(),
         Some(TextOr::List(parts)) => parts.iter().map(Part::text).collect::<Result<_, _>>()?,
     };
-    Ok(Message { role, content })
+    Ok(Message::new(role, content))
 }
 
 impl Part {

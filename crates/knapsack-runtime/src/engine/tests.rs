@@ -1,6 +1,6 @@
 use super::*;
 use crate::scripted::{Scripted, info};
-use crate::text::Role;
+use crate::text::{PromptOptions, Role};
 
 /// An engine with the tiny assistant's text side whose model says `answer` after a prompt of `prompt` tokens.
 fn engine(answer: &str, prompt: usize, context: Option<u32>) -> Engine {
@@ -38,7 +38,9 @@ fn run(engine: &mut Engine, prompt: &[u32], options: &GenerateOptions) -> (Gener
 #[test]
 fn a_conversation_in_the_tiny_assistants_template() {
     let chat = ChatModel::open(&knapsack_testkit::tiny_assistant(), 1024).unwrap();
-    let prompt = chat.prompt(&[Message::new(Role::User, "What do you get when you add 13 and 88?")]).unwrap();
+    let prompt = chat
+        .prompt(&[Message::new(Role::User, "What do you get when you add 13 and 88?")], &PromptOptions::default())
+        .unwrap();
     // The ids that transformers gives for this prompt, from the model's eval.json.
     let expected = [
         1020, 1022, 268, 198, 318, 329, 310, 621, 692, 310, 474, 220, 16, 18, 291, 220, 23, 23, 30, 1023, 198, 1022,
@@ -99,6 +101,7 @@ fn log_probabilities_come_with_each_token_before_its_text() {
     let answer = engine
         .generate(&[1, 2, 3], &options, &CancelFlag::new(), &mut |event| match event {
             Event::Token(logprobs) => seen.push(Err(logprobs.clone())),
+            Event::Thinking(text) => panic!("{text} is no thought"),
             Event::Text(text) => seen.push(Ok(text.to_owned())),
         })
         .unwrap();
@@ -185,7 +188,7 @@ fn a_conversation_that_outgrows_the_context_loses_its_oldest_turns() {
         messages.push(Message::new(Role::Assistant, format!("It is {}.", number + 88)));
     }
     messages.push(Message::new(Role::User, "And 13?"));
-    let whole = chat.prompt(&messages).unwrap().len();
+    let whole = chat.prompt(&messages, &PromptOptions::default()).unwrap().len();
     let options = GenerateOptions { max_tokens: Some(20), ..greedy() };
     let answer = |context: usize, options: &GenerateOptions| {
         engine("Yes.", 0, Some(context as u32)).answer(&messages, options, &CancelFlag::new(), &mut |_| ())
@@ -193,13 +196,13 @@ fn a_conversation_that_outgrows_the_context_loses_its_oldest_turns() {
     assert_eq!(answer(whole + 20, &options).unwrap().stats.dropped_messages, 0);
     let stats = answer(whole + 19, &options).unwrap().stats;
     assert_eq!(stats.dropped_messages, 2);
-    assert_eq!(stats.prompt_tokens, chat.prompt(&messages[2..]).unwrap().len());
+    assert_eq!(stats.prompt_tokens, chat.prompt(&messages[2..], &PromptOptions::default()).unwrap().len());
     let fail = GenerateOptions { context: ContextPolicy::Fail, ..options.clone() };
     assert_eq!(answer(whole, &fail).unwrap().stats.dropped_messages, 0);
     let error = answer(whole - 1, &fail).unwrap_err();
     assert!(matches!(error, EngineError::PromptTooLong { tokens, .. } if tokens == whole), "{error}");
     // Nothing helps when the last question is too long.
-    let last = chat.prompt(&messages[12..]).unwrap().len();
+    let last = chat.prompt(&messages[12..], &PromptOptions::default()).unwrap().len();
     let error = answer(last - 1, &options).unwrap_err();
     assert!(matches!(error, EngineError::PromptTooLong { tokens, .. } if tokens == last), "{error}");
 }
@@ -218,7 +221,7 @@ fn fixtures_of_every_family_have_a_text_side() {
     for model in knapsack_testkit::fixtures() {
         let folder = knapsack_testkit::mlc_fixture(model.family, "q4f16_1");
         let chat = ChatModel::open(&folder, 768).unwrap();
-        let prompt = chat.prompt(&[Message::new(Role::User, "Hi there")]).unwrap();
+        let prompt = chat.prompt(&[Message::new(Role::User, "Hi there")], &PromptOptions::default()).unwrap();
         assert!(prompt.iter().all(|&id| id < 768), "{}: {prompt:?}", model.family);
         assert!(chat.stop_tokens().iter().all(|&id| id < 768) && !chat.stop_tokens().is_empty());
         for text in ["Hello world", "  two  spaces\n\n", "naïve 日本語 🦀", "a<0x41>b"] {
@@ -227,7 +230,103 @@ fn fixtures_of_every_family_have_a_text_side() {
         }
         // Without a complete conversation template there is only the Jinja template, and these tokenizers bring none.
         let bare = ChatModel::open(&knapsack_testkit::fixture(model.family), 768).unwrap();
-        let error = bare.prompt(&[Message::new(Role::User, "Hi")]).unwrap_err();
+        let error = bare.prompt(&[Message::new(Role::User, "Hi")], &PromptOptions::default()).unwrap_err();
         assert!(error.to_string().contains("--raw"), "{error}");
     }
+}
+
+/// The tiny assistant's text side with a template that knows thoughts.
+fn thinking_chat(template: &str) -> Arc<ChatModel> {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = knapsack_testkit::tiny_assistant();
+    std::fs::copy(tiny.join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"eos_token": "<|im_end|>"}"#).unwrap();
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    Arc::new(ChatModel::open(folder.path(), 1024).unwrap())
+}
+
+/// A model that thinks without end, unless its thoughts are ended for it: then it says "Four." and stops.
+fn thinker(chat: &Arc<ChatModel>, prompt: usize) -> Engine {
+    let begin = chat.tokenizer.encode("<think>\nHm").unwrap();
+    let end = chat.end_of_thinking().unwrap();
+    let more = chat.tokenizer.encode(" and").unwrap()[0];
+    let mut answer = chat.tokenizer.encode("Four.").unwrap();
+    answer.push(1023);
+    let script = move |seen: &[u32]| {
+        let said = &seen[prompt..];
+        let ended = said.windows(end.len()).position(|part| part == end).map(|at| at + end.len());
+        let next = match ended {
+            Some(at) => answer[(said.len() - at) % answer.len()],
+            None => begin.get(said.len()).copied().unwrap_or(more),
+        };
+        (0..1024).map(|id| if id == next { 1.0 } else { 0.0 }).collect()
+    };
+    let model = Scripted::new(info(1024, Some(256), None, 0, 16), Box::new(script));
+    Engine::new(Session::new(Box::new(model)), chat.clone())
+}
+
+const THINKS: &str = "{% for m in messages %}{{ m.content }}{% if m.reasoning_content %}[{{ m.reasoning_content }}]{% endif %}\n\
+                      {% endfor %}{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}";
+
+#[test]
+fn thoughts_are_told_apart_and_end_with_their_budget() {
+    let chat = thinking_chat(THINKS);
+    for budget in [0, 1, 7, 40] {
+        let mut events = Vec::new();
+        let options = GenerateOptions { max_thinking_tokens: Some(budget), ..greedy() };
+        let answer = thinker(&chat, 2)
+            .generate(&[1, 2], &options, &CancelFlag::new(), &mut |event| match event {
+                Event::Thinking(text) => events.push(Err(text.to_owned())),
+                Event::Text(text) => events.push(Ok(text.to_owned())),
+                Event::Token(_) => {}
+            })
+            .unwrap();
+        assert_eq!((answer.text.as_str(), answer.finish), ("Four.", FinishReason::Stop), "{budget}");
+        assert_eq!(
+            events.iter().filter_map(|event| event.as_ref().err()).cloned().collect::<String>(),
+            answer.reasoning
+        );
+        assert_eq!(events.iter().filter_map(|event| event.as_ref().ok()).cloned().collect::<String>(), answer.text);
+        assert!(budget < 7 || answer.reasoning.starts_with("Hm and"), "{}", answer.reasoning);
+        let ending = chat.end_of_thinking().unwrap().len();
+        assert!(answer.stats.thinking_tokens <= budget as usize + ending + 1, "{}", answer.stats.thinking_tokens);
+    }
+    // Not told apart, they are text.
+    let options = GenerateOptions { separate_thinking: false, max_tokens: Some(20), ..greedy() };
+    let answer = thinker(&chat, 2).generate(&[1, 2], &options, &CancelFlag::new(), &mut |_| ()).unwrap();
+    assert!(answer.text.starts_with("<think>\nHm and") && answer.reasoning.is_empty(), "{}", answer.text);
+}
+
+#[test]
+fn thinking_is_switched_by_the_template_or_in_its_place() {
+    let question = [Message::new(Role::User, "Why?")];
+    let render = |template: &str, thinking: Option<bool>| {
+        let options = PromptOptions { thinking, ..PromptOptions::default() };
+        thinking_chat(template).render(&question, &options).map(|prompt| prompt.text)
+    };
+    assert_eq!(render(THINKS, None).unwrap(), "Why?\n");
+    assert_eq!(render(THINKS, Some(true)).unwrap(), "Why?\n");
+    assert_eq!(render(THINKS, Some(false)).unwrap(), "Why?\n<think></think>");
+    let always = "{{ messages[0].content }}\n<think>\n{# </think> #}";
+    assert_eq!(render(always, Some(false)).unwrap(), "Why?\n<think>\n\n\n</think>\n\n");
+    let by_itself = "{{ messages[0].content }}\n{# </think> #}";
+    assert_eq!(render(by_itself, Some(false)).unwrap(), "Why?\n<think>\n</think>\n\n");
+    let never = "{{ messages[0].content }}";
+    assert_eq!(render(never, Some(false)).unwrap(), "Why?");
+    assert!(matches!(render(never, Some(true)), Err(TextError::NoThinking)));
+}
+
+#[test]
+fn a_stop_string_that_is_a_special_token_stops() {
+    let options = GenerateOptions { stop: vec!["<|im_start|>".into()], ..greedy() };
+    let chat = ChatModel::open(&knapsack_testkit::tiny_assistant(), 1024).unwrap();
+    let start = chat.special_token("<|im_start|>").unwrap();
+    let script = move |seen: &[u32]| {
+        let next = if seen.len() < 5 { 65 } else { start };
+        (0..1024).map(|id| if id == next { 1.0 } else { 0.0 }).collect()
+    };
+    let model = Scripted::new(info(1024, Some(64), None, 0, 16), Box::new(script));
+    let mut engine = Engine::new(Session::new(Box::new(model)), Arc::new(chat));
+    let (answer, _) = run(&mut engine, &[1, 2], &options);
+    assert_eq!((answer.tokens.len(), answer.finish), (3, FinishReason::Stop));
 }

@@ -1,6 +1,6 @@
 //! Just enough of a calendar for templates that print today's date.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const MONTHS: [&str; 12] = [
     "January",
@@ -17,6 +17,15 @@ const MONTHS: [&str; 12] = [
     "December",
 ];
 const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+
+/// The time on the clocks of this place, counted as if they were UTC's.
+pub(super) fn local_now() -> SystemTime {
+    let now = SystemTime::now();
+    let offset = chrono::DateTime::<chrono::Local>::from(now).offset().local_minus_utc();
+    let difference = Duration::from_secs(u64::from(offset.unsigned_abs()));
+    let local = if offset < 0 { now.checked_sub(difference) } else { now.checked_add(difference) };
+    local.unwrap_or(now)
+}
 
 /// Formats a time in UTC by the directives of C's `strftime` that chat templates use: `%Y %y %m %d %e %j %H %M %S %B %b %A %a
 /// %p %I %F %T %%`, with `%-d` for a number without padding. Others stay as they are.
@@ -100,7 +109,6 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn known_dates() {

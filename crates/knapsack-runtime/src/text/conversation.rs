@@ -2,8 +2,11 @@
 //! `Conversation.as_prompt` and of its engine, which replaces the template's system message by the conversation's.
 
 use super::TextError;
-use super::template::{Message, Prompt, Role};
+use super::template::{Prompt, PromptOptions};
+use super::{Message, Role};
+use knapsack_jinja::Text;
 use serde::Deserialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 const SYSTEM: &str = "{system_message}";
@@ -68,7 +71,7 @@ impl ConvTemplate {
     /// # Errors
     /// When a key that has no default is absent or of the wrong type: `roles` with `user` and `assistant`, and one or two
     /// `seps`.
-    pub fn from_json(value: &serde_json::Value) -> Result<Self, IncompleteTemplate> {
+    pub fn from_json(value: &Value) -> Result<Self, IncompleteTemplate> {
         let raw = Raw::deserialize(value).map_err(|error| IncompleteTemplate(error.to_string()))?;
         for role in ["user", "assistant"] {
             if !raw.roles.contains_key(role) {
@@ -96,50 +99,85 @@ impl ConvTemplate {
         &self.raw.stop_token_ids
     }
 
-    /// The prompt that asks for the assistant's answer to `messages`.
+    /// The prompt that asks for the assistant's answer to `messages`. Several system messages are joined by empty lines; the
+    /// functions of the template are those of the options' tools, or its own.
     ///
     /// # Errors
     /// A role that the template does not define, or a prompt beyond 16 MiB.
-    pub fn render(&self, messages: &[Message]) -> Result<Prompt, TextError> {
+    pub fn render(&self, messages: &[Message], options: &PromptOptions) -> Result<Prompt, TextError> {
         let raw = &*self.raw;
-        let system = messages.iter().rev().find(|message| message.role == Role::System);
-        let system =
-            raw.system_template.replace(SYSTEM, system.map_or(&raw.system_message, |message| &message.content));
-        let turns: Vec<(&str, &str)> = raw
-            .messages
-            .iter()
-            .filter_map(|(role, content)| Some((role.as_str(), content.as_deref()?)))
-            .chain(
-                messages
-                    .iter()
-                    .filter(|message| message.role != Role::System)
-                    .map(|message| (message.role.as_str(), message.content.as_str())),
-            )
-            .collect();
-        let mut text = system;
-        let has_system = !text.is_empty();
-        for (index, &(role, content)) in turns.iter().enumerate() {
+        let system: Vec<&str> =
+            messages.iter().filter(|message| message.role == Role::System).map(|message| &*message.content).collect();
+        let mut out = Pieces::default();
+        let functions = self.functions(&options.tools);
+        let places = self.function_places(messages);
+        let mut place = 0;
+        let mut fill = |out: &mut Pieces, template: &str, key: &str, content: &str, own: bool| {
+            out.fill(template, key, content, own, |out| {
+                place += 1;
+                if place == places { out.data(&functions) } else { Ok(()) }
+            })
+        };
+        match system[..] {
+            [] => fill(&mut out, &raw.system_template, SYSTEM, &raw.system_message, true)?,
+            _ => fill(&mut out, &raw.system_template, SYSTEM, &system.join("\n\n"), false)?,
+        }
+        let has_system = !out.text.is_empty();
+        let last_user = messages.iter().rposition(|message| message.role == Role::User).unwrap_or(0);
+        for (index, turn) in self.turns(messages).enumerate() {
             if raw.add_role_after_system_message || !has_system || index > 0 {
-                text.push_str(self.role(role)?);
-                text.push_str(&raw.role_content_sep);
+                out.own(self.role(turn.role)?)?;
+                out.own(&raw.role_content_sep)?;
             }
-            let content = match role {
-                "assistant" if raw.strip_reasoning_in_history => without_reasoning(content),
-                _ => content,
+            let content = match turn.role {
+                // What was thought before the last question is of no use to the answer; later thoughts are.
+                "assistant" if raw.strip_reasoning_in_history && turn.at.is_none_or(|at| at < last_user) => {
+                    without_reasoning(turn.content)
+                }
+                _ => turn.content,
             };
-            text.push_str(&self.fill(role, content));
-            text.push_str(if role == "assistant" { &raw.seps[raw.seps.len() - 1] } else { &raw.seps[0] });
-            if text.len() > MAX_PROMPT_BYTES {
-                return Err(TextError::PromptTooLong(MAX_PROMPT_BYTES));
-            }
+            let key = format!("{{{}_message}}", turn.role);
+            let template = raw.role_templates.as_ref().and_then(|templates| templates.get(turn.role));
+            fill(&mut out, template.map_or(&*key, String::as_str), &key, content, turn.at.is_none())?;
+            out.own(if turn.role == "assistant" { &raw.seps[raw.seps.len() - 1] } else { &raw.seps[0] })?;
         }
-        text.push_str(self.role("assistant")?);
-        text.push_str(&raw.role_empty_sep);
-        // The last placeholder takes the functions, the others vanish.
-        if let Some((before, after)) = text.rsplit_once(FUNCTION) {
-            text = format!("{}{}{after}", before.replace(FUNCTION, ""), raw.function_string);
+        out.own(self.role("assistant")?)?;
+        out.own(&raw.role_empty_sep)?;
+        let (text, data) = out.text.into_parts();
+        let data = if options.special_tokens_in_text { Vec::new() } else { data };
+        Ok(Prompt { prefix: raw.system_prefix_token_ids.clone().unwrap_or_default(), text, data })
+    }
+
+    /// The template's own messages, then the conversation's.
+    fn turns<'a>(&'a self, messages: &'a [Message]) -> impl Iterator<Item = Turn<'a>> {
+        let own =
+            self.raw.messages.iter().filter_map(|(role, content)| {
+                Some(Turn { role: role.as_str(), content: content.as_deref()?, at: None })
+            });
+        own.chain(
+            messages.iter().enumerate().filter(|(_, message)| message.role != Role::System).map(|(at, message)| Turn {
+                role: message.role.as_str(),
+                content: &message.content,
+                at: Some(at),
+            }),
+        )
+    }
+
+    /// The functions that the model may call, as text.
+    fn functions(&self, tools: &[Value]) -> String {
+        if tools.is_empty() {
+            return self.raw.function_string.clone();
         }
-        Ok(Prompt { prefix: raw.system_prefix_token_ids.clone().unwrap_or_default(), text })
+        let functions: Vec<&Value> = tools.iter().map(|tool| tool.get("function").unwrap_or(tool)).collect();
+        serde_json::to_string(&functions).unwrap_or_default()
+    }
+
+    /// How many placeholders for functions the templates hold in this conversation: the last one takes them, the others vanish.
+    fn function_places(&self, messages: &[Message]) -> usize {
+        let count = |template: &str| template.matches(FUNCTION).count();
+        let templates = self.raw.role_templates.as_ref();
+        let by_role = |turn: Turn<'_>| templates.and_then(|all| all.get(turn.role)).map_or(0, |text| count(text));
+        count(&self.raw.system_template) + self.turns(messages).map(by_role).sum::<usize>()
     }
 
     fn role(&self, role: &str) -> Result<&str, TextError> {
@@ -148,11 +186,65 @@ impl ConvTemplate {
             role: Role::parse(role).map_or("other", Role::as_str),
         })
     }
+}
 
-    fn fill(&self, role: &str, content: &str) -> String {
-        match self.raw.role_templates.as_ref().and_then(|templates| templates.get(role)) {
-            Some(template) => template.replace(&format!("{{{role}_message}}"), content),
-            None => content.to_owned(),
+/// One message as the template sees it; `at` is its place in the conversation.
+struct Turn<'a> {
+    role: &'a str,
+    content: &'a str,
+    at: Option<usize>,
+}
+
+/// A prompt that grows up to its limit.
+#[derive(Default)]
+struct Pieces {
+    text: Text,
+}
+
+impl Pieces {
+    fn room(&self, more: usize) -> Result<(), TextError> {
+        match self.text.len().saturating_add(more) <= MAX_PROMPT_BYTES {
+            true => Ok(()),
+            false => Err(TextError::PromptTooLong(MAX_PROMPT_BYTES)),
+        }
+    }
+
+    fn own(&mut self, text: &str) -> Result<(), TextError> {
+        self.room(text.len())?;
+        self.text.push_str(text);
+        Ok(())
+    }
+
+    fn data(&mut self, text: &str) -> Result<(), TextError> {
+        self.room(text.len())?;
+        self.text.push_data(text);
+        Ok(())
+    }
+
+    /// `template` with `content` for every `key`, and what `function` writes for every place of the functions. Placeholders are
+    /// looked for in the template only, never in what was put in.
+    fn fill(
+        &mut self,
+        template: &str,
+        key: &str,
+        content: &str,
+        own: bool,
+        mut function: impl FnMut(&mut Self) -> Result<(), TextError>,
+    ) -> Result<(), TextError> {
+        let mut rest = template;
+        loop {
+            let (at, length) = match (rest.find(key), rest.find(FUNCTION)) {
+                (Some(at), function) if function.is_none_or(|function| at < function) => (at, key.len()),
+                (_, Some(at)) => (at, FUNCTION.len()),
+                (_, None) => return self.own(rest),
+            };
+            self.own(&rest[..at])?;
+            if rest[at..].starts_with(key) {
+                if own { self.own(content)? } else { self.data(content)? }
+            } else {
+                function(self)?;
+            }
+            rest = &rest[at + length..];
         }
     }
 }
@@ -168,7 +260,7 @@ mod tests {
     use serde_json::json;
 
     fn message(role: Role, content: &str) -> Message {
-        Message { role, content: content.to_owned() }
+        Message::new(role, content)
     }
 
     fn qwen3() -> serde_json::Value {
@@ -185,7 +277,7 @@ mod tests {
     #[test]
     fn chatml_with_the_default_and_a_given_system_message() {
         let template = ConvTemplate::from_json(&qwen3()).unwrap();
-        let prompt = template.render(&[message(Role::User, "Hi {user_message}")]).unwrap();
+        let prompt = template.render(&[message(Role::User, "Hi {user_message}")], &PromptOptions::default()).unwrap();
         assert_eq!(
             prompt.text,
             "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi {user_message}<|im_end|>\n\
@@ -199,7 +291,7 @@ mod tests {
             message(Role::User, "3+3?"),
         ];
         assert_eq!(
-            template.render(&turns).unwrap().text,
+            template.render(&turns, &PromptOptions::default()).unwrap().text,
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n\
              <|im_start|>user\n3+3?<|im_end|>\n<|im_start|>assistant\n"
         );
@@ -215,7 +307,7 @@ mod tests {
         }))
         .unwrap();
         let turns = [message(Role::User, "a"), message(Role::Assistant, "b"), message(Role::User, "c")];
-        let prompt = template.render(&turns).unwrap();
+        let prompt = template.render(&turns, &PromptOptions::default()).unwrap();
         assert_eq!(prompt.prefix, [1]);
         assert_eq!(prompt.text, "[INST] <<SYS>>\nS\n<</SYS>>\n\n a [/INST] b </s><s>[INST] c [/INST] ");
     }
@@ -226,15 +318,67 @@ mod tests {
         json["role_templates"]["user"] = "{function_string}|{user_message}".into();
         json["function_string"] = "F".into();
         json["system_message"] = "{function_string}".into();
-        let text = ConvTemplate::from_json(&json).unwrap().render(&[message(Role::User, "x")]).unwrap().text;
+        let text = ConvTemplate::from_json(&json)
+            .unwrap()
+            .render(&[message(Role::User, "x")], &PromptOptions::default())
+            .unwrap()
+            .text;
         assert_eq!(text, "<|im_start|>system\n<|im_end|>\n<|im_start|>user\nF|x<|im_end|>\n<|im_start|>assistant\n");
+    }
+
+    #[test]
+    fn nothing_that_is_said_is_lost_or_becomes_a_placeholder() {
+        let template = ConvTemplate::from_json(&qwen3()).unwrap();
+        let render = |messages: &[Message], options: &PromptOptions| template.render(messages, options).unwrap();
+        let none = PromptOptions::default();
+        let said = [
+            message(Role::System, "One."),
+            message(Role::User, "What is {function_string}?"),
+            message(Role::Assistant, "<think>\nold\n</think>\n\nA placeholder."),
+            message(Role::System, "Two."),
+            message(Role::User, "{user_message}"),
+            message(Role::Assistant, "<think>\nnow\n</think>\n\nYes"),
+        ];
+        let prompt = render(&said, &none);
+        assert!(prompt.text.starts_with("<|im_start|>system\nOne.\n\nTwo.<|im_end|>\n"), "{}", prompt.text);
+        for kept in [
+            "What is {function_string}?",
+            "user\n{user_message}<",
+            "assistant\nA placeholder.<",
+            "<think>\nnow\n</think>\n\nYes",
+        ] {
+            assert!(prompt.text.contains(kept), "{kept} in {}", prompt.text);
+        }
+        let data: Vec<&str> = prompt.data.iter().map(|range| &prompt.text[range.clone()]).collect();
+        assert_eq!(data[..2], ["One.\n\nTwo.", "What is {function_string}?"]);
+        let options = PromptOptions { special_tokens_in_text: true, ..none };
+        assert!(render(&said, &options).data.is_empty());
+        let mut json = qwen3();
+        json["role_templates"]["user"] = "{function_string}|{user_message}".into();
+        let tools = vec![json!({"type": "function", "function": {"name": "f"}})];
+        let options = PromptOptions { tools, ..PromptOptions::default() };
+        let prompt = ConvTemplate::from_json(&json).unwrap().render(&said[1..2], &options).unwrap();
+        assert!(prompt.text.contains("user\n[{\"name\":\"f\"}]|What is {function_string}?"), "{}", prompt.text);
+    }
+
+    #[test]
+    fn placeholders_do_not_multiply_beyond_the_limit() {
+        let mut json = qwen3();
+        json["system_template"] = "{system_message}".repeat(100_000).into();
+        let long = [message(Role::System, &"x".repeat(100_000)), message(Role::User, "y")];
+        let error = ConvTemplate::from_json(&json).unwrap().render(&long, &PromptOptions::default()).unwrap_err();
+        assert!(matches!(error, TextError::PromptTooLong(_)));
     }
 
     #[test]
     fn built_in_messages_come_first() {
         let mut json = qwen3();
         json["messages"] = json!([["user", "u0"], ["assistant", "a0"]]);
-        let text = ConvTemplate::from_json(&json).unwrap().render(&[message(Role::User, "u1")]).unwrap().text;
+        let text = ConvTemplate::from_json(&json)
+            .unwrap()
+            .render(&[message(Role::User, "u1")], &PromptOptions::default())
+            .unwrap()
+            .text;
         assert!(text.contains("user\nu0<|im_end|>\n<|im_start|>assistant\na0<|im_end|>\n<|im_start|>user\nu1"));
     }
 
@@ -254,7 +398,7 @@ mod tests {
     #[test]
     fn an_undefined_role_is_an_error() {
         let template = ConvTemplate::from_json(&qwen3()).unwrap();
-        let error = template.render(&[message(Role::Tool, "x")]).unwrap_err();
+        let error = template.render(&[message(Role::Tool, "x")], &PromptOptions::default()).unwrap_err();
         assert_eq!(error.to_string(), "the conversation template \"qwen3\" has no role \"tool\"");
     }
 }

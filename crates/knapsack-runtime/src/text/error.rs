@@ -36,18 +36,34 @@ pub enum TextError {
     /// The tokenizer could not encode a text.
     #[error("cannot tokenize the text: {0}")]
     Encode(String),
+    /// A text that is longer than the context whatever its tokens are.
+    #[error("the prompt has {bytes} bytes, more than any {context} tokens, the model's context, can stand for")]
+    LongerThanContext {
+        /// Its length.
+        bytes: usize,
+        /// Most tokens.
+        context: u32,
+    },
     /// The model brings no chat template.
     #[error(
         "the model has no chat template (neither a complete conv_template in mlc-chat-config.json nor a chat_template in \
          tokenizer_config.json): use --raw to complete plain text"
     )]
     NoTemplate,
-    /// The Jinja template could not be parsed or run.
-    #[error("the chat template failed: {0}")]
-    Template(String),
+    /// The Jinja template could not be parsed or run, or it went beyond its bounds.
+    #[error("the chat template of {place} failed: {problem}")]
+    Template {
+        /// Where the template was found.
+        place: String,
+        /// Why.
+        problem: knapsack_jinja::Error,
+    },
     /// The template itself refused the conversation.
     #[error("the chat template refuses this conversation: {0}")]
     Refused(String),
+    /// A model that is asked to think, and is not known to.
+    #[error("the model is not known to think before it answers")]
+    NoThinking,
     /// A role that the conversation template does not define.
     #[error("the conversation template {template:?} has no role {role:?}")]
     UnknownRole {

@@ -41,7 +41,7 @@ impl StopStrings {
 }
 
 /// Length of the longest proper prefix of `stop` that `text` ends with.
-fn overlap(text: &str, stop: &str) -> usize {
+pub(super) fn overlap(text: &str, stop: &str) -> usize {
     let longest = (stop.len() - 1).min(text.len());
     (1..=longest).rev().find(|&n| text.as_bytes().ends_with(&stop.as_bytes()[..n])).map_or(0, |n| {
         // A prefix that ends inside a character cannot match a suffix of text, which ends on a whole one.

@@ -1,56 +1,20 @@
-use super::{ConvTemplate, JinjaTemplate, TextError};
-use std::time::SystemTime;
+use super::{ConvTemplate, JinjaTemplate, Message, TextError, clock};
+use serde_json::{Map, Value};
+use std::ops::Range;
 
-/// Who says a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Instructions for the whole conversation.
-    System,
-    /// The person.
-    User,
-    /// The model.
-    Assistant,
-    /// The result of a tool call.
-    Tool,
-}
-
-impl Role {
-    /// The name that templates and the OpenAI protocol use.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Role::System => "system",
-            Role::User => "user",
-            Role::Assistant => "assistant",
-            Role::Tool => "tool",
-        }
-    }
-
-    /// The role of that name; `developer` is what OpenAI calls `system` in newer interfaces.
-    pub fn parse(name: &str) -> Option<Self> {
-        match name {
-            "system" | "developer" => Some(Role::System),
-            "user" => Some(Role::User),
-            "assistant" => Some(Role::Assistant),
-            "tool" => Some(Role::Tool),
-            _ => None,
-        }
-    }
-}
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Who.
-    pub role: Role,
-    /// What.
-    pub content: String,
-}
-
-impl Message {
-    /// A message.
-    pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into() }
-    }
+/// What a prompt depends on besides the conversation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PromptOptions {
+    /// Tools that the model may call, each as OpenAI describes one: `{"type": "function", "function": {…}}`.
+    pub tools: Vec<Value>,
+    /// Documents for templates that know them.
+    pub documents: Vec<Value>,
+    /// Variables for the template, such as `enable_thinking`.
+    pub variables: Map<String, Value>,
+    /// Whether the model is to think before it answers, where it can be told; `None`: as it does of itself.
+    pub thinking: Option<bool>,
+    /// Whether special tokens that are spelled out in messages count as such. Otherwise they are text.
+    pub special_tokens_in_text: bool,
 }
 
 /// A rendered conversation.
@@ -60,6 +24,8 @@ pub struct Prompt {
     pub prefix: Vec<u32>,
     /// The text, special tokens spelled out.
     pub text: String,
+    /// The bytes of it that messages and tools gave and the template did not: sorted, disjoint ranges.
+    pub data: Vec<Range<usize>>,
 }
 
 /// How a model wants a conversation to look.
@@ -67,7 +33,7 @@ pub struct Prompt {
 pub enum ChatTemplate {
     /// `conv_template` of `mlc-chat-config.json`.
     Conversation(ConvTemplate),
-    /// `chat_template` of `tokenizer_config.json`.
+    /// The model's own, in Jinja.
     Jinja(JinjaTemplate),
 }
 
@@ -76,12 +42,10 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// See [`ConvTemplate::render`] and [`JinjaTemplate::render`].
-    pub fn render(&self, messages: &[Message]) -> Result<Prompt, TextError> {
+    pub fn render(&self, messages: &[Message], options: &PromptOptions) -> Result<Prompt, TextError> {
         match self {
-            ChatTemplate::Conversation(template) => template.render(messages),
-            ChatTemplate::Jinja(template) => {
-                Ok(Prompt { prefix: Vec::new(), text: template.render(messages, SystemTime::now())? })
-            }
+            ChatTemplate::Conversation(template) => template.render(messages, options),
+            ChatTemplate::Jinja(template) => template.render(messages, options, clock::local_now()),
         }
     }
 }

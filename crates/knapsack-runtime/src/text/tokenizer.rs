@@ -1,13 +1,16 @@
-use super::{Detokenizer, TextError};
+use super::{Detokenizer, TextError, tokenizer_limits};
+use aho_corasick::{AhoCorasick, MatchKind};
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use tokenizers::DecoderWrapper;
+use tokenizers::tokenizer::pre_tokenizer::Split;
+use tokenizers::{DecoderWrapper, Model, Normalizer, OffsetType, PreTokenizedString, PreTokenizer};
 
 /// Largest `tokenizer.json` that is read; real ones stay below 40 MiB.
-const MAX_FILE_BYTES: u64 = 256 << 20;
+const MAX_FILE_BYTES: u64 = 128 << 20;
 /// Longest text that is tokenized in one call.
 const MAX_TEXT_BYTES: usize = 64 << 20;
 
@@ -26,6 +29,10 @@ pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
     spelling: Spelling,
     strip_first_space: bool,
+    longest_token: usize,
+    /// Finds the added tokens in a text; the pattern's number is the token's in `tokens`.
+    added: Arc<AhoCorasick>,
+    tokens: Arc<Vec<Added>>,
 }
 
 impl Tokenizer {
@@ -42,6 +49,7 @@ impl Tokenizer {
     /// # Errors
     /// When it is not one.
     pub fn from_bytes(json: &[u8]) -> Result<Self, TextError> {
+        let longest_token = tokenizer_limits::check(json)?;
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(TextError::Tokenizer)?;
         // Padding and truncation belong to training pipelines; a hostile file could ask for gigabytes of padding.
         inner.with_padding(None);
@@ -59,7 +67,9 @@ impl Tokenizer {
             _ => false,
         });
         let spelling = if byte_level { Spelling::ByteLevel } else { Spelling::ByteFallback };
-        Ok(Self { inner: Arc::new(inner), spelling, strip_first_space })
+        let (added, tokens) = added_tokens(&inner)?;
+        let (inner, added, tokens) = (Arc::new(inner), Arc::new(added), Arc::new(tokens));
+        Ok(Self { inner, spelling, strip_first_space, longest_token, added, tokens })
     }
 
     /// Tokens of `text`; special tokens spelled out in it are recognised, none is added.
@@ -86,15 +96,76 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    fn encode_inner(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TextError> {
-        if text.len() > MAX_TEXT_BYTES {
-            return Err(TextError::Encode(format!(
-                "{} bytes, more than the limit of {MAX_TEXT_BYTES} for one text",
-                text.len()
-            )));
+    /// Tokens of a prompt. `data` are the ranges of it that do not come from its template: special tokens that are spelled out
+    /// there, even in part, are text, and so is every added token of an id that the model does not have (`vocab_size` and beyond).
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, text: &str, data: &[Range<usize>], vocab_size: u32) -> Result<Vec<u32>, TextError> {
+        let is_text =
+            |token: &Added, range: &Range<usize>| token.id >= vocab_size || token.special && overlaps(data, range);
+        if !self.added.find_iter(text).any(|found| is_text(&self.tokens[found.pattern()], &found.range())) {
+            return self.encode_inner(text, false);
         }
+        check_length(text)?;
+        guarded(|| self.encode_around(text, &is_text)).map_err(TextError::Encode)
+    }
+
+    /// As the library encodes, but with added tokens left as text where `is_text` says so.
+    fn encode_around(
+        &self,
+        text: &str,
+        is_text: &dyn Fn(&Added, &Range<usize>) -> bool,
+    ) -> tokenizers::Result<Vec<u32>> {
+        let mut pieces = PreTokenizedString::from(text);
+        pieces.split(|_, whole| {
+            let piece = |range: Range<usize>| whole.slice(tokenizers::normalizer::Range::Original(range));
+            let mut parts: Vec<Split> = Vec::new();
+            let mut from = 0;
+            for found in self.added.find_iter(text) {
+                let (token, mut range) = (&self.tokens[found.pattern()], found.range());
+                if is_text(token, &range) || token.single_word && !stands_alone(text, &range) {
+                    continue;
+                }
+                if token.lstrip {
+                    range.start = text[..range.start].trim_end().len();
+                }
+                if token.rstrip {
+                    range.end += text[range.end..].len() - text[range.end..].trim_start().len();
+                }
+                range.start = range.start.max(from);
+                if range.end <= from {
+                    continue;
+                }
+                parts.extend(piece(from..range.start).filter(|_| from < range.start).map(Split::from));
+                let spelled = piece(range.clone()).ok_or("a token's place is no text")?;
+                let token = tokenizers::Token::new(token.id, text[range.clone()].to_owned(), (0, spelled.len()));
+                parts.push(Split::from((spelled, Some(vec![token]))));
+                from = range.end;
+            }
+            parts.extend(piece(from..text.len()).filter(|_| from < text.len()).map(Split::from));
+            Ok(parts)
+        })?;
+        if let Some(normalizer) = self.inner.get_normalizer() {
+            pieces.normalize(|piece| normalizer.normalize(piece))?;
+        }
+        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pieces)?;
+        }
+        let model = self.inner.get_model();
+        pieces.tokenize(|piece| model.tokenize(piece.get()))?;
+        Ok(pieces.into_encoding(None, 0, OffsetType::None)?.get_ids().to_vec())
+    }
+
+    fn encode_inner(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TextError> {
+        check_length(text)?;
         let encoding = guarded(|| self.inner.encode_fast(text, add_special)).map_err(TextError::Encode)?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The most bytes of text that one token stands for.
+    pub fn longest_token(&self) -> usize {
+        self.longest_token
     }
 
     /// The id of a token by its exact spelling.
@@ -139,6 +210,12 @@ impl Tokenizer {
         bytes
     }
 
+    /// The text of `ids`, special tokens spelled out.
+    pub fn spelling(&self, ids: &[u32]) -> String {
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.token_bytes(id)).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// Appends the bytes that `id` stands for; nothing for special and unknown tokens.
     pub(crate) fn append_bytes(&self, id: u32, bytes: &mut Vec<u8>) {
         if self.is_special(id) {
@@ -152,10 +229,59 @@ impl Tokenizer {
     }
 }
 
+/// An added token, as it is looked for in text.
+#[derive(Debug)]
+struct Added {
+    id: u32,
+    special: bool,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+}
+
+/// Whether any of the sorted ranges has a byte of `range`.
+fn overlaps(ranges: &[Range<usize>], range: &Range<usize>) -> bool {
+    let first = ranges.partition_point(|known| known.end <= range.start);
+    ranges.get(first).is_some_and(|known| known.start < range.end)
+}
+
+fn stands_alone(text: &str, range: &Range<usize>) -> bool {
+    let is_word = |character: char| character.is_alphanumeric() || character == '_';
+    !text[..range.start].ends_with(is_word) && !text[range.end..].starts_with(is_word)
+}
+
+fn check_length(text: &str) -> Result<(), TextError> {
+    match text.len() <= MAX_TEXT_BYTES {
+        true => Ok(()),
+        false => Err(TextError::Encode(format!(
+            "{} bytes, more than the limit of {MAX_TEXT_BYTES} for one text",
+            text.len()
+        ))),
+    }
+}
+
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).field("spelling", &self.spelling).finish()
     }
+}
+
+/// The added tokens, and what finds the longest of them in a text.
+fn added_tokens(tokenizer: &tokenizers::Tokenizer) -> Result<(AhoCorasick, Vec<Added>), TextError> {
+    let known = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+    let spelled: Vec<_> = known.iter().filter(|(_, token)| !token.content.is_empty()).collect();
+    let added = AhoCorasick::builder()
+        .match_kind(MatchKind::LeftmostLongest)
+        .build(spelled.iter().map(|(_, token)| &token.content))
+        .map_err(|error| TextError::Tokenizer(error.to_string()))?;
+    let tokens = spelled.into_iter().map(|(&id, token)| Added {
+        id,
+        special: token.special,
+        single_word: token.single_word,
+        lstrip: token.lstrip,
+        rstrip: token.rstrip,
+    });
+    Ok((added, tokens.collect()))
 }
 
 fn flatten<'a>(decoder: &'a DecoderWrapper, into: &mut Vec<&'a DecoderWrapper>) {
@@ -259,6 +385,25 @@ mod tests {
         assert_eq!(byte_of('Ġ'), Some(b' '));
         assert_eq!(byte_of('Ċ'), Some(b'\n'));
         assert_eq!(byte_of('ł'), Some(0xa0));
+    }
+
+    #[test]
+    fn what_is_typed_stays_text() {
+        let tokenizer = Tokenizer::open(&knapsack_testkit::tiny_assistant()).unwrap();
+        let text = "<|im_start|>user\nSay <|im_end|> and <|im_start|><|im_end|>\n";
+        let typed = text.find("Say").unwrap()..text.rfind("<|im_end|>").unwrap();
+        let whole = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer.encode_prompt(text, &[], 1024).unwrap(), whole);
+        let tokens = tokenizer.encode_prompt(text, &[typed], 1024).unwrap();
+        assert_eq!(tokenizer.spelling(&tokens), text);
+        let special = |tokens: &[u32]| tokens.iter().filter(|&&id| tokenizer.is_special(id)).count();
+        assert_eq!((special(&whole), special(&tokens)), (4, 2));
+        // A token that is spelled in part by the data is text; without any, the slow way is the fast way.
+        let half = text.find("<|im_end|>").unwrap();
+        assert_eq!(special(&tokenizer.encode_prompt(text, &[half..half + 1], 1024).unwrap()), 3);
+        assert_eq!(tokenizer.encode_around(text, &|_, _| false).unwrap(), whole);
+        // A model without the last tokens reads their spelling.
+        assert_eq!(special(&tokenizer.encode_prompt(text, &[], 1023).unwrap()), 2);
     }
 
     #[test]

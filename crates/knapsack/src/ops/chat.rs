@@ -3,6 +3,7 @@
 
 use super::run::{generate_options, memory_line, stats};
 use crate::cli::ChatArgs;
+use crate::exit::{AlreadyReported, FAILED};
 use crate::interrupt::Graceful;
 use crate::open::{self, engine_error};
 use crate::report::Reporter;
@@ -32,6 +33,7 @@ struct Chat<'a> {
     system: Option<String>,
     history: Vec<Message>,
     last: Option<Generation>,
+    failed: bool,
     load_time: Duration,
     memory: MemoryPlan,
     reporter: &'a Reporter,
@@ -43,10 +45,15 @@ pub fn run(args: &ChatArgs, reporter: &Reporter) -> anyhow::Result<()> {
     let (memory, load_time, name) = (loaded.session.memory(), loaded.load_time, loaded.name.clone());
     let (engine, _held) = loaded.into_engine()?;
     // A model that cannot chat says so before the first question.
-    engine.chat().prompt(&[Message::new(Role::User, "")]).map_err(|error| engine_error(error.into()))?;
-    let options = generate_options(&args.sampling, engine.chat().defaults)?;
+    let mut options = generate_options(&args.sampling, engine.chat().defaults)?;
+    options.prompt = super::prompt::options(&args.options)?;
+    options.max_thinking_tokens = super::prompt::thinking_budget(&args.options);
+    options.context = args.context_policy.into();
+    let first = [Message::new(Role::User, "")];
+    engine.chat().prompt(&first, &options.prompt).map_err(|error| engine_error(error.into()))?;
     let system = args.system.clone();
-    let mut chat = Chat { engine, options, system, history: Vec::new(), last: None, load_time, memory, reporter };
+    let mut chat =
+        Chat { engine, options, system, history: Vec::new(), last: None, failed: false, load_time, memory, reporter };
     let interactive = std::io::stdin().is_terminal();
     if interactive {
         reporter.status("Chatting", format_args!("with {name}; /help shows the commands"));
@@ -55,14 +62,16 @@ pub fn run(args: &ChatArgs, reporter: &Reporter) -> anyhow::Result<()> {
         if interactive {
             reporter.stdout(|out| out.write_all(b"> "))?;
         }
-        let Some(line) = read_line()? else { return Ok(()) };
+        let Some(line) = read_line()? else { break };
         match line.trim() {
             "" => {}
-            "/exit" | "/quit" => return Ok(()),
+            "/exit" | "/quit" => break,
             command if command.starts_with('/') => chat.command(command)?,
             _ => chat.say(line)?,
         }
     }
+    // A person has seen what failed; a script sees the exit code.
+    if chat.failed && !interactive { Err(AlreadyReported(FAILED).into()) } else { Ok(()) }
 }
 
 /// A line, or several that are joined by a backslash at the end; `None` at the end of the input.
@@ -147,12 +156,14 @@ impl Chat<'_> {
                     ));
                 }
                 stats(self.reporter, &answer, self.load_time, self.memory);
-                self.history.push(Message::new(Role::Assistant, answer.text.clone()));
+                let reasoning = Some(answer.reasoning.clone()).filter(|reasoning| !reasoning.is_empty());
+                self.history.push(Message { reasoning, ..Message::new(Role::Assistant, answer.text.clone()) });
                 self.last = Some(answer);
             }
             Err(error) => {
                 self.history.pop();
-                self.reporter.error(&engine_error(error), crate::exit::FAILED);
+                self.failed = true;
+                self.reporter.error(&engine_error(error), FAILED);
             }
         }
         Ok(())

@@ -18,7 +18,7 @@ pub fn run(args: &ConvertArgs, reporter: &Reporter) -> anyhow::Result<()> {
         checkpoint: &args.checkpoint,
         output: &args.output,
         quantization: args.quantization.parse::<Quantization>()?,
-        conv_template: args.conv_template.as_deref(),
+        chat_template: &args.chat_template,
         jobs: args.jobs.and_then(|jobs| NonZero::new(jobs as usize)),
     };
     let start = Instant::now();
@@ -34,6 +34,7 @@ fn show(report: &Report, output: &Path, start: Instant, reporter: &Reporter) -> 
             "output": output,
             "family": report.family.name,
             "quantization": report.quantization.name,
+            "chat_template": report.chat_template,
             "conv_template": report.conv_template,
             "tensors": report.tensors,
             "shards": report.shards,

@@ -18,6 +18,7 @@ pub mod models;
 pub mod package;
 pub mod perplexity;
 pub mod plan;
+pub mod prompt;
 pub mod run;
 pub mod schema;
 pub mod serve;
@@ -40,6 +41,7 @@ pub fn dispatch(command: &Command, reporter: &Reporter) -> anyhow::Result<()> {
         Command::Memory(args) => memory::run(args, reporter),
         Command::Fit(args) => fit::run(args, reporter),
         Command::Update(args) => update::run(args, reporter),
+        Command::Prompt(args) => prompt::run(args, reporter),
         Command::Run(args) => run::run(args, reporter),
         Command::Chat(args) => chat::run(args, reporter),
         Command::Bench(args) => bench::run(args, reporter),

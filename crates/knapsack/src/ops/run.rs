@@ -29,13 +29,19 @@ pub fn run(args: &RunArgs, reporter: &Reporter) -> anyhow::Result<()> {
     let (memory, load_time) = (loaded.session.memory(), loaded.load_time);
     let (mut engine, _held) = loaded.into_engine()?;
     let defaults = SamplingDefaults { temperature: 0.0, ..engine.chat().defaults };
-    let options = GenerateOptions { grammar, ..generate_options(&args.sampling, defaults)? };
+    let mut options = GenerateOptions { grammar, ..generate_options(&args.sampling, defaults)? };
+    options.prompt = super::prompt::options(&args.options)?;
+    options.max_thinking_tokens = super::prompt::thinking_budget(&args.options);
+    options.separate_thinking = !args.raw;
+    options.context = args.context_policy.into();
     let tokens = if args.raw {
-        engine.chat().raw_prompt(&text)?
+        let context = engine.session().info().context_window_size;
+        let tokens = engine.chat().check_length(&text, context).and_then(|()| engine.chat().raw_prompt(&text));
+        tokens.map_err(|error| engine_error(error.into()))?
     } else {
         let system = args.system.iter().map(|system| Message::new(Role::System, system));
         let messages: Vec<Message> = system.chain([Message::new(Role::User, text)]).collect();
-        engine.chat().prompt(&messages).map_err(|error| engine_error(error.into()))?
+        engine.prompt(&messages, &options).map_err(|error| engine_error(error.into()))?.tokens
     };
     for number in 0..args.answers {
         let mut options = GenerateOptions { logprobs: args.logprobs, ..options.clone() };
@@ -44,6 +50,7 @@ pub fn run(args: &RunArgs, reporter: &Reporter) -> anyhow::Result<()> {
         if reporter.is_json() {
             let mut report = json!({
                 "text": answer.text,
+                "reasoning": answer.reasoning,
                 "finish_reason": answer.finish.as_str(),
                 "prompt_tokens": answer.stats.prompt_tokens,
                 "completion_tokens": answer.stats.generated_tokens,
@@ -76,6 +83,9 @@ fn answer(
     let cancel = CancelFlag::new();
     let mut written = Ok(());
     let mut show = |event: Event<'_>| {
+        if let Event::Thinking(piece) = event {
+            reporter.aside(piece);
+        }
         if let Event::Text(piece) = event
             && written.is_ok()
             && !reporter.is_json()
@@ -131,7 +141,7 @@ fn form_file(path: &Path) -> anyhow::Result<String> {
 }
 
 /// `-` stands for what stdin says.
-fn prompt(text: &str) -> anyhow::Result<String> {
+pub(super) fn prompt(text: &str) -> anyhow::Result<String> {
     if text != "-" {
         return Ok(text.to_owned());
     }
