@@ -1,8 +1,13 @@
 //! Project automation. `cargo xtask ci` is everything that CI checks, in the order in which it fails fastest.
 
+mod apple;
 mod architecture;
+mod arm64;
 mod dependencies;
 mod files;
+mod header;
+mod sdk;
+mod toolchain;
 mod generated;
 
 use anyhow::{Context, Result, bail};
@@ -23,12 +28,24 @@ enum Task {
     Check,
     /// Write the files that the sources make: the manifest's JSON Schema and the tables of its keys.
     Generate,
+    /// The CPU device's tests as 64-bit Arm programs under qemu: NEON, with and without the dot product.
+    Arm64,
+    /// Type-checks what an iPhone app links, for Apple's targets, without Xcode.
+    Apple,
+    /// The Swift package, built and tested with Swift 6 on Linux.
+    Swift(sdk::Repeat),
+    /// The Kotlin library, built and tested on the JVM with `-Xcheck:jni`.
+    Kotlin(sdk::Repeat),
 }
 
 fn main() -> Result<()> {
     let root = root();
     match Task::parse() {
         Task::Check => check(&root),
+        Task::Arm64 => arm64::check(&root),
+        Task::Apple => apple::check(&root),
+        Task::Swift(repeat) => sdk::swift(&root, repeat),
+        Task::Kotlin(repeat) => sdk::kotlin(&root, repeat),
         Task::Generate => generated::write(&root),
         Task::Ci { no_test } => {
             cargo(&root, &["fmt", "--all", "--", "--check"], &[])?;
@@ -52,6 +69,7 @@ fn check(root: &Path) -> Result<()> {
     problems.extend(dependencies::check(root)?);
     problems.extend(generated::check(root)?);
     problems.extend(files::check(root)?);
+    problems.extend(header::check(root)?);
     if problems.is_empty() {
         println!("structure: as ARCHITECTURE.md says");
         return Ok(());

@@ -1,5 +1,5 @@
 //! Devices that execute a [`ModelLibrary`]'s plan. In come a library and a [`Weights`] folder, out comes a [`LoadedModel`] that
-//! turns tokens into logits. The only crate of the workspace with `unsafe`: it owns memory mapping, SIMD, dynamic loading and
+//! turns tokens into logits. With `knapsack-ffi` the only crate of the workspace with `unsafe`: it owns memory mapping, SIMD, dynamic loading and
 //! GPU interfaces.
 //!
 //! A device allocates exactly what the library's memory plan says and reports it ([`LoadedModel::memory`]). It knows nothing of

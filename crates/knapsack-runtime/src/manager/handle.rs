@@ -1,5 +1,6 @@
-use super::{Loader, Manager};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use super::{Loader, Manager, POLL};
+use crate::session::CancelFlag;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// A model in use. As long as a handle lives, its model is not evicted.
 pub struct Handle<L: Loader> {
@@ -23,6 +24,19 @@ impl<L: Loader> Handle<L> {
     pub fn lock(&self) -> MutexGuard<'_, L::Model> {
         let model = self.model.as_ref().expect("present until drop");
         model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same; `None` when the flag is raised before the other handle has finished.
+    pub fn lock_unless(&self, cancel: &CancelFlag) -> Option<MutexGuard<'_, L::Model>> {
+        let model = self.model.as_ref().expect("present until drop");
+        loop {
+            match model.try_lock() {
+                Ok(guard) => return Some(guard),
+                Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
+                Err(TryLockError::WouldBlock) if cancel.is_cancelled() => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(POLL),
+            }
+        }
     }
 }
 

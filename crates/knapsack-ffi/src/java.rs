@@ -1,0 +1,607 @@
+//! JNI for `ai.knapsack.internal.Native`: static methods, handles as `long`. A failure is thrown as
+//! `ai.knapsack.internal.NativeFailure`; an exception of the app's own callbacks ends the call and goes on to its caller.
+//!
+//! Safety, for all of it: a handle came from here and is freed after the last call with it has returned, which the Kotlin side
+//! counts (`Handle`).
+
+use crate::c::{number_of, state_numbers, role};
+use crate::core::{AnswerOptions, Background, Code, Error, Models, Options, Result as Outcome, guard, holding, loaded_table};
+use jni::objects::{JByteArray, JClass, JFloatArray, JIntArray, JLongArray, JObject, JObjectArray, JString, JThrowable};
+use jni::refs::Global;
+use jni::sys::{jboolean, jint, jlong};
+use jni::{Env, EnvUnowned, JValue, JavaVM, jni_sig, jni_str};
+use knapsack_runtime::CancelFlag;
+use knapsack_runtime::download::{Body, Transport, TransportError};
+use knapsack_runtime::manager::Listener;
+use knapsack_runtime::text::Message;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+type Jni<T> = std::result::Result<T, jni::errors::Error>;
+type Strings<'l> = JObjectArray<'l, JString<'l>>;
+
+/// Enters from Java; a panic of this file becomes a `RuntimeException`.
+fn enter<'l, T: Default>(env: &mut EnvUnowned<'l>, body: impl FnOnce(&mut Env<'l>) -> Jni<T>) -> T {
+    env.with_env(body).resolve::<jni::errors::ThrowRuntimeExAndDefault>()
+}
+
+/// A result for Java, or a thrown `NativeFailure`.
+fn give<T: Default>(env: &mut Env<'_>, result: Outcome<T>) -> Jni<T> {
+    let Err(Error { code, message, numbers, holders }) = result else { return Ok(result.unwrap_or_default()) };
+    let text = env.new_string(&message)?;
+    let ids = strings(env, holders.iter().map(|holder| &*holder.model_id))?;
+    let figures: Vec<jlong> =
+        holders.iter().flat_map(|holder| [holder.bytes as jlong, jlong::from(holding(holder.used))]).collect();
+    let figures = longs(env, &figures)?;
+    let exception = env.new_object(
+        jni_str!("ai/knapsack/internal/NativeFailure"),
+        jni_sig!("(ILjava/lang/String;JJ[Ljava/lang/String;[J)V"),
+        &[
+            JValue::Int(code as jint),
+            JValue::Object(&text),
+            JValue::Long(numbers[0] as jlong),
+            JValue::Long(numbers[1] as jlong),
+            JValue::Object(&ids),
+            JValue::Object(&figures),
+        ],
+    )?;
+    let exception = env.cast_local::<JThrowable>(exception)?;
+    env.throw(exception)?;
+    Ok(T::default())
+}
+
+fn strings<'l, 's>(env: &mut Env<'l>, list: impl ExactSizeIterator<Item = &'s str>) -> Jni<Strings<'l>> {
+    let array = JObjectArray::<JString>::new(env, list.len(), JString::null())?;
+    for (index, text) in list.enumerate() {
+        let text = env.new_string(text)?;
+        array.set_element(env, index, text)?;
+    }
+    Ok(array)
+}
+
+fn longs<'l>(env: &mut Env<'l>, numbers: &[jlong]) -> Jni<JLongArray<'l>> {
+    let array = JLongArray::new(env, numbers.len())?;
+    array.set_region(env, 0, numbers)?;
+    Ok(array)
+}
+
+fn texts(env: &mut Env<'_>, array: &Strings<'_>) -> Jni<Vec<String>> {
+    (0..array.len(env)?)
+        .map(|index| {
+            // A long conversation must not fill the local references.
+            env.with_local_frame(2, |env| array.get_element(env, index)?.try_to_string(env))
+        })
+        .collect()
+}
+
+/// The models behind a handle.
+fn models<'a>(handle: jlong) -> Outcome<&'a Models> {
+    // SAFETY: null, or live for this call (see the module).
+    unsafe { (handle as *const Models).as_ref() }.ok_or_else(|| Error::new(Code::InvalidArgument, "a handle is null"))
+}
+
+fn flag<'a>(handle: jlong) -> Outcome<&'a CancelFlag> {
+    // SAFETY: null, or live for this call (see the module).
+    unsafe { (handle as *const CancelFlag).as_ref() }.ok_or_else(|| Error::new(Code::InvalidArgument, "a handle is null"))
+}
+
+/// The app's side: what it is told, and how it downloads (`ai.knapsack.internal.Host`).
+struct Host {
+    vm: JavaVM,
+    object: Global<JObject<'static>>,
+}
+
+impl Host {
+    /// Calls into Java from whatever thread this is. An exception there is forgotten: nobody up the stack is Java's.
+    fn call<T>(&self, body: impl FnOnce(&mut Env<'_>) -> Jni<T>) -> Option<T> {
+        let outcome = self.vm.attach_current_thread(|env| {
+            let outcome = body(env);
+            if outcome.is_err() {
+                env.exception_clear();
+            }
+            outcome
+        });
+        outcome.ok()
+    }
+}
+
+fn listener(host: Arc<Host>) -> Listener {
+    Box::new(move |event| {
+        let (kind, id, value, text) = number_of(event);
+        host.call(|env| {
+            let (id, text) = (env.new_string(id)?, env.new_string(text)?);
+            let name = jni_str!("event");
+            let signature = jni_sig!("(ILjava/lang/String;JLjava/lang/String;)V");
+            let values =
+                [JValue::Int(kind as jint), JValue::Object(&id), JValue::Long(value as jlong), JValue::Object(&text)];
+            env.call_method(&host.object, name, signature, &values).map(drop)
+        });
+    })
+}
+
+struct JavaTransport(Arc<Host>);
+
+impl Transport for JavaTransport {
+    fn get(&self, url: &str, from: u64) -> Result<Body, TransportError> {
+        let host = self.0.clone();
+        let answer = host.call(|env| {
+            let url = env.new_string(url)?;
+            let name = jni_str!("get");
+            let signature = jni_sig!("(Ljava/lang/String;J)Lai/knapsack/internal/Body;");
+            let values = [JValue::Object(&url), JValue::Long(from as jlong)];
+            let body = env.call_method(&host.object, name, signature, &values)?.l()?;
+            if body.is_null() {
+                return Ok(None);
+            }
+            let status = env.call_method(&body, jni_str!("status"), jni_sig!("()I"), &[])?.i()?;
+            let wait = env.call_method(&body, jni_str!("wait"), jni_sig!("()J"), &[])?.j()?;
+            let buffer = JByteArray::new(env, CHUNK)?;
+            let (body, buffer) = (env.new_global_ref(body)?, env.new_global_ref(buffer)?);
+            Ok(Some((status, wait, Reader { host: host.clone(), body, buffer })))
+        });
+        let Some((status, wait, reader)) = answer.flatten() else {
+            return Err(TransportError::Connection("no answer".into()));
+        };
+        let start = match status {
+            200 => 0,
+            206 => from,
+            429 | 503 if wait > 0 => return Err(TransportError::Limited(Duration::from_secs(wait as u64))),
+            other => return Err(TransportError::Status(u16::try_from(other).unwrap_or(0))),
+        };
+        Ok(Body { start, reader: Box::new(reader) })
+    }
+}
+
+/// Bytes that cross at a time.
+const CHUNK: usize = 64 << 10;
+
+struct Reader {
+    host: Arc<Host>,
+    body: Global<JObject<'static>>,
+    buffer: Global<JByteArray<'static>>,
+}
+
+impl Read for Reader {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let Self { host, body, buffer } = self;
+        let read = host.call(|env| {
+            let most = JValue::Int(out.len().min(CHUNK) as jint);
+            let name = jni_str!("read");
+            let read = env.call_method(&*body, name, jni_sig!("([BI)I"), &[JValue::Object(&*buffer), most])?.i()?;
+            let mut bytes = vec![0i8; usize::try_from(read).unwrap_or(0).min(out.len()).min(CHUNK)];
+            buffer.get_region(env, 0, &mut bytes)?;
+            for (place, byte) in out.iter_mut().zip(&bytes) {
+                *place = *byte as u8;
+            }
+            Ok(bytes.len())
+        });
+        read.ok_or_else(|| std::io::Error::other("the connection broke"))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.host.call(|env| env.call_method(&self.body, jni_str!("end"), jni_sig!("()V"), &[]).map(drop));
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_abiVersion(_: EnvUnowned<'_>, _: JClass<'_>) -> jint {
+    crate::c::ABI_VERSION as jint
+}
+
+#[unsafe(no_mangle)]
+#[allow(clippy::too_many_arguments, reason = "one call across the border")]
+extern "system" fn Java_ai_knapsack_internal_Native_open<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    bundle: JString<'l>,
+    library: JString<'l>,
+    storage: JString<'l>,
+    budget: jlong,
+    background: jint,
+    host: JObject<'l>,
+) -> jlong {
+    enter(&mut env, |env| {
+        let (bundle, library) = (bundle.try_to_string(env)?, library.try_to_string(env)?);
+        let storage = storage.try_to_string(env)?;
+        let host = Arc::new(Host { vm: env.get_java_vm()?, object: env.new_global_ref(host)? });
+        let opened = guard(|| {
+            Models::open(Options {
+                bundle: PathBuf::from(bundle),
+                table: loaded_table(&library)?,
+                storage: (!storage.is_empty()).then(|| PathBuf::from(storage)),
+                budget: (budget > 0).then_some(budget as u64),
+                background: match background {
+                    0 => Background::StopGpu,
+                    1 => Background::StopAll,
+                    _ => Background::Continue,
+                },
+                transport: Some(Arc::new(JavaTransport(host.clone()))),
+                listener: Some(listener(host)),
+            })
+        });
+        give(env, opened.map(|models| Box::into_raw(Box::new(models)) as jlong))
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_close(_: EnvUnowned<'_>, _: JClass<'_>, handle: jlong) {
+    let _ = guard(|| {
+        // SAFETY: from `open`, closed once, after the last call (see the module).
+        drop(unsafe { Box::from_raw(handle as *mut Models) });
+        Ok(())
+    });
+}
+
+/// Id and revision of each model; its figures are in `figures`.
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_models<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+) -> Strings<'l> {
+    enter(&mut env, |env| match guard(|| Ok(models(handle)?.models())) {
+        Ok(list) => {
+            let texts: Vec<&str> =
+                list.iter().flat_map(|model| [&*model.id, model.revision.as_deref().unwrap_or_default()]).collect();
+            strings(env, texts.into_iter())
+        }
+        Err(error) => give::<()>(env, Err(error)).map(|()| Strings::default()),
+    })
+}
+
+/// Memory, context and download size of each model.
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_figures<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+) -> JLongArray<'l> {
+    enter(&mut env, |env| match guard(|| Ok(models(handle)?.models())) {
+        Ok(list) => {
+            let figures: Vec<jlong> = list
+                .iter()
+                .flat_map(|model| [model.memory as jlong, model.context.unwrap_or(0).into(), model.download as jlong])
+                .collect();
+            longs(env, &figures)
+        }
+        Err(error) => give::<()>(env, Err(error)).map(|()| JLongArray::default()),
+    })
+}
+
+/// Kind, done, total.
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_state<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+) -> JLongArray<'l> {
+    enter(&mut env, |env| {
+        let id = id.try_to_string(env)?;
+        match guard(|| models(handle)?.state(&id)) {
+            Ok(state) => {
+                let state = state_numbers(state);
+                longs(env, &[state.kind.into(), state.done as jlong, state.total as jlong])
+            }
+            Err(error) => give::<()>(env, Err(error)).map(|()| JLongArray::default()),
+        }
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_prepare<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+    cancel: jlong,
+    sink: JObject<'l>,
+) {
+    enter(&mut env, |env| {
+        let id = id.try_to_string(env)?;
+        let mut broken: Jni<()> = Ok(());
+        let prepared = guard(|| {
+            models(handle)?.prepare(&id, flag(cancel)?, &mut |step| {
+                let values = [JValue::Long(step.done as jlong), JValue::Long(step.total as jlong)];
+                go_on(&mut broken, || env.call_method(&sink, jni_str!("step"), jni_sig!("(JJ)Z"), &values)?.z())
+            })
+        });
+        broken?;
+        give(env, prepared)
+    })
+}
+
+/// A callback's answer; once it has thrown, everything ends, and its exception goes on to the caller.
+fn go_on(broken: &mut Jni<()>, call: impl FnOnce() -> Jni<bool>) -> bool {
+    if broken.is_err() {
+        return false;
+    }
+    call().unwrap_or_else(|error| {
+        *broken = Err(error);
+        false
+    })
+}
+
+/// A call with the id of a model.
+fn with_id<'l, T: Default>(
+    env: &mut EnvUnowned<'l>,
+    id: &JString<'l>,
+    body: impl FnOnce(&str) -> Outcome<T>,
+) -> T {
+    enter(env, |env| {
+        let id = id.try_to_string(env)?;
+        give(env, guard(|| body(&id)))
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_remove<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+) -> jboolean {
+    with_id(&mut env, &id, |id| models(handle)?.remove(id))
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_fits<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+) {
+    with_id(&mut env, &id, |id| models(handle)?.fits(id))
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_load<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+    cancel: jlong,
+) {
+    with_id(&mut env, &id, |id| models(handle)?.load(id, flag(cancel)?))
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_unload<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+) -> jboolean {
+    with_id(&mut env, &id, |id| models(handle)?.unload(id))
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_pin<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+    pinned: jboolean,
+) {
+    with_id(&mut env, &id, |id| {
+        models(handle)?.pin(id, pinned);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_releaseMemory(
+    _: EnvUnowned<'_>,
+    _: JClass<'_>,
+    handle: jlong,
+    critical: jboolean,
+) -> jlong {
+    guard(|| Ok(models(handle)?.memory_pressure(critical) as jlong)).unwrap_or(0)
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_setBudget(
+    _: EnvUnowned<'_>,
+    _: JClass<'_>,
+    handle: jlong,
+    available: jlong,
+    threshold: jlong,
+) {
+    let budget = knapsack_runtime::manager::android_budget(available.max(0) as u64, threshold.max(0) as u64);
+    let _ = guard(|| {
+        models(handle)?.grant(budget);
+        Ok(())
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_pause(_: EnvUnowned<'_>, _: JClass<'_>, handle: jlong) {
+    let _ = guard(|| {
+        models(handle)?.pause();
+        Ok(())
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_resume(_: EnvUnowned<'_>, _: JClass<'_>, handle: jlong) {
+    let _ = guard(|| {
+        models(handle)?.resume();
+        Ok(())
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_cancelNew(_: EnvUnowned<'_>, _: JClass<'_>) -> jlong {
+    Box::into_raw(Box::new(CancelFlag::new())) as jlong
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_cancelRaise(_: EnvUnowned<'_>, _: JClass<'_>, handle: jlong) {
+    if let Ok(flag) = flag(handle) {
+        flag.cancel();
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_cancelFree(_: EnvUnowned<'_>, _: JClass<'_>, handle: jlong) {
+    // SAFETY: from `cancelNew`, freed once, after the last call (see the module).
+    drop(unsafe { Box::from_raw(handle as *mut CancelFlag) });
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_complete<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    request: JString<'l>,
+    cancel: jlong,
+    sink: JObject<'l>,
+) {
+    enter(&mut env, |env| {
+        let request = request.try_to_string(env)?;
+        let mut broken: Jni<()> = Ok(());
+        let answered = guard(|| {
+            models(handle)?.complete(&request, flag(cancel)?, &mut |event| {
+                go_on(&mut broken, || text(env, &sink, event))
+            })
+        });
+        broken?;
+        give(env, answered)
+    })
+}
+
+/// Gives a piece of text to a `TextSink`.
+fn text(env: &mut Env<'_>, sink: &JObject<'_>, piece: &str) -> Jni<bool> {
+    env.with_local_frame(4, |env| {
+        let piece = env.new_string(piece)?;
+        let signature = jni_sig!("(Ljava/lang/String;)Z");
+        env.call_method(sink, jni_str!("text"), signature, &[JValue::Object(&piece)])?.z()
+    })
+}
+
+/// Addresses and names of a model's files; their figures are in `wantedFigures`.
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_wanted<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+) -> Strings<'l> {
+    enter(&mut env, |env| {
+        let id = id.try_to_string(env)?;
+        match guard(|| models(handle)?.wanted(&id)) {
+            Ok(files) => {
+                let texts: Vec<&str> = files.iter().flat_map(|file| [&*file.url, &*file.path]).collect();
+                strings(env, texts.into_iter())
+            }
+            Err(error) => give::<()>(env, Err(error)).map(|()| Strings::default()),
+        }
+    })
+}
+
+/// Bytes of each file, and whether it is here.
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_wantedFigures<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+) -> JLongArray<'l> {
+    enter(&mut env, |env| {
+        let id = id.try_to_string(env)?;
+        match guard(|| models(handle)?.wanted(&id)) {
+            Ok(files) => {
+                let figures: Vec<jlong> =
+                    files.iter().flat_map(|file| [file.size as jlong, jlong::from(file.have)]).collect();
+                longs(env, &figures)
+            }
+            Err(error) => give::<()>(env, Err(error)).map(|()| JLongArray::default()),
+        }
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_adopt<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+    path: JString<'l>,
+    file: JString<'l>,
+) -> jboolean {
+    enter(&mut env, |env| {
+        let (id, path, file) = (id.try_to_string(env)?, path.try_to_string(env)?, file.try_to_string(env)?);
+        give(env, guard(|| models(handle)?.adopt(&id, &path, Path::new(&file))))
+    })
+}
+
+/// Finish, tokens of the prompt, reused, generated, dropped messages, nanoseconds of prefill and of decoding.
+#[unsafe(no_mangle)]
+#[allow(clippy::too_many_arguments, reason = "one call across the border")]
+extern "system" fn Java_ai_knapsack_internal_Native_answer<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+    roles: JIntArray<'l>,
+    contents: Strings<'l>,
+    max_tokens: jint,
+    numbers: JFloatArray<'l>,
+    has_seed: jboolean,
+    seed: jlong,
+    stop: Strings<'l>,
+    fail_when_full: jboolean,
+    cancel: jlong,
+    sink: JObject<'l>,
+) -> JLongArray<'l> {
+    enter(&mut env, |env| {
+        let id = id.try_to_string(env)?;
+        let contents = texts(env, &contents)?;
+        let mut whose = vec![0; contents.len()];
+        roles.get_region(env, 0, &mut whose)?;
+        let mut floats = [0.0f32; 5];
+        numbers.get_region(env, 0, &mut floats)?;
+        let set = |value: f32| (!value.is_nan()).then_some(value);
+        let options = AnswerOptions {
+            max_tokens: u32::try_from(max_tokens).ok().filter(|tokens| *tokens > 0),
+            temperature: set(floats[0]),
+            top_p: set(floats[1]),
+            repetition_penalty: set(floats[2]),
+            presence_penalty: set(floats[3]),
+            frequency_penalty: set(floats[4]),
+            seed: has_seed.then_some(seed as u64),
+            stop: texts(env, &stop)?,
+            fail_when_full,
+        };
+        let mut broken: Jni<()> = Ok(());
+        let answered = guard(|| {
+            let turns = whose.iter().zip(contents);
+            let messages = turns.map(|(whose, text)| Ok(Message::new(role(*whose as u32)?, text)));
+            let messages = messages.collect::<Outcome<Vec<_>>>()?;
+            models(handle)?.answer(&id, &messages, &options, flag(cancel)?, &mut |piece| {
+                go_on(&mut broken, || text(env, &sink, piece))
+            })
+        });
+        broken?;
+        match answered {
+            Ok(answer) => {
+                let stats = answer.stats;
+                let numbers = [
+                    answer.finish as jlong,
+                    stats.prompt_tokens as jlong,
+                    stats.reused_tokens as jlong,
+                    stats.generated_tokens as jlong,
+                    stats.dropped_messages as jlong,
+                    stats.prefill_time.as_nanos() as jlong,
+                    stats.decode_time.as_nanos() as jlong,
+                ];
+                longs(env, &numbers)
+            }
+            Err(error) => give::<()>(env, Err(error)).map(|()| JLongArray::default()),
+        }
+    })
+}

@@ -1,0 +1,533 @@
+//! The C interface as a C program calls it: only its functions and structs, on a package of the tiny assistant.
+
+#![cfg(all(unix, not(target_vendor = "apple")))]
+#![allow(unsafe_code)]
+
+mod support;
+
+use knapsack::c::*;
+use knapsack_runtime::download::{HttpTransport, Transport};
+use knapsack_testkit::hub::Fault;
+use std::ffi::c_void;
+use std::io::Read;
+use std::path::Path;
+use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex};
+use support::{MODEL, World, world};
+
+static WORLD: LazyLock<(tempfile::TempDir, World)> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path());
+    (folder, world)
+});
+
+fn s(text: &str) -> KnapsackStr {
+    KnapsackStr::new(text)
+}
+
+/// A failure, taken apart.
+#[derive(Debug)]
+struct Failure {
+    code: u32,
+    message: String,
+    numbers: [u64; 2],
+    holders: Vec<(String, u32)>,
+}
+
+unsafe fn failure(error: *mut KnapsackError) -> Failure {
+    unsafe {
+        assert!(!error.is_null(), "failed without an error");
+        let mut holders = Vec::new();
+        let mut holder = KnapsackHolder { model_id: s(""), bytes: 0, how: 0 };
+        while knapsack_error_holder(error, holders.len(), &mut holder) {
+            holders.push((holder.model_id.text().unwrap().to_owned(), holder.how));
+        }
+        let found = Failure {
+            code: knapsack_error_code(error),
+            message: knapsack_error_message(error).text().unwrap().to_owned(),
+            numbers: [knapsack_error_number(error, 0), knapsack_error_number(error, 1)],
+            holders,
+        };
+        assert_eq!(knapsack_error_number(error, 2), 0);
+        knapsack_error_free(error);
+        found
+    }
+}
+
+/// Calls a function that takes an error last.
+fn call(body: impl FnOnce(*mut *mut KnapsackError) -> bool) -> Result<(), Failure> {
+    let mut error = null_mut();
+    if body(&mut error) { Ok(()) } else { Err(unsafe { failure(error) }) }
+}
+
+struct Models(*mut KnapsackModels);
+
+// The interface lets any thread use a handle.
+unsafe impl Sync for Models {}
+unsafe impl Send for Models {}
+
+impl Drop for Models {
+    fn drop(&mut self) {
+        unsafe { knapsack_close(self.0) };
+    }
+}
+
+struct Cancel(*mut KnapsackCancel);
+
+unsafe impl Sync for Cancel {}
+
+impl Cancel {
+    fn new() -> Self {
+        Self(knapsack_cancel_new())
+    }
+
+    fn raise(&self) {
+        unsafe { knapsack_cancel_raise(self.0) };
+    }
+}
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        unsafe { knapsack_cancel_free(self.0) };
+    }
+}
+
+struct Setup<'a> {
+    bundle: &'a Path,
+    library: &'a Path,
+    storage: &'a str,
+    budget: u64,
+    transport: KnapsackTransport,
+    on_event: Option<KnapsackOnEvent>,
+    event_context: *mut c_void,
+}
+
+const NO_TRANSPORT: KnapsackTransport = KnapsackTransport { context: null_mut(), get: None, read: None, end: None };
+
+impl Setup<'_> {
+    fn bundled() -> Self {
+        let world = &WORLD.1;
+        Self {
+            bundle: &world.bundle,
+            library: &world.library,
+            storage: "",
+            budget: 0,
+            transport: NO_TRANSPORT,
+            on_event: None,
+            event_context: null_mut(),
+        }
+    }
+
+    fn open(&self) -> Result<Models, Failure> {
+        let open = KnapsackOpen {
+            size: size_of::<KnapsackOpen>(),
+            bundle: s(self.bundle.to_str().unwrap()),
+            table: null(),
+            library: s(self.library.to_str().unwrap()),
+            storage: s(self.storage),
+            budget: self.budget,
+            background: 1,
+            transport: self.transport,
+            on_event: self.on_event,
+            event_context: self.event_context,
+        };
+        let mut error = null_mut();
+        let models = unsafe { knapsack_open(&open, &mut error) };
+        if models.is_null() { Err(unsafe { failure(error) }) } else { Ok(Models(models)) }
+    }
+}
+
+fn options() -> KnapsackOptions {
+    KnapsackOptions {
+        size: size_of::<KnapsackOptions>(),
+        max_tokens: 0,
+        temperature: 0.0,
+        top_p: f32::NAN,
+        repetition_penalty: f32::NAN,
+        presence_penalty: f32::NAN,
+        frequency_penalty: f32::NAN,
+        has_seed: true,
+        seed: 7,
+        stop: null(),
+        stop_count: 0,
+        when_full: 0,
+    }
+}
+
+type OnText<'a> = dyn FnMut(&str) -> bool + 'a;
+
+unsafe extern "C" fn on_text(context: *mut c_void, text: KnapsackStr) -> bool {
+    unsafe { (*context.cast::<&mut OnText<'_>>())(text.text().unwrap()) }
+}
+
+impl Models {
+    fn answer(
+        &self,
+        turns: &[(u32, &str)],
+        options: &KnapsackOptions,
+        cancel: &Cancel,
+        mut each: &mut OnText<'_>,
+    ) -> Result<KnapsackAnswer, Failure> {
+        let messages: Vec<_> = turns.iter().map(|(role, text)| KnapsackMessage { role: *role, content: s(text) }).collect();
+        let mut answer = KnapsackAnswer { size: size_of::<KnapsackAnswer>(), ..KnapsackAnswer::default() };
+        let context = (&raw mut each).cast();
+        call(|error| unsafe {
+            let (data, count) = (messages.as_ptr(), messages.len());
+            knapsack_answer(self.0, s(MODEL), data, count, options, cancel.0, on_text, context, &mut answer, error)
+        })?;
+        Ok(answer)
+    }
+
+    fn ask(&self, question: &str) -> (String, KnapsackAnswer) {
+        let mut text = String::new();
+        let answer = self.answer(&[(1, question)], &options(), &Cancel::new(), &mut |piece| {
+            text.push_str(piece);
+            true
+        });
+        (text, answer.unwrap())
+    }
+
+    fn state(&self) -> KnapsackState {
+        let mut state = KnapsackState::default();
+        call(|error| unsafe { knapsack_state(self.0, s(MODEL), &mut state, error) }).unwrap();
+        state
+    }
+}
+
+const SUM: &str = "What is 37 plus 48?";
+
+#[test]
+fn the_tiny_assistant_answers() {
+    let models = Setup::bundled().open().unwrap();
+    unsafe extern "C" fn collect(context: *mut c_void, model: *const KnapsackModelInfo) {
+        unsafe { (*context.cast::<Vec<KnapsackModelInfo>>()).push(*model) };
+    }
+    let mut list: Vec<KnapsackModelInfo> = Vec::new();
+    call(|error| unsafe { knapsack_models(models.0, collect, (&raw mut list).cast(), error) }).unwrap();
+    assert_eq!((list.len(), list[0].context, list[0].download), (1, 256, 0));
+    assert!(list[0].memory > 1 << 20);
+    assert_eq!(models.state().kind, 0);
+    call(|error| unsafe { knapsack_fits(models.0, s(MODEL), error) }).unwrap();
+
+    let (first, answer) = models.ask(SUM);
+    assert!(first.contains("85"), "{first}");
+    assert_eq!((answer.finish, answer.reused_tokens, answer.dropped_messages), (0, 0, 0));
+    assert!(answer.prompt_tokens > 5 && answer.generated_tokens > 0 && answer.prefill_ns > 0 && answer.decode_ns > 0);
+    // The second turn takes the first from the cache.
+    let turns = [(1, SUM), (2, &*first), (1, "What is 2 plus 2?")];
+    let answer = models.answer(&turns, &options(), &Cancel::new(), &mut |_| true).unwrap();
+    assert!(answer.reused_tokens > 5, "{answer:?}");
+    // A stop string, most tokens.
+    let stop = [s("8")];
+    let mut text = String::new();
+    let how = KnapsackOptions { stop: stop.as_ptr(), stop_count: 1, ..options() };
+    let answer = models.answer(&[(1, SUM)], &how, &Cancel::new(), &mut |piece| {
+        text += piece;
+        true
+    });
+    assert!(answer.unwrap().finish == 0 && !text.contains('8'), "{text}");
+    let how = KnapsackOptions { max_tokens: 1, ..options() };
+    let answer = models.answer(&[(1, SUM)], &how, &Cancel::new(), &mut |_| true).unwrap();
+    assert_eq!((answer.finish, answer.generated_tokens), (1, 1));
+}
+
+#[test]
+fn every_mistake_has_its_number() {
+    let world = &WORLD.1;
+    let code = |outcome: Result<Models, Failure>| outcome.err().map(|failure| failure.code);
+    assert_eq!(code(Setup { bundle: Path::new("/nowhere"), ..Setup::bundled() }.open()), Some(3));
+    assert_eq!(code(Setup { library: Path::new("/nowhere.so"), ..Setup::bundled() }.open()), Some(5));
+    assert_eq!(code(Setup { library: Path::new("libc.so.6"), ..Setup::bundled() }.open()), Some(5));
+    let mut error = null_mut();
+    unsafe {
+        assert!(knapsack_open(null(), &mut error).is_null());
+        assert_eq!(failure(error).code, 2);
+        // Nobody wants to know.
+        assert!(knapsack_open(null(), null_mut()).is_null());
+        let old = KnapsackOpen { size: 8, ..std::mem::zeroed() };
+        assert!(knapsack_open(&old, &mut error).is_null());
+        assert_eq!(failure(error).code, 2);
+        // No table at that address.
+        let open = KnapsackOpen {
+            size: size_of::<KnapsackOpen>(),
+            bundle: s(world.bundle.to_str().unwrap()),
+            table: [0u8; 64].as_ptr().cast(),
+            ..std::mem::zeroed()
+        };
+        assert!(knapsack_open(&open, &mut error).is_null());
+        assert_eq!(failure(error).code, 6);
+        for nothing in [null_mut(), null_mut()] {
+            knapsack_close(nothing);
+            knapsack_error_free(null_mut());
+            knapsack_cancel_free(null_mut());
+            knapsack_cancel_raise(null());
+            assert_eq!((knapsack_error_code(null()), knapsack_memory_pressure(null(), true)), (0, 0));
+        }
+        assert_eq!(call(|error| knapsack_fits(null(), s(MODEL), error)).unwrap_err().code, 2);
+    }
+    let models = Setup::bundled().open().unwrap();
+    let nonsense = KnapsackStr { data: [0xff_u8, 0xfe].as_ptr(), len: 2 };
+    let missing = KnapsackStr { data: null(), len: 2 };
+    for (id, expected) in [(s("other"), 4), (s(""), 4), (nonsense, 2), (missing, 2)] {
+        let failure = call(|error| unsafe { knapsack_load(models.0, id, Cancel::new().0, error) }).unwrap_err();
+        assert_eq!(failure.code, expected, "{failure:?}");
+    }
+    let failed = |turns: &[(u32, &str)], how: KnapsackOptions| {
+        models.answer(turns, &how, &Cancel::new(), &mut |_| true).unwrap_err()
+    };
+    assert_eq!(failed(&[(9, "x")], options()).code, 2);
+    assert_eq!(failed(&[(1, "x")], KnapsackOptions { temperature: -1.0, ..options() }).code, 2);
+    assert_eq!(failed(&[(1, "x")], KnapsackOptions { when_full: 2, ..options() }).code, 2);
+    assert_eq!(failed(&[(1, "x")], KnapsackOptions { stop_count: 1, ..options() }).code, 2);
+    let long = "What is 37 plus 48? ".repeat(100);
+    let failure = failed(&[(1, &long)], KnapsackOptions { when_full: 1, ..options() });
+    assert!(failure.code == 14 && failure.numbers[0] > 256 && failure.numbers[1] == 256, "{failure:?}");
+    // After all of that it still works.
+    assert!(models.ask(SUM).0.contains("85"));
+}
+
+#[test]
+fn a_conversation_that_outgrows_the_context_loses_its_oldest_turns() {
+    let models = Setup::bundled().open().unwrap();
+    let turns: Vec<(u32, &str)> = (0..40).flat_map(|_| [(1, SUM), (2, "85")]).chain([(1, SUM)]).collect();
+    let how = KnapsackOptions { max_tokens: 20, ..options() };
+    let answer = models.answer(&turns, &how, &Cancel::new(), &mut |_| true).unwrap();
+    assert!(answer.dropped_messages > 0 && answer.prompt_tokens <= 256, "{answer:?}");
+}
+
+#[test]
+fn a_budget_that_is_too_small_is_said_with_figures() {
+    let models = Setup { budget: 1000, ..Setup::bundled() }.open().unwrap();
+    for _ in 0..2 {
+        let failure = call(|error| unsafe { knapsack_load(models.0, s(MODEL), Cancel::new().0, error) }).unwrap_err();
+        assert_eq!((failure.code, failure.numbers[1]), (11, 1000), "{failure:?}");
+        assert!(failure.numbers[0] > 1 << 20 && failure.holders.is_empty());
+    }
+    assert_eq!(call(|error| unsafe { knapsack_fits(models.0, s(MODEL), error) }).unwrap_err().code, 11);
+    unsafe { knapsack_set_budget(models.0, 1 << 30) };
+    assert!(models.ask(SUM).0.contains("85"));
+}
+
+/// Cancelled at every piece, from the callback and from another thread: it ends, the model is whole, the next answer is right.
+#[test]
+fn an_answer_can_be_ended_at_any_moment() {
+    let models = Setup::bundled().open().unwrap();
+    let (whole, _) = models.ask(SUM);
+    for stop_after in 0..6 {
+        let mut pieces = 0;
+        let answer = models.answer(&[(1, SUM)], &options(), &Cancel::new(), &mut |_| {
+            pieces += 1;
+            pieces < stop_after
+        });
+        let answer = answer.unwrap();
+        assert!(answer.finish == 2 || pieces < stop_after, "{answer:?} after {pieces}");
+        assert!(pieces <= stop_after.max(1), "a piece came after the end");
+    }
+    for delay in 0..10 {
+        let cancel = Cancel::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_micros(delay * 300));
+                cancel.raise();
+            });
+            match models.answer(&[(1, SUM)], &options(), &cancel, &mut |_| true) {
+                Ok(answer) => assert!(answer.finish == 2 || answer.finish == 0, "{answer:?}"),
+                Err(failure) => assert_eq!(failure.code, 16, "{failure:?}"),
+            }
+        });
+    }
+    assert_eq!(models.ask(SUM).0, whole);
+}
+
+#[test]
+fn what_is_in_use_stays_and_is_freed_afterwards() {
+    let models = Setup::bundled().open().unwrap();
+    let mut unloaded = true;
+    let mut tried = None;
+    models
+        .answer(&[(1, SUM)], &options(), &Cancel::new(), &mut |_| {
+            tried.get_or_insert_with(|| call(|error| unsafe { knapsack_unload(models.0, s(MODEL), &mut unloaded, error) }));
+            assert_eq!(unsafe { knapsack_memory_pressure(models.0, true) }, 0);
+            true
+        })
+        .unwrap();
+    assert_eq!(tried.unwrap().unwrap_err().code, 12);
+    call(|error| unsafe { knapsack_pin(models.0, s(MODEL), true, error) }).unwrap();
+    unsafe {
+        assert_eq!(knapsack_memory_pressure(models.0, false), 0);
+        assert!(knapsack_memory_pressure(models.0, true) > 1 << 20);
+    }
+    call(|error| unsafe { knapsack_unload(models.0, s(MODEL), &mut unloaded, error) }).unwrap();
+    assert!(!unloaded);
+    // An evicted model comes back by itself.
+    assert!(models.ask(SUM).0.contains("85"));
+    call(|error| unsafe { knapsack_unload(models.0, s(MODEL), &mut unloaded, error) }).unwrap();
+    assert!(unloaded);
+}
+
+#[test]
+fn in_the_background_answers_end_and_loads_wait() {
+    let models = Setup::bundled().open().unwrap();
+    let (begun, wait) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let models = &models;
+        let answer = scope.spawn(move || {
+            let how = KnapsackOptions { max_tokens: 200, stop: null(), ..options() };
+            models.answer(&[(1, SUM)], &how, &Cancel::new(), &mut |_| {
+                let _ = begun.send(());
+                // The pause comes while this piece is being shown.
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                true
+            })
+        });
+        wait.recv().unwrap();
+        unsafe { knapsack_pause(models.0) };
+        assert_eq!(answer.join().unwrap().unwrap().finish, 3);
+    });
+    let refused = models.answer(&[(1, SUM)], &options(), &Cancel::new(), &mut |_| true).unwrap_err();
+    assert_eq!(refused.code, 17);
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| call(|error| unsafe { knapsack_load(models.0, s(MODEL), Cancel::new().0, error) }));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(!load.is_finished());
+        unsafe { knapsack_resume(models.0) };
+        load.join().unwrap().unwrap();
+    });
+    assert!(models.ask(SUM).0.contains("85"));
+}
+
+#[test]
+fn answers_of_one_model_come_one_after_the_other() {
+    let models = Setup::bundled().open().unwrap();
+    let (whole, _) = models.ask(SUM);
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let (models, whole) = (&models, &whole);
+            scope.spawn(move || {
+                for round in 0..5 {
+                    if (thread + round) % 3 == 0 {
+                        let cancel = Cancel::new();
+                        cancel.raise();
+                        let failure = models.answer(&[(1, SUM)], &options(), &cancel, &mut |_| true).unwrap_err();
+                        assert_eq!(failure.code, 16);
+                    } else {
+                        assert_eq!(&models.ask(SUM).0, whole);
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_load_that_fails_is_an_error_and_the_next_one_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("bundle");
+    copy_folder(&WORLD.1.bundle, &copy);
+    static EVENTS: Mutex<Vec<(u32, String)>> = Mutex::new(Vec::new());
+    unsafe extern "C" fn event(_: *mut c_void, kind: u32, _: KnapsackStr, _: u64, text: KnapsackStr) {
+        EVENTS.lock().unwrap().push((kind, unsafe { text.text() }.unwrap().to_owned()));
+    }
+    let models = Setup { bundle: &copy, on_event: Some(event), ..Setup::bundled() }.open().unwrap();
+    let (shard, aside) = (copy.join(MODEL).join("params_shard_0.bin"), folder.path().join("aside"));
+    std::fs::rename(&shard, &aside).unwrap();
+    let failure = call(|error| unsafe { knapsack_load(models.0, s(MODEL), Cancel::new().0, error) }).unwrap_err();
+    assert_eq!(failure.code, 13, "{failure:?}");
+    std::fs::rename(&aside, &shard).unwrap();
+    assert!(models.ask(SUM).0.contains("85"));
+    let events = EVENTS.lock().unwrap();
+    let kinds: Vec<u32> = events.iter().map(|(kind, _)| *kind).filter(|kind| *kind != 0).collect();
+    assert_eq!(kinds, [5, 1]);
+    let why = &events.iter().find(|(kind, _)| *kind == 5).unwrap().1;
+    assert!(why.contains("params_shard_0.bin"), "{why}");
+    assert!(failure.message.contains("params_shard_0.bin"), "{}", failure.message);
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Bodies that were given out and not ended.
+static OPEN_BODIES: AtomicUsize = AtomicUsize::new(0);
+
+unsafe extern "C" fn get(_: *mut c_void, url: KnapsackStr, from: u64, body: *mut *mut c_void, _: *mut u64) -> i32 {
+    match HttpTransport::direct().get(unsafe { url.text() }.unwrap(), from) {
+        Ok(answer) => {
+            OPEN_BODIES.fetch_add(1, Ordering::Relaxed);
+            unsafe { *body = Box::into_raw(Box::new(answer.reader)).cast() };
+            if answer.start == from && from > 0 { 206 } else { 200 }
+        }
+        Err(knapsack_runtime::download::TransportError::Status(status)) => status.into(),
+        Err(_) => 0,
+    }
+}
+
+unsafe extern "C" fn read(_: *mut c_void, body: *mut c_void, buffer: *mut u8, length: usize) -> i64 {
+    let reader = unsafe { &mut *body.cast::<Box<dyn Read + Send>>() };
+    reader.read(unsafe { std::slice::from_raw_parts_mut(buffer, length) }).map_or(-1, |n| n as i64)
+}
+
+unsafe extern "C" fn end(_: *mut c_void, body: *mut c_void) {
+    OPEN_BODIES.fetch_sub(1, Ordering::Relaxed);
+    drop(unsafe { Box::from_raw(body.cast::<Box<dyn Read + Send>>()) });
+}
+
+unsafe extern "C" fn progress(context: *mut c_void, done: u64, total: u64) -> bool {
+    let steps = unsafe { &mut *context.cast::<Vec<(u64, u64)>>() };
+    steps.push((done, total));
+    true
+}
+
+/// A download that is cut off, a network that goes away and comes back, a second device that is full of nothing.
+#[test]
+fn a_download_survives_the_network() {
+    let world = &WORLD.1;
+    let folder = tempfile::tempdir().unwrap();
+    let transport = KnapsackTransport { context: null_mut(), get: Some(get), read: Some(read), end: Some(end) };
+    let storage = folder.path().to_str().unwrap();
+    let models = Setup { bundle: &world.remote, storage, transport, ..Setup::bundled() }.open().unwrap();
+    let total = models.state().total;
+    assert_eq!(models.state(), KnapsackState { kind: 2, done: 0, total });
+    let load = || call(|error| unsafe { knapsack_load(models.0, s(MODEL), Cancel::new().0, error) });
+    assert_eq!(load().unwrap_err().code, 7);
+    let prepare = |cancel: &Cancel, steps: &mut Vec<(u64, u64)>| {
+        call(|error| unsafe {
+            knapsack_prepare(models.0, s(MODEL), cancel.0, progress, std::ptr::from_mut(steps).cast(), error)
+        })
+    };
+    world.hub.fault("resolve", Fault::Status(404), u32::MAX);
+    let failure = prepare(&Cancel::new(), &mut Vec::new()).unwrap_err();
+    assert_eq!((failure.code, failure.numbers[0]), (8, 404), "{failure:?}");
+    world.hub.clear_faults();
+    world.hub.fault("storage", Fault::CutAfter(300_000), 2);
+    let mut steps = Vec::new();
+    prepare(&Cancel::new(), &mut steps).unwrap();
+    assert_eq!(steps.last(), Some(&(total, total)));
+    assert!(steps.windows(2).all(|pair| pair[0].0 <= pair[1].0), "progress went back");
+    assert_eq!(OPEN_BODIES.load(Ordering::Relaxed), 0);
+    assert_eq!(models.state().kind, 1);
+    assert!(models.ask(SUM).0.contains("85"));
+    let mut removed = false;
+    call(|error| unsafe { knapsack_remove(models.0, s(MODEL), &mut removed, error) }).unwrap();
+    assert!(removed && models.state().kind == 2);
+    // A flag that is up already.
+    let cancel = Cancel::new();
+    cancel.raise();
+    assert_eq!(prepare(&cancel, &mut Vec::new()).unwrap_err().code, 16);
+    // Without a way to the network.
+    let bare = Setup { bundle: &world.remote, storage, ..Setup::bundled() }.open().unwrap();
+    let outcome = call(|error| unsafe {
+        knapsack_prepare(bare.0, s(MODEL), Cancel::new().0, progress, (&raw mut steps).cast(), error)
+    });
+    assert_eq!(outcome.unwrap_err().code, 8);
+}

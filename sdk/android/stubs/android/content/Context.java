@@ -1,0 +1,25 @@
+package android.content;
+
+import android.content.pm.PackageManager;
+import android.content.res.AssetManager;
+import java.io.File;
+
+public abstract class Context {
+    public static final String ACTIVITY_SERVICE = "activity";
+
+    public abstract Context getApplicationContext();
+
+    public abstract AssetManager getAssets();
+
+    public abstract File getNoBackupFilesDir();
+
+    public abstract PackageManager getPackageManager();
+
+    public abstract String getPackageName();
+
+    public abstract Object getSystemService(String name);
+
+    public native void registerComponentCallbacks(ComponentCallbacks callback);
+
+    public native void unregisterComponentCallbacks(ComponentCallbacks callback);
+}

@@ -1,0 +1,1 @@
+../../../../crates/knapsack-ffi/include/knapsack.h

@@ -1,0 +1,35 @@
+//! The phone's instruction set, emulated: the CPU device's tests as 64-bit Arm Linux programs under qemu.
+
+use crate::toolchain::{Toolchain, run, tool};
+use anyhow::Result;
+use std::path::Path;
+
+const TARGET: &str = "aarch64-unknown-linux-gnu";
+
+/// Tests of `knapsack-device`, and the processors that they run on. `cortex-a53` has no dot product, `max` has everything that
+/// qemu emulates. The slow devices of the conformance suite are left out: they are the same code on every processor.
+const TESTS: [(&[&str], &[&str]); 3] = [
+    (&["--lib"], &["max", "cortex-a53"]),
+    (&["--test", "cpu", "--test", "memory"], &["max", "cortex-a53"]),
+    (&["--test", "conformance", "cpu_neon"], &["max"]),
+];
+
+/// Builds and runs them.
+pub(crate) fn check(root: &Path) -> Result<()> {
+    let qemu = tool(&["qemu-aarch64-static", "qemu-aarch64"], "qemu-user-static")?;
+    let linker = tool(&["aarch64-linux-gnu-gcc"], "gcc-aarch64-linux-gnu libc6-dev-arm64-cross")?;
+    let toolchain = Toolchain::of(root, TARGET)?;
+    for (tests, processors) in TESTS {
+        for processor in processors {
+            let mut cargo = toolchain.cargo(root, "test", ",test");
+            cargo.args(["--release", "--package", "knapsack-device"]).args(tests);
+            cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", &linker);
+            let runner = format!("{qemu} -cpu {processor} -L /usr/aarch64-linux-gnu");
+            cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner);
+            // Linking these programs with LTO takes longer than running them.
+            cargo.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+            run(&mut cargo)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! The Swift package and the Kotlin library, tested on this machine: Swift 6 on Linux, Kotlin on the JVM, both against the
+//! runtime as a shared library, a package of the tiny assistant and a hub on loopback.
+
+use crate::toolchain::{cache, mirror, run, tool};
+use anyhow::{Context, Result, bail, ensure};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The compiler that npm has, and what it brings along.
+const KOTLIN: &str = "kotlin-compiler@2.4.20";
+/// Debian's release that has Swift 6.
+const SWIFT_SUITE: &str = "trixie";
+
+/// How the suites are repeated.
+#[derive(clap::Args, Clone, Copy)]
+pub(crate) struct Repeat {
+    /// Run the suite so often, under load from the second time on: a hang would show.
+    #[arg(long, default_value_t = 1)]
+    repeat: u32,
+}
+
+/// Tests the Swift package.
+pub(crate) fn swift(root: &Path, repeat: Repeat) -> Result<()> {
+    let work = folder(root)?;
+    let library = library(root)?;
+    let world = World::start(root, &work)?;
+    let swift = Swift::find(root)?;
+    let package = root.join("sdk/swift");
+    let scratch = work.join("swift");
+    let linking = format!("-L{}", library.display());
+    let build = |command: &mut Command| {
+        command.arg("--package-path").arg(&package).arg("--scratch-path").arg(&scratch);
+        command.args(["-Xlinker", &linking, "-Xswiftc", "-warnings-as-errors"]);
+    };
+    let mut command = swift.command("swift", root)?;
+    build(command.args(["build", "--build-tests"]));
+    run(&mut command)?;
+    repeat.times(|| {
+        let mut command = swift.command(&scratch.join("debug/KnapsackPackageTests.xctest").to_string_lossy(), root)?;
+        command.env("KNAPSACK_WORLD", &world.file).env("LD_LIBRARY_PATH", &library);
+        run(&mut command)
+    })
+}
+
+/// Tests the Kotlin library.
+pub(crate) fn kotlin(root: &Path, repeat: Repeat) -> Result<()> {
+    let work = folder(root)?;
+    let library = library(root)?.join("libknapsack.so");
+    let world = World::start(root, &work)?;
+    let compiler = Kotlin::find(root)?;
+    let (main, tests) = (work.join("knapsack.jar"), work.join("tests.jar"));
+    let source = |name: &str| root.join("sdk/android").join(name);
+    compiler.compile(&[source("src/main")], &[], &main)?;
+    compiler.compile(&[source("src/test")], &[&main], &tests)?;
+    // What needs Android's classes is type-checked against their signatures; it cannot run here.
+    let stubs = work.join("stubs");
+    std::fs::create_dir_all(&stubs)?;
+    run(Command::new("javac").arg("-d").arg(&stubs).args(sources(&[source("stubs")], "java")?))?;
+    compiler.compile(&[source("src/main"), source("src/android")], &[&stubs], &work.join("android.jar"))?;
+    let classes = [&main, &tests].map(|jar| jar.display().to_string());
+    let classes = format!("{}:{}", classes.join(":"), compiler.runtime());
+    repeat.times(|| {
+        let mut command = Command::new("java");
+        command.args(["-Xcheck:jni", "-cp", &classes]);
+        command.arg(format!("-Dai.knapsack.library={}", library.display())).arg("BehaviourKt").arg(&world.file);
+        println!("$ java -Xcheck:jni … BehaviourKt");
+        let out = command.output().context("cannot start java")?;
+        let text = [out.stdout, out.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        print!("{text}");
+        ensure!(out.status.success(), "the Kotlin tests failed");
+        let complaint = text.lines().find(|line| line.contains("in native method") || line.contains("JNI call made"));
+        ensure!(complaint.is_none(), "-Xcheck:jni: {}", complaint.unwrap_or_default());
+        Ok(())
+    })
+}
+
+impl Repeat {
+    fn times(self, mut suite: impl FnMut() -> Result<()>) -> Result<()> {
+        for round in 0..self.repeat.max(1) {
+            let load = (round > 0).then(Load::start);
+            suite().with_context(|| format!("round {} of {}", round + 1, self.repeat))?;
+            drop(load);
+        }
+        Ok(())
+    }
+}
+
+/// Threads that keep every core busy.
+struct Load(Arc<AtomicBool>);
+
+impl Load {
+    fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        for _ in 0..2 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get) {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        Self(stop)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn folder(root: &Path) -> Result<PathBuf> {
+    let folder = root.join("target/sdk");
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+/// Builds the runtime as a shared library; returns its folder.
+fn library(root: &Path) -> Result<PathBuf> {
+    let mut command = Command::new("cargo");
+    command.args(["rustc", "--locked", "--package", "knapsack-ffi", "--lib", "--features", "jni"]);
+    run(command.args(["--crate-type", "cdylib"]).current_dir(root))?;
+    let folder = root.join("target/debug");
+    ensure!(folder.join("libknapsack.so").is_file(), "cargo made no libknapsack.so");
+    Ok(folder)
+}
+
+/// The package and the hub that the tests run against.
+struct World {
+    child: Child,
+    file: PathBuf,
+}
+
+impl World {
+    fn start(root: &Path, work: &Path) -> Result<Self> {
+        let folder = work.join("world");
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder)?;
+        let mut command = Command::new("cargo");
+        command.args(["run", "--quiet", "--locked", "--package", "knapsack-ffi", "--example", "world", "--"]);
+        command.arg(&folder).current_dir(root).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("cannot start cargo")?;
+        let mut text = String::new();
+        for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
+            let line = line?;
+            text.push_str(&line);
+            text.push('\n');
+            if line == "ready=1" {
+                let file = work.join("world.txt");
+                std::fs::write(&file, text)?;
+                return Ok(Self { child, file });
+            }
+        }
+        bail!("the example `world` ended: {text}")
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Its input ends, and so does it.
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// Swift: this machine's, or Debian's in a folder of its own.
+enum Swift {
+    Here,
+    Root(PathBuf),
+}
+
+impl Swift {
+    fn find(root: &Path) -> Result<Self> {
+        if tool(&["swift"], "swiftlang").is_ok() {
+            return Ok(Self::Here);
+        }
+        let folder = cache(root)?.join(format!("swift-{SWIFT_SUITE}"));
+        if !folder.join("complete").is_file() {
+            tool(&["mmdebstrap"], "mmdebstrap")?;
+            let _ = std::fs::remove_dir_all(&folder);
+            let mut command = Command::new("mmdebstrap");
+            command.args(["--variant=apt", "--mode=root", SWIFT_SUITE]);
+            command.arg("--include=swiftlang,ca-certificates,libc6-dev,libstdc++-14-dev");
+            run(command.arg(&folder).arg(mirror()?))?;
+            std::fs::write(folder.join("complete"), "")?;
+        }
+        Ok(Self::Root(folder))
+    }
+
+    /// A program, with this repository at its own path.
+    fn command(&self, program: &str, root: &Path) -> Result<Command> {
+        let Self::Root(folder) = self else { return Ok(Command::new(program)) };
+        let inside = folder.join(root.strip_prefix("/").context("an absolute path")?);
+        std::fs::create_dir_all(&inside)?;
+        // In a mount namespace of its own: nothing stays mounted. Swift finds its libraries through /proc.
+        let script = r#"mount --bind "$1" "$2$1" && mount -t proc proc "$2/proc" && root=$2 && shift 2 && exec chroot "$root" "$@""#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(root).arg(folder).arg(program);
+        command.env("HOME", "/root").env("LANG", "C.UTF-8");
+        Ok(command)
+    }
+}
+
+/// Kotlin's compiler out of npm.
+struct Kotlin(PathBuf);
+
+impl Kotlin {
+    fn find(root: &Path) -> Result<Self> {
+        tool(&["java"], "default-jdk-headless")?;
+        let folder = cache(root)?.join(KOTLIN.replace('@', "-"));
+        let library = folder.join("node_modules/kotlin-compiler/lib");
+        if !library.join("kotlin-compiler.jar").is_file() {
+            tool(&["npm"], "npm")?;
+            std::fs::create_dir_all(&folder)?;
+            std::fs::write(folder.join("package.json"), "{}")?;
+            run(Command::new("npm").args(["install", "--no-audit", "--no-fund", KOTLIN]).current_dir(&folder))?;
+        }
+        Ok(Self(library))
+    }
+
+    /// What compiled code needs: Kotlin's library and the coroutines.
+    fn runtime(&self) -> String {
+        let jar = |name: &str| self.0.join(name).display().to_string();
+        format!("{}:{}", jar("kotlin-stdlib.jar"), jar("kotlinx-coroutines-core-jvm.jar"))
+    }
+
+    /// Compiles every source below the folders.
+    fn compile(&self, folders: &[PathBuf], libraries: &[&Path], out: &Path) -> Result<()> {
+        let classes = libraries.iter().map(|jar| jar.display().to_string()).chain([self.runtime()]);
+        let classes = classes.collect::<Vec<_>>().join(":");
+        let mut command = Command::new("java");
+        command.arg("-cp").arg(format!("{}/*", self.0.display())).arg("org.jetbrains.kotlin.cli.jvm.K2JVMCompiler");
+        command.args(["-no-reflect", "-no-stdlib", "-jvm-target", "1.8", "-Werror", "-cp", &classes, "-d"]);
+        run(command.arg(out).args(sources(folders, "kt")?))
+    }
+}
+
+/// Every file below the folders whose name ends so, in order.
+fn sources(folders: &[PathBuf], extension: &str) -> Result<Vec<PathBuf>> {
+    let (mut files, mut pending) = (Vec::new(), folders.to_vec());
+    while let Some(folder) = pending.pop() {
+        for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                pending.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
