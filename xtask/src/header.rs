@@ -64,7 +64,11 @@ fn c(text: &str) -> Declarations {
         rest = rest[start..].split_once("*/").map_or("", |(_, after)| after);
     }
     plain.push_str(rest);
-    let plain: String = plain.lines().filter(|line| !line.starts_with('#') && !line.contains("extern \"C\"")).collect::<Vec<_>>().join("\n");
+    let plain: String = plain
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.contains("extern \"C\""))
+        .collect::<Vec<_>>()
+        .join("\n");
     let mut found = Declarations::new();
     let mut rest = plain.as_str();
     while let Some(end) = rest.find([';', '{']) {
@@ -135,8 +139,12 @@ fn rust(text: &str) -> Declarations {
         found.insert(name.to_owned(), format!("{} ({list})", c_of(result)));
     }
     for (at, _) in code.match_indices("#[repr(C)]") {
-        let Some((name, _)) = code[at..].split_once("pub struct ").and_then(|(_, rest)| rest.split_once(' ')) else { continue };
-        let Some((fields, _)) = block(&code[at..][code[at..].find("pub struct").unwrap_or(0)..], '{', '}') else { continue };
+        let Some((name, _)) = code[at..].split_once("pub struct ").and_then(|(_, rest)| rest.split_once(' ')) else {
+            continue;
+        };
+        let Some((fields, _)) = block(&code[at..][code[at..].find("pub struct").unwrap_or(0)..], '{', '}') else {
+            continue;
+        };
         let fields = fields.split(',').map(rust_item).filter(|item| !item.is_empty()).collect::<Vec<_>>().join("; ");
         found.insert(name.to_owned(), fields);
     }
@@ -145,7 +153,9 @@ fn rust(text: &str) -> Declarations {
 
 fn rust_item(item: &str) -> String {
     let item = squeeze(item);
-    item.trim_start_matches("pub ").split_once(": ").map_or_else(String::new, |(name, kind)| format!("{name}: {}", c_of(kind)))
+    item.trim_start_matches("pub ")
+        .split_once(": ")
+        .map_or_else(String::new, |(name, kind)| format!("{name}: {}", c_of(kind)))
 }
 
 /// A Rust type as C spells it.

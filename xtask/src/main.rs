@@ -5,10 +5,10 @@ mod architecture;
 mod arm64;
 mod dependencies;
 mod files;
+mod generated;
 mod header;
 mod sdk;
 mod toolchain;
-mod generated;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;

@@ -179,7 +179,8 @@ impl Apt {
 
 /// The Debian mirror that this machine's apt uses.
 pub(crate) fn mirror() -> Result<String> {
-    let listed = output(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]))
-        .context("no apt here")?;
+    let listed =
+        output(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]))
+            .context("no apt here")?;
     listed.lines().find(|line| line.ends_with("/debian/")).map(str::to_owned).context("apt knows no mirror of Debian")
 }

@@ -4,9 +4,13 @@
 //! Safety, for all of it: a handle came from here and is freed after the last call with it has returned, which the Kotlin side
 //! counts (`Handle`).
 
-use crate::c::{number_of, state_numbers, role};
-use crate::core::{AnswerOptions, Background, Code, Error, Models, Options, Result as Outcome, guard, holding, loaded_table};
-use jni::objects::{JByteArray, JClass, JFloatArray, JIntArray, JLongArray, JObject, JObjectArray, JString, JThrowable};
+use crate::c::{number_of, role, state_numbers};
+use crate::core::{
+    AnswerOptions, Background, Code, Error, Models, Options, Result as Outcome, guard, holding, loaded_table,
+};
+use jni::objects::{
+    JByteArray, JClass, JFloatArray, JIntArray, JLongArray, JObject, JObjectArray, JString, JThrowable,
+};
 use jni::refs::Global;
 use jni::sys::{jboolean, jint, jlong};
 use jni::{Env, EnvUnowned, JValue, JavaVM, jni_sig, jni_str};
@@ -84,7 +88,8 @@ fn models<'a>(handle: jlong) -> Outcome<&'a Models> {
 
 fn flag<'a>(handle: jlong) -> Outcome<&'a CancelFlag> {
     // SAFETY: null, or live for this call (see the module).
-    unsafe { (handle as *const CancelFlag).as_ref() }.ok_or_else(|| Error::new(Code::InvalidArgument, "a handle is null"))
+    unsafe { (handle as *const CancelFlag).as_ref() }
+        .ok_or_else(|| Error::new(Code::InvalidArgument, "a handle is null"))
 }
 
 /// The app's side: what it is told, and how it downloads (`ai.knapsack.internal.Host`).
@@ -327,11 +332,7 @@ fn go_on(broken: &mut Jni<()>, call: impl FnOnce() -> Jni<bool>) -> bool {
 }
 
 /// A call with the id of a model.
-fn with_id<'l, T: Default>(
-    env: &mut EnvUnowned<'l>,
-    id: &JString<'l>,
-    body: impl FnOnce(&str) -> Outcome<T>,
-) -> T {
+fn with_id<'l, T: Default>(env: &mut EnvUnowned<'l>, id: &JString<'l>, body: impl FnOnce(&str) -> Outcome<T>) -> T {
     enter(env, |env| {
         let id = id.try_to_string(env)?;
         give(env, guard(|| body(&id)))
@@ -465,9 +466,8 @@ extern "system" fn Java_ai_knapsack_internal_Native_complete<'l>(
         let request = request.try_to_string(env)?;
         let mut broken: Jni<()> = Ok(());
         let answered = guard(|| {
-            models(handle)?.complete(&request, flag(cancel)?, &mut |event| {
-                go_on(&mut broken, || text(env, &sink, event))
-            })
+            models(handle)?
+                .complete(&request, flag(cancel)?, &mut |event| go_on(&mut broken, || text(env, &sink, event)))
         });
         broken?;
         give(env, answered)

@@ -169,7 +169,8 @@ impl Models {
         cancel: &Cancel,
         mut each: &mut OnText<'_>,
     ) -> Result<KnapsackAnswer, Failure> {
-        let messages: Vec<_> = turns.iter().map(|(role, text)| KnapsackMessage { role: *role, content: s(text) }).collect();
+        let messages: Vec<_> =
+            turns.iter().map(|(role, text)| KnapsackMessage { role: *role, content: s(text) }).collect();
         let mut answer = KnapsackAnswer { size: size_of::<KnapsackAnswer>(), ..KnapsackAnswer::default() };
         let context = (&raw mut each).cast();
         call(|error| unsafe {
@@ -186,6 +187,10 @@ impl Models {
             true
         });
         (text, answer.unwrap())
+    }
+
+    fn load(&self) -> Result<(), Failure> {
+        call(|error| unsafe { knapsack_load(self.0, s(MODEL), Cancel::new().0, error) })
     }
 
     fn state(&self) -> KnapsackState {
@@ -288,6 +293,34 @@ fn every_mistake_has_its_number() {
 }
 
 #[test]
+fn openais_requests_are_answered() {
+    let models = Setup::bundled().open().unwrap();
+    let complete = |request: &str| {
+        let mut events = Vec::new();
+        let mut push = |event: &str| {
+            events.push(event.to_owned());
+            true
+        };
+        let mut each: &mut OnText<'_> = &mut push;
+        let context = (&raw mut each).cast();
+        let (request, cancel) = (s(request), Cancel::new());
+        call(|error| unsafe { knapsack_complete(models.0, request, cancel.0, on_text, context, error) })
+            .map(|()| events)
+    };
+    let whole = complete(r#"{"messages":[{"role":"user","content":"What is 37 plus 48?"}],"temperature":0}"#).unwrap();
+    assert!(whole.len() == 1 && whole[0].contains("\"chat.completion\"") && whole[0].contains("85"), "{whole:?}");
+    let streamed = r#"{"messages":[{"role":"user","content":"What is 37 plus 48?"}],"temperature":0,"stream":true}"#;
+    let events = complete(streamed).unwrap();
+    assert!(events.len() > 2 && events.iter().all(|event| event.contains("chat.completion.chunk")), "{events:?}");
+    for (request, code) in
+        [("{", 2), (r#"{"messages":[]}"#, 2), (r#"{"model":"other","messages":[{"role":"user","content":"x"}]}"#, 4)]
+    {
+        let failure = complete(request).unwrap_err();
+        assert!(failure.code == code && failure.message.contains("\"error\""), "{request}: {failure:?}");
+    }
+}
+
+#[test]
 fn a_conversation_that_outgrows_the_context_loses_its_oldest_turns() {
     let models = Setup::bundled().open().unwrap();
     let turns: Vec<(u32, &str)> = (0..40).flat_map(|_| [(1, SUM), (2, "85")]).chain([(1, SUM)]).collect();
@@ -300,7 +333,7 @@ fn a_conversation_that_outgrows_the_context_loses_its_oldest_turns() {
 fn a_budget_that_is_too_small_is_said_with_figures() {
     let models = Setup { budget: 1000, ..Setup::bundled() }.open().unwrap();
     for _ in 0..2 {
-        let failure = call(|error| unsafe { knapsack_load(models.0, s(MODEL), Cancel::new().0, error) }).unwrap_err();
+        let failure = models.load().unwrap_err();
         assert_eq!((failure.code, failure.numbers[1]), (11, 1000), "{failure:?}");
         assert!(failure.numbers[0] > 1 << 20 && failure.holders.is_empty());
     }
@@ -347,7 +380,9 @@ fn what_is_in_use_stays_and_is_freed_afterwards() {
     let mut tried = None;
     models
         .answer(&[(1, SUM)], &options(), &Cancel::new(), &mut |_| {
-            tried.get_or_insert_with(|| call(|error| unsafe { knapsack_unload(models.0, s(MODEL), &mut unloaded, error) }));
+            tried.get_or_insert_with(|| {
+                call(|error| unsafe { knapsack_unload(models.0, s(MODEL), &mut unloaded, error) })
+            });
             assert_eq!(unsafe { knapsack_memory_pressure(models.0, true) }, 0);
             true
         })
@@ -388,7 +423,7 @@ fn in_the_background_answers_end_and_loads_wait() {
     let refused = models.answer(&[(1, SUM)], &options(), &Cancel::new(), &mut |_| true).unwrap_err();
     assert_eq!(refused.code, 17);
     std::thread::scope(|scope| {
-        let load = scope.spawn(|| call(|error| unsafe { knapsack_load(models.0, s(MODEL), Cancel::new().0, error) }));
+        let load = scope.spawn(|| models.load());
         std::thread::sleep(std::time::Duration::from_millis(100));
         assert!(!load.is_finished());
         unsafe { knapsack_resume(models.0) };
@@ -432,7 +467,7 @@ fn a_load_that_fails_is_an_error_and_the_next_one_works() {
     let models = Setup { bundle: &copy, on_event: Some(event), ..Setup::bundled() }.open().unwrap();
     let (shard, aside) = (copy.join(MODEL).join("params_shard_0.bin"), folder.path().join("aside"));
     std::fs::rename(&shard, &aside).unwrap();
-    let failure = call(|error| unsafe { knapsack_load(models.0, s(MODEL), Cancel::new().0, error) }).unwrap_err();
+    let failure = models.load().unwrap_err();
     assert_eq!(failure.code, 13, "{failure:?}");
     std::fs::rename(&aside, &shard).unwrap();
     assert!(models.ask(SUM).0.contains("85"));
@@ -498,8 +533,7 @@ fn a_download_survives_the_network() {
     let models = Setup { bundle: &world.remote, storage, transport, ..Setup::bundled() }.open().unwrap();
     let total = models.state().total;
     assert_eq!(models.state(), KnapsackState { kind: 2, done: 0, total });
-    let load = || call(|error| unsafe { knapsack_load(models.0, s(MODEL), Cancel::new().0, error) });
-    assert_eq!(load().unwrap_err().code, 7);
+    assert_eq!(models.load().unwrap_err().code, 7);
     let prepare = |cancel: &Cancel, steps: &mut Vec<(u64, u64)>| {
         call(|error| unsafe {
             knapsack_prepare(models.0, s(MODEL), cancel.0, progress, std::ptr::from_mut(steps).cast(), error)
@@ -520,6 +554,31 @@ fn a_download_survives_the_network() {
     let mut removed = false;
     call(|error| unsafe { knapsack_remove(models.0, s(MODEL), &mut removed, error) }).unwrap();
     assert!(removed && models.state().kind == 2);
+    // The system moves the bytes: every file is given to the store, in any order, and the last one makes it complete.
+    unsafe extern "C" fn wanted(context: *mut c_void, file: *const KnapsackWanted) {
+        let files = unsafe { &mut *context.cast::<Vec<(String, bool)>>() };
+        unsafe { files.push(((*file).path.text().unwrap().to_owned(), (*file).have)) };
+    }
+    let mut files: Vec<(String, bool)> = Vec::new();
+    call(|error| unsafe { knapsack_wanted(models.0, s(MODEL), wanted, (&raw mut files).cast(), error) }).unwrap();
+    assert!(files.len() > 3 && files.iter().all(|(_, have)| !have), "{files:?}");
+    let arrived = folder.path().join("arrived");
+    let adopt = |path: &str| {
+        let mut complete = false;
+        let file = arrived.to_str().unwrap();
+        call(|error| unsafe { knapsack_adopt(models.0, s(MODEL), s(path), s(file), &mut complete, error) })?;
+        Ok::<bool, Failure>(complete)
+    };
+    std::fs::write(&arrived, "something else").unwrap();
+    assert_eq!(adopt(&files[0].0).unwrap_err().code, 10);
+    assert_eq!(adopt("../outside").unwrap_err().code, 2);
+    for (index, (path, _)) in files.iter().enumerate() {
+        std::fs::copy(world.bundle.join(MODEL).join(path), &arrived).unwrap();
+        assert_eq!(adopt(path).unwrap(), index + 1 == files.len(), "{path}");
+    }
+    assert_eq!(models.state().kind, 1);
+    assert!(models.ask(SUM).0.contains("85"));
+    call(|error| unsafe { knapsack_remove(models.0, s(MODEL), &mut removed, error) }).unwrap();
     // A flag that is up already.
     let cancel = Cancel::new();
     cancel.raise();

@@ -205,7 +205,9 @@ pub unsafe extern "C" fn knapsack_complete(
     // SAFETY: live handles, a string of the caller's, the caller's callback, a place for an error.
     unsafe {
         let outcome = guard(|| {
-            at(models)?.0.complete(request.text()?, &at(cancel)?.0, &mut |event| on_event(context, KnapsackStr::new(event)))
+            at(models)?
+                .0
+                .complete(request.text()?, &at(cancel)?.0, &mut |event| on_event(context, KnapsackStr::new(event)))
         });
         give(outcome, error).is_some()
     }

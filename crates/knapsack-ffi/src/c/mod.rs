@@ -9,8 +9,8 @@ mod models;
 mod transport;
 
 pub use answer::{
-    KnapsackAnswer, KnapsackCancel, KnapsackMessage, KnapsackOnText, KnapsackOptions, knapsack_answer, knapsack_cancel_free,
-    knapsack_cancel_new, knapsack_cancel_raise, knapsack_complete,
+    KnapsackAnswer, KnapsackCancel, KnapsackMessage, KnapsackOnText, KnapsackOptions, knapsack_answer,
+    knapsack_cancel_free, knapsack_cancel_new, knapsack_cancel_raise, knapsack_complete,
 };
 pub use error::{
     KnapsackError, KnapsackHolder, knapsack_error_code, knapsack_error_free, knapsack_error_holder,
@@ -18,10 +18,9 @@ pub use error::{
 };
 pub use models::{
     KnapsackModelInfo, KnapsackModels, KnapsackOnEvent, KnapsackOnModel, KnapsackOnProgress, KnapsackOnWanted,
-    KnapsackOpen, KnapsackState, KnapsackWanted, knapsack_adopt,
-    knapsack_close, knapsack_fits, knapsack_load, knapsack_memory_pressure, knapsack_models, knapsack_open, knapsack_pause,
-    knapsack_pin, knapsack_prepare, knapsack_remove, knapsack_resume, knapsack_set_budget, knapsack_state, knapsack_unload,
-    knapsack_wanted,
+    KnapsackOpen, KnapsackState, KnapsackWanted, knapsack_adopt, knapsack_close, knapsack_fits, knapsack_load,
+    knapsack_memory_pressure, knapsack_models, knapsack_open, knapsack_pause, knapsack_pin, knapsack_prepare,
+    knapsack_remove, knapsack_resume, knapsack_set_budget, knapsack_state, knapsack_unload, knapsack_wanted,
 };
 pub use transport::{KnapsackEnd, KnapsackGet, KnapsackRead, KnapsackTransport};
 
@@ -118,7 +117,10 @@ unsafe fn sized<T: Copy>(pointer: *const T, least: usize, fallback: T) -> Result
     // SAFETY: every version begins with its size.
     let size = unsafe { pointer.cast::<usize>().read() };
     if size < least {
-        return Err(Error::new(Code::InvalidArgument, format!("a struct of {size} bytes is smaller than any version's")));
+        return Err(Error::new(
+            Code::InvalidArgument,
+            format!("a struct of {size} bytes is smaller than any version's"),
+        ));
     }
     let mut value = fallback;
     // SAFETY: both are at least so long, and do not overlap, because one is on this stack.

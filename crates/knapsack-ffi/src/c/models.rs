@@ -9,13 +9,8 @@ use std::path::{Path, PathBuf};
 pub struct KnapsackModels(pub(super) Models);
 
 /// What happened to a model.
-pub type KnapsackOnEvent = unsafe extern "C" fn(
-    context: *mut c_void,
-    kind: u32,
-    model_id: KnapsackStr,
-    value: u64,
-    text: KnapsackStr,
-);
+pub type KnapsackOnEvent =
+    unsafe extern "C" fn(context: *mut c_void, kind: u32, model_id: KnapsackStr, value: u64, text: KnapsackStr);
 /// One model.
 pub type KnapsackOnModel = unsafe extern "C" fn(context: *mut c_void, model: *const KnapsackModelInfo);
 /// One file of a model.
@@ -189,7 +184,8 @@ pub unsafe extern "C" fn knapsack_open(
     // SAFETY: the caller's struct, of whatever version.
     let opened = guard(|| unsafe { Models::open(sized(options, size_of::<KnapsackOpen>(), fallback)?.options()?) });
     // SAFETY: the caller's place for an error.
-    unsafe { give(opened, error) }.map_or(std::ptr::null_mut(), |models| Box::into_raw(Box::new(KnapsackModels(models))))
+    unsafe { give(opened, error) }
+        .map_or(std::ptr::null_mut(), |models| Box::into_raw(Box::new(KnapsackModels(models))))
 }
 
 /// Frees everything.
@@ -270,7 +266,8 @@ pub unsafe extern "C" fn knapsack_prepare(
     // SAFETY: live handles, a string of the caller's, the caller's callback.
     unsafe {
         let outcome = guard(|| {
-            let mut tell = |step: knapsack_runtime::download::DownloadProgress| on_progress(context, step.done, step.total);
+            let mut tell =
+                |step: knapsack_runtime::download::DownloadProgress| on_progress(context, step.done, step.total);
             at(models)?.0.prepare(id.text()?, &at(cancel)?.0, &mut tell)
         });
         give(outcome, error).is_some()

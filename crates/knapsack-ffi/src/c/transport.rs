@@ -55,8 +55,7 @@ impl Transport for Functions {
     fn get(&self, url: &str, from: u64) -> Result<Body, TransportError> {
         let (mut body, mut wait) = (std::ptr::null_mut(), 0);
         // SAFETY: the app's function, its context, and places on this stack.
-        let status =
-            unsafe { (self.get)(self.context.0, KnapsackStr::new(url), from, &raw mut body, &raw mut wait) };
+        let status = unsafe { (self.get)(self.context.0, KnapsackStr::new(url), from, &raw mut body, &raw mut wait) };
         let start = match status {
             200 => 0,
             206 => from,

@@ -1,7 +1,9 @@
 use super::{Code, Error, Models, Result};
 use knapsack_openai::{Call, Request};
 use knapsack_runtime::text::Message;
-use knapsack_runtime::{CancelFlag, ContextPolicy, Event, FinishReason, GenerateOptions, GenerationStats, SamplingOptions};
+use knapsack_runtime::{
+    CancelFlag, ContextPolicy, Event, FinishReason, GenerateOptions, GenerationStats, SamplingOptions,
+};
 
 /// How one answer is generated; `None` is the model's own.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -89,8 +91,9 @@ impl Models {
         on_text: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Answer> {
         let handle = self.acquire(id, cancel)?;
-        let mut engine =
-            handle.lock_unless(cancel).ok_or_else(|| Error::new(Code::Cancelled, "cancelled while another answer ran"))?;
+        let mut engine = handle
+            .lock_unless(cancel)
+            .ok_or_else(|| Error::new(Code::Cancelled, "cancelled while another answer ran"))?;
         let mut sampling: SamplingOptions = engine.chat().defaults.into();
         let set = |value: Option<f32>, own: &mut f32| *own = value.unwrap_or(*own);
         set(options.temperature, &mut sampling.temperature);

@@ -8,25 +8,25 @@ use knapsack_testkit::hub::{HubRepository, HubServer};
 use std::path::{Path, PathBuf};
 
 /// The model of the package.
-pub const MODEL: &str = "tiny-assistant-q4f16_0";
+pub(crate) const MODEL: &str = "tiny-assistant-q4f16_0";
 
 /// A packaged model.
-pub struct World {
+pub(crate) struct World {
     /// With the weights.
-    pub bundle: PathBuf,
+    pub(crate) bundle: PathBuf,
     /// Without them: they are on the hub.
-    pub remote: PathBuf,
+    pub(crate) remote: PathBuf,
     /// The model table.
-    pub library: PathBuf,
+    pub(crate) library: PathBuf,
     /// Misbehaves on demand.
-    pub hub: HubServer,
+    pub(crate) hub: HubServer,
 }
 
 /// Packages the example for Android: its library is data only, so this machine's loader takes it too.
 ///
 /// # Panics
 /// When it cannot be packaged.
-pub fn world(folder: &Path) -> World {
+pub(crate) fn world(folder: &Path) -> World {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let manifest = examples.join("tiny-assistant-android/mlc-package-config.json");
     let dist = folder.join("dist");
@@ -46,7 +46,8 @@ pub fn world(folder: &Path) -> World {
     let remote = folder.join("remote");
     std::fs::create_dir_all(&remote).unwrap();
     let config = std::fs::read_to_string(bundle.join("mlc-app-config.json")).unwrap();
-    let (here, there) = (format!("\"model_path\": \"{MODEL}\""), format!("\"model_url\": \"{}/knapsack/tiny\"", hub.url()));
+    let (here, there) =
+        (format!("\"model_path\": \"{MODEL}\""), format!("\"model_url\": \"{}/knapsack/tiny\"", hub.url()));
     assert!(config.contains(&here), "{config}");
     std::fs::write(remote.join("mlc-app-config.json"), config.replace(&here, &there)).unwrap();
     let abi = if cfg!(target_arch = "aarch64") { "arm64-v8a" } else { "x86_64" };

@@ -70,6 +70,37 @@ public final class LocalModels: Sendable {
         }
     }
 
+    /// The files of a model, for an app that downloads by the system: background tasks of a `URLSession`, or asset packs. Each that
+    /// is not here is to be given to ``adopt(_:for:as:)``.
+    public func wanted(_ id: ModelInfo.ID) throws -> [WantedFile] { try native.wanted(id) }
+
+    /// Takes a file that the system downloaded: it is moved, checked, and the model can be used when it was the last.
+    /// - Returns: whether it was the last.
+    /// - Throws: ``KnapsackError/wrongContent(_:)`` for a file that is not the packaged one; it is removed and still wanted.
+    public func adopt(_ file: URL, for id: ModelInfo.ID, as path: String) async throws -> Bool {
+        try await Workers.run { [native] _ in try native.adopt(id, path, file) }
+    }
+
+    /// Answers a request of OpenAI's chat completions: `chat.completion.chunk` objects as JSON where the request streams, otherwise one
+    /// `chat.completion`. A model that is not here is downloaded first. The message of an error is the JSON that OpenAI's clients expect.
+    public func complete(openAI request: Data) -> AsyncThrowingStream<Data, any Error> {
+        let (native, cancel) = (native, Cancel())
+        return AsyncThrowingStream { continuation in
+            continuation.onTermination = { if case .cancelled = $0 { cancel.raise() } }
+            Workers.queue.async {
+                do {
+                    try native.complete(String(decoding: request, as: UTF8.self), cancel) { event in
+                        if case .terminated = continuation.yield(Data(event.utf8)) { return false }
+                        return true
+                    }
+                    continuation.finish()
+                } catch {
+                    continuation.finish(throwing: error)
+                }
+            }
+        }
+    }
+
     /// Removes a downloaded model from this device.
     /// - Returns: whether there was anything.
     @discardableResult

@@ -151,6 +151,54 @@ final class Native: @unchecked Sendable {
         }
     }
 
+    func wanted(_ id: String) throws -> [WantedFile] {
+        final class List { var files: [WantedFile] = [] }
+        let list = List()
+        try withExtendedLifetime(list) {
+            try id.withKnapsackStr { id in
+                try call {
+                    knapsack_wanted(
+                        $0, id,
+                        { context, file in
+                            let file = file!.pointee
+                            guard let url = URL(string: String(file.url)) else { return }
+                            Unmanaged<List>.fromOpaque(context!).takeUnretainedValue().files.append(
+                                WantedFile(url: url, path: String(file.path), size: file.bytes, isHere: file.have))
+                        }, Unmanaged.passUnretained(list).toOpaque(), &$1)
+                }
+            }
+        }
+        return list.files
+    }
+
+    func adopt(_ id: String, _ path: String, _ file: URL) throws -> Bool {
+        var complete = false
+        try id.withKnapsackStr { id in
+            try path.withKnapsackStr { path in
+                try file.path.withKnapsackStr { file in try call { knapsack_adopt($0, id, path, file, &complete, &$1) } }
+            }
+        }
+        return complete
+    }
+
+    func complete(_ request: String, _ cancel: Cancel, _ onEvent: @escaping (String) -> Bool) throws {
+        final class Sink {
+            let push: (String) -> Bool
+            init(_ push: @escaping (String) -> Bool) { self.push = push }
+        }
+        let sink = Sink(onEvent)
+        try withExtendedLifetime(sink) {
+            try request.withKnapsackStr { request in
+                try call {
+                    knapsack_complete(
+                        $0, request, cancel.pointer,
+                        { Unmanaged<Sink>.fromOpaque($0!).takeUnretainedValue().push(String($1)) },
+                        Unmanaged.passUnretained(sink).toOpaque(), &$1)
+                }
+            }
+        }
+    }
+
     func remove(_ id: String) throws -> Bool {
         var removed = false
         try id.withKnapsackStr { id in try call { knapsack_remove($0, id, &removed, &$1) } }

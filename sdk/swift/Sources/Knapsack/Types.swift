@@ -77,6 +77,15 @@ public enum ModelState: Sendable, Equatable {
     case partial(done: UInt64, total: UInt64)
 }
 
+/// A file of a model that is to be downloaded.
+public struct WantedFile: Sendable, Equatable {
+    public let url: URL
+    /// Its name in the model.
+    public let path: String
+    public let size: UInt64
+    public let isHere: Bool
+}
+
 /// How far a download is.
 public struct DownloadProgress: Sendable, Equatable {
     /// Bytes that are here, earlier runs included.

@@ -83,6 +83,25 @@ final class BehaviourTests: XCTestCase {
         }
     }
 
+    func testOpenAIsRequests() async throws {
+        let models = try World().models()
+        func ask(_ body: String) async throws -> [String] {
+            var events: [String] = []
+            for try await event in models.complete(openAI: Data(body.utf8)) { events.append(String(decoding: event, as: UTF8.self)) }
+            return events
+        }
+        let messages = #""messages":[{"role":"user","content":"\#(sum)"}],"temperature":0"#
+        let whole = try await ask("{\(messages)}")
+        XCTAssertEqual(whole.count, 1)
+        XCTAssertTrue(whole[0].contains("85"), whole[0])
+        let chunks = try await ask("{\(messages),\"stream\":true}")
+        XCTAssertTrue(chunks.count > 2 && chunks.allSatisfy { $0.contains("chat.completion.chunk") })
+        let error = await failure { _ = try await ask("{") }
+        guard case .invalidOption(let text)? = error as? KnapsackError, text.contains("\"error\"") else {
+            return XCTFail("\(String(describing: error))")
+        }
+    }
+
     func testAConversationLosesItsOldestTurns() async throws {
         let world = try World()
         let history = (0..<40).flatMap { _ in [Message(.user, sum), Message(.assistant, "85")] }
@@ -270,6 +289,20 @@ final class BehaviourTests: XCTestCase {
         let removed = try await models.remove(world.model)
         XCTAssertTrue(removed)
         XCTAssertEqual(try models.state(of: world.model), .missing(bytes: total))
+
+        // The system moves the bytes.
+        let arrived = storage.appendingPathComponent("arrived")
+        let files = try models.wanted(world.model)
+        XCTAssertEqual(files.map(\.size).reduce(0, +), total)
+        try Data("something else".utf8).write(to: arrived)
+        let wrong = await failure { _ = try await models.adopt(arrived, for: world.model, as: files[0].path) }
+        guard case .wrongContent? = wrong as? KnapsackError else { return XCTFail("\(String(describing: wrong))") }
+        for file in files {
+            try FileManager.default.copyItem(at: world.bundle.appendingPathComponent("\(world.model)/\(file.path)"), to: arrived)
+            let last = try await models.adopt(arrived, for: world.model, as: file.path)
+            XCTAssertEqual(last, file == files.last)
+        }
+        XCTAssertEqual(try models.state(of: world.model), .ready)
         try await world.hub("back")
     }
 }

@@ -100,6 +100,17 @@ private val tests: List<Pair<String, suspend () -> Unit>> = listOf(
             check("85" in chat.respond(SUM, greedy).text, "after all of that")
         }
     },
+    "requests of OpenAI's protocol" to {
+        open().use { models ->
+            val messages = """"messages":[{"role":"user","content":"$SUM"}],"temperature":0"""
+            val whole = models.complete("{$messages}").toList()
+            check(whole.size == 1 && "85" in whole[0], whole)
+            val chunks = models.complete("""{$messages,"stream":true}""").toList()
+            check(chunks.size > 2 && chunks.all { "chat.completion.chunk" in it }, chunks)
+            val error = fails<KnapsackError.InvalidOption> { models.complete("{").toList() }
+            check("\"error\"" in error.message.orEmpty(), error)
+        }
+    },
     "a conversation loses its oldest turns" to {
         open().use { models ->
             val history = List(40) { listOf(Message(Role.USER, SUM), Message(Role.ASSISTANT, "85")) }.flatten()
@@ -266,6 +277,17 @@ private val tests: List<Pair<String, suspend () -> Unit>> = listOf(
             check(models.state(model) == ModelState.Ready, models.state(model))
             check("85" in models.session(model).respond(SUM, greedy).text, "the answer")
             check(models.remove(model) && models.state(model) == ModelState.Missing(total), models.state(model))
+            // The system moves the bytes.
+            val files = models.wanted(model)
+            check(files.sumOf { it.size } == total && files.none { it.isHere }, files)
+            val arrived = File(storage, "arrived")
+            arrived.writeText("something else")
+            fails<KnapsackError.WrongContent> { models.adopt(arrived, model, files[0].path) }
+            for (file in files) {
+                File(bundle, "$model/${file.path}").copyTo(arrived)
+                check(models.adopt(arrived, model, file.path) == (file == files.last()), file)
+            }
+            check(models.state(model) == ModelState.Ready, models.state(model))
             hub("back")
         }
         storage.deleteRecursively()

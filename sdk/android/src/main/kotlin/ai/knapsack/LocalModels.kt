@@ -10,13 +10,16 @@ import ai.knapsack.internal.download
 import ai.knapsack.internal.typed
 import ai.knapsack.internal.workers
 import kotlinx.coroutines.channels.BufferOverflow
+import kotlinx.coroutines.channels.Channel
 import kotlinx.coroutines.channels.awaitClose
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.MutableSharedFlow
 import kotlinx.coroutines.flow.SharedFlow
 import kotlinx.coroutines.flow.asSharedFlow
+import kotlinx.coroutines.flow.buffer
 import kotlinx.coroutines.flow.callbackFlow
 import kotlinx.coroutines.flow.conflate
+import java.io.File
 
 /**
  * The models that an app ships, on this device.
@@ -105,6 +108,42 @@ class LocalModels @JvmOverloads constructor(pkg: ModelPackage, options: Options 
         }
         awaitClose { cancel.raise() }
     }.conflate()
+
+    /**
+     * The files of a model, for an app that downloads by the system (`WorkManager`, `DownloadManager`, Play). Each that is not here is
+     * to be given to [adopt].
+     */
+    fun wanted(id: String): List<WantedFile> = typed {
+        handle.use { models ->
+            val (texts, figures) = Native.wanted(models, id) to Native.wantedFigures(models, id)
+            List(texts.size / 2) { WantedFile(texts[2 * it], texts[2 * it + 1], figures[2 * it], figures[2 * it + 1] != 0L) }
+        }
+    }
+
+    /**
+     * Takes a file that the system downloaded: it is moved, checked, and the model can be used when it was the last, which is what
+     * this returns.
+     *
+     * @throws KnapsackError.WrongContent a file that is not the packaged one; it is removed and still wanted
+     */
+    suspend fun adopt(file: File, id: String, path: String): Boolean =
+        blocking { handle.use { Native.adopt(it, id, path, file.path) } }
+
+    /**
+     * Answers a request of OpenAI's chat completions: `chat.completion.chunk` objects as JSON where the request streams, otherwise one
+     * `chat.completion`. A model that is not here is downloaded first. The message of an error is the JSON that OpenAI's clients expect.
+     */
+    fun complete(openAI: String): Flow<String> = callbackFlow {
+        val cancel = Cancel()
+        workers.execute {
+            val failure = runCatching {
+                refreshMemory()
+                typed { cancel.use { flag -> handle.use { Native.complete(it, openAI, flag) { event -> trySend(event).isSuccess } } } }
+            }
+            close(failure.exceptionOrNull())
+        }
+        awaitClose { cancel.raise() }
+    }.buffer(Channel.UNLIMITED)
 
     /** Removes a downloaded model from this device; false when there was nothing. */
     suspend fun remove(id: String): Boolean = blocking { handle.use { Native.remove(it, id) } }

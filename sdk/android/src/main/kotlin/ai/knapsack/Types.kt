@@ -61,6 +61,13 @@ sealed interface ModelState {
 }
 
 /**
+ * A file of a model that is to be downloaded.
+ *
+ * @property path its name in the model
+ */
+data class WantedFile(val url: String, val path: String, val size: Long, val isHere: Boolean)
+
+/**
  * How far a download is.
  *
  * @property done bytes that are here, earlier runs included

@@ -27,6 +27,14 @@ internal object Native {
 
     @JvmStatic external fun prepare(models: Long, id: String, cancel: Long, sink: ProgressSink)
 
+    @JvmStatic external fun wanted(models: Long, id: String): Array<String>
+
+    @JvmStatic external fun wantedFigures(models: Long, id: String): LongArray
+
+    @JvmStatic external fun adopt(models: Long, id: String, path: String, file: String): Boolean
+
+    @JvmStatic external fun complete(models: Long, request: String, cancel: Long, sink: TextSink)
+
     @JvmStatic external fun remove(models: Long, id: String): Boolean
 
     @JvmStatic external fun fits(models: Long, id: String)
