@@ -1,12 +1,12 @@
 //! The execution plan: what a device does for a step of inference, launch by launch.
 //!
 //! Notation: `n` is the number of tokens of the call, `p` the absolute position of its first token. Activations are float32
-//! rows, `(n, columns)`, row-major, in the workspace. A launch reads and writes nothing but the operands it names, and what
-//! it writes (outputs and scratch) overlaps no other operand of the same launch, except where an operation says that an
+//! rows, `(n, columns)`, row-major, in the workspace. A launch reads and writes nothing but the operands it names and its
+//! scratch, and what it writes overlaps no other operand of the same launch, except where an operation says that an
 //! output may be *the same rows* as an input. `head` never writes the rows of [`crate::library::Io::hidden`], so that it can
 //! be run for several rows of one call.
 
-use knapsack_tensor::{Activation, DType, GroupFormat, NormKind};
+use knapsack_tensor::{Activation, DType, GroupFormat, Grouping, NormKind};
 use serde::{Deserialize, Serialize};
 
 /// Every workspace offset is a multiple of this: the largest sub-buffer alignment that devices in the field ask for is 128.
@@ -26,7 +26,7 @@ pub struct Rows {
     pub columns: u32,
 }
 
-/// A region of the workspace that a device may use as it likes during one launch.
+/// A region of the workspace whose content no operation defines: token ids, or what a device uses as it likes during a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scratch {
     /// Byte offset.
@@ -35,12 +35,11 @@ pub struct Scratch {
     pub bytes_per_token: u64,
 }
 
-/// Bytes per token that a launch of a group-quantized [`Linear`] with `k` inputs gets as scratch: enough for the row as int8,
-/// padded to whole groups and to 128 elements, with a float32 scale and a 32-bit sum for each group (devices with integer dot
-/// products quantize activations there).
-pub const fn linear_scratch_bytes(k: u32) -> u64 {
-    let groups = (k as u64).div_ceil(32);
-    (k as u64).next_multiple_of(64) + 64 + (8 * groups).next_multiple_of(64)
+/// Bytes of a row of `k` activations as a device with integer dot products keeps them: for each step of the weights (four of
+/// them together, the most that a vector covers) int8 codes in fours of fours, a float32 scale and a 32-bit sum.
+pub const fn quantized_row_bytes(grouping: Grouping, k: u32) -> u64 {
+    let codes = grouping.step().next_multiple_of(16) as u64;
+    grouping.steps(k as u64).next_multiple_of(4) * (codes + 8)
 }
 
 /// A weight matrix `(n, k)` = (out_features, in_features), or an embedding table `(vocab, hidden)`.
@@ -174,8 +173,6 @@ pub struct Linear {
     pub epilogue: Epilogue,
     /// Where it goes; may not overlap the input.
     pub output: Rows,
-    /// Present when the weight is grouped: [`linear_scratch_bytes`] of `k` for each row.
-    pub scratch: Option<Scratch>,
 }
 
 /// How the columns of a fused q, k, v projection are ordered.
@@ -358,6 +355,10 @@ pub struct Launch {
     /// What is computed.
     #[serde(flatten)]
     pub op: Op,
+    /// Room for the device that executes it; overlaps no operand. The plan gives what [`Op::scratch_bytes`] says that devices
+    /// ask for; a device that needs more refuses the library. Kernels do not see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<Scratch>,
     /// How a GPU does it; absent in libraries for the host, and where the kernel of a launch before does it too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<KernelCall>,
@@ -400,8 +401,6 @@ pub enum Operand {
     Keys(u32),
     /// Values of a cache layer.
     Values(u32),
-    /// Scratch of the launch.
-    Scratch(Scratch),
 }
 
 impl Weight {
@@ -455,7 +454,6 @@ impl Op {
                     list.push(Operand::Input(residual));
                 }
                 list.push(Operand::Output(op.output));
-                list.extend(op.scratch.map(Operand::Scratch));
             }
             Op::RopeAppend(op) => {
                 list.push(Operand::Input(op.qkv));
@@ -476,6 +474,17 @@ impl Op {
             }
         }
         list
+    }
+
+    /// The most that any device asks for while it executes this, in bytes for each token of the call: the CPU quantizes the
+    /// activations that meet grouped weights.
+    pub const fn scratch_bytes(&self) -> Option<u64> {
+        match self {
+            Op::Linear(Linear { weight: Weight::Grouped { format, .. }, input, .. }) => {
+                Some(quantized_row_bytes(format.grouping(), input.columns))
+            }
+            _ => None,
+        }
     }
 
     /// The rows that it writes.

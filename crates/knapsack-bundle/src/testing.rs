@@ -30,9 +30,8 @@ pub(crate) fn model_library(name: &str, chunk: u32) -> ModelLibrary {
         bias: None,
         epilogue: Epilogue::None,
         output: io.logits,
-        scratch: None,
     });
-    let function = Function { launches: vec![Launch { op: embed, gpu: None }] };
+    let function = Function { launches: vec![Launch { op: embed, scratch: None, gpu: None }] };
     ModelLibrary {
         name: name.into(),
         compiler: "knapsack 0.1.0".into(),
@@ -63,7 +62,7 @@ pub(crate) fn model_library(name: &str, chunk: u32) -> ModelLibrary {
         },
         prefill: function.clone(),
         decode: function.clone(),
-        head: Function { launches: vec![Launch { op: head, gpu: None }] },
+        head: Function { launches: vec![Launch { op: head, scratch: None, gpu: None }] },
         kernels: None,
     }
 }

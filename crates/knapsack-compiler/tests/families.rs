@@ -129,19 +129,15 @@ fn check_no_clobbering(function: &Function, n: u64, present: &[Rows], pinned: &[
     let mut live: Vec<(Rows, u64, u64)> = present.iter().map(|&rows| (rows, rows.offset, rows.offset + 1)).collect();
     for (index, launch) in function.launches.iter().enumerate() {
         let selects = matches!(&launch.op, Op::Norm(norm) if norm.rows == RowSelect::One);
-        let operands = launch.op.operands();
-        for operand in &operands {
+        for operand in launch.op.operands() {
             if let Operand::Input(rows) = operand {
-                let found = live.iter().any(|(other, ..)| other == rows);
+                let found = live.iter().any(|(other, ..)| *other == rows);
                 assert!(found || selects, "launch {index} ({}) reads {rows:?}, which is not there", launch.op.name());
             }
         }
-        for operand in operands {
-            let (start, end, written) = match operand {
-                Operand::Output(rows) => (bytes(rows, n).0, bytes(rows, n).1, Some(rows)),
-                Operand::Scratch(scratch) => (scratch.offset, scratch.offset + scratch.bytes_per_token * n, None),
-                _ => continue,
-            };
+        let outputs = launch.op.outputs().map(|rows| (bytes(rows, n).0, bytes(rows, n).1, Some(rows)));
+        let scratch = launch.scratch.map(|s| (s.offset, s.offset + s.bytes_per_token * n, None));
+        for (start, end, written) in outputs.chain(scratch) {
             for &(from, to) in pinned {
                 assert!(end <= from || to <= start, "launch {index} writes over what outlives the function");
             }

@@ -17,9 +17,8 @@ fn linear(k: usize, features: usize, storage: Storage, chunk: u32) -> Sample {
     let (input, _) = b.input(k as u32, features as u32);
     let weight = b.matrix(features, k, storage).weight;
     let output = b.rows(features as u32);
-    let scratch = matches!(storage, Storage::Grouped(_)).then(|| b.scratch(linear_scratch_bytes(k as u32)));
     let out_features = features as u32;
-    b.push(Op::Linear(Linear { input, weight, out_features, bias: None, epilogue: Epilogue::None, output, scratch }));
+    b.push(Op::Linear(Linear { input, weight, out_features, bias: None, epilogue: Epilogue::None, output }));
     b.finish(output)
 }
 

@@ -9,7 +9,7 @@ use crate::reference::ReferenceExecutor;
 use crate::{Device, DeviceError, LoadedModel, Watch, WeightFiles};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;
-use knapsack_artifact::plan::Op;
+use knapsack_artifact::plan::Launch;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -183,7 +183,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Executor for FakeExecutor {
-    fn launch(&self, memory: &mut HostMemory, op: &Op, call: Call) -> Result<(), DeviceError> {
+    fn launch(&self, memory: &mut HostMemory, launch: &Launch, call: Call) -> Result<(), DeviceError> {
         let number = self.counters.launches.fetch_add(1, SeqCst) + 1;
         let hook = locked(&self.counters.hook).take_if(|hook| hook.launch == number);
         if let Some(hook) = hook {
@@ -204,7 +204,7 @@ impl Executor for FakeExecutor {
             Some(error) => Err(error),
             // A queue that failed executes nothing more.
             None if locked(&self.failed).is_some() => Ok(()),
-            None => ReferenceExecutor.launch(memory, op, call),
+            None => ReferenceExecutor.launch(memory, launch, call),
         }
     }
 

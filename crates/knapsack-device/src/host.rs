@@ -7,7 +7,7 @@ use crate::watch::proceed;
 use crate::{CacheHalf, DeviceError, LoadedModel, Watch, WeightFiles, Weights};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::MemoryPlan;
-use knapsack_artifact::plan::{Function, KvLayer, Op};
+use knapsack_artifact::plan::{Function, KvLayer, Launch};
 use knapsack_tensor::DType;
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(crate) trait Executor: Send {
     ///
     /// # Errors
     /// Only what the device's memory or driver does.
-    fn launch(&self, memory: &mut HostMemory, op: &Op, call: Call) -> Result<(), DeviceError>;
+    fn launch(&self, memory: &mut HostMemory, launch: &Launch, call: Call) -> Result<(), DeviceError>;
 
     /// Waits for the launches. Those of this machine's own cores are done when they return.
     ///
@@ -106,7 +106,7 @@ impl<E: Executor> HostModel<E> {
     fn run(&mut self, function: &Function, call: Call, watch: &dyn Watch) -> Result<(), DeviceError> {
         function.launches.iter().try_for_each(|launch| {
             proceed(watch)?;
-            self.executor.launch(&mut self.memory, &launch.op, call)
+            self.executor.launch(&mut self.memory, launch, call)
         })
     }
 }

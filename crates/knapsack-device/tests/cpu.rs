@@ -7,17 +7,22 @@ use knapsack_compiler::{CompileRequest, compile};
 use knapsack_device::{CpuDevice, Device, Isa, ReferenceDevice};
 use knapsack_ir::Windows;
 use knapsack_models::ModelConfig;
-use knapsack_testkit::mlc_fixture;
+use knapsack_tensor::{QUANTIZATIONS, Quantization};
+use knapsack_testkit::{fixture, mlc_fixture};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 fn library(folder: &Path) -> ModelLibrary {
+    compiled(folder, Windows { context: 64, sliding: None, sinks: 0, chunk: 32 })
+}
+
+fn compiled(folder: &Path, windows: Windows) -> ModelLibrary {
     let chat = std::fs::read_to_string(folder.join("mlc-chat-config.json")).unwrap();
     let chat: Value = serde_json::from_str(&chat).unwrap();
     let config = ModelConfig::from_mlc(&chat).unwrap();
-    let windows = Windows { context: 64, sliding: None, sinks: 0, chunk: 32 };
     let graph = config.graph(&chat["quantization"].as_str().unwrap().parse().unwrap(), &windows).unwrap();
     compile(&CompileRequest { graph: &graph, windows, target: Target::Host, name: None }).unwrap()
 }
@@ -44,6 +49,61 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let [one, two, five] =
                 [1, 2, 5].map(|threads| logits(&CpuDevice::with(isa, threads).unwrap(), &library, &folder));
             assert!(one == two && one == five, "{isa}, {quantization}");
+        }
+    }
+}
+
+/// Every format, and what makes attention look at positions in other ways.
+fn cut_models() -> Vec<(&'static str, Quantization, Windows)> {
+    let whole = Windows { context: 128, sliding: None, sinks: 0, chunk: 32 };
+    let mut models: Vec<_> = QUANTIZATIONS.into_iter().map(|format| ("llama", format, whole)).collect();
+    let four = |family, windows| (family, "q4f16_1".parse().unwrap(), windows);
+    models.push(four("gemma2", whole));
+    models.extend([0, 3].map(|sinks| four("mistral", Windows { sliding: Some(24), sinks, ..whole })));
+    models
+}
+
+/// Logits of every position, the tokens cut into calls of these sizes, over and over.
+fn logits_of_cuts(device: &CpuDevice, library: &Arc<ModelLibrary>, folder: &Path, sizes: &[usize]) -> Vec<Vec<f32>> {
+    let tokens: Vec<u32> = (0..75).map(|i| i * 29 % 300).collect();
+    let mut model = device.load(library.clone(), folder).unwrap();
+    let (mut all, mut at, mut sizes) = (Vec::new(), 0, sizes.iter().cycle());
+    while at < tokens.len() {
+        let n = (*sizes.next().unwrap()).min(tokens.len() - at);
+        model.forward(&tokens[at..at + n], at as u32).unwrap();
+        for row in 0..n as u32 {
+            let mut logits = vec![0.0f32; library.model.vocab_size as usize];
+            model.logits(row, &mut logits).unwrap();
+            all.push(logits);
+        }
+        at += n;
+    }
+    all
+}
+
+/// A prompt gives the same bits however it is cut, and so whatever part of it was in the cache already.
+#[test]
+fn results_do_not_depend_on_how_a_prompt_is_cut() {
+    for (family, quantization, windows) in cut_models() {
+        let parent = tempfile::tempdir().unwrap();
+        let (checkpoint, folder) = (fixture(family), parent.path().join("out"));
+        let request = knapsack_weights::Request {
+            checkpoint: &checkpoint,
+            output: &folder,
+            quantization,
+            chat_template: &knapsack_weights::TemplateChoice::Model,
+            jobs: None,
+        };
+        knapsack_weights::convert(&request, &AtomicBool::new(false), &|_| {}).unwrap();
+        let library = Arc::new(compiled(&folder, windows));
+        for isa in Isa::available() {
+            let device = CpuDevice::with(isa, 2).unwrap();
+            let single = logits_of_cuts(&device, &library, &folder, &[1]);
+            for sizes in [&[32][..], &[2], &[3, 1], &[4, 8, 9], &[5, 17, 32, 1, 7, 13]] {
+                let cut = logits_of_cuts(&device, &library, &folder, sizes);
+                let differs = single.iter().zip(&cut).position(|(a, b)| a != b);
+                assert_eq!(differs, None, "{family} {quantization} {windows:?}, {isa}, calls of {sizes:?}");
+            }
         }
     }
 }

@@ -191,10 +191,11 @@ impl Context<'_> {
             Storage::Dense(id) => self.tensor(id, &[n, k], None),
             Storage::Grouped { codes, scales, format } => {
                 require!(
-                    matches!(format.bits, 3 | 4) && format.group > 0,
-                    "{} bits in groups of {}",
+                    format.is_executable(),
+                    "{} bits in groups of {}, scales of {}",
                     format.bits,
-                    format.group
+                    format.group,
+                    format.scale
                 );
                 self.tensor(codes, &format.code_shape(n, k), Some(DType::U32))?;
                 self.tensor(scales, &format.scale_shape(n, k), Some(format.scale))

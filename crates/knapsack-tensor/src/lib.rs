@@ -12,4 +12,6 @@ mod quantization;
 pub use attributes::{Activation, NormKind};
 pub use codec::{dequantize_group, pack_group, quantize_group, unpack_group};
 pub use dtype::{DType, UnknownDType};
-pub use quantization::{GroupFormat, Layout, QUANTIZATIONS, Quantization, UnknownQuantization};
+pub use quantization::{
+    GROUPINGS, GroupFormat, Grouping, Layout, QUANTIZATIONS, Quantization, UnknownQuantization, WithBits, with_bits,
+};

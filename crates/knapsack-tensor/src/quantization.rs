@@ -14,20 +14,61 @@ pub enum Layout {
     Nk,
 }
 
-/// Symmetric group quantization without a stored zero point: `w = (code - max_int) * scale`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct GroupFormat {
-    /// Bits of a code: 3 or 4.
+/// How codes are packed: the numbers that every kernel, routine and packing loop follows. Codes fill `u32` words from the lowest
+/// bits up, words fill groups, and a scale belongs to a group. Devices walk the words in *steps* of four, 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Grouping {
+    /// Bits of a code.
     pub bits: u32,
-    /// Elements along K that share a scale: 40 for 3 bits, 32 for 4.
+    /// Elements along K that share a scale: a whole number of steps.
     pub group: u32,
-    /// Which axis is contiguous.
-    pub layout: Layout,
-    /// Element type of the scales as they are stored.
-    pub scale: DType,
 }
 
-impl GroupFormat {
+/// Work that is compiled once for each width of codes.
+pub trait WithBits {
+    /// What it gives.
+    type Output;
+    /// The work for codes of `BITS` bits, which [`Grouping::of`] knows.
+    fn run<const BITS: u32>(self) -> Self::Output;
+}
+
+macro_rules! groupings {
+    ($($bits:literal bits by $group:literal),+) => {
+        /// Every grouping that can be converted to and executed; one for each width of codes.
+        pub const GROUPINGS: &[Grouping] = &[$(Grouping { bits: $bits, group: $group }),+];
+
+        /// Runs `work` as compiled for codes of `bits` bits; `None` when no grouping has such codes.
+        #[inline(always)]
+        pub fn with_bits<W: WithBits>(bits: u32, work: W) -> Option<W::Output> {
+            match bits {
+                $($bits => Some(work.run::<$bits>()),)+
+                _ => None,
+            }
+        }
+    };
+}
+
+groupings!(3 bits by 40, 4 bits by 32);
+
+impl Grouping {
+    /// Words of a step: 16 bytes, what a lane loads at once.
+    pub const STEP_WORDS: u32 = 4;
+
+    /// The grouping with codes of `bits` bits.
+    ///
+    /// # Panics
+    /// When [`GROUPINGS`] has none.
+    pub const fn of(bits: u32) -> Self {
+        let mut index = 0;
+        while index < GROUPINGS.len() {
+            if GROUPINGS[index].bits == bits {
+                return GROUPINGS[index];
+            }
+            index += 1;
+        }
+        panic!("no grouping has codes of so many bits")
+    }
+
     /// Code of the value zero: `2^(bits-1) - 1`. Codes are `0..=2 * max_int`.
     pub const fn max_int(&self) -> u32 {
         (1 << (self.bits - 1)) - 1
@@ -43,14 +84,79 @@ impl GroupFormat {
         self.group / self.codes_per_word()
     }
 
+    /// Elements of a step.
+    pub const fn step(&self) -> u32 {
+        Self::STEP_WORDS * self.codes_per_word()
+    }
+
+    /// Steps that share a scale.
+    pub const fn steps_per_group(&self) -> u32 {
+        self.group / self.step()
+    }
+
     /// Groups along an axis of `k` elements; the last may be partly padding.
     pub const fn groups(&self, k: u64) -> u64 {
         k.div_ceil(self.group as u64)
     }
 
+    /// Steps along an axis of `k` elements, whole groups.
+    pub const fn steps(&self, k: u64) -> u64 {
+        self.groups(k) * self.steps_per_group() as u64
+    }
+
     /// Words along an axis of `k` elements, whole groups.
     pub const fn words(&self, k: u64) -> u64 {
         self.groups(k) * self.words_per_group() as u64
+    }
+}
+
+/// Symmetric group quantization without a stored zero point: `w = (code - max_int) * scale`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GroupFormat {
+    /// Bits of a code, see [`Grouping::bits`].
+    pub bits: u32,
+    /// Elements along K that share a scale, see [`Grouping::group`].
+    pub group: u32,
+    /// Which axis is contiguous.
+    pub layout: Layout,
+    /// Element type of the scales as they are stored.
+    pub scale: DType,
+}
+
+impl GroupFormat {
+    /// How codes are packed.
+    pub const fn grouping(&self) -> Grouping {
+        Grouping { bits: self.bits, group: self.group }
+    }
+
+    /// Whether there are kernels and routines for it: its grouping is one of [`GROUPINGS`], its scales have 16 bits.
+    pub fn is_executable(&self) -> bool {
+        GROUPINGS.contains(&self.grouping()) && matches!(self.scale, DType::F16 | DType::BF16)
+    }
+
+    /// As [`Grouping::max_int`].
+    pub const fn max_int(&self) -> u32 {
+        self.grouping().max_int()
+    }
+
+    /// As [`Grouping::codes_per_word`].
+    pub const fn codes_per_word(&self) -> u32 {
+        self.grouping().codes_per_word()
+    }
+
+    /// As [`Grouping::words_per_group`].
+    pub const fn words_per_group(&self) -> u32 {
+        self.grouping().words_per_group()
+    }
+
+    /// As [`Grouping::groups`].
+    pub const fn groups(&self, k: u64) -> u64 {
+        self.grouping().groups(k)
+    }
+
+    /// As [`Grouping::words`].
+    pub const fn words(&self, k: u64) -> u64 {
+        self.grouping().words(k)
     }
 
     /// Shape of the code tensor of an `(n, k)` matrix.
@@ -75,15 +181,15 @@ impl GroupFormat {
     }
 }
 
-/// One of MLC's quantization formats.
+/// A quantization format. Names, arithmetic and layout are MLC's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quantization {
-    /// MLC's name, such as `q4f16_1`.
+    /// Its name, such as `q4f16_1`: bits of a code, model dtype, variant.
     pub name: &'static str,
     /// Element type in which the reference computes, and of every tensor that is not quantized.
     pub model_dtype: DType,
-    /// Bits, group and layout of linear weights; `None` when nothing is quantized.
-    group: Option<(u32, u32, Layout)>,
+    /// Grouping and layout of linear weights; `None` when nothing is quantized.
+    group: Option<(Grouping, Layout)>,
     /// Whether the embedding and the final linear layer (`lm_head`) are quantized too.
     pub quantize_embedding: bool,
 }
@@ -95,8 +201,7 @@ const fn grouped(
     layout: Layout,
     quantize_embedding: bool,
 ) -> Quantization {
-    let group = if bits == 3 { 40 } else { 32 };
-    Quantization { name, model_dtype, group: Some((bits, group, layout)), quantize_embedding }
+    Quantization { name, model_dtype, group: Some((Grouping::of(bits), layout)), quantize_embedding }
 }
 
 const fn plain(name: &'static str, model_dtype: DType) -> Quantization {
@@ -131,7 +236,9 @@ impl Quantization {
     /// How linear weights are grouped, or `None` when they are stored plainly.
     pub const fn linear(&self) -> Option<GroupFormat> {
         match self.group {
-            Some((bits, group, layout)) => Some(GroupFormat { bits, group, layout, scale: self.stored_dtype() }),
+            Some((Grouping { bits, group }, layout)) => {
+                Some(GroupFormat { bits, group, layout, scale: self.stored_dtype() })
+            }
             None => None,
         }
     }

@@ -3,7 +3,7 @@
 //! compiled for the baseline.
 
 use crate::element::{Element, Rounding};
-use knapsack_tensor::GroupFormat;
+use knapsack_tensor::{GROUPINGS, GroupFormat, Grouping, WithBits, with_bits};
 use std::marker::PhantomData;
 
 /// Where a block's codes and scales go. Rows are those of the block.
@@ -46,89 +46,67 @@ impl<S: Element, R: Rounding> pulp::WithSimd for Rows<'_, '_, S, R> {
 
     #[inline(always)]
     fn with_simd<V: pulp::Simd>(self, _: V) {
-        match self.format.bits {
-            3 => rows::<S, R, Three>(self.k, self.source, self.row, self.out),
-            _ => rows::<S, R, Four>(self.k, self.source, self.row, self.out),
+        with_bits(self.format.bits, self).expect("the format is one of those that can be converted to");
+    }
+}
+
+impl<S: Element, R: Rounding> WithBits for Rows<'_, '_, S, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const BITS: u32>(self) {
+        let format = const { Grouping::of(BITS) };
+        let (group, words) = (format.group as usize, format.words_per_group() as usize);
+        let groups = self.row.len() / group;
+        let scales = self.out.scales.chunks_exact_mut(groups);
+        let codes = self.out.codes.chunks_exact_mut(words * groups);
+        for ((source, scales), codes) in self.source.chunks_exact(self.k * S::BYTES).zip(scales).zip(codes) {
+            S::decode::<R>(source, &mut self.row[..self.k]);
+            let values = self.row.chunks_exact(group);
+            for (index, ((values, scale), words)) in values.zip(scales).zip(codes.chunks_exact_mut(words)).enumerate() {
+                let mut packed = [0; MAX_GROUP];
+                let packed = &mut packed[..group];
+                *scale = quantize_group::<R>(format.max_int() as f32, values, packed);
+                // Codes of the padding are 0, not those of the value 0.
+                let used = self.k - index * group;
+                if used < group {
+                    packed[used..].fill(0);
+                }
+                pack::<BITS>(packed, words);
+            }
         }
     }
 }
 
-/// The numbers of a group format, known when compiling.
-trait Group {
-    /// Code of the value 0.
-    const MAX_INT: f32;
-    /// One element for each value of a group.
-    type Codes: AsMut<[u8]> + AsRef<[u8]> + Copy;
-    const ZERO: Self::Codes;
-    /// Elements of a group.
-    const LEN: usize;
-    fn pack(codes: &Self::Codes, words: &mut [u32]);
-}
+/// Elements of the largest group.
+const MAX_GROUP: usize = {
+    let (mut largest, mut index) = (0, 0);
+    while index < GROUPINGS.len() {
+        let group = GROUPINGS[index].group as usize;
+        largest = if group > largest { group } else { largest };
+        index += 1;
+    }
+    largest
+};
 
-struct Four;
-
-impl Group for Four {
-    const MAX_INT: f32 = 7.0;
-    const LEN: usize = 32;
-    type Codes = [u8; 32];
-    const ZERO: [u8; 32] = [0; 32];
-
-    #[inline(always)]
-    fn pack(codes: &[u8; 32], words: &mut [u32]) {
-        for (word, eight) in words.iter_mut().zip(codes.as_chunks::<8>().0) {
+#[inline(always)]
+fn pack<const BITS: u32>(codes: &[u8], words: &mut [u32]) {
+    let per_word = const { 32 / BITS } as usize;
+    for (word, codes) in words.iter_mut().zip(codes.chunks_exact(per_word)) {
+        *word = if let (4, Ok(eight)) = (BITS, codes.try_into()) {
             // Eight bytes of one code each, folded in halves.
-            let x = u64::from_le_bytes(*eight);
+            let x = u64::from_le_bytes(eight);
             let x = (x | (x >> 4)) & 0x00ff_00ff_00ff_00ff;
             let x = (x | (x >> 8)) & 0x0000_ffff_0000_ffff;
-            *word = (x | (x >> 16)) as u32;
-        }
-    }
-}
-
-struct Three;
-
-impl Group for Three {
-    const MAX_INT: f32 = 3.0;
-    const LEN: usize = 40;
-    type Codes = [u8; 40];
-    const ZERO: [u8; 40] = [0; 40];
-
-    #[inline(always)]
-    fn pack(codes: &[u8; 40], words: &mut [u32]) {
-        for (word, ten) in words.iter_mut().zip(codes.as_chunks::<10>().0) {
-            let mut packed = 0;
-            for (j, &code) in ten.iter().enumerate() {
-                packed |= u32::from(code) << (3 * j);
-            }
-            *word = packed;
-        }
+            (x | (x >> 16)) as u32
+        } else {
+            codes.iter().rfold(0, |word, &code| word << BITS | u32::from(code))
+        };
     }
 }
 
 #[inline(always)]
-fn rows<S: Element, R: Rounding, G: Group>(k: usize, source: &[u8], row: &mut [f32], out: &mut Quantized<'_>) {
-    let groups = row.len() / G::LEN;
-    let bytes = k * S::BYTES;
-    let scales = out.scales.chunks_exact_mut(groups);
-    let codes = out.codes.chunks_exact_mut(4 * groups);
-    for ((source, scales), codes) in source.chunks_exact(bytes).zip(scales).zip(codes) {
-        S::decode::<R>(source, &mut row[..k]);
-        let words = codes.chunks_exact_mut(4);
-        for (index, ((values, scale), words)) in row.chunks_exact(G::LEN).zip(scales).zip(words).enumerate() {
-            let mut packed = G::ZERO;
-            *scale = group::<R, G>(values, &mut packed);
-            // Codes of the padding are 0, not those of the value 0.
-            let used = k - index * G::LEN;
-            if used < G::LEN {
-                packed.as_mut()[used..].fill(0);
-            }
-            G::pack(&packed, words);
-        }
-    }
-}
-
-#[inline(always)]
-fn group<R: Rounding, G: Group>(values: &[f32], codes: &mut G::Codes) -> f32 {
+fn quantize_group<R: Rounding>(max_int: f32, values: &[f32], codes: &mut [u8]) -> f32 {
     // Lanes of maxima, so that the reduction has no long chain.
     let mut maxima = [0.0f32; 8];
     for eight in values.as_chunks::<8>().0 {
@@ -142,12 +120,12 @@ fn group<R: Rounding, G: Group>(values: &[f32], codes: &mut G::Codes) -> f32 {
     for lane in maxima {
         largest = if lane > largest { lane } else { largest };
     }
-    let scale = R::round(largest / G::MAX_INT);
-    for (code, &value) in codes.as_mut().iter_mut().zip(values) {
-        let shifted = R::round_normal(R::round_normal(value / scale) + G::MAX_INT);
+    let scale = R::round(largest / max_int);
+    for (code, &value) in codes.iter_mut().zip(values) {
+        let shifted = R::round_normal(R::round_normal(value / scale) + max_int);
         // NaN (0/0 in a group of zeros) becomes 0 here.
         let shifted = if shifted > 0.0 { shifted } else { 0.0 };
-        let shifted = if shifted < 2.0 * G::MAX_INT { shifted } else { 2.0 * G::MAX_INT };
+        let shifted = if shifted < 2.0 * max_int { shifted } else { 2.0 * max_int };
         // Above 2^23 a float32 has no fraction: the addition rounds half to even, the low bits are the integer.
         *code = (shifted + 8_388_608.0).to_bits() as u8;
     }

@@ -294,7 +294,7 @@ impl ModelLibrary {
             Op::RopeAppend(op) => self.check_rope_append(role, op)?,
             Op::Attention(op) => self.check_attention(role, op)?,
         }
-        self.check_regions(role, &launch.op)
+        self.check_regions(role, launch)
     }
 
     /// `executed`: by the kernel of a launch before; `left`: launches after this one.

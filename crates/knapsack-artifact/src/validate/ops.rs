@@ -5,7 +5,7 @@ use crate::ModelLibrary;
 use crate::library::Parameter;
 use crate::plan::{
     AddNorm, Attention, Embed, Epilogue, KvLayer, Linear, Norm, NormWeights, ParameterId, QkvOrder, RopeAppend,
-    RowSelect, Weight, linear_scratch_bytes,
+    RowSelect, Weight,
 };
 use knapsack_tensor::{DType, GroupFormat, Layout, NormKind};
 
@@ -106,9 +106,6 @@ impl ModelLibrary {
         if let Some(bias) = op.bias {
             self.check_floats("the bias", bias, &[u64::from(op.out_features)])?;
         }
-        let needed = matches!(op.weight, Weight::Grouped { .. }).then(|| linear_scratch_bytes(k));
-        let given = op.scratch.map(|scratch| scratch.bytes_per_token);
-        ensure!(given == needed, "scratch of {given:?} bytes per token, {needed:?} expected");
         self.check_weight(&op.weight, op.out_features, k)
     }
 
@@ -177,10 +174,10 @@ impl ModelLibrary {
     }
 }
 
-/// The two group formats that exist: 3 bits by 40 and 4 bits by 32.
+/// One of the formats that there are kernels and routines for.
 fn check_format(format: &GroupFormat) -> Check {
     ensure!(
-        matches!((format.bits, format.group), (3, 40) | (4, 32)) && format.scale != DType::U32,
+        format.is_executable(),
         "no such format: {} bits in groups of {}, scales of {}",
         format.bits,
         format.group,

@@ -2,7 +2,7 @@
 
 use super::{Check, MAX_COLUMNS, Role, ensure};
 use crate::ModelLibrary;
-use crate::plan::{ALIGNMENT, Epilogue, Op, Operand, RowSelect, Rows, Scratch};
+use crate::plan::{ALIGNMENT, Epilogue, Launch, Op, Operand, RowSelect, Rows, Scratch};
 
 /// Bytes `start..end` of the workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +41,11 @@ impl ModelLibrary {
         }
     }
 
-    /// Every operand inside the workspace; every written one apart from all others of the launch, except that the sum of an
-    /// [`Op::AddNorm`] and the output of a [`Op::Linear`] may be exactly their residual. In the head function nothing may be
-    /// written over the residual stream of the last call, of which other rows may be asked for next.
-    pub(super) fn check_regions(&self, role: Role, op: &Op) -> Check {
+    /// Every operand and the scratch inside the workspace; every written one apart from all others of the launch, except that
+    /// the sum of an [`Op::AddNorm`] and the output of a [`Op::Linear`] may be exactly their residual. In the head function
+    /// nothing may be written over the residual stream of the last call, of which other rows may be asked for next.
+    pub(super) fn check_regions(&self, role: Role, launch: &Launch) -> Check {
+        let op = &launch.op;
         let chunk = self.model.prefill_chunk_size;
         let n = self.tokens(role);
         // Which of the inputs is the residual that is updated in place: the first of an addition, the second of a product.
@@ -56,6 +57,9 @@ impl ModelLibrary {
         let mut inputs = 0..;
         let selects = matches!(op, Op::Norm(norm) if norm.rows == RowSelect::One);
         let mut placed: Vec<(&'static str, bool, Region)> = Vec::with_capacity(8);
+        if let Some(scratch) = launch.scratch {
+            placed.push(("scratch", true, self.scratch_region("scratch", scratch, n)?));
+        }
         for operand in op.operands() {
             let (what, written, region) = match operand {
                 Operand::Tokens => ("tokens", false, self.scratch_region("tokens", self.io.tokens, n)?),
@@ -66,7 +70,6 @@ impl ModelLibrary {
                 Operand::Input(_) if inputs.next() == in_place => continue,
                 Operand::Input(rows) => ("input", false, self.region("input", rows, if selects { chunk } else { n })?),
                 Operand::Output(rows) => ("output", true, self.region("output", rows, n)?),
-                Operand::Scratch(scratch) => ("scratch", true, self.scratch_region("scratch", scratch, n)?),
                 Operand::Parameter(_) | Operand::Keys(_) | Operand::Values(_) => continue,
             };
             for (other, other_written, other_region) in &placed {

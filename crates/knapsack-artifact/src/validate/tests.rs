@@ -3,7 +3,7 @@
 use super::*;
 use crate::library::{Io, Kernel, KernelModule, MemoryPlan, ModelInfo, Parameter};
 use crate::plan::*;
-use knapsack_tensor::{Activation, GroupFormat, Layout, NormKind};
+use knapsack_tensor::{Activation, GroupFormat, Grouping, Layout, NormKind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -27,11 +27,11 @@ fn rows(offset: u64, columns: u32) -> Rows {
 }
 
 fn scratch(offset: u64, k: u32) -> Option<Scratch> {
-    Some(Scratch { offset: offset * 4096, bytes_per_token: linear_scratch_bytes(k) })
+    Some(Scratch { offset: offset * 4096, bytes_per_token: quantized_row_bytes(Grouping::of(4), k) })
 }
 
 fn plain(op: Op) -> Launch {
-    Launch { op, gpu: None }
+    Launch { op, scratch: None, gpu: None }
 }
 
 /// Every operation once: hidden 64, one layer of 4 heads over 2 of 16, ring of window 6 and 2 sinks.
@@ -48,7 +48,7 @@ fn library() -> ModelLibrary {
     let down = Weight::Dense(parameter(&mut p, &[64, 48], DType::F16));
     let (hidden, normed) = (rows(1, 64), rows(2, 64));
     let linear = |weight, input: Rows, output: Rows, out_features, epilogue, bias, scratch| {
-        plain(Op::Linear(Linear { input, weight, out_features, bias, epilogue, output, scratch }))
+        Launch { scratch, ..plain(Op::Linear(Linear { input, weight, out_features, bias, epilogue, output })) }
     };
     let layer = vec![
         plain(Op::Embed(Embed { table, vocab: 100, scale: 1.0, output: hidden })),
@@ -213,9 +213,8 @@ fn each_contradiction_is_found_where_it_is() {
         ("/prefill/launches/1/norm/epsilon", json!(-1.0), "prefill launch 1 (norm)", "epsilon"),
         ("/prefill/launches/2/out_features", json!(127), "prefill launch 2 (linear)", "127"),
         ("/prefill/launches/2/bias", json!(2), "prefill launch 2 (linear)", "the bias has shape"),
-        ("/prefill/launches/2/input/columns", json!(96), "prefill launch 2 (linear)", "scratch"),
-        ("/prefill/launches/2/scratch", json!(null), "prefill launch 2 (linear)", "scratch of None"),
-        ("/prefill/launches/2/scratch/bytes_per_token", json!(64), "prefill launch 2 (linear)", "scratch of Some(64)"),
+        ("/prefill/launches/2/input/columns", json!(96), "prefill launch 2 (linear)", "codes have shape"),
+        ("/prefill/launches/2/scratch/bytes_per_token", json!(1 << 20), "prefill launch 2 (linear)", "scratch at"),
         ("/prefill/launches/2/scratch/offset", json!(2 * 4096), "prefill launch 2 (linear)", "overlaps"),
         ("/prefill/launches/2/output/offset", json!(2 * 4096), "prefill launch 2 (linear)", "overlaps"),
         ("/prefill/launches/3/layer", json!(1), "prefill launch 3 (rope_append)", "cache layer 1 of 1"),

@@ -1,6 +1,7 @@
 //! Kernels of [`Linear`]: matrix times vector for one token, tiled matrix product for many.
 
 use super::module::{Specialization, Template, fixed, per_tokens};
+use super::grouped;
 use super::rows::check_indexable;
 use super::{Tokens, parameter};
 use knapsack_artifact::ModelLibrary;
@@ -62,23 +63,24 @@ impl<'a> Shape<'a> {
         let (format, row_bytes) = match op.weight {
             Weight::Dense(id) => (None, u64::from(k) * parameter(library, id)?.dtype.size()),
             Weight::Grouped { scales, format, .. } => {
-                if !matches!((format.bits, format.group), (3, 40) | (4, 32)) {
+                if !format.is_executable() {
                     return Err(format!("{} bits in groups of {}", format.bits, format.group));
                 }
-                let groups = format.groups(u64::from(k));
-                (Some(format), 16 * groups + groups * parameter(library, scales)?.dtype.size())
+                let (words, groups) = (format.words(u64::from(k)), format.groups(u64::from(k)));
+                (Some(format), 4 * words + groups * parameter(library, scales)?.dtype.size())
             }
         };
         Ok(Shape { library, op, k, n, columns, gated, format, row_bytes: row_bytes + bias })
     }
 
-    /// Elements of a step: 16 bytes of weights (a whole group), or 8 dense ones.
+    /// Elements of a step: 16 bytes of weights, or 8 dense ones.
     fn step(&self) -> u32 {
-        self.format.map_or(8, |f| f.group)
+        self.format.map_or(8, |f| f.grouping().step())
     }
 
+    /// Steps of a row.
     fn steps(&self) -> u32 {
-        self.k.div_ceil(self.step())
+        self.format.map_or(self.k.div_ceil(8), |f| f.grouping().steps(u64::from(self.k)) as u32)
     }
 
     fn summary(&self, how: &str) -> String {
@@ -121,9 +123,6 @@ impl<'a> Shape<'a> {
         }
         self.define_epilogue(kernel);
         kernel.output("output", "float");
-        if self.op.scratch.is_some() {
-            kernel.output("scratch", "uchar");
-        }
         Ok(())
     }
 
@@ -183,8 +182,8 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// `INPUT4(row, k)`: four inputs from inner index `k` on of the row that starts at `row`; zeros past its end. `k` goes in
-    /// steps of `depth`, and in fours within them when `fours`.
+    /// `INPUT4(row, k)`: four inputs from inner index `k` on of the row that starts at `row`; zeros past its end. `k` goes up to
+    /// a multiple of `depth`, in fours when `fours`.
     fn define_input(&self, kernel: &mut Specialization, depth: u32, fours: bool) {
         let vectors = fours && self.k.is_multiple_of(4);
         let load = if vectors {
@@ -207,17 +206,19 @@ impl<'a> Shape<'a> {
     }
 
     fn define_group_access(&self, kernel: &mut Specialization) {
-        let (x4, dot, load) = match self.format.map(|f| f.bits) {
-            Some(3) => (12, "group_dot_q3", "LOAD_X_Q3"),
-            Some(_) => (8, "group_dot_q4", "LOAD_X_Q4"),
-            None => (2, "", "LOAD_X_8"),
-        };
-        kernel.define("X4", format!("{x4}u"));
-        kernel.define("LOAD_X(x, start)", format!("{load}(x, start)"));
-        if self.format.is_some() {
-            kernel.define("GROUP_DOT(words, s, x)", format!("{dot}(words, s, x)"));
+        let grouping = self.format.map(|f| f.grouping());
+        kernel.define("X4", format!("{}u", grouping.map_or(2, grouped::inputs)));
+        match grouping {
+            Some(grouping) => {
+                kernel.define("LOAD_X(x, start)", format!("LOAD_X_Q{}(x, start)", grouping.bits));
+                grouped::define(kernel, grouping);
+                self.define_input(kernel, grouping.group, grouped::reads_fours(grouping));
+            }
+            None => {
+                kernel.define("LOAD_X(x, start)", "LOAD_X_8(x, start)");
+                self.define_input(kernel, self.step(), true);
+            }
         }
-        self.define_input(kernel, self.step(), self.format.is_none_or(|f| f.bits == 4));
     }
 }
 
@@ -272,8 +273,8 @@ fn matvec_columns(shape: &Shape<'_>) -> Specialization {
     kernel.define("QUADS", format!("{COLUMN_QUADS}u"));
     kernel.define("SLICES", format!("{slices}u"));
     kernel.define("SETS", format!("{sets}u"));
-    kernel.define("GROUP", format!("{}u", shape.step()));
-    kernel.define("GROUPS", format!("{}u", shape.steps()));
+    kernel.define("STEP", format!("{}u", shape.step()));
+    kernel.define("STEPS", format!("{}u", shape.steps()));
     shape.define_group_access(&mut kernel);
     kernel.reads.weights = u64::from(COLUMN_QUADS * 4 * sets) * shape.row_bytes;
     kernel.reads.inputs = u64::from(COLUMN_QUADS) * 4 * u64::from(shape.k);
@@ -281,7 +282,8 @@ fn matvec_columns(shape: &Shape<'_>) -> Specialization {
 }
 
 fn gemm(shape: &Shape<'_>) -> Specialization {
-    let depth = shape.format.map_or(32, |f| f.group);
+    let depth = shape.format.map_or(32, |f| f.grouping().step());
+    let steps = shape.format.map_or(shape.k.div_ceil(depth), |_| shape.steps());
     let per_group = if shape.gated { TILE_ROWS / 2 } else { TILE_ROWS };
     let groups = [fixed(shape.columns.div_ceil(per_group)), per_tokens(TILE_TOKENS), fixed(1)];
     let how = format!("tiles of {TILE_TOKENS} tokens");
@@ -289,7 +291,7 @@ fn gemm(shape: &Shape<'_>) -> Specialization {
     kernel.define("TOKENS", format!("{TILE_TOKENS}u"));
     kernel.define("ROWS", format!("{TILE_ROWS}u"));
     kernel.define("DEPTH", format!("{depth}u"));
-    kernel.define("STEPS", format!("{}u", shape.k.div_ceil(depth)));
+    kernel.define("STEPS", format!("{steps}u"));
     // The weight row of a tile's row, and the tile's row for which neighbouring `i` are neighbouring weight rows.
     let (row, tile_row) = if shape.gated {
         let row = "((group) * (ROWS / 2) + (r) / 4 * 2 + (r) % 2 + (r) / 2 % 2 * OUT_COLUMNS)";
@@ -305,8 +307,9 @@ fn gemm(shape: &Shape<'_>) -> Specialization {
     if let Some(format) = shape.format {
         kernel.define("PER_WORD", format!("{}u", format.codes_per_word()));
         kernel.define("FILL_WORD(tile, k, at, word, s)", format!("FILL_WORD_Q{}(tile, k, at, word, s)", format.bits));
+        grouped::define(&mut kernel, format.grouping());
     }
-    shape.define_input(&mut kernel, depth, true);
+    shape.define_input(&mut kernel, shape.format.map_or(depth, |f| f.group), true);
     kernel.reads.weights = u64::from(TILE_ROWS) * shape.row_bytes;
     kernel.reads.inputs = u64::from(TILE_TOKENS) * 4 * u64::from(shape.k);
     kernel

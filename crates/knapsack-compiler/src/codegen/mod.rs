@@ -9,6 +9,7 @@
 //! ([`FP16_SWITCH`], [`SUBGROUPS_SWITCH`]): half or single precision products, reductions through subgroups or local memory.
 
 mod attention;
+mod grouped;
 mod linear;
 pub mod metallib;
 mod module;

@@ -1,10 +1,10 @@
 //! Kernels as text: arguments, macros, signatures of both languages, and the module that holds each distinct kernel once.
 
-use super::parameter;
+use super::{grouped, parameter};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{Kernel, KernelModule, Target};
 use knapsack_artifact::plan::{Groups, ParameterId};
-use knapsack_tensor::DType;
+use knapsack_tensor::{DType, Grouping};
 use std::collections::HashMap;
 use std::fmt::{Display, Write as _};
 
@@ -85,6 +85,8 @@ pub(super) struct Specialization {
     /// One line for readers.
     pub(super) summary: String,
     pub(super) defines: Vec<(String, String)>,
+    /// Whose [`grouped::functions`] it calls.
+    pub(super) grouping: Option<Grouping>,
     pub(super) arguments: Vec<Argument>,
     pub(super) threads: u32,
     pub(super) groups: [Groups; 3],
@@ -107,6 +109,7 @@ impl Specialization {
             template,
             summary,
             defines: Vec::new(),
+            grouping: None,
             arguments: Vec::new(),
             threads,
             groups,
@@ -246,12 +249,14 @@ pub(super) struct ModuleBuilder {
     kernels: Vec<Kernel>,
     /// Text of a kernel without its name → index.
     known: HashMap<String, u32>,
+    /// Those whose functions are there.
+    groupings: Vec<Grouping>,
 }
 
 impl ModuleBuilder {
     pub(super) fn new(target: Target) -> Self {
         let prelude = if target == Target::Metal { METAL_PRELUDE } else { OPENCL_PRELUDE };
-        ModuleBuilder { target, source: format!("{prelude}{COMMON}"), kernels: Vec::new(), known: HashMap::new() }
+        ModuleBuilder { target, source: format!("{prelude}{COMMON}"), kernels: Vec::new(), known: HashMap::new(), groupings: Vec::new() }
     }
 
     /// The index of the kernel, which is written unless an equal one is there.
@@ -259,6 +264,10 @@ impl ModuleBuilder {
         let key = self.text(&kernel, "");
         if let Some(&index) = self.known.get(&key) {
             return index;
+        }
+        if let Some(grouping) = kernel.grouping.filter(|grouping| !self.groupings.contains(grouping)) {
+            self.source.push_str(&grouped::functions(grouping));
+            self.groupings.push(grouping);
         }
         let index = self.kernels.len() as u32;
         let name = format!("{}_{index}", kernel.template.name());

@@ -156,7 +156,7 @@ fn rows_moved(library: &ModelLibrary, op: &Op, n: u32) -> (u64, u64) {
             Operand::RopeTable(table) => {
                 read += 4 * rows * library.rope_tables.get(table as usize).map_or(0, |t| u64::from(t.rows.columns));
             }
-            Operand::Parameter(_) | Operand::Keys(_) | Operand::Values(_) | Operand::Scratch(_) => {}
+            Operand::Parameter(_) | Operand::Keys(_) | Operand::Values(_) => {}
         }
     }
     (read, written)

@@ -1,7 +1,7 @@
 //! One fused operation to one launch.
 
 use super::values::{Home, Storage};
-use knapsack_artifact::plan::{self, ParameterId, Rows, Scratch, linear_scratch_bytes};
+use knapsack_artifact::plan::{self, ParameterId, Rows, quantized_row_bytes};
 use knapsack_ir::{Graph, Node, Op, Type, ValueId};
 
 /// Where a function's values are.
@@ -23,12 +23,15 @@ impl Places<'_> {
     }
 }
 
-/// Scratch for each token of a product with a grouped weight.
+/// What [`plan::Op::scratch_bytes`] will say of the operation, before its operands have places.
 pub(super) fn scratch_bytes(op: &Op) -> Option<u64> {
     match op {
-        Op::Linear(linear) if matches!(linear.weight.storage, knapsack_ir::Storage::Grouped { .. }) => {
-            Some(linear_scratch_bytes(linear.weight.columns))
-        }
+        Op::Linear(knapsack_ir::Linear { weight, .. }) => match weight.storage {
+            knapsack_ir::Storage::Grouped { format, .. } => {
+                Some(quantized_row_bytes(format.grouping(), weight.columns))
+            }
+            knapsack_ir::Storage::Dense(_) => None,
+        },
         _ => None,
     }
 }
@@ -51,7 +54,7 @@ fn norm(norm: &knapsack_ir::Norm) -> plan::NormWeights {
 }
 
 /// The launch of an executable node; `None` when an operand has no place (the function is not closed).
-pub(super) fn launch(places: &Places<'_>, node: &Node, scratch: Option<Scratch>) -> Option<plan::Op> {
+pub(super) fn launch(places: &Places<'_>, node: &Node) -> Option<plan::Op> {
     let result = |index: usize| node.results.get(index).and_then(|(id, _)| places.rows(*id));
     Some(match &node.op {
         Op::EmbedRows { table, scale, .. } => {
@@ -69,7 +72,7 @@ pub(super) fn launch(places: &Places<'_>, node: &Node, scratch: Option<Scratch>)
             norm: norm(how),
             output: result(0)?,
         }),
-        Op::Linear(op) => plan::Op::Linear(linear(places, op, result(0)?, scratch)?),
+        Op::Linear(op) => plan::Op::Linear(linear(places, op, result(0)?)?),
         Op::AddNorm { residual, delta, pre, post } => plan::Op::AddNorm(plan::AddNorm {
             residual: places.rows(*residual)?,
             delta: places.rows(*delta)?,
@@ -100,12 +103,7 @@ pub(super) fn launch(places: &Places<'_>, node: &Node, scratch: Option<Scratch>)
     })
 }
 
-fn linear(
-    places: &Places<'_>,
-    op: &knapsack_ir::Linear,
-    output: Rows,
-    scratch: Option<Scratch>,
-) -> Option<plan::Linear> {
+fn linear(places: &Places<'_>, op: &knapsack_ir::Linear, output: Rows) -> Option<plan::Linear> {
     Some(plan::Linear {
         input: places.rows(op.input)?,
         weight: weight(&op.weight),
@@ -119,7 +117,6 @@ fn linear(
             knapsack_ir::Epilogue::SoftCap(cap) => plan::Epilogue::SoftCap(cap),
         },
         output,
-        scratch,
     })
 }
 

@@ -138,7 +138,9 @@ fn plan_function(graph: &Graph, nodes: &[Node], tokens: u32, pinned: &Pinned) ->
             None => None,
         };
         if !matches!(node.op, Op::Tokens) {
-            launches.push(Launch { op: launch::launch(&places, node, scratch)?, gpu: None });
+            let op = launch::launch(&places, node)?;
+            debug_assert_eq!(op.scratch_bytes(), scratch.map(|scratch: Scratch| scratch.bytes_per_token));
+            launches.push(Launch { op, scratch, gpu: None });
         }
     }
     Some((Function { launches }, pinned.end.checked_add(placement.bytes)?))

@@ -4,7 +4,7 @@
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{Io, MemoryPlan, ModelInfo, Parameter, Target};
 use knapsack_artifact::plan::*;
-use knapsack_tensor::{Activation, DType, GroupFormat, Layout, NormKind};
+use knapsack_tensor::{Activation, DType, GroupFormat, Grouping, Layout, NormKind};
 
 /// A library under construction: operands are placed one after the other.
 pub(crate) struct Builder {
@@ -83,9 +83,8 @@ impl Builder {
         let output = self.rows(if gated { out_features / 2 } else { out_features });
         let weight = self.weight(u64::from(out_features), u64::from(k), kind);
         let bias = bias.then(|| self.parameter(DType::F16, &[u64::from(out_features)]));
-        let scratch = matches!(kind, Kind::Grouped(_)).then(|| self.scratch(linear_scratch_bytes(k)));
         let epilogue = if matches!(epilogue, Epilogue::Add(_)) { Epilogue::Add(output) } else { epilogue };
-        Op::Linear(Linear { input, weight, out_features, bias, epilogue, output, scratch })
+        Op::Linear(Linear { input, weight, out_features, bias, epilogue, output })
     }
 
     pub(crate) fn cache(&mut self, kv_heads: u32, head_dim: u32, positions: u32, window: Option<(u32, u32)>) -> u32 {
@@ -96,8 +95,9 @@ impl Builder {
 
     /// Puts an operation into `prefill` and `decode`.
     pub(crate) fn push(&mut self, op: Op) {
+        let scratch = op.scratch_bytes().map(|bytes| self.scratch(bytes));
         for function in [&mut self.library.prefill, &mut self.library.decode] {
-            function.launches.push(Launch { op: op.clone(), gpu: None });
+            function.launches.push(Launch { op: op.clone(), scratch, gpu: None });
         }
     }
 }
@@ -110,7 +110,7 @@ pub(crate) enum Kind {
 }
 
 pub(crate) const fn grouped(bits: u32, layout: Layout) -> Kind {
-    Kind::Grouped(GroupFormat { bits, group: if bits == 3 { 40 } else { 32 }, layout, scale: DType::F16 })
+    Kind::Grouped(GroupFormat { bits, group: Grouping::of(bits).group, layout, scale: DType::F16 })
 }
 
 /// The launches of one layer and the head of a llama of these sizes, as the compiler fuses them.
@@ -169,6 +169,6 @@ pub(crate) fn llama(chunk: u32) -> ModelLibrary {
     let norm = b.norm(row);
     let last = Op::Norm(Norm { input: stream, rows: RowSelect::One, norm, output: normed });
     let logits = b.linear(hidden, vocab, q4, Epilogue::None, false);
-    b.library.head.launches = [last, logits].map(|op| Launch { op, gpu: None }).into();
+    b.library.head.launches = [last, logits].map(|op| Launch { op, scratch: None, gpu: None }).into();
     b.library
 }

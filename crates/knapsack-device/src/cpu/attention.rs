@@ -1,7 +1,8 @@
 //! Attention over the cache, with a streaming softmax.
 //!
 //! A unit is one kv head and up to [`ROWS`] of the queries that use it (heads of its group, token by token). Blocks of cached
-//! positions are widened to float once for all of them; each query keeps its running maximum, sum and weighted values.
+//! positions are widened to float once for all of them; each query keeps its running maximum, sum and weighted values. Blocks
+//! lie at fixed positions (the sinks, then every so many), so that a query's result does not depend on the others of its call.
 
 use super::math::{exp, soft_cap};
 use super::task::Attention;
@@ -38,8 +39,7 @@ pub(crate) fn units(task: &Attention) -> usize {
 struct Query {
     /// Where it lies in the query and output rows.
     at: usize,
-    /// It sees `..sinks` and `start..=position`.
-    sinks: u32,
+    /// It sees the layer's sinks and `start..=position`, which begins after them.
     start: u32,
     position: u32,
     largest: f32,
@@ -69,13 +69,13 @@ pub(crate) unsafe fn unit<V: Vector>(task: &Attention, unit: usize) {
         for (i, query) in queries.iter_mut().enumerate().take(count) {
             let (t, head) = ((first + i) / group, kv_head * group + (first + i) % group);
             let position = task.position + t as u32;
-            // Sinks that the window touches are nothing of their own: then everything is seen.
-            let (sinks, start) = match layer.visible(position) {
-                (sinks, start) if sinks == start => (0, 0),
-                apart => apart,
+            let start = match layer.visible(position) {
+                // Until the window has left the sinks everything is seen.
+                (sinks, start) if sinks == start => layer.sinks,
+                (_, start) => start,
             };
             let at = (t * task.heads + head) * dim;
-            *query = Query { at, sinks, start, position, largest: f32::MIN, sum: 0.0 };
+            *query = Query { at, start, position, largest: f32::MIN, sum: 0.0 };
             for d in (0..padded).step_by(V::LANES) {
                 let q = load_some::<V>(task.query.add(at + d), dim - d);
                 V::store(query_room.add(i * padded + d), V::mul(q, V::splat(task.scale)));
@@ -83,11 +83,12 @@ pub(crate) unsafe fn unit<V: Vector>(task: &Attention, unit: usize) {
             }
         }
         let queries = &mut queries[..count];
-        // All queries that see sinks apart see the same, and later ones start no earlier: the last one's sinks and what follows
-        // the first one's start span everything.
-        let (sinks, start) = (queries[count - 1].sinks, queries[0].start);
-        span::<V>(task, kv_head, queries, 0..sinks, room);
-        span::<V>(task, kv_head, queries, start.max(sinks)..queries[count - 1].position + 1, room);
+        // Later queries start no earlier and end no earlier.
+        let (start, end) = (queries[0].start, queries[count - 1].position + 1);
+        span::<V>(task, kv_head, queries, 0..layer.sinks.min(end), room);
+        let size = block_size::<V>(dim) as u32;
+        let aligned = layer.sinks + start.saturating_sub(layer.sinks) / size * size;
+        span::<V>(task, kv_head, queries, aligned..end, room);
         for (i, query) in queries.iter().enumerate() {
             let inverse = V::splat(1.0 / query.sum);
             for d in (0..dim).step_by(V::LANES) {
@@ -96,6 +97,12 @@ pub(crate) unsafe fn unit<V: Vector>(task: &Attention, unit: usize) {
             }
         }
     }
+}
+
+/// Positions of a block.
+const fn block_size<V: Vector>(dim: usize) -> usize {
+    let fit = BLOCK_FLOATS / dim.next_multiple_of(V::LANES);
+    if fit < BLOCK { fit } else { BLOCK }
 }
 
 /// Lets the queries see positions `span`, where each may.
@@ -109,7 +116,7 @@ unsafe fn span<V: Vector>(
 ) {
     let dim = task.cache.layer.head_dim as usize;
     let padded = dim.next_multiple_of(V::LANES);
-    let size = BLOCK.min(BLOCK_FLOATS / padded);
+    let size = block_size::<V>(dim);
     let mut first = span.start;
     while first < span.end {
         let count = size.min((span.end - first) as usize);
@@ -122,7 +129,7 @@ unsafe fn span<V: Vector>(
             let mut seen = [(0usize, 0usize); ROWS];
             widen::<V>(task, task.cache.keys, kv_head, first, count, block);
             for (i, query) in queries.iter_mut().enumerate() {
-                seen[i] = visible(query, first, count);
+                seen[i] = visible(query, task.cache.layer.sinks, first, count);
                 let rescale =
                     score::<V>(task, query, query_room.add(i * padded), block, seen[i], &mut weights[i], padded);
                 if rescale != 1.0 {
@@ -151,13 +158,10 @@ unsafe fn span<V: Vector>(
 /// Which of the block's positions `first..first + count` a query sees, as indices. They are consecutive, since a block lies
 /// in the sinks or after them.
 #[inline(always)]
-fn visible(query: &Query, first: u32, count: usize) -> (usize, usize) {
+fn visible(query: &Query, sinks: u32, first: u32, count: usize) -> (usize, usize) {
     let end = first + count as u32;
-    let (from, to) = if first < query.sinks {
-        (first, end.min(query.sinks))
-    } else {
-        (first.max(query.start), end.min(query.position + 1))
-    };
+    let from = if first < sinks { first } else { first.max(query.start) };
+    let to = end.min(query.position + 1);
     if from < to { ((from - first) as usize, (to - first) as usize) } else { (0, 0) }
 }
 

@@ -39,12 +39,13 @@ pub(crate) unsafe fn row<V: Vector>(task: &Embed, t: usize) {
                     store_some::<V>(output.add(i), V::mul(x, V::splat(task.scale)), columns - i);
                 }
             }
-            Matrix::Grouped { codes, scales, bits, .. } => {
-                let (group, per_word, max_int) = if bits == 3 { (40, 10, 3) } else { (32, 8, 7) };
-                let groups = columns.div_ceil(group);
+            Matrix::Grouped { codes, scales, grouping, .. } => {
+                let (group, per_word) = (grouping.group as usize, grouping.codes_per_word() as usize);
+                let (bits, max_int) = (grouping.bits, grouping.max_int() as i32);
+                let (groups, group_bytes) = (columns.div_ceil(group), 4 * grouping.words_per_group() as usize);
                 for g in 0..groups {
                     let scale = one(scales, token * groups + g) * task.scale;
-                    let packed = codes.add((token * groups + g) * 16);
+                    let packed = codes.add((token * groups + g) * group_bytes);
                     for i in 0..group.min(columns - g * group) {
                         let word = u32::from_le(packed.add(i / per_word * 4).cast::<u32>().read_unaligned());
                         let code = word >> ((i % per_word) as u32 * bits) & ((1 << bits) - 1);

@@ -31,8 +31,8 @@ use crate::host::{HostMemory, HostModel};
 use crate::memory::Account;
 use crate::{Device, DeviceError, LoadedModel, Watch, WeightFiles};
 use cores::Placement;
-use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;
+use knapsack_artifact::{InvalidLibrary, ModelLibrary};
 use model::CpuExecutor;
 use pool::Pool;
 use std::sync::Arc;
@@ -112,8 +112,26 @@ impl Device for CpuDevice {
         files: &dyn WeightFiles,
         watch: &dyn Watch,
     ) -> Result<Box<dyn LoadedModel>, DeviceError> {
+        check_scratch(&library).map_err(|source| DeviceError::Library { source: Box::new(source) })?;
         let memory = HostMemory::load(library, files, Account::default(), None, watch)?;
         memory.weights.prefetch(watch)?;
         Ok(Box::new(HostModel::new(memory, CpuExecutor { table: self.table, pool: self.pool.clone() })))
     }
+}
+
+/// Every launch has the scratch that its routines need.
+fn check_scratch(library: &ModelLibrary) -> Result<(), InvalidLibrary> {
+    for (name, function) in [("prefill", &library.prefill), ("decode", &library.decode), ("head", &library.head)] {
+        for (index, launch) in function.launches.iter().enumerate() {
+            let needed = launch.op.scratch_bytes().unwrap_or(0);
+            let given = launch.scratch.map_or(0, |scratch| scratch.bytes_per_token);
+            if given < needed {
+                return Err(InvalidLibrary {
+                    place: format!("{name} launch {index} ({})", launch.op.name()),
+                    problem: format!("scratch of {given} bytes per token, the CPU needs {needed}"),
+                });
+            }
+        }
+    }
+    Ok(())
 }

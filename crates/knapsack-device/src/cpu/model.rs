@@ -4,11 +4,11 @@ use super::attention;
 use super::linear::{Routine, plan};
 use super::pool::Pool;
 use super::table::Table;
-use super::task::{Acts, Attention, Cache, Embed, Finish, Floats, Linear, Matrix, Norm, Order, Rope, Rows, Shared};
+use super::task::{Acts, Attention, Cache, Embed, Finish, Floats, Linear, Matrix, Norm, Rope, Rows, Shared};
 use crate::DeviceError;
 use crate::call::Call;
 use crate::host::{CachedLayer, Executor, HostMemory};
-use knapsack_artifact::plan::{self, Epilogue, NormWeights, Op, ParameterId, RowSelect, Weight};
+use knapsack_artifact::plan::{self, Epilogue, Launch, NormWeights, Op, ParameterId, RowSelect, Scratch, Weight};
 use knapsack_tensor::Layout;
 use std::sync::Arc;
 
@@ -22,13 +22,13 @@ pub(super) struct CpuExecutor {
 }
 
 impl Executor for CpuExecutor {
-    fn launch(&self, memory: &mut HostMemory, op: &Op, call: Call) -> Result<(), DeviceError> {
+    fn launch(&self, memory: &mut HostMemory, launch: &Launch, call: Call) -> Result<(), DeviceError> {
         let launcher = Launcher { memory, executor: self };
-        match op {
+        match &launch.op {
             Op::Embed(op) => launcher.embed(op, call),
             Op::Norm(op) => launcher.norm(op, call),
             Op::AddNorm(op) => launcher.add_norm(op, call),
-            Op::Linear(op) => launcher.linear(op, call),
+            Op::Linear(op) => launcher.linear(op, launch.scratch, call),
             Op::RopeAppend(op) => launcher.rope_append(op, call),
             Op::Attention(op) => launcher.attention(op, call),
         }
@@ -62,7 +62,7 @@ impl Launcher<'_> {
             Weight::Grouped { codes, scales, format } => Matrix::Grouped {
                 codes: self.memory.weights.get(codes).as_ptr(),
                 scales: self.floats(scales),
-                bits: format.bits,
+                grouping: format.grouping(),
                 by_rows: format.layout == Layout::Nk,
             },
         }
@@ -127,13 +127,15 @@ impl Launcher<'_> {
         self.spread(self.executor.table.norm, &task, call.n as usize, call.n as usize * columns);
     }
 
-    fn linear(&self, op: &plan::Linear, call: Call) {
+    fn linear(&self, op: &plan::Linear, scratch: Option<Scratch>, call: Call) {
         let (n, k) = (call.n as usize, op.input.columns as usize);
-        let group = match op.weight {
-            Weight::Grouped { format, .. } => format.group as usize,
-            Weight::Dense(_) => 32,
+        let acts = match (op.weight, scratch) {
+            // Loading has checked that a grouped product has the scratch that it needs.
+            (Weight::Grouped { format, .. }, Some(scratch)) => {
+                Acts::new(self.place(scratch.offset), k, format.grouping())
+            }
+            _ => Acts::none(),
         };
-        let scratch = op.scratch.map_or(std::ptr::null_mut(), |scratch| self.place(scratch.offset));
         let mut task = Linear {
             n,
             k,
@@ -150,8 +152,7 @@ impl Launcher<'_> {
                 Epilogue::Add(residual) => Finish::Add(self.place(residual.offset)),
                 Epilogue::SoftCap(cap) => Finish::SoftCap(cap),
             },
-            acts: Acts::new(scratch, k, group),
-            order: Order::Words4,
+            acts,
             unit: 0,
         };
         let routine = plan(&mut task, self.executor.table.panel_columns);

@@ -1,51 +1,53 @@
-//! Activations to int8: symmetric, one scale for each group of the weights they will meet, in the order of [`Order`].
+//! Activations to int8: symmetric, one scale for each step of the weights they will meet, in the order of their quads.
 
-use super::task::{Linear, Order};
+use super::linear::codes::{MAX_STEP, element, quad_at, quads, step, step_at};
+use super::linear::{Format, for_format};
+use super::task::Linear;
 use super::vector::{MAX_LANES, Vector, load_some, store_some};
-use crate::cpu::task::Matrix;
+use knapsack_tensor::Grouping;
+use std::marker::PhantomData;
 
-/// Largest group, and room for a last vector beyond it.
-const ROOM: usize = 40 + MAX_LANES;
+/// The longest step, and room for a last vector beyond it.
+const ROOM: usize = MAX_STEP + MAX_LANES;
 
 /// Quantizes row `t` of the input: `scale = max|x| / 127`, `code = round(x / scale)`.
 ///
 /// # Safety
-/// The instruction set of `V` is available; the task's invariants hold; `t < task.n`.
+/// The instruction set of `V` is available; the task's invariants hold, its matrix is grouped; `t < task.n`.
 #[inline(always)]
 pub(crate) unsafe fn quantize<V: Vector>(task: &Linear, t: usize) {
-    let (group, max_int) = match task.matrix {
-        Matrix::Grouped { bits: 3, .. } => (40, 3),
-        _ => (32, 7),
-    };
-    let groups = task.k.div_ceil(group);
-    // SAFETY: row `t` of input and scratch; scale and correction arrays have `acts.groups` entries.
-    unsafe {
-        let input = task.input.add(t * task.k);
-        let (codes, scales, corrections) = (task.acts.codes(t), task.acts.scales(t), task.acts.corrections(t));
-        for g in 0..task.acts.groups {
-            let mut natural = [0u8; ROOM];
-            let (scale, sum) = if g < groups {
-                quantize_group::<V>(input.add(g * group), group.min(task.k - g * group), group, &mut natural)
-            } else {
-                (0.0, 0)
-            };
-            scales.add(g).write(scale);
-            corrections.add(g).write(-max_int * sum);
-            match task.order {
-                Order::Words3 if g < groups => words3(&natural, codes.add(g * 40)),
-                Order::Words3 => {}
-                // Padding groups lie inside `acts.codes` for both: 4 groups of 32 are what a block has at most.
-                Order::Words4 => (0..4).for_each(|i| {
-                    let [even, odd] = split(&natural, i);
-                    codes.add(g * 32 + 8 * i).cast::<[u32; 2]>().write_unaligned([even, odd]);
-                }),
-                Order::Rows => {
-                    let block = codes.add(g / V::GROUPS * 2 * V::BYTES + g % V::GROUPS * 16);
-                    (0..4).for_each(|i| {
-                        let [even, odd] = split(&natural, i);
-                        block.add(4 * i).cast::<u32>().write_unaligned(even);
-                        block.add(V::BYTES + 4 * i).cast::<u32>().write_unaligned(odd);
-                    });
+    // SAFETY: the caller's promises.
+    unsafe { for_format(&task.matrix, Row { task, t, vector: PhantomData::<V> }) }
+}
+
+struct Row<'a, V> {
+    task: &'a Linear,
+    t: usize,
+    vector: PhantomData<V>,
+}
+
+impl<V: Vector> Format for Row<'_, V> {
+    #[inline(always)]
+    unsafe fn run<const BITS: u32>(self) {
+        let Row { task, t, .. } = self;
+        let step = const { step(BITS) };
+        let max_int = const { Grouping::of(BITS).max_int() as i32 };
+        // SAFETY: row `t` of input and scratch; codes, scales and corrections have `acts.steps` entries, whole vectors of steps.
+        unsafe {
+            let input = task.input.add(t * task.k);
+            let (codes, scales, corrections) = (task.acts.codes(t), task.acts.scales(t), task.acts.corrections(t));
+            for s in 0..task.acts.steps {
+                let mut natural = [0u8; ROOM];
+                let (scale, sum) = match task.k.saturating_sub(s * step) {
+                    0 => (0.0, 0),
+                    left => quantize_group::<V>(input.add(s * step), step.min(left), step, &mut natural),
+                };
+                scales.add(s).write(scale);
+                corrections.add(s).write(-max_int * sum);
+                let to = codes.add(step_at::<V>(BITS, s));
+                for q in 0..const { quads(BITS) } {
+                    let four = [0, 1, 2, 3].map(|byte| natural[element(BITS, q, byte)]);
+                    to.add(quad_at(q, V::BYTES)).cast::<[u8; 4]>().write(four);
                 }
             }
         }
@@ -58,7 +60,7 @@ pub(crate) unsafe fn quantize<V: Vector>(task: &Linear, t: usize) {
 /// `count` floats are readable at `x`.
 #[inline(always)]
 unsafe fn quantize_group<V: Vector>(x: *const f32, count: usize, group: usize, natural: &mut [u8; ROOM]) -> (f32, i32) {
-    // SAFETY: reads stay below `count`; the padded copy has `ROOM` elements, a multiple of every vector's beyond 40.
+    // SAFETY: reads stay below `count`; the padded copy has `ROOM` elements, a vector beyond the longest step.
     unsafe {
         let mut padded = [0.0f32; ROOM];
         let mut x = x;
@@ -89,45 +91,5 @@ unsafe fn quantize_group<V: Vector>(x: *const f32, count: usize, group: usize, n
             V::store_bytes(natural.as_mut_ptr().add(i), code);
         }
         (largest / 127.0, V::isum(sum))
-    }
-}
-
-/// The even and the odd ones of elements `8 i..8 i + 8`.
-#[inline(always)]
-fn split(natural: &[u8; ROOM], i: usize) -> [u32; 2] {
-    let eight = u64::from_le_bytes([
-        natural[8 * i],
-        natural[8 * i + 1],
-        natural[8 * i + 2],
-        natural[8 * i + 3],
-        natural[8 * i + 4],
-        natural[8 * i + 5],
-        natural[8 * i + 6],
-        natural[8 * i + 7],
-    ]);
-    [compress(eight), compress(eight >> 8)]
-}
-
-/// Bytes 0, 2, 4, 6.
-#[inline(always)]
-fn compress(eight: u64) -> u32 {
-    let x = eight & 0x00ff_00ff_00ff_00ff;
-    let x = (x | x >> 8) & 0x0000_ffff_0000_ffff;
-    (x | x >> 16) as u32
-}
-
-/// One group of 40 in the order of [`Order::Words3`].
-///
-/// # Safety
-/// 40 bytes are writable at `to`.
-#[inline(always)]
-unsafe fn words3(natural: &[u8; ROOM], to: *mut u8) {
-    const ORDER: [usize; 20] = [0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 8, 9, 18, 19];
-    for (i, from) in ORDER.into_iter().enumerate() {
-        // SAFETY: `i + 20 < 40`.
-        unsafe {
-            to.add(i).write(natural[from]);
-            to.add(20 + i).write(natural[20 + from]);
-        }
     }
 }

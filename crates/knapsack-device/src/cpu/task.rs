@@ -5,7 +5,7 @@
 //! nothing else that it names, except a residual that *is* the output; units of a launch write disjoint parts.
 
 use knapsack_artifact::plan::{KvLayer, QkvOrder};
-use knapsack_tensor::{Activation, DType, NormKind};
+use knapsack_tensor::{Activation, DType, Grouping, NormKind};
 
 /// A tensor of stored floats.
 #[derive(Clone, Copy)]
@@ -19,8 +19,8 @@ pub(crate) struct Floats {
 pub(crate) enum Matrix {
     /// Rows of floats.
     Dense(Floats),
-    /// Codes and scales.
-    Grouped { codes: *const u8, scales: Floats, bits: u32, by_rows: bool },
+    /// Codes and scales; the grouping is one of the executable ones, scales have 16 bits.
+    Grouped { codes: *const u8, scales: Floats, grouping: Grouping, by_rows: bool },
 }
 
 /// What follows a product; see `knapsack_artifact::plan::Epilogue`.
@@ -34,8 +34,8 @@ pub(crate) enum Finish {
     SoftCap(f32),
 }
 
-/// Quantized activations of all tokens: for each token `codes` bytes, then a float32 scale for each group, then 32-bit
-/// corrections: `-max_int` times the sum of the group's codes.
+/// Quantized activations of all tokens, in steps of the weights: for each token `codes` bytes in the order of
+/// `super::linear::codes`, then a float32 scale for each step, then 32-bit corrections: `-max_int` times the sum of its codes.
 #[derive(Clone, Copy)]
 pub(crate) struct Acts {
     pub(crate) data: *mut u8,
@@ -43,18 +43,21 @@ pub(crate) struct Acts {
     pub(crate) stride: usize,
     /// Bytes of codes of a token.
     pub(crate) codes: usize,
-    /// Scales (and corrections) of a token; a multiple of 4.
-    pub(crate) groups: usize,
+    /// Steps of a token, a multiple of 4: whole vectors of them.
+    pub(crate) steps: usize,
 }
 
 impl Acts {
-    /// The layout for rows of `k` elements in groups of `group`, in `linear_scratch_bytes(k)` bytes a token.
-    pub(crate) fn new(data: *mut u8, k: usize, group: usize) -> Self {
-        let stride = knapsack_artifact::plan::linear_scratch_bytes(k as u32) as usize;
-        let groups = k.div_ceil(group).next_multiple_of(4);
-        let codes = k.next_multiple_of(64) + 64;
-        debug_assert!(codes >= k.div_ceil(group) * group && codes + 8 * groups <= stride);
-        Acts { data, stride, codes, groups }
+    /// The layout for rows of `k` elements, in `quantized_row_bytes` bytes a token.
+    pub(crate) fn new(data: *mut u8, k: usize, grouping: Grouping) -> Self {
+        let steps = (grouping.steps(k as u64) as usize).next_multiple_of(4);
+        let stride = knapsack_artifact::plan::quantized_row_bytes(grouping, k as u32) as usize;
+        Acts { data, stride, codes: stride - 8 * steps, steps }
+    }
+
+    /// None, for a task that reads its input as it is.
+    pub(crate) const fn none() -> Self {
+        Acts { data: std::ptr::null_mut(), stride: 0, codes: 0, steps: 0 }
     }
 
     /// The codes of token `t`.
@@ -84,19 +87,8 @@ impl Acts {
     #[inline(always)]
     pub(crate) unsafe fn corrections(&self, t: usize) -> *mut i32 {
         // SAFETY: as above.
-        unsafe { self.scales(t).add(self.groups).cast() }
+        unsafe { self.scales(t).add(self.steps).cast() }
     }
-}
-
-/// In which order a token's codes are kept, so that they meet the packed weights without shuffling.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Order {
-    /// For blocks of `GROUPS` groups of 32: all even elements, then all odd ones. Meets 4-bit rows.
-    Rows,
-    /// For each 8 elements: the 4 even ones, then the 4 odd ones. Meets 4-bit words of many columns.
-    Words4,
-    /// For each 20 elements (two words): 0-3, 4-7, 10-13, 14-17, then 8, 9, 18, 19. Meets 3-bit words of many columns.
-    Words3,
 }
 
 /// A [`knapsack_artifact::plan::Linear`].
@@ -115,7 +107,6 @@ pub(crate) struct Linear {
     pub(crate) finish: Finish,
     /// Scratch; only with a grouped matrix.
     pub(crate) acts: Acts,
-    pub(crate) order: Order,
     /// Output columns of one unit.
     pub(crate) unit: usize,
 }

@@ -8,6 +8,8 @@ use half::{bf16, f16};
 
 /// Most lanes of any vector: sizes stack buffers.
 pub(crate) const MAX_LANES: usize = 16;
+/// Most groups of four lanes.
+pub(crate) const MAX_GROUPS: usize = MAX_LANES / 4;
 
 /// Vector operations of one instruction set.
 ///
@@ -17,9 +19,11 @@ pub(crate) const MAX_LANES: usize = 16;
 pub(crate) trait Vector: Copy {
     /// 32-bit lanes.
     const LANES: usize;
+    /// Whether [`Vector::dot`] takes any byte as a code, and not only what fits into four bits.
+    const WIDE_CODES: bool = false;
     /// Bytes.
     const BYTES: usize = 4 * Self::LANES;
-    /// Groups of four lanes: the 4-bit groups of 32 that one load covers.
+    /// Groups of four lanes: the steps of 16 bytes that one load covers. 4, 2 or 1.
     const GROUPS: usize = Self::LANES / 4;
     /// Floats.
     type F: Copy;
@@ -85,17 +89,28 @@ pub(crate) trait Vector: Copy {
     unsafe fn to_int(v: Self::F) -> Self::I;
     /// The bits of a float as they are.
     unsafe fn as_float(v: Self::I) -> Self::F;
-    /// `acc + sum over the four bytes of a lane of codes * acts`; codes are unsigned and at most 15, acts signed.
+    /// The bits of a float as they are.
+    unsafe fn as_int(v: Self::F) -> Self::I;
+    /// `acc + sum over the four bytes of a lane of codes * acts`; codes are unsigned and at most 15
+    /// (see [`Vector::WIDE_CODES`]), acts signed.
     unsafe fn dot(acc: Self::I, codes: Self::I, acts: Self::I) -> Self::I;
 
     /// `GROUPS` floats, each in four lanes.
     unsafe fn spread(p: *const f32) -> Self::F;
-    /// `GROUPS` float16, each in four lanes.
-    unsafe fn spread_f16(p: *const u8) -> Self::F;
-    /// `GROUPS` bfloat16, each in four lanes.
-    unsafe fn spread_bf16(p: *const u8) -> Self::F;
-    /// `GROUPS` integers, each in the first of four lanes, zeros in the others.
-    unsafe fn spread_first(p: *const i32) -> Self::I;
+    /// `GROUPS` integers, each in four lanes.
+    unsafe fn ispread(p: *const i32) -> Self::I;
+    /// Within each group of four lanes, lane `r` of vector `c` becomes lane `c` of vector `r`.
+    unsafe fn transpose(v: [Self::I; 4]) -> [Self::I; 4];
+    /// Vector `i` has lane `i` of each group of four in all of its lanes.
+    unsafe fn quads(v: Self::I) -> [Self::I; 4];
+    /// Stores each group of four lanes, `stride` bytes from one to the next.
+    unsafe fn store_groups(p: *mut u8, stride: usize, v: Self::I);
+    /// From `GROUPS` float16 in each of four rows: that of row `r` and group `g` in lane `4 g + r`.
+    unsafe fn f16_of_rows(rows: [u64; 4]) -> Self::F;
+    /// The same of bfloat16.
+    unsafe fn bf16_of_rows(rows: [u64; 4]) -> Self::F;
+    /// Lane `r` of all groups of four added: `(g0 + g2) + (g1 + g3)`, `g0 + g1`, or `g0`.
+    unsafe fn fold(v: Self::F) -> [f32; 4];
     /// Hints that the cache line at `p` is read soon; `p` may be anything.
     unsafe fn prefetch(p: *const u8);
 }
@@ -108,8 +123,6 @@ pub(crate) trait Stored {
     unsafe fn load<V: Vector>(p: *const u8) -> V::F;
     /// One of them; `SIZE` bytes are readable at `p`.
     unsafe fn one(p: *const u8) -> f32;
-    /// `GROUPS` of them, as [`Vector::spread`].
-    unsafe fn spread<V: Vector>(p: *const u8) -> V::F;
 }
 
 /// Marker of float16.
@@ -130,10 +143,6 @@ impl Stored for Half {
     unsafe fn one(p: *const u8) -> f32 {
         f16::from_bits(unsafe { p.cast::<u16>().read_unaligned() }).to_f32()
     }
-    #[inline(always)]
-    unsafe fn spread<V: Vector>(p: *const u8) -> V::F {
-        unsafe { V::spread_f16(p) }
-    }
 }
 
 impl Stored for Brain {
@@ -146,10 +155,6 @@ impl Stored for Brain {
     unsafe fn one(p: *const u8) -> f32 {
         bf16::from_bits(unsafe { p.cast::<u16>().read_unaligned() }).to_f32()
     }
-    #[inline(always)]
-    unsafe fn spread<V: Vector>(p: *const u8) -> V::F {
-        unsafe { V::spread_bf16(p) }
-    }
 }
 
 impl Stored for Single {
@@ -161,10 +166,6 @@ impl Stored for Single {
     #[inline(always)]
     unsafe fn one(p: *const u8) -> f32 {
         unsafe { p.cast::<f32>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn spread<V: Vector>(p: *const u8) -> V::F {
-        unsafe { V::spread(p.cast()) }
     }
 }
 

@@ -238,7 +238,6 @@ fn workspace_range(library: &ModelLibrary, operand: &Operand, n: u32) -> Option<
             (table.offset, rows(table.columns))
         }
         Operand::Input(r) | Operand::Output(r) => (r.offset, rows(r.columns)),
-        Operand::Scratch(scratch) => (scratch.offset, u64::from(n) * scratch.bytes_per_token),
         Operand::Parameter(_) | Operand::Keys(_) | Operand::Values(_) => return None,
     };
     // Rows of fewer tokens than the chunk may end where the workspace does.

@@ -34,14 +34,13 @@ fn library(chunk: u32) -> ModelLibrary {
         out_features: 1 << 16,
         epilogue: Epilogue::None,
         output: rows(2),
-        scratch: None,
     });
     let norm = NormWeights { kind: NormKind::Rms, epsilon: 1e-6, weight: None, bias: None };
     let head = Op::Norm(Norm { input: rows(1), rows: RowSelect::One, norm, output: rows(2) });
     let one = Groups { count: 1, tokens_per_group: 0 };
     let launch = |op| {
         let call = KernelCall { kernel: 0, groups: [one; 3], more: 0 };
-        Launch { op, gpu: Some(call) }
+        Launch { op, scratch: None, gpu: Some(call) }
     };
     let function = |ops: Vec<Op>| Function { launches: ops.into_iter().map(launch).collect() };
     let layers = || function([vec![embed.clone()], vec![linear.clone(); LAYERS]].concat());

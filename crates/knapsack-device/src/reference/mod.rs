@@ -10,7 +10,7 @@ use crate::memory::Account;
 use crate::{Device, DeviceError, LoadedModel, Watch, WeightFiles};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;
-use knapsack_artifact::plan::Op;
+use knapsack_artifact::plan::{Launch, Op};
 use knapsack_tensor::DType;
 use ops::Plain;
 use std::sync::Arc;
@@ -47,9 +47,9 @@ impl Device for ReferenceDevice {
 pub(crate) struct ReferenceExecutor;
 
 impl Executor for ReferenceExecutor {
-    fn launch(&self, memory: &mut HostMemory, op: &Op, call: Call) -> Result<(), DeviceError> {
+    fn launch(&self, memory: &mut HostMemory, launch: &Launch, call: Call) -> Result<(), DeviceError> {
         let mut plain = Plain { memory };
-        match op {
+        match &launch.op {
             Op::Embed(op) => plain.embed(op, call),
             Op::Norm(op) => plain.norm(op, call),
             Op::AddNorm(op) => plain.add_norm(op, call),

@@ -7,7 +7,7 @@ use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{Io, MemoryPlan, ModelInfo, Parameter, Target};
 use knapsack_artifact::plan::*;
 use knapsack_artifact::weight_index::{Encoding, FILE_NAME, Metadata, Record, Shard, WeightIndex};
-use knapsack_tensor::{DType, GroupFormat, Layout, NormKind, dequantize_group, pack_group, quantize_group};
+use knapsack_tensor::{DType, GroupFormat, Grouping, Layout, NormKind, dequantize_group, pack_group, quantize_group};
 use std::sync::Arc;
 
 /// What the head divides by.
@@ -66,7 +66,7 @@ pub(crate) enum Storage {
 
 impl Storage {
     pub(crate) fn grouped(bits: u32, layout: Layout, scale: DType) -> Self {
-        Storage::Grouped(GroupFormat { bits, group: if bits == 3 { 40 } else { 32 }, layout, scale })
+        Storage::Grouped(GroupFormat { bits, group: Grouping::of(bits).group, layout, scale })
     }
 
     /// A table is never in KN layout.
@@ -232,8 +232,9 @@ impl Builder {
 
     /// Adds an operation to `prefill` and `decode`.
     pub(crate) fn push(&mut self, op: Op) {
+        let scratch = op.scratch_bytes().map(|bytes| self.scratch(bytes));
         for function in [&mut self.library.prefill, &mut self.library.decode] {
-            function.launches.push(Launch { op: op.clone(), gpu: None });
+            function.launches.push(Launch { op: op.clone(), scratch, gpu: None });
         }
     }
 
@@ -251,7 +252,7 @@ impl Builder {
         let logits = self.rows(result.columns);
         let norm = NormWeights { kind: NormKind::Rms, epsilon: HEAD * HEAD, weight: None, bias: None };
         let read = Op::Norm(Norm { input: result, rows: RowSelect::One, norm, output: logits });
-        self.library.head.launches.push(Launch { op: read, gpu: None });
+        self.library.head.launches.push(Launch { op: read, scratch: None, gpu: None });
         self.library.io.hidden = result;
         self.library.io.logits = logits;
         self.library.model.vocab_size = result.columns;

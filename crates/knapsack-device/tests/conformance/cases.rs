@@ -3,7 +3,7 @@
 use super::Instance;
 use super::build::{Builder, Random, Storage};
 use knapsack_artifact::plan::*;
-use knapsack_tensor::{Activation, DType, Layout, NormKind};
+use knapsack_tensor::{Activation, DType, GROUPINGS, Layout, NormKind};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -55,12 +55,13 @@ fn run<S: Strategy>(instance: &Instance<'_>, strategy: S, test: impl Fn(S::Value
 }
 
 fn storages() -> impl Strategy<Value = Storage> {
-    let scale = prop_oneof![3 => Just(DType::F16), 1 => Just(DType::BF16), 1 => Just(DType::F32)];
+    let halves = prop_oneof![3 => Just(DType::F16), 1 => Just(DType::BF16)];
+    let floats = prop_oneof![3 => halves.clone(), 1 => Just(DType::F32)];
     let layout = prop_oneof![Just(Layout::Nk), Just(Layout::Kn)];
     prop_oneof![
-        3 => (prop_oneof![2 => Just(4u32), 1 => Just(3u32)], layout, scale.clone())
-            .prop_map(|(bits, layout, scale)| Storage::grouped(bits, layout, scale)),
-        1 => scale.prop_map(Storage::Dense),
+        3 => (prop::sample::select(GROUPINGS), layout, halves)
+            .prop_map(|(grouping, layout, scale)| Storage::grouped(grouping.bits, layout, scale)),
+        1 => floats.prop_map(Storage::Dense),
     ]
 }
 
@@ -136,7 +137,6 @@ pub(crate) fn linear(instance: &Instance<'_>) {
             Ending::SoftCap => Epilogue::SoftCap(1.5),
             Ending::Add | Ending::AddInPlace => Epilogue::Add(residual.as_ref().unwrap().0),
         };
-        let scratch = matches!(storage, Storage::Grouped(_)).then(|| b.scratch(linear_scratch_bytes(k as u32)));
         b.push(Op::Linear(Linear {
             input,
             weight: matrix.weight,
@@ -144,7 +144,6 @@ pub(crate) fn linear(instance: &Instance<'_>) {
             bias: bias.as_ref().map(|(id, _)| *id),
             epilogue,
             output,
-            scratch,
         }));
         let tokens = tokens(&mut b.random, count, ids);
         let product = |token: usize, feature: usize| {

@@ -28,12 +28,27 @@ unsafe fn fan_out(v: __m128) -> __m256 {
     unsafe { _mm256_permutevar8x32_ps(_mm256_castps128_ps256(v), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)) }
 }
 
+/// Four times two 16-bit numbers.
+#[inline(always)]
+unsafe fn together(rows: [u64; 4]) -> __m128i {
+    // SAFETY: AVX2 is available by the trait's contract.
+    unsafe { _mm_setr_epi32(rows[0] as i32, rows[1] as i32, rows[2] as i32, rows[3] as i32) }
+}
+
+/// Lane `2 r + g` to lane `4 g + r`.
+#[inline(always)]
+unsafe fn groups_first(v: __m256) -> __m256 {
+    // SAFETY: AVX2 is available by the trait's contract.
+    unsafe { _mm256_permutevar8x32_ps(v, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7)) }
+}
+
 macro_rules! implement {
-    ($name:ident, $dot:path) => {
+    ($name:ident, $dot:path, $wide:literal) => {
         // SAFETY of every block: the trait's contract, the instruction set is available; pointers go to unaligned loads
         // and stores of the size that the contract names.
         impl Vector for $name {
             const LANES: usize = 8;
+            const WIDE_CODES: bool = $wide;
             type F = __m256;
             type I = __m256i;
 
@@ -177,6 +192,10 @@ macro_rules! implement {
                 unsafe { _mm256_castsi256_ps(v) }
             }
             #[inline(always)]
+            unsafe fn as_int(v: __m256) -> __m256i {
+                unsafe { _mm256_castps_si256(v) }
+            }
+            #[inline(always)]
             unsafe fn dot(acc: __m256i, codes: __m256i, acts: __m256i) -> __m256i {
                 unsafe { $dot(acc, codes, acts) }
             }
@@ -185,19 +204,59 @@ macro_rules! implement {
                 unsafe { fan_out(_mm_castsi128_ps(_mm_loadl_epi64(p.cast()))) }
             }
             #[inline(always)]
-            unsafe fn spread_f16(p: *const u8) -> __m256 {
-                unsafe { fan_out(_mm_cvtph_ps(_mm_cvtsi32_si128(p.cast::<i32>().read_unaligned()))) }
+            unsafe fn ispread(p: *const i32) -> __m256i {
+                unsafe { _mm256_castps_si256(fan_out(_mm_castsi128_ps(_mm_loadl_epi64(p.cast())))) }
             }
             #[inline(always)]
-            unsafe fn spread_bf16(p: *const u8) -> __m256 {
+            unsafe fn transpose(v: [__m256i; 4]) -> [__m256i; 4] {
                 unsafe {
-                    let two = _mm_cvtepu16_epi32(_mm_cvtsi32_si128(p.cast::<i32>().read_unaligned()));
-                    fan_out(_mm_castsi128_ps(_mm_slli_epi32::<16>(two)))
+                    let (a, b) = (_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpacklo_epi32(v[2], v[3]));
+                    let (c, d) = (_mm256_unpackhi_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[2], v[3]));
+                    [
+                        _mm256_unpacklo_epi64(a, b),
+                        _mm256_unpackhi_epi64(a, b),
+                        _mm256_unpacklo_epi64(c, d),
+                        _mm256_unpackhi_epi64(c, d),
+                    ]
                 }
             }
             #[inline(always)]
-            unsafe fn spread_first(p: *const i32) -> __m256i {
-                unsafe { _mm256_setr_epi32(p.read_unaligned(), 0, 0, 0, p.add(1).read_unaligned(), 0, 0, 0) }
+            unsafe fn quads(v: __m256i) -> [__m256i; 4] {
+                unsafe {
+                    [
+                        _mm256_shuffle_epi32::<0b00_00_00_00>(v),
+                        _mm256_shuffle_epi32::<0b01_01_01_01>(v),
+                        _mm256_shuffle_epi32::<0b10_10_10_10>(v),
+                        _mm256_shuffle_epi32::<0b11_11_11_11>(v),
+                    ]
+                }
+            }
+            #[inline(always)]
+            unsafe fn store_groups(p: *mut u8, stride: usize, v: __m256i) {
+                unsafe {
+                    _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(v));
+                    _mm_storeu_si128(p.add(stride).cast(), _mm256_extracti128_si256::<1>(v));
+                }
+            }
+            #[inline(always)]
+            unsafe fn f16_of_rows(rows: [u64; 4]) -> __m256 {
+                unsafe { groups_first(_mm256_cvtph_ps(together(rows))) }
+            }
+            #[inline(always)]
+            unsafe fn bf16_of_rows(rows: [u64; 4]) -> __m256 {
+                unsafe {
+                    let wide = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(together(rows)));
+                    groups_first(_mm256_castsi256_ps(wide))
+                }
+            }
+            #[inline(always)]
+            unsafe fn fold(v: __m256) -> [f32; 4] {
+                unsafe {
+                    let mut lanes = [0.0; 4];
+                    let sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                    _mm_storeu_ps(lanes.as_mut_ptr(), sum);
+                    lanes
+                }
             }
             #[inline(always)]
             unsafe fn prefetch(p: *const u8) {
@@ -207,5 +266,5 @@ macro_rules! implement {
     };
 }
 
-implement!(Avx2, dot_by_pairs);
-implement!(AvxVnni, _mm256_dpbusd_avx_epi32);
+implement!(Avx2, dot_by_pairs, false);
+implement!(AvxVnni, _mm256_dpbusd_avx_epi32, true);

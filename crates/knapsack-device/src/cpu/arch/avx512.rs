@@ -11,6 +11,7 @@ pub(crate) struct Avx512;
 // of the size that the contract names.
 impl Vector for Avx512 {
     const LANES: usize = 16;
+    const WIDE_CODES: bool = true;
     type F = __m512;
     type I = __m512i;
 
@@ -131,6 +132,10 @@ impl Vector for Avx512 {
         unsafe { _mm512_castsi512_ps(v) }
     }
     #[inline(always)]
+    unsafe fn as_int(v: __m512) -> __m512i {
+        unsafe { _mm512_castps_si512(v) }
+    }
+    #[inline(always)]
     unsafe fn dot(acc: __m512i, codes: __m512i, acts: __m512i) -> __m512i {
         unsafe { _mm512_dpbusd_epi32(acc, codes, acts) }
     }
@@ -139,16 +144,61 @@ impl Vector for Avx512 {
         unsafe { fan_out(_mm_loadu_ps(p)) }
     }
     #[inline(always)]
-    unsafe fn spread_f16(p: *const u8) -> __m512 {
-        unsafe { fan_out(_mm_cvtph_ps(_mm_loadl_epi64(p.cast()))) }
+    unsafe fn ispread(p: *const i32) -> __m512i {
+        unsafe { _mm512_castps_si512(fan_out(_mm_loadu_ps(p.cast()))) }
     }
     #[inline(always)]
-    unsafe fn spread_bf16(p: *const u8) -> __m512 {
-        unsafe { fan_out(_mm_castsi128_ps(_mm_slli_epi32::<16>(_mm_cvtepu16_epi32(_mm_loadl_epi64(p.cast()))))) }
+    unsafe fn transpose(v: [__m512i; 4]) -> [__m512i; 4] {
+        unsafe {
+            let (a, b) = (_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpacklo_epi32(v[2], v[3]));
+            let (c, d) = (_mm512_unpackhi_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[2], v[3]));
+            [
+                _mm512_unpacklo_epi64(a, b),
+                _mm512_unpackhi_epi64(a, b),
+                _mm512_unpacklo_epi64(c, d),
+                _mm512_unpackhi_epi64(c, d),
+            ]
+        }
     }
     #[inline(always)]
-    unsafe fn spread_first(p: *const i32) -> __m512i {
-        unsafe { _mm512_maskz_expandloadu_epi32(0x1111, p) }
+    unsafe fn quads(v: __m512i) -> [__m512i; 4] {
+        unsafe {
+            [
+                _mm512_shuffle_epi32::<0b00_00_00_00>(v),
+                _mm512_shuffle_epi32::<0b01_01_01_01>(v),
+                _mm512_shuffle_epi32::<0b10_10_10_10>(v),
+                _mm512_shuffle_epi32::<0b11_11_11_11>(v),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_groups(p: *mut u8, stride: usize, v: __m512i) {
+        unsafe {
+            _mm_storeu_si128(p.cast(), _mm512_castsi512_si128(v));
+            _mm_storeu_si128(p.add(stride).cast(), _mm512_extracti32x4_epi32::<1>(v));
+            _mm_storeu_si128(p.add(2 * stride).cast(), _mm512_extracti32x4_epi32::<2>(v));
+            _mm_storeu_si128(p.add(3 * stride).cast(), _mm512_extracti32x4_epi32::<3>(v));
+        }
+    }
+    #[inline(always)]
+    unsafe fn f16_of_rows(rows: [u64; 4]) -> __m512 {
+        unsafe { groups_first(_mm512_cvtph_ps(together(rows))) }
+    }
+    #[inline(always)]
+    unsafe fn bf16_of_rows(rows: [u64; 4]) -> __m512 {
+        unsafe {
+            groups_first(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(together(rows)))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn fold(v: __m512) -> [f32; 4] {
+        unsafe {
+            let halves = _mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v))));
+            let mut lanes = [0.0; 4];
+            let sum = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+            _mm_storeu_ps(lanes.as_mut_ptr(), sum);
+            lanes
+        }
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
@@ -163,4 +213,16 @@ unsafe fn fan_out(v: __m128) -> __m512 {
         let index = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
         _mm512_permutexvar_ps(index, _mm512_castps128_ps512(v))
     }
+}
+
+/// Four times four 16-bit numbers.
+#[inline(always)]
+unsafe fn together(rows: [u64; 4]) -> __m256i {
+    unsafe { _mm256_setr_epi64x(rows[0] as i64, rows[1] as i64, rows[2] as i64, rows[3] as i64) }
+}
+
+/// Lane `4 r + g` to lane `4 g + r`.
+#[inline(always)]
+unsafe fn groups_first(v: __m512) -> __m512 {
+    unsafe { _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v) }
 }

@@ -76,6 +76,13 @@ unsafe fn narrow(wide: float32x4_t) -> uint16x4_t {
     halves
 }
 
+/// Four times one 16-bit number.
+#[inline(always)]
+fn together(rows: [u64; 4]) -> u64 {
+    let [a, b, c, d] = rows.map(|row| row & 0xffff);
+    a | b << 16 | c << 32 | d << 48
+}
+
 macro_rules! implement {
     ($name:ident, $dot:path) => {
         // SAFETY of every block: the trait's contract, the instruction set is available; pointers go to unaligned loads
@@ -206,6 +213,10 @@ macro_rules! implement {
                 unsafe { vreinterpretq_f32_s32(v) }
             }
             #[inline(always)]
+            unsafe fn as_int(v: float32x4_t) -> int32x4_t {
+                unsafe { vreinterpretq_s32_f32(v) }
+            }
+            #[inline(always)]
             unsafe fn dot(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
                 unsafe { $dot(acc, codes, acts) }
             }
@@ -214,16 +225,47 @@ macro_rules! implement {
                 unsafe { vdupq_n_f32(p.read_unaligned()) }
             }
             #[inline(always)]
-            unsafe fn spread_f16(p: *const u8) -> float32x4_t {
-                unsafe { widen(vdup_n_u16(p.cast::<u16>().read_unaligned())) }
+            unsafe fn ispread(p: *const i32) -> int32x4_t {
+                unsafe { vdupq_n_s32(p.read_unaligned()) }
             }
             #[inline(always)]
-            unsafe fn spread_bf16(p: *const u8) -> float32x4_t {
-                unsafe { vdupq_n_f32(f32::from_bits(u32::from(p.cast::<u16>().read_unaligned()) << 16)) }
+            unsafe fn transpose(v: [int32x4_t; 4]) -> [int32x4_t; 4] {
+                unsafe {
+                    let (a, b) = (vtrn1q_s32(v[0], v[1]), vtrn2q_s32(v[0], v[1]));
+                    let (c, d) = (vtrn1q_s32(v[2], v[3]), vtrn2q_s32(v[2], v[3]));
+                    let [a, b, c, d] = [a, b, c, d].map(|pair| vreinterpretq_s64_s32(pair));
+                    [vtrn1q_s64(a, c), vtrn1q_s64(b, d), vtrn2q_s64(a, c), vtrn2q_s64(b, d)]
+                        .map(|row| vreinterpretq_s32_s64(row))
+                }
             }
             #[inline(always)]
-            unsafe fn spread_first(p: *const i32) -> int32x4_t {
-                unsafe { vsetq_lane_s32::<0>(p.read_unaligned(), vdupq_n_s32(0)) }
+            unsafe fn quads(v: int32x4_t) -> [int32x4_t; 4] {
+                unsafe {
+                    [
+                        vdupq_laneq_s32::<0>(v),
+                        vdupq_laneq_s32::<1>(v),
+                        vdupq_laneq_s32::<2>(v),
+                        vdupq_laneq_s32::<3>(v),
+                    ]
+                }
+            }
+            #[inline(always)]
+            unsafe fn store_groups(p: *mut u8, _: usize, v: int32x4_t) {
+                unsafe { Self::istore(p, v) }
+            }
+            #[inline(always)]
+            unsafe fn f16_of_rows(rows: [u64; 4]) -> float32x4_t {
+                unsafe { widen(vcreate_u16(together(rows))) }
+            }
+            #[inline(always)]
+            unsafe fn bf16_of_rows(rows: [u64; 4]) -> float32x4_t {
+                unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vcreate_u16(together(rows)))) }
+            }
+            #[inline(always)]
+            unsafe fn fold(v: float32x4_t) -> [f32; 4] {
+                let mut lanes = [0.0; 4];
+                unsafe { Self::store(lanes.as_mut_ptr(), v) };
+                lanes
             }
             #[inline(always)]
             unsafe fn prefetch(p: *const u8) {

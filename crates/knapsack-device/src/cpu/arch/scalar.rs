@@ -139,6 +139,10 @@ impl Vector for Scalar {
         v.map(|x| f32::from_bits(x as u32))
     }
     #[inline(always)]
+    unsafe fn as_int(v: [f32; 4]) -> [i32; 4] {
+        v.map(|x| x.to_bits() as i32)
+    }
+    #[inline(always)]
     unsafe fn dot(acc: [i32; 4], codes: [i32; 4], acts: [i32; 4]) -> [i32; 4] {
         from_fn(|i| {
             let (codes, acts) = (bytes(codes[i]), bytes(acts[i]));
@@ -151,16 +155,32 @@ impl Vector for Scalar {
         [unsafe { p.read_unaligned() }; 4]
     }
     #[inline(always)]
-    unsafe fn spread_f16(p: *const u8) -> [f32; 4] {
-        [f16::from_bits(unsafe { p.cast::<u16>().read_unaligned() }).to_f32(); 4]
+    unsafe fn ispread(p: *const i32) -> [i32; 4] {
+        [unsafe { p.read_unaligned() }; 4]
     }
     #[inline(always)]
-    unsafe fn spread_bf16(p: *const u8) -> [f32; 4] {
-        [bf16::from_bits(unsafe { p.cast::<u16>().read_unaligned() }).to_f32(); 4]
+    unsafe fn transpose(v: [[i32; 4]; 4]) -> [[i32; 4]; 4] {
+        from_fn(|r| from_fn(|c| v[c][r]))
     }
     #[inline(always)]
-    unsafe fn spread_first(p: *const i32) -> [i32; 4] {
-        [unsafe { p.read_unaligned() }, 0, 0, 0]
+    unsafe fn quads(v: [i32; 4]) -> [[i32; 4]; 4] {
+        v.map(|lane| [lane; 4])
+    }
+    #[inline(always)]
+    unsafe fn store_groups(p: *mut u8, _: usize, v: [i32; 4]) {
+        unsafe { Self::istore(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn f16_of_rows(rows: [u64; 4]) -> [f32; 4] {
+        rows.map(|row| f16::from_bits(row as u16).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn bf16_of_rows(rows: [u64; 4]) -> [f32; 4] {
+        rows.map(|row| bf16::from_bits(row as u16).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn fold(v: [f32; 4]) -> [f32; 4] {
+        v
     }
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}

@@ -1,19 +1,26 @@
 //! Matrix products: which routine a task takes, and how it is cut into units.
+//!
+//! Quantized products give a token the same bits whichever routine computes them and whatever other tokens the call has.
 
+pub(crate) mod codes;
 pub(crate) mod columns;
 pub(crate) mod dense;
 pub(crate) mod finish;
 pub(crate) mod panel;
 pub(crate) mod rows;
 
-use super::task::{Finish, Linear, Matrix, Order};
+use super::task::{Finish, Linear, Matrix};
+use knapsack_tensor::{WithBits, with_bits};
+
+/// Most tokens that meet quantized rows where they lie, without a panel.
+pub(crate) const MAX_FEW: usize = 8;
 
 /// The routine of a task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Routine {
-    /// One token, 4-bit rows.
+    /// A few tokens, quantized rows.
     Rows,
-    /// One token, 4-bit columns.
+    /// One token, quantized columns.
     Columns,
     /// The other quantized products.
     Panel,
@@ -21,20 +28,15 @@ pub(crate) enum Routine {
     Dense,
 }
 
-/// Chooses the routine, and sets the task's order and unit for it. `panel_columns` is what the instruction set's panels have,
-/// gated or not.
+/// Chooses the routine, and sets the task's unit for it. `panel_columns` is what the instruction set's panels have, gated or
+/// not.
 pub(crate) fn plan(task: &mut Linear, panel_columns: [usize; 2]) -> Routine {
     let gated = matches!(task.finish, Finish::Gated(_));
     let routine = match task.matrix {
         Matrix::Dense(_) => Routine::Dense,
-        Matrix::Grouped { bits: 4, by_rows: true, .. } if task.n == 1 => Routine::Rows,
-        Matrix::Grouped { bits: 4, by_rows: false, .. } if task.n == 1 => Routine::Columns,
+        Matrix::Grouped { by_rows: true, .. } if task.n <= MAX_FEW => Routine::Rows,
+        Matrix::Grouped { by_rows: false, .. } if task.n == 1 => Routine::Columns,
         Matrix::Grouped { .. } => Routine::Panel,
-    };
-    task.order = match (routine, task.matrix) {
-        (Routine::Rows, _) => Order::Rows,
-        (_, Matrix::Grouped { bits: 3, .. }) => Order::Words3,
-        _ => Order::Words4,
     };
     let halves = 1 + usize::from(gated);
     task.unit = match routine {
@@ -49,4 +51,34 @@ pub(crate) fn plan(task: &mut Linear, panel_columns: [usize; 2]) -> Routine {
 /// Enough units to share out, few enough to make long streams.
 fn rows_of_unit(columns: usize, most: usize) -> usize {
     columns.div_ceil(16).next_multiple_of(8).min(most)
+}
+
+/// A routine that is compiled for each width of codes.
+pub(crate) trait Format {
+    /// Runs it.
+    ///
+    /// # Safety
+    /// The routine's own; the width is that of its matrix.
+    unsafe fn run<const BITS: u32>(self);
+}
+
+/// Runs a routine compiled for the format of a grouped matrix.
+///
+/// # Safety
+/// The routine's own.
+#[inline(always)]
+pub(crate) unsafe fn for_format(matrix: &Matrix, routine: impl Format) {
+    struct Typed<R>(R);
+    impl<R: Format> WithBits for Typed<R> {
+        type Output = ();
+        #[inline(always)]
+        fn run<const BITS: u32>(self) {
+            // SAFETY: the promise of `for_format`'s caller.
+            unsafe { self.0.run::<BITS>() }
+        }
+    }
+    if let Matrix::Grouped { grouping, .. } = *matrix {
+        // A validated library has executable formats only.
+        let _ = with_bits(grouping.bits, Typed(routine));
+    }
 }

@@ -1,135 +1,178 @@
-//! One token times 4-bit rows: the routine that decoding spends its time in.
+//! A few tokens times quantized rows (NK layout): the routine that decoding spends its time in.
 //!
-//! A load of `BYTES` bytes holds `GROUPS` groups of 32 codes, the even elements in the low nibbles and the odd ones in the
-//! high; the activations lie in that order, so a group costs two dot products and no shuffle. The accumulator starts at
-//! `-7 * sum(acts)`, which takes the offset of the codes away exactly. `ROWS` rows are worked on at once, each a run of
-//! consecutive rows of its own, so that memory sees that many long streams.
+//! Four rows are worked on at once, each a run of consecutive rows of its own, so that memory sees four long streams. A load
+//! from each, transposed within groups of four lanes, puts a step of the four rows side by side in every group; unpacked once,
+//! it meets all tokens. The dot products of a step end in one lane for each row, exact in integers: they start at
+//! `-max_int * sum(acts)`, which takes the offset of the codes away. A lane adds its products up in the order of the steps, and
+//! [`Vector::fold`] adds the lanes of a row at the end; [`super::panel`] keeps to the same order, so that a token's result does
+//! not depend on its company.
 
+use super::codes::{dot, fours, quads, rows_to_lanes, scales_of_rows, steps_per_group, unpack};
 use super::finish::finish;
+use super::{Format, MAX_FEW};
 use crate::cpu::task::{Finish, Linear, Matrix};
-use crate::cpu::vector::{Brain, Half, Single, Stored, Vector};
-use knapsack_tensor::DType;
+use crate::cpu::vector::Vector;
 
-/// Rows in flight.
-const ROWS: usize = 4;
 /// Bytes that are asked for ahead of each stream.
 const AHEAD: usize = 2048;
 /// Most weight rows of a unit.
 pub(super) const MAX_UNIT: usize = 128;
+/// Tokens that an unpacked step meets.
+const TOKENS: usize = 4;
 
-/// Computes output columns `unit * task.unit..` of the only token.
+/// Products of up to [`MAX_FEW`] tokens.
+type Products = [[f32; MAX_UNIT]; MAX_FEW];
+
+/// Computes output columns `unit * task.unit..` of all tokens, which are at most [`MAX_FEW`].
 ///
 /// # Safety
-/// The instruction set of `V` is available; the task's invariants hold, its order is `Rows`, `n` is 1, `unit` is at most
+/// The instruction set of `V` is available; the task's invariants hold, its matrix is grouped and by rows, `unit` is at most
 /// [`MAX_UNIT`] (half of it when gated); unit `unit` exists.
 #[inline(always)]
 pub(crate) unsafe fn unit<V: Vector>(task: &Linear, unit: usize) {
-    let Matrix::Grouped { scales, .. } = task.matrix else { return };
-    // SAFETY: the caller's promises; the stored type is the scales' own.
-    unsafe {
-        match scales.dtype {
-            DType::F16 => typed_unit::<V, Half>(task, unit),
-            DType::BF16 => typed_unit::<V, Brain>(task, unit),
-            DType::F32 | DType::U32 => typed_unit::<V, Single>(task, unit),
-        }
-    }
+    // SAFETY: the caller's promises.
+    unsafe { super::for_format(&task.matrix, Unit { task, unit, vector: std::marker::PhantomData::<V> }) }
 }
 
-/// As [`unit`], for one type of scales.
-#[inline(always)]
-unsafe fn typed_unit<V: Vector, S: Stored>(task: &Linear, unit: usize) {
-    let start = unit * task.unit;
-    let count = task.unit.min(task.columns - start);
-    let mut products = [0.0f32; MAX_UNIT];
-    // SAFETY: rows `start..start + count` exist, and `columns + start..` too when gated; the products have room.
-    unsafe {
-        range::<V, S>(task, start, count, products.as_mut_ptr());
-        let up = products.as_mut_ptr().add(count);
-        if let Finish::Gated(_) = task.finish {
-            range::<V, S>(task, task.columns + start, count, up);
-        }
-        finish::<V>(task, 0, start, count, products.as_ptr(), up);
-    }
+struct Unit<'a, V> {
+    task: &'a Linear,
+    unit: usize,
+    vector: std::marker::PhantomData<V>,
 }
 
-/// Products of weight rows `first..first + count`.
-#[inline(always)]
-unsafe fn range<V: Vector, S: Stored>(task: &Linear, first: usize, count: usize, out: *mut f32) {
-    let run = count / ROWS;
-    // SAFETY: rows below `first + count` exist and `out` has `count` elements.
-    unsafe {
-        for i in 0..run {
-            let mut sums = [0.0; ROWS];
-            rows::<V, S, ROWS>(task, first + i, run, &mut sums);
-            for (r, sum) in sums.into_iter().enumerate() {
-                out.add(r * run + i).write(sum);
+impl<V: Vector> Format for Unit<'_, V> {
+    #[inline(always)]
+    unsafe fn run<const BITS: u32>(self) {
+        let (task, start) = (self.task, self.unit * self.task.unit);
+        let count = task.unit.min(task.columns - start);
+        let mut products: Products = [[0.0; MAX_UNIT]; MAX_FEW];
+        // SAFETY: rows `start..start + count` exist, and `columns + start..` too when gated; the products have room.
+        unsafe {
+            range::<V, BITS>(task, start, count, 0, &mut products);
+            if let Finish::Gated(_) = task.finish {
+                range::<V, BITS>(task, task.columns + start, count, count, &mut products);
+            }
+            for t in 0..task.n {
+                let row = products[t].as_ptr();
+                finish::<V>(task, t, start, count, row, row.add(count));
             }
         }
-        for i in run * ROWS..count {
-            let mut sum = [0.0];
-            rows::<V, S, 1>(task, first + i, 0, &mut sum);
-            out.add(i).write(sum[0]);
+    }
+}
+
+/// Products of weight rows `first..first + count`, to elements `to..` of their rows.
+#[inline(always)]
+unsafe fn range<V: Vector, const BITS: u32>(
+    task: &Linear,
+    first: usize,
+    count: usize,
+    to: usize,
+    products: &mut Products,
+) {
+    let run = count.div_ceil(4);
+    for i in 0..run {
+        // Where the four runs are not equally long, a row is computed twice.
+        let rows = [i, run + i, 2 * run + i, 3 * run + i].map(|row| row.min(count - 1));
+        for t in (0..task.n).step_by(TOKENS) {
+            let features = rows.map(|row| first + row);
+            // SAFETY: rows below `first + count` and tokens below `n` exist.
+            unsafe {
+                match task.n - t {
+                    1 => four_rows::<V, BITS, 1>(task, features, t, &mut |t, r, sum| products[t][to + rows[r]] = sum),
+                    2 => four_rows::<V, BITS, 2>(task, features, t, &mut |t, r, sum| products[t][to + rows[r]] = sum),
+                    _ => four_rows::<V, BITS, TOKENS>(task, features, t, &mut |t, r, sum| {
+                        products[t][to + rows[r]] = sum;
+                    }),
+                }
+            }
         }
     }
 }
 
-/// Products of rows `first + r * step` for `r` below `R`.
+/// Where the codes and scales of four rows begin.
+#[derive(Clone, Copy)]
+struct Streams {
+    codes: [*const u8; 4],
+    scales: [*const u8; 4],
+}
+
+/// Products of four rows with tokens `t..t + T`, as far as there are so many.
 #[inline(always)]
-unsafe fn rows<V: Vector, S: Stored, const R: usize>(task: &Linear, first: usize, step: usize, sums: &mut [f32; R]) {
-    let Matrix::Grouped { codes, scales, .. } = task.matrix else { return };
-    let groups = task.k.div_ceil(32);
-    let (blocks, rest) = (groups / V::GROUPS, groups % V::GROUPS);
-    let (code_step, scale_step) = (step * groups * 16, step * groups * S::SIZE);
-    // SAFETY: a row has `groups` groups of 16 bytes and as many scales; whole blocks are read where they lie, the rest from
-    // a padded copy. The activations are padded to whole blocks.
+unsafe fn four_rows<V: Vector, const BITS: u32, const T: usize>(
+    task: &Linear,
+    rows: [usize; 4],
+    t: usize,
+    out: &mut impl FnMut(usize, usize, f32),
+) {
+    let Matrix::Grouped { codes, scales, grouping, .. } = task.matrix else { return };
+    let (dtype, per_group) = (scales.dtype, const { steps_per_group(BITS) });
+    let steps = grouping.steps(task.k as u64) as usize;
+    let (blocks, rest) = (steps / V::GROUPS, steps % V::GROUPS);
+    let tokens: [usize; T] = std::array::from_fn(|i| (t + i).min(task.n - 1));
+    // SAFETY: a row has `steps` steps of 16 bytes and `steps / per_group` scales; whole blocks are read where they lie, the rest
+    // from a padded copy. The activations are padded to whole blocks.
     unsafe {
-        let codes = codes.add(first * groups * 16);
-        let scales = scales.data.add(first * groups * S::SIZE);
-        let (acts, act_scales, corrections) = (task.acts.codes(0), task.acts.scales(0), task.acts.corrections(0));
-        let mut acc = [V::splat(0.0); R];
+        let streams = Streams {
+            codes: rows.map(|row| codes.add(row * steps * 16)),
+            scales: rows.map(|row| scales.data.add(row * (steps / per_group) * 2)),
+        };
+        let mut acc = [V::splat(0.0); T];
         for b in 0..blocks {
-            let even = V::iload(acts.add(b * 2 * V::BYTES));
-            let odd = V::iload(acts.add((b * 2 + 1) * V::BYTES));
-            let correction = V::spread_first(corrections.add(b * V::GROUPS));
-            let act_scale = V::spread(act_scales.add(b * V::GROUPS));
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let at = codes.add(r * code_step + b * V::BYTES);
-                V::prefetch(at.wrapping_add(AHEAD));
-                let scale = S::spread::<V>(scales.add(r * scale_step + b * V::GROUPS * S::SIZE));
-                let dot = V::to_float(block::<V>(V::iload(at), even, odd, correction));
-                *acc = V::fma(V::mul(dot, act_scale), scale, *acc);
-            }
+            let at = streams.codes.map(|row| row.add(b * V::BYTES));
+            at.iter().for_each(|row| V::prefetch(row.wrapping_add(AHEAD)));
+            let scale = scales_of_rows::<V>(dtype, streams.scales, b * V::GROUPS, per_group);
+            block::<V, BITS, T>(task, &tokens, b, rows_to_lanes::<V>(at), scale, &mut acc);
         }
         if rest > 0 {
-            let even = V::iload(acts.add(blocks * 2 * V::BYTES));
-            let odd = V::iload(acts.add((blocks * 2 + 1) * V::BYTES));
-            let correction = V::spread_first(corrections.add(blocks * V::GROUPS));
-            let act_scale = V::spread(act_scales.add(blocks * V::GROUPS));
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let (mut last, mut last_scales) = ([0u8; 64], [0u8; 16]);
-                let at = codes.add(r * code_step + blocks * V::BYTES);
-                std::ptr::copy_nonoverlapping(at, last.as_mut_ptr(), rest * 16);
-                let at = scales.add(r * scale_step + blocks * V::GROUPS * S::SIZE);
-                std::ptr::copy_nonoverlapping(at, last_scales.as_mut_ptr(), rest * S::SIZE);
-                let scale = S::spread::<V>(last_scales.as_ptr());
-                let dot = V::to_float(block::<V>(V::iload(last.as_ptr()), even, odd, correction));
-                *acc = V::fma(V::mul(dot, act_scale), scale, *acc);
+            let (mut last, mut last_scales) = ([[0u8; 64]; 4], [[0u8; 8]; 4]);
+            for r in 0..4 {
+                let from = streams.codes[r].add(blocks * V::BYTES);
+                std::ptr::copy_nonoverlapping(from, last[r].as_mut_ptr(), rest * 16);
+                let first = blocks * V::GROUPS / per_group;
+                let from = streams.scales[r].add(2 * first);
+                std::ptr::copy_nonoverlapping(from, last_scales[r].as_mut_ptr(), 2 * (steps / per_group - first));
             }
+            let last_scales = std::array::from_fn(|r| last_scales[r].as_ptr());
+            let scale = scales_of_rows::<V>(dtype, last_scales, blocks * V::GROUPS % per_group, per_group);
+            let words = rows_to_lanes::<V>(std::array::from_fn(|r| last[r].as_ptr()));
+            block::<V, BITS, T>(task, &tokens, blocks, words, scale, &mut acc);
         }
-        for (sum, acc) in sums.iter_mut().zip(acc) {
-            *sum = V::sum(acc);
+        for (i, acc) in acc.into_iter().enumerate() {
+            for (r, sum) in V::fold(acc).into_iter().enumerate() {
+                if t + i < task.n {
+                    out(t + i, r, sum);
+                }
+            }
         }
     }
 }
 
-/// One load of packed codes against its activations.
+/// Block `b`, `GROUPS` steps, of four rows against its activations.
 #[inline(always)]
-unsafe fn block<V: Vector>(packed: V::I, even: V::I, odd: V::I, correction: V::I) -> V::I {
-    // SAFETY: registers only.
+unsafe fn block<V: Vector, const BITS: u32, const T: usize>(
+    task: &Linear,
+    tokens: &[usize; T],
+    b: usize,
+    words: [V::I; 4],
+    scale: V::F,
+    acc: &mut [V::F; T],
+) {
+    // SAFETY: the tokens exist, and their activations have block `b`.
     unsafe {
-        let nibbles = V::isplat(0x0f0f_0f0f);
-        let low = V::and(packed, nibbles);
-        let high = V::and(V::shr::<4>(packed), nibbles);
-        V::dot(V::dot(correction, low, even), high, odd)
+        let codes = unpack::<V, BITS>(words);
+        for (&token, acc) in tokens.iter().zip(acc) {
+            let acts = task.acts.codes(token).add(b * fours(BITS) * V::BYTES);
+            // Two chains, so that one token does not wait for its own sums.
+            let mut dots = [V::ispread(task.acts.corrections(token).add(b * V::GROUPS)), V::isplat(0)];
+            for f in 0..const { fours(BITS) } {
+                let four = V::iload(acts.add(f * V::BYTES));
+                let here = V::quads(four);
+                for q in 4 * f..(4 * f + 4).min(const { quads(BITS) }) {
+                    dots[q % 2] = dot::<V, BITS>(dots[q % 2], codes[q], here[q % 4]);
+                }
+            }
+            let act_scale = V::spread(task.acts.scales(token).add(b * V::GROUPS));
+            *acc = V::fma(V::to_float(V::iadd(dots[0], dots[1])), V::mul(scale, act_scale), *acc);
+        }
     }
 }

@@ -58,7 +58,7 @@ fn library(size: u64, scale: f32) -> ModelLibrary {
     let embed = Op::Embed(Embed { table: Weight::Dense(ParameterId(0)), vocab: 8, scale, output: rows(1) });
     let norm = NormWeights { kind: NormKind::Rms, epsilon: 1e6, weight: None, bias: None };
     let head = Op::Norm(Norm { input: rows(1), rows: RowSelect::One, norm, output: rows(2) });
-    let [embed, head] = [embed, head].map(|op| Function { launches: vec![Launch { op, gpu: None }] });
+    let [embed, head] = [embed, head].map(|op| Function { launches: vec![Launch { op, scratch: None, gpu: None }] });
     ModelLibrary {
         name: "world".into(),
         compiler: "test".into(),
