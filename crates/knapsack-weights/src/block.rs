@@ -6,6 +6,7 @@ use crate::error::ConvertError;
 use crate::layout::{Block, Job, Layout, Place};
 use crate::quantize::{Quantized, quantize_rows};
 use crate::safetensors_header::SourceDType;
+use crate::unusual::Unusual;
 use half::slice::HalfFloatSliceExt;
 use knapsack_tensor::{DType, GroupFormat, Layout as Axes, Quantization};
 
@@ -24,7 +25,7 @@ pub(crate) struct Buffers {
 /// Where a block's bytes go: shard, offset, bytes.
 pub(crate) type Write<'a> = dyn FnMut(usize, u64, &[u8]) -> Result<(), ConvertError> + 'a;
 
-/// Converts one block.
+/// Converts one block, and says what it found in it.
 pub(crate) fn convert_block(
     checkpoint: &Checkpoint,
     layout: &Layout,
@@ -32,26 +33,29 @@ pub(crate) fn convert_block(
     quantization: &Quantization,
     buffers: &mut Buffers,
     write: &mut Write<'_>,
-) -> Result<(), ConvertError> {
+) -> Result<Unusual, ConvertError> {
     let job = &layout.jobs[block.job];
     let tensor = &checkpoint.tensors[block.tensor];
     let row_bytes = job.columns * tensor.dtype.bytes();
     buffers.source.resize((block.rows * row_bytes) as usize, 0);
     checkpoint.read(tensor, block.from * row_bytes, &mut buffers.source)?;
+    let unusual = Unusual::count(&tensor.dtype, quantization.model_dtype, &buffers.source);
     match job.format {
         Some(format) => {
             quantize(&tensor.dtype, quantization.model_dtype, &format, job, block, buffers);
-            write_quantized(&format, job, block, buffers, write)
+            write_quantized(&format, job, block, buffers, write)?;
         }
         None => {
             let start = job.places[0].offset + block.to * job.columns * job.stored.dtype.size();
             if plain_is_copied(&tensor.dtype, job) {
-                return write(job.places[0].shard, start, &buffers.source);
+                write(job.places[0].shard, start, &buffers.source)?;
+            } else {
+                plain(&tensor.dtype, job, buffers);
+                write(job.places[0].shard, start, bytemuck::cast_slice(&buffers.halves))?;
             }
-            plain(&tensor.dtype, job, buffers);
-            write(job.places[0].shard, start, bytemuck::cast_slice(&buffers.halves))
         }
     }
+    Ok(unusual)
 }
 
 /// Whether a plain tensor has the stored type already.

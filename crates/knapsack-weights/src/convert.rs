@@ -75,7 +75,7 @@ pub fn convert(
     let checkpoint = Checkpoint::open(request.checkpoint)?;
     let config = model_config(&checkpoint.folder, &checkpoint.config)?;
     let layout = Layout::new(&checkpoint, &config, &request.quantization)?;
-    let Chat { config: chat, files, notices } =
+    let Chat { config: chat, files, mut notices } =
         chat::build(&checkpoint.folder, &checkpoint.config, &config, &request.quantization, request.chat_template)?;
 
     let output = Output::create(request.output)?;
@@ -84,9 +84,12 @@ pub fn convert(
         return Err(ConvertError::NoSpace { folder: request.output.to_owned(), needed, available });
     }
     let threads = request.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
-    let sums = pipeline::run(&checkpoint, &layout, &request.quantization, output.folder(), threads, cancel, progress)?;
+    let written = pipeline::run(&checkpoint, &layout, &request.quantization, output.folder(), threads, cancel, progress)?;
     let mut index = layout.index;
-    for (shard, sum) in index.shards.iter_mut().zip(sums) {
+    notices.extend(written.unusual.iter().filter_map(|(&tensor, unusual)| {
+        unusual.notice(&checkpoint.tensors[tensor].name, request.quantization.model_dtype)
+    }));
+    for (shard, sum) in index.shards.iter_mut().zip(written.sums) {
         shard.md5sum = Some(sum);
     }
     output.write(weight_index::FILE_NAME, index.to_json().as_bytes())?;

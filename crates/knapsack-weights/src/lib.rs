@@ -25,6 +25,7 @@ pub mod quantize;
 mod safetensors_header;
 mod template;
 mod tokenizer;
+mod unusual;
 
 pub use chat::chat_config;
 pub use convert::{Progress, Report, Request, convert};

@@ -8,7 +8,9 @@ use crate::error::ConvertError;
 use crate::io::write_all_at;
 use crate::layout::{Layout, shards_of};
 use crate::md5;
+use crate::unusual::Unusual;
 use knapsack_tensor::Quantization;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -43,10 +45,20 @@ struct State {
     /// Shards without a sum.
     unhashed: usize,
     sums: Vec<Option<String>>,
+    /// By tensor of the checkpoint.
+    unusual: BTreeMap<usize, Unusual>,
     error: Option<ConvertError>,
 }
 
-/// Writes all shards into `folder` and returns their MD5 sums.
+/// What was written.
+pub(crate) struct Written {
+    /// MD5 sum of each shard.
+    pub(crate) sums: Vec<String>,
+    /// Values that the user should know of, by tensor of the checkpoint.
+    pub(crate) unusual: BTreeMap<usize, Unusual>,
+}
+
+/// Writes all shards into `folder`.
 pub(crate) fn run(
     checkpoint: &Checkpoint,
     layout: &Layout,
@@ -55,7 +67,7 @@ pub(crate) fn run(
     threads: usize,
     cancel: &AtomicBool,
     progress: &(dyn Fn(Progress) + Sync),
-) -> Result<Vec<String>, ConvertError> {
+) -> Result<Written, ConvertError> {
     let shards = layout.index.shards.len();
     let state = State {
         files: vec![None; shards],
@@ -63,6 +75,7 @@ pub(crate) fn run(
         ready: Vec::new(),
         unhashed: shards,
         sums: vec![None; shards],
+        unusual: BTreeMap::new(),
         error: None,
     };
     let threads = threads.clamp(1, layout.blocks.len().max(1));
@@ -88,7 +101,10 @@ pub(crate) fn run(
     let state = work.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     match state.error {
         Some(error) => Err(error),
-        None => Ok(state.sums.into_iter().map(|sum| sum.expect("every shard was hashed")).collect()),
+        None => {
+            let sums = state.sums.into_iter().map(|sum| sum.expect("every shard was hashed")).collect();
+            Ok(Written { sums, unusual: state.unusual })
+        }
     }
 }
 
@@ -124,7 +140,11 @@ impl Work<'_> {
                 let file = self.file(shard)?;
                 write_all_at(&file, bytes, offset).map_err(|error| self.write_error(shard, error))
             };
-            convert_block(self.checkpoint, self.layout, block, self.quantization, &mut buffers, &mut write)?;
+            let unusual =
+                convert_block(self.checkpoint, self.layout, block, self.quantization, &mut buffers, &mut write)?;
+            if unusual != Unusual::default() {
+                *self.lock().unusual.entry(block.tensor).or_default() += unusual;
+            }
             let job = &self.layout.jobs[block.job];
             let bytes = block.rows * job.columns * self.checkpoint.tensors[block.tensor].dtype.bytes();
             if self.finish_block(shards_of(job), bytes) >= HASH_AT {

@@ -83,6 +83,35 @@ fn every_format_is_written_and_the_same_with_any_number_of_threads() {
     }
 }
 
+/// Not a number, and numbers that float16 does not hold: the bits are the reference's, and the user is told where and how many.
+#[test]
+fn values_that_nobody_can_mean_are_told() {
+    let parent = tempfile::tempdir().unwrap();
+    let (checkpoint, output) = (parent.path().join("in"), parent.path().join("out"));
+    std::fs::create_dir(&checkpoint).unwrap();
+    copy_checkpoint(&fixture("llama"), &checkpoint);
+    let file = checkpoint.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let name = "model.layers.1.mlp.down_proj.weight";
+    assert_eq!(tensors[name]["dtype"], "BF16");
+    let start = 8 + header + tensors[name]["data_offsets"][0].as_u64().unwrap() as usize;
+    // NaN, then 1.7e38 and -65536 (which float16 rounds to infinity), then 65280 (which it holds).
+    for (i, bits) in [0x7fc0u16, 0x7f00, 0xc780, 0x477f].into_iter().enumerate() {
+        bytes[start + 2 * i..start + 2 * i + 2].copy_from_slice(&bits.to_le_bytes());
+    }
+    std::fs::write(&file, bytes).unwrap();
+    let report = run(&checkpoint, &output, "q4f16_1", None, 2).unwrap();
+    let told: Vec<_> = report.notices.iter().filter(|notice| notice.contains(name)).collect();
+    let expected =
+        format!("`{name}` has 1 value not a number (NaN) and 2 values beyond what float16 can hold, infinite from now on");
+    assert_eq!(told, [&expected]);
+    std::fs::remove_dir_all(&output).unwrap();
+    let report = run(&fixture("llama"), &output, "q4f16_1", None, 2).unwrap();
+    assert!(report.notices.iter().all(|notice| !notice.contains("NaN")), "{:?}", report.notices);
+}
+
 #[test]
 fn progress_covers_the_checkpoint() {
     let parent = tempfile::tempdir().unwrap();
