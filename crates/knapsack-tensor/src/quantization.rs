@@ -48,7 +48,7 @@ macro_rules! groupings {
     };
 }
 
-groupings!(3 bits by 40, 4 bits by 32);
+groupings!(3 bits by 40, 4 bits by 32, 8 bits by 32);
 
 impl Grouping {
     /// Words of a step: 16 bytes, what a lane loads at once.
@@ -209,7 +209,7 @@ const fn plain(name: &'static str, model_dtype: DType) -> Quantization {
 }
 
 /// Every supported format.
-pub const QUANTIZATIONS: [Quantization; 11] = [
+pub const QUANTIZATIONS: [Quantization; 12] = [
     grouped("q3f16_0", DType::F16, 3, Layout::Kn, true),
     grouped("q3f16_1", DType::F16, 3, Layout::Nk, true),
     grouped("q4f16_0", DType::F16, 4, Layout::Kn, true),
@@ -218,6 +218,8 @@ pub const QUANTIZATIONS: [Quantization; 11] = [
     grouped("q4bf16_0", DType::BF16, 4, Layout::Kn, true),
     grouped("q4bf16_1", DType::BF16, 4, Layout::Nk, true),
     grouped("q4f32_1", DType::F32, 4, Layout::Nk, true),
+    // Not one of MLC's: where four bits hurt, small models above all.
+    grouped("q8f16_1", DType::F16, 8, Layout::Nk, true),
     plain("q0f16", DType::F16),
     plain("q0bf16", DType::BF16),
     plain("q0f32", DType::F32),

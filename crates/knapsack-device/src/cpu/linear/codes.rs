@@ -108,6 +108,7 @@ pub(crate) unsafe fn unpack<V: Vector, const BITS: u32>(words: [V::I; 4]) -> [V:
                     out[2 * w + 1] = V::and(V::shr::<4>(words[w]), nibbles);
                 }
             }
+            8 => out[..4].copy_from_slice(&words),
             _ => unreachable!(),
         }
         out
