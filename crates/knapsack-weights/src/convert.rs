@@ -84,7 +84,8 @@ pub fn convert(
         return Err(ConvertError::NoSpace { folder: request.output.to_owned(), needed, available });
     }
     let threads = request.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
-    let written = pipeline::run(&checkpoint, &layout, &request.quantization, output.folder(), threads, cancel, progress)?;
+    let written =
+        pipeline::run(&checkpoint, &layout, &request.quantization, output.folder(), threads, cancel, progress)?;
     let mut index = layout.index;
     notices.extend(written.unusual.iter().filter_map(|(&tensor, unusual)| {
         unusual.notice(&checkpoint.tensors[tensor].name, request.quantization.model_dtype)

@@ -75,7 +75,8 @@ mod tests {
     /// Against the rounding itself.
     #[test]
     fn what_rounds_to_infinity_is_counted() {
-        let values = [0.0f32, 1.0, -65504.0, 65519.9, 65520.0, -65536.0, 3.3e38, f32::MAX, f32::INFINITY, f32::NAN, -f32::NAN];
+        let values =
+            [0.0f32, 1.0, -65504.0, 65519.9, 65520.0, -65536.0, 3.3e38, f32::MAX, f32::INFINITY, f32::NAN, -f32::NAN];
         let nan = 2;
         let infinite = |round: &dyn Fn(f32) -> f32| values.iter().filter(|&&x| round(x).is_infinite()).count() as u64;
         let f32s: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();

@@ -47,8 +47,9 @@ fn library() -> ModelLibrary {
     let gate_up = grouped(&mut p, 96, 64, Layout::Nk);
     let down = Weight::Dense(parameter(&mut p, &[64, 48], DType::F16));
     let (hidden, normed) = (rows(1, 64), rows(2, 64));
-    let linear = |weight, input: Rows, output: Rows, out_features, epilogue, bias, scratch| {
-        Launch { scratch, ..plain(Op::Linear(Linear { input, weight, out_features, bias, epilogue, output })) }
+    let linear = |weight, input: Rows, output: Rows, out_features, epilogue, bias, scratch| Launch {
+        scratch,
+        ..plain(Op::Linear(Linear { input, weight, out_features, bias, epilogue, output }))
     };
     let layer = vec![
         plain(Op::Embed(Embed { table, vocab: 100, scale: 1.0, output: hidden })),

@@ -24,10 +24,13 @@ pub(super) fn define(kernel: &mut Specialization, grouping: Grouping) {
     let bits = grouping.bits;
     kernel.grouping = Some(grouping);
     kernel.define("STEP_DOT(words, s, x)", format!("step_dot_q{bits}(words, s, x)"));
-    kernel.define("SCALE_OF(step)", match grouping.steps_per_group() {
-        1 => "(step)".to_owned(),
-        steps => format!("((step) / {steps}u)"),
-    });
+    kernel.define(
+        "SCALE_OF(step)",
+        match grouping.steps_per_group() {
+            1 => "(step)".to_owned(),
+            steps => format!("((step) / {steps}u)"),
+        },
+    );
 }
 
 /// `word`, shifted so that its code `index` comes first.
@@ -65,7 +68,10 @@ pub(super) fn functions(grouping: Grouping) -> String {
         &|i| {
             let store = if whole(i) { "STORE_TILE4" } else { "STORE_TILE2" };
             let shifted = from(grouping, 4 * i).replace("word", "(word)");
-            format!("{{ const real4 w = codes4_q{bits}({shifted}) * (s); {store}(tile, ROWS, (k) + {}, at, w) }}", 4 * i)
+            format!(
+                "{{ const real4 w = codes4_q{bits}({shifted}) * (s); {store}(tile, ROWS, (k) + {}, at, w) }}",
+                4 * i
+            )
         },
         " ",
     );

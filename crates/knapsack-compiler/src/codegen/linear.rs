@@ -1,7 +1,7 @@
 //! Kernels of [`Linear`]: matrix times vector for one token, tiled matrix product for many.
 
-use super::module::{Specialization, Template, fixed, per_tokens};
 use super::grouped;
+use super::module::{Specialization, Template, fixed, per_tokens};
 use super::rows::check_indexable;
 use super::{Tokens, parameter};
 use knapsack_artifact::ModelLibrary;

@@ -256,7 +256,13 @@ pub(super) struct ModuleBuilder {
 impl ModuleBuilder {
     pub(super) fn new(target: Target) -> Self {
         let prelude = if target == Target::Metal { METAL_PRELUDE } else { OPENCL_PRELUDE };
-        ModuleBuilder { target, source: format!("{prelude}{COMMON}"), kernels: Vec::new(), known: HashMap::new(), groupings: Vec::new() }
+        ModuleBuilder {
+            target,
+            source: format!("{prelude}{COMMON}"),
+            kernels: Vec::new(),
+            known: HashMap::new(),
+            groupings: Vec::new(),
+        }
     }
 
     /// The index of the kernel, which is written unless an equal one is there.

@@ -186,14 +186,15 @@ impl Vector for Avx512 {
     }
     #[inline(always)]
     unsafe fn bf16_of_rows(rows: [u64; 4]) -> __m512 {
-        unsafe {
-            groups_first(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(together(rows)))))
-        }
+        unsafe { groups_first(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(together(rows))))) }
     }
     #[inline(always)]
     unsafe fn fold(v: __m512) -> [f32; 4] {
         unsafe {
-            let halves = _mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v))));
+            let halves = _mm256_add_ps(
+                _mm512_castps512_ps256(v),
+                _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v))),
+            );
             let mut lanes = [0.0; 4];
             let sum = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
             _mm_storeu_ps(lanes.as_mut_ptr(), sum);

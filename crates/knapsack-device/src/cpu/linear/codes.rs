@@ -192,12 +192,8 @@ mod tests {
     #[test]
     fn every_code_is_unpacked_to_its_place() {
         for &grouping in GROUPINGS {
-            let format = GroupFormat {
-                bits: grouping.bits,
-                group: grouping.step(),
-                layout: Layout::Nk,
-                scale: DType::F16,
-            };
+            let format =
+                GroupFormat { bits: grouping.bits, group: grouping.step(), layout: Layout::Nk, scale: DType::F16 };
             let codes: Vec<u8> = (0..format.group).map(|i| (i * 37 % (2 * format.max_int() + 1)) as u8).collect();
             let mut words = [0; 4];
             pack_group(&format, &codes, &mut words);

@@ -3,9 +3,9 @@
 //! A word row holds a word of every column. The four word rows of a step are walked side by side, four long streams, and the
 //! sums of a strip of columns stay in the first-level cache.
 
+use super::Format;
 use super::codes::{MAX_QUADS, dot, quad_at, quads, step_at, steps_per_group, unpack};
 use super::finish::{finish, load_floats};
-use super::Format;
 use crate::cpu::task::{Finish, Linear, Matrix};
 use crate::cpu::vector::{MAX_LANES, Vector};
 
@@ -86,7 +86,11 @@ unsafe fn strip<V: Vector, const BITS: u32>(task: &Linear, first: usize, count: 
 
 /// The products of a step of `LANES` columns whose words are at `rows`.
 #[inline(always)]
-unsafe fn columns<V: Vector, const BITS: u32>(rows: [*const u8; 4], acts: &[V::I; MAX_QUADS], correction: V::I) -> V::F {
+unsafe fn columns<V: Vector, const BITS: u32>(
+    rows: [*const u8; 4],
+    acts: &[V::I; MAX_QUADS],
+    correction: V::I,
+) -> V::F {
     // SAFETY: `BYTES` bytes are readable at each.
     unsafe {
         let codes = unpack::<V, BITS>([V::iload(rows[0]), V::iload(rows[1]), V::iload(rows[2]), V::iload(rows[3])]);
