@@ -354,7 +354,8 @@ fn an_answer_can_be_ended_at_any_moment() {
             pieces < stop_after
         });
         let answer = answer.unwrap();
-        assert!(answer.finish == 2 || pieces < stop_after, "{answer:?} after {pieces}");
+        // Text that was held back for a stop string comes with the end, which is not undone then.
+        assert!(answer.finish == 2 || answer.finish == 0, "{answer:?} after {pieces}");
         assert!(pieces <= stop_after.max(1), "a piece came after the end");
     }
     for delay in 0..10 {
