@@ -146,12 +146,13 @@ fn model_cases() -> Vec<Case> {
             .beyond_schema(),
         case("model_lib_no_symbol", entry("\"model_lib\": \"llama-q4f16.1\"")),
         case("quantization_unknown", entry("\"quantization\": \"q4f16\"")),
-        case("chat_template_unknown", entry("\"chat_template\": \"lama-3\"")),
-        case("chat_template_file_missing", entry("\"chat_template\": \"templates/mine.jinja\"")),
+        case("chat_template_unknown", entry("\"chat_template\": \"lama-3\"")).beyond_schema(),
+        case("chat_template_file_missing", entry("\"chat_template\": \"templates/mine.jinja\"")).beyond_schema(),
         case(
             "chat_template_of_mlc_model",
             "{ \"device\": \"iphone\", \"model_list\": [\n  { \"model\": \"models/mlc\", \"model_id\": \"b\", \"bundle_weight\": true, \"chat_template\": \"chatml\" }\n] }\n",
-        ),
+        )
+        .beyond_schema(),
         case(
             "quantization_of_mlc_model",
             "{ \"device\": \"iphone\", \"model_list\": [\n  { \"model\": \"models/mlc\", \"model_id\": \"b\", \"bundle_weight\": true, \"quantization\": \"q4f16_1\" }\n] }\n",
@@ -294,6 +295,7 @@ fn every_bad_manifest_is_refused_as_shown() {
         "different-libraries",
         "prebuilt-mismatch",
         "unsupported-model",
+        "bad-chat-template",
         "more",
     ];
     unused.retain(|code| !elsewhere.contains(code));
