@@ -1,6 +1,7 @@
 //! Templates that are valid and too expensive end with an error, soon and without taking the process with them.
 
 use knapsack_jinja::{Context, ErrorKind, Limits, Template};
+use proptest::prelude::*;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -167,4 +168,47 @@ fn the_source_is_limited() {
     let template = Template::parse("{{ x is defined }}").unwrap();
     let deep = [("x", Context::Data((0..300).fold(nested, |inner, _| json!([inner]))))];
     assert_eq!(template.render(&deep, &|_| String::new(), Limits::default()).unwrap_err().kind, ErrorKind::Limit);
+}
+
+/// Pieces that templates are made of.
+const PIECES: &[&str] = &[
+    "{{", "}}", "{%", "%}", "{#", "#}", "-", "+", " ", "\n", "if", "else", "elif", "endif", "for", "in", "endfor", "set", "endset", "macro",
+    "endmacro", "call", "endcall", "raw", "endraw", "filter", "endfilter", "with", "endwith", "loop", ".index", "messages", "[0]", "[-1]",
+    "[1:]", "[::-1]", ".content", "('a')", "()", "(", ")", "[", "]", "{", "}", "'é'", "'%s'", "'{}'", "1", "0", "-5", "1.5", "9223372036854775807",
+    "none", "true", "x", "=", "==", "<", "~", "*", "**", "//", "%", "|", "trim", "tojson", "length", "sort", "join", "indent", "batch", "slice",
+    "format", "is", "not", "defined", "mapping", "range", "namespace", ".split", ".replace", ".format", ".center", ",", ":", "and", "or", "upper",
+    "round", "int", "groupby", "first", "unique", "truncate", "title",
+];
+
+proptest! {
+    /// Whatever is put together, the answer is a text or an error, and never a panic that was caught.
+    #[test]
+    fn nothing_panics(pieces in proptest::collection::vec(proptest::sample::select(PIECES), 0..30), tagged: bool) {
+        let source = if tagged { format!("{{{{ {} }}}}", pieces.join(" ")) } else { pieces.concat() };
+        let limits = Limits { steps: 100_000, ..Limits::default() };
+        let result = Template::parse(&source).and_then(|template| template.render(&context(), &|_| String::new(), limits));
+        if let Err(error) = result {
+            prop_assert!(error.message != "the interpreter gave up", "{source}");
+        }
+    }
+
+    #[test]
+    fn no_expression_panics(
+        value in proptest::sample::select(&["messages", "text", "'é日x'", "[3, 'a', none]", "{'a': [1]}", "-7", "1.5", "none", "(1, 2)", "''"][..]),
+        filter in proptest::sample::select(&["abs", "attr", "batch", "capitalize", "center", "dictsort", "escape", "first", "float", "format",
+            "groupby", "indent", "int", "items", "join", "last", "length", "list", "map", "max", "min", "replace", "reverse", "round", "select",
+            "selectattr", "slice", "sort", "string", "sum", "title", "tojson", "trim", "truncate", "unique", "wordcount"][..]),
+        arguments in proptest::collection::vec(proptest::sample::select(&["0", "-1", "2", "9223372036854775807", "-9223372036854775807 - 1", "'a'",
+            "''", "none", "true", "[1]", "1e300", "'é'"][..]), 0..4),
+    ) {
+        let arguments = arguments.join(", ");
+        let methods = "split rsplit strip find rfind count replace center zfill partition startswith format join splitlines title".split(' ');
+        let calls = methods.map(|method| format!("{{{{ ({value}).{method}({arguments}) }}}}"));
+        let operators = ["+", "-", "*", "/", "//", "%", "**", "<", "in"].map(|operator| format!("{{{{ ({value}) {operator} ({}) }}}}", arguments.split(", ").next().filter(|a| !a.is_empty()).unwrap_or("0")));
+        for source in std::iter::once(format!("{{{{ ({value}) | {filter}({arguments}) }}}}")).chain(calls).chain(operators) {
+            if let Err(error) = render(&source) {
+                prop_assert!(error.message != "the interpreter gave up", "{source}");
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 use knapsack_runtime::EngineError;
 use knapsack_runtime::manager::ManagerError;
+use knapsack_runtime::text::TextError;
 use serde_json::{Value, json};
 
 /// An error as OpenAI's clients expect it.
@@ -82,7 +83,7 @@ impl From<&ManagerError> for ApiError {
 impl From<&EngineError> for ApiError {
     fn from(error: &EngineError) -> Self {
         match error {
-            EngineError::PromptTooLong { .. } => {
+            EngineError::PromptTooLong { .. } | EngineError::Text(TextError::LongerThanContext { .. }) => {
                 Self { code: "context_length_exceeded", ..Self::invalid(error.to_string()).about("messages") }
             }
             EngineError::Text(_)
