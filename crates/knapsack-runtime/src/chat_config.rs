@@ -174,8 +174,12 @@ impl ChatModel {
             (Some(true), None) if !switches => return Err(TextError::NoThinking),
             // What cannot be switched off is ended before it begins.
             (Some(false), Some(ThinkingMarks { start, end })) if !switches => {
-                let open = prompt.text.trim_end().ends_with(start);
-                prompt.text.push_str(if open { "\n" } else { start });
+                if !prompt.text.trim_end().ends_with(start) {
+                    prompt.text.push_str(start);
+                }
+                if !prompt.text.ends_with('\n') {
+                    prompt.text.push('\n');
+                }
                 prompt.text.push_str(&format!("\n{end}\n\n"));
             }
             _ => {}

@@ -265,7 +265,7 @@ fn thinker(chat: &Arc<ChatModel>, prompt: usize) -> Engine {
     Engine::new(Session::new(Box::new(model)), chat.clone())
 }
 
-const THINKS: &str = "{% for m in messages %}{{ m.content }}{% if m.reasoning_content %}[{{ m.reasoning_content }}]{% endif %}\n\
+const THINKS: &str = "{% for m in messages %}{{ m.content }}{% if m.reasoning_content %}[{{ m.reasoning_content }}]{% endif %}\
                       {% endfor %}{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}";
 
 #[test]
@@ -304,13 +304,13 @@ fn thinking_is_switched_by_the_template_or_in_its_place() {
         let options = PromptOptions { thinking, ..PromptOptions::default() };
         thinking_chat(template).render(&question, &options).map(|prompt| prompt.text)
     };
-    assert_eq!(render(THINKS, None).unwrap(), "Why?\n");
-    assert_eq!(render(THINKS, Some(true)).unwrap(), "Why?\n");
-    assert_eq!(render(THINKS, Some(false)).unwrap(), "Why?\n<think></think>");
+    assert_eq!(render(THINKS, None).unwrap(), "Why?");
+    assert_eq!(render(THINKS, Some(true)).unwrap(), "Why?");
+    assert_eq!(render(THINKS, Some(false)).unwrap(), "Why?<think></think>");
     let always = "{{ messages[0].content }}\n<think>\n{# </think> #}";
-    assert_eq!(render(always, Some(false)).unwrap(), "Why?\n<think>\n\n\n</think>\n\n");
+    assert_eq!(render(always, Some(false)).unwrap(), "Why?\n<think>\n\n</think>\n\n");
     let by_itself = "{{ messages[0].content }}\n{# </think> #}";
-    assert_eq!(render(by_itself, Some(false)).unwrap(), "Why?\n<think>\n</think>\n\n");
+    assert_eq!(render(by_itself, Some(false)).unwrap(), "Why?\n<think>\n\n</think>\n\n");
     let never = "{{ messages[0].content }}";
     assert_eq!(render(never, Some(false)).unwrap(), "Why?");
     assert!(matches!(render(never, Some(true)), Err(TextError::NoThinking)));

@@ -110,7 +110,12 @@ impl ConvTemplate {
             messages.iter().filter(|message| message.role == Role::System).map(|message| &*message.content).collect();
         let mut out = Pieces::default();
         let functions = self.functions(&options.tools);
-        let places = self.function_places(messages);
+        let own_system = match system[..] {
+            [] => Some(self.own_system()?),
+            _ => None,
+        };
+        let system_template = own_system.as_deref().unwrap_or(&raw.system_template);
+        let places = self.function_places(system_template, messages);
         let mut place = 0;
         let mut fill = |out: &mut Pieces, template: &str, key: &str, content: &str, own: bool| {
             out.fill(template, key, content, own, |out| {
@@ -118,10 +123,7 @@ impl ConvTemplate {
                 if place == places { out.data(&functions) } else { Ok(()) }
             })
         };
-        match system[..] {
-            [] => fill(&mut out, &raw.system_template, SYSTEM, &raw.system_message, true)?,
-            _ => fill(&mut out, &raw.system_template, SYSTEM, &system.join("\n\n"), false)?,
-        }
+        fill(&mut out, system_template, SYSTEM, &system.join("\n\n"), false)?;
         let has_system = !out.text.is_empty();
         let last_user = messages.iter().rposition(|message| message.role == Role::User).unwrap_or(0);
         for (index, turn) in self.turns(messages).enumerate() {
@@ -146,6 +148,16 @@ impl ConvTemplate {
         let (text, data) = out.text.into_parts();
         let data = if options.special_tokens_in_text { Vec::new() } else { data };
         Ok(Prompt { prefix: raw.system_prefix_token_ids.clone().unwrap_or_default(), text, data })
+    }
+
+    /// The system prompt with the template's own message: all of it is the template's.
+    fn own_system(&self) -> Result<String, TextError> {
+        let (template, message) = (&self.raw.system_template, &self.raw.system_message);
+        let places = template.matches(SYSTEM).count();
+        match template.len().saturating_add(places.saturating_mul(message.len())) <= MAX_PROMPT_BYTES {
+            true => Ok(template.replace(SYSTEM, message)),
+            false => Err(TextError::PromptTooLong(MAX_PROMPT_BYTES)),
+        }
     }
 
     /// The template's own messages, then the conversation's.
@@ -173,11 +185,11 @@ impl ConvTemplate {
     }
 
     /// How many placeholders for functions the templates hold in this conversation: the last one takes them, the others vanish.
-    fn function_places(&self, messages: &[Message]) -> usize {
+    fn function_places(&self, system_template: &str, messages: &[Message]) -> usize {
         let count = |template: &str| template.matches(FUNCTION).count();
         let templates = self.raw.role_templates.as_ref();
         let by_role = |turn: Turn<'_>| templates.and_then(|all| all.get(turn.role)).map_or(0, |text| count(text));
-        count(&self.raw.system_template) + self.turns(messages).map(by_role).sum::<usize>()
+        count(system_template) + self.turns(messages).map(by_role).sum::<usize>()
     }
 
     fn role(&self, role: &str) -> Result<&str, TextError> {
