@@ -296,6 +296,8 @@ fn every_bad_manifest_is_refused_as_shown() {
         "prebuilt-mismatch",
         "unsupported-model",
         "bad-chat-template",
+        "bad-model-source",
+        "source-failed",
         "more",
     ];
     unused.retain(|code| !elsewhere.contains(code));
