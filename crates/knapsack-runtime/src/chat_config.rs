@@ -5,6 +5,7 @@ use crate::text::{
     ChatTemplate, ConvTemplate, JinjaTemplate, MARKS, Message, Prompt, PromptOptions, TextError, ThinkingMarks,
     Tokenizer, read_capped,
 };
+use knapsack_device::{Folder, WeightFiles};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -95,10 +96,18 @@ impl ChatModel {
     /// # Errors
     /// A file that is there and cannot be read or decoded.
     pub fn open(folder: &Path, vocab_size: u32) -> Result<Self, TextError> {
-        let tokenizer = Tokenizer::open(folder)?;
-        let chat = read_json(&folder.join("mlc-chat-config.json"))?;
-        let tokens = read_json(&folder.join("tokenizer_config.json"))?;
-        let generation = read_json(&folder.join("generation_config.json"))?;
+        Self::from_files(&Folder::new(folder), vocab_size)
+    }
+
+    /// The same of files that are wherever they are.
+    ///
+    /// # Errors
+    /// As [`ChatModel::open`].
+    pub fn from_files(files: &dyn WeightFiles, vocab_size: u32) -> Result<Self, TextError> {
+        let tokenizer = Tokenizer::from_files(files)?;
+        let chat = read_json(files, "mlc-chat-config.json")?;
+        let tokens = read_json(files, "tokenizer_config.json")?;
+        let generation = read_json(files, "generation_config.json")?;
         let conversation = chat.get("conv_template").and_then(|value| ConvTemplate::from_json(value).ok());
         let mut stops = Stops { tokenizer: &tokenizer, vocab_size, tokens: Vec::new(), strings: Vec::new() };
         if let Some(conversation) = &conversation {
@@ -121,7 +130,7 @@ impl ChatModel {
         let (template, tool_template) = match conversation {
             Some(template) if !own => (Some(ChatTemplate::Conversation(template)), None),
             _ => {
-                let Templates { default, for_tools } = Templates::read(folder, &tokens)?;
+                let Templates { default, for_tools } = Templates::read(files, &tokens)?;
                 (default.map(ChatTemplate::Jinja), for_tools.map(ChatTemplate::Jinja))
             }
         };
@@ -305,9 +314,11 @@ impl Stops<'_> {
     }
 }
 
-fn read_json(path: &Path) -> Result<Value, TextError> {
-    match read_capped(path, MAX_FILE_BYTES) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| TextError::Json { path: path.to_owned(), source }),
+fn read_json(files: &dyn WeightFiles, name: &str) -> Result<Value, TextError> {
+    match read_capped(files, name, MAX_FILE_BYTES) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map_err(|source| TextError::Json { path: files.place().join(name), source })
+        }
         Err(TextError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Value::Null),
         Err(error) => Err(error),
     }
@@ -344,11 +355,11 @@ struct Templates {
 impl Templates {
     /// As transformers looks for them: `chat_template.jinja`, the configuration's `chat_template` (one, or several with names), or
     /// the processor's `chat_template.json`.
-    fn read(folder: &Path, config: &Value) -> Result<Self, TextError> {
+    fn read(files: &dyn WeightFiles, config: &Value) -> Result<Self, TextError> {
         let special = special_tokens(config);
         let one = |place: &str, source: &str| Some(JinjaTemplate::new(place, source, special.clone()));
         let single = |default| Ok(Self { default, for_tools: None });
-        match read_capped(&folder.join("chat_template.jinja"), MAX_FILE_BYTES) {
+        match read_capped(files, "chat_template.jinja", MAX_FILE_BYTES) {
             Ok(bytes) => return single(one("chat_template.jinja", &String::from_utf8_lossy(&bytes))),
             Err(TextError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -363,7 +374,7 @@ impl Templates {
                 Ok(Self { default: named("default"), for_tools: named("tool_use") })
             }
             _ => {
-                let processor = read_json(&folder.join("chat_template.json"))?;
+                let processor = read_json(files, "chat_template.json")?;
                 let source = processor.get("chat_template").and_then(Value::as_str);
                 single(source.and_then(|source| one("chat_template.json", source)))
             }

@@ -7,9 +7,10 @@ use crate::manager::{BoxError, Cancelled, Loader};
 use crate::package::{Package, PackageError};
 use crate::session::{CancelFlag, Session};
 use knapsack_artifact::app_config::{AppModel, WeightsLocation};
-use knapsack_device::{Device, DeviceError, Folder, Watch};
+use knapsack_device::{Device, DeviceError, Folder, Watch, WeightFiles};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Loads the models of a package onto a device, for a [`crate::manager::Manager`].
 pub struct PackageLoader {
@@ -86,19 +87,29 @@ impl PackageLoader {
         }
     }
 
+    /// The files of a model that is on this device.
+    fn files(&self, model: &AppModel) -> Result<Arc<dyn WeightFiles>, LoadFailed> {
+        match (&model.weights, &self.store) {
+            (WeightsLocation::Download(_), Some(_)) => Ok(Arc::new(Folder::new(self.weights(model)?))),
+            _ => Ok(self.package.bundled_files(model)?),
+        }
+    }
+
     fn engine(&self, model_id: &str, watch: &LoadWatch<'_>) -> Result<Engine, LoadFailed> {
         let model = self.package.model(Some(model_id))?;
-        let folder = self.weights(model)?;
+        let files = self.files(model)?;
         let library = self.package.library(model)?;
+        let start = Instant::now();
         watch.check()?;
-        let chat = ChatModel::open(&folder, library.model.vocab_size).map_err(EngineError::from)?;
+        let chat = ChatModel::from_files(&*files, library.model.vocab_size).map_err(EngineError::from)?;
         (watch.progress)(TEXT_SHARE);
         let resumed = self.activity.enter_when_resumed(watch.cancel).ok_or(EngineError::Cancelled)?;
         // A pause does not wait for a load: nothing of it runs on a GPU that is for the foreground.
         drop(resumed);
         watch.check()?;
-        let loaded = self.device.load_from(library, &Folder::new(folder), watch).map_err(EngineError::from)?;
+        let loaded = self.device.load_from(library, &*files, watch).map_err(EngineError::from)?;
         (watch.progress)(1.0);
+        log::info!("loaded {model_id} in {:.3} s", start.elapsed().as_secs_f64());
         let pauses = loaded.foreground_only();
         let session = Session::new(loaded);
         let session = if pauses { session.with_activity(self.activity.clone()) } else { session };
@@ -149,3 +160,6 @@ impl Loader for PackageLoader {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

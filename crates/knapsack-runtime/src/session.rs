@@ -252,6 +252,7 @@ impl Session {
 
     /// After a failure it is unknown what was written, by this call and by those whose failure comes to light with it.
     fn failed(&mut self, error: DeviceError) -> EngineError {
+        log::warn!("the device failed, and the conversation's cache is forgotten: {error}");
         self.reset();
         error.into()
     }

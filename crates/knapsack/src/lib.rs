@@ -11,6 +11,7 @@ pub mod exit;
 pub mod files;
 pub mod first_use;
 pub mod interrupt;
+pub mod logging;
 pub mod open;
 pub mod ops;
 pub mod packaging;
@@ -34,6 +35,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let reporter = report::Reporter::new(&cli.output);
+    logging::install(&reporter);
     interrupt::install();
     let result = ops::dispatch(&cli.command, &reporter);
     exit::finish(&reporter, result)

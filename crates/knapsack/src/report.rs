@@ -15,7 +15,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 /// Where messages go, and in which form. Shared by reference between threads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reporter {
     format: MessageFormat,
     quiet: bool,

@@ -10,7 +10,7 @@
 //! and nothing runs when memory that the GPU uses is written.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod work;
 
 use crate::call::{Call, check_forward, check_logits, write_rope_rows};

@@ -21,7 +21,7 @@ fn kernels() -> KernelModule {
     KernelModule { source: String::new(), kernels: vec![kernel], metallibs: Vec::new() }
 }
 
-fn library(chunk: u32) -> ModelLibrary {
+pub(crate) fn library(chunk: u32) -> ModelLibrary {
     let rows = |index: u64| Rows { offset: index * ALIGNMENT, columns: WIDTH };
     let table = Parameter { name: "table".into(), shape: vec![8, u64::from(WIDTH)], dtype: DType::F32 };
     let table_weight = Weight::Dense(ParameterId(0));

@@ -207,7 +207,10 @@ impl Backend for OpenClBackend {
                     self.built = Some(Built { context, program: Some(program), module: module.clone() });
                     return self.check_needs(module);
                 }
-                Err(error) => failure = Some((options, error)),
+                Err(error) => {
+                    log::warn!("the kernels do not build with {options}: {}", error.status);
+                    failure = Some((options, error));
+                }
             }
         }
         let (options, error) = failure.expect("there is at least one variant");

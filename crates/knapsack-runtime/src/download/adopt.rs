@@ -3,6 +3,7 @@
 use super::error::io;
 use super::fetch::{self, hash_file};
 use super::{DownloadError, RECORD, Store, address, file_url};
+use crate::session::CancelFlag;
 use knapsack_artifact::app_config::{AppFile, AppModel};
 use std::fs;
 use std::io::ErrorKind;
@@ -56,7 +57,7 @@ impl Store {
         let file = model.files.iter().find(|file| file.path == path).ok_or_else(no_such)?;
         let partial = self.partial(&model.model_id);
         fs::create_dir_all(&partial).map_err(io(&partial))?;
-        let _lock = self.lock(&model.model_id)?;
+        let _lock = self.lock(&model.model_id, &CancelFlag::new())?;
         if let Some(folder) = self.folder(model) {
             let _ = fs::remove_file(downloaded);
             return Ok(Some(folder));

@@ -1,4 +1,7 @@
 //! One file: resumed, verified, tried again.
+//!
+//! A request runs on a thread of its own, because nothing interrupts one that waits for a server: the download is cancelled at
+//! once, and a server that sends too little is left, while that thread ends with the transport's own timeouts.
 
 use super::error::io;
 use super::{DownloadError, Pace, Transport, TransportError};
@@ -8,6 +11,8 @@ use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Requests for one file without a byte of progress in between.
@@ -19,12 +24,16 @@ const WRONG: u32 = 3;
 /// Wait before the second attempt; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const BUFFER: usize = 256 << 10;
+/// Pieces of a body that wait to be written.
+const PIECES: usize = 2;
+/// How often a download that waits looks at its cancel flag.
+pub(super) const STEP: Duration = Duration::from_millis(20);
 /// Folder of the files that are not verified yet.
 pub(super) const PARTS: &str = ".parts";
 
 /// What all files of a download have in common.
 pub(super) struct Fetch<'a> {
-    pub(super) transport: &'a dyn Transport,
+    pub(super) transport: Arc<dyn Transport>,
     pub(super) partial: &'a Path,
     pub(super) cancel: &'a CancelFlag,
     /// Counts bytes that came, or went because they were wrong.
@@ -98,6 +107,7 @@ impl Fetch<'_> {
             if failures >= ATTEMPTS || slow >= SLOW {
                 return Err(DownloadError::Transport { url: url.to_owned(), source: error });
             }
+            log::warn!("{url}: {error}; asking again");
             self.pause(if let TransportError::Limited(wait) = error { wait } else { pause })?;
             pause *= 2;
         }
@@ -115,21 +125,7 @@ impl Fetch<'_> {
         have: &mut u64,
         part: &Path,
     ) -> Result<(), Failure> {
-        let body = self.transport.get(url, *have).map_err(Failure::Transport)?;
-        if body.start != *have {
-            if body.start != 0 {
-                let reason = format!("the server sent bytes from {} instead of {have}", body.start);
-                return Err(Failure::Transport(TransportError::Connection(reason)));
-            }
-            // The server does not do ranges: from the beginning.
-            output.set_len(0).and_then(|()| output.rewind()).map_err(|error| Failure::Other(io(part)(error)))?;
-            *hasher = Sha256::new();
-            (self.count)(-(*have as i64));
-            *have = 0;
-        }
-        // One byte too many shows that the file is longer than it should be.
-        let mut reader = body.reader.take(size - *have + 1);
-        let mut buffer = vec![0; BUFFER];
+        let pieces = start(self.transport.clone(), url, *have);
         let (mut since, mut came) = (Instant::now(), 0);
         loop {
             if self.cancel.is_cancelled() {
@@ -141,22 +137,44 @@ impl Fetch<'_> {
                 }
                 (since, came) = (Instant::now(), 0);
             }
-            let read = match reader.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(read) => read,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Failure::Transport(TransportError::Connection(error.to_string()))),
+            let bytes = match pieces.recv_timeout(STEP) {
+                Err(RecvTimeoutError::Timeout) => continue,
+                // The thread has ended: the body has, too.
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Ok(Err(error)) => return Err(Failure::Transport(error)),
+                Ok(Ok(Piece::From(first))) if first == *have => continue,
+                Ok(Ok(Piece::From(0))) => {
+                    // The server does not do ranges: from the beginning.
+                    output
+                        .set_len(0)
+                        .and_then(|()| output.rewind())
+                        .map_err(|error| Failure::Other(io(part)(error)))?;
+                    *hasher = Sha256::new();
+                    (self.count)(-(*have as i64));
+                    *have = 0;
+                    continue;
+                }
+                Ok(Ok(Piece::From(first))) => {
+                    let reason = format!("the server sent bytes from {first} instead of {have}");
+                    return Err(Failure::Transport(TransportError::Connection(reason)));
+                }
+                Ok(Ok(Piece::Bytes(bytes))) => bytes,
             };
-            output.write_all(&buffer[..read]).map_err(|error| Failure::Other(io(part)(error)))?;
-            hasher.update(&buffer[..read]);
-            *have += read as u64;
-            came += read as u64;
-            (self.count)(read as i64);
+            // One byte too many shows that the file is longer than it should be.
+            let wanted = usize::try_from(size + 1 - *have).unwrap_or(usize::MAX);
+            let bytes = &bytes[..bytes.len().min(wanted)];
+            output.write_all(bytes).map_err(|error| Failure::Other(io(part)(error)))?;
+            hasher.update(bytes);
+            *have += bytes.len() as u64;
+            came += bytes.len() as u64;
+            (self.count)(bytes.len() as i64);
+            if *have > size {
+                return Ok(());
+            }
         }
     }
 
     fn pause(&self, time: Duration) -> Result<(), DownloadError> {
-        const STEP: Duration = Duration::from_millis(20);
         let mut left = time;
         while !left.is_zero() {
             if self.cancel.is_cancelled() {
@@ -168,6 +186,46 @@ impl Fetch<'_> {
         }
         Ok(())
     }
+}
+
+/// What a request brings, in this order: where it starts, then bytes.
+enum Piece {
+    From(u64),
+    Bytes(Vec<u8>),
+}
+
+/// Starts a request. The channel closes at the end of the body; a request whose channel nobody reads any more ends with its next
+/// piece.
+fn start(transport: Arc<dyn Transport>, url: &str, from: u64) -> Receiver<Result<Piece, TransportError>> {
+    let (send, receive) = sync_channel(PIECES);
+    let url = url.to_owned();
+    let failed = send.clone();
+    let work = move || {
+        let outcome = transport.get(&url, from).and_then(|mut body| {
+            if send.send(Ok(Piece::From(body.start))).is_err() {
+                return Ok(());
+            }
+            loop {
+                let mut bytes = vec![0; BUFFER];
+                match body.reader.read(&mut bytes) {
+                    Ok(0) => return Ok(()),
+                    Ok(read) => bytes.truncate(read),
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(TransportError::Connection(error.to_string())),
+                }
+                if send.send(Ok(Piece::Bytes(bytes))).is_err() {
+                    return Ok(());
+                }
+            }
+        });
+        if let Err(error) = outcome {
+            let _ = send.send(Err(error));
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("knapsack-download".into()).spawn(work) {
+        let _ = failed.try_send(Err(TransportError::Connection(error.to_string())));
+    }
+    receive
 }
 
 enum Failure {

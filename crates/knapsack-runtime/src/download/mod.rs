@@ -30,7 +30,7 @@ use error::io;
 use fetch::{Fetch, hash_file};
 use knapsack_artifact::app_config::{AppFile, AppModel, WeightsLocation};
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -152,7 +152,7 @@ impl Store {
         }
         let partial = self.partial(&model.model_id);
         fs::create_dir_all(&partial).map_err(io(&partial))?;
-        let _lock = self.lock(&model.model_id)?;
+        let _lock = self.lock(&model.model_id, cancel)?;
         if let Some(folder) = self.folder(model) {
             let _ = fs::remove_dir_all(&partial);
             return Ok(folder);
@@ -179,7 +179,7 @@ impl Store {
             let partial = self.partial(&model.model_id);
             let _ = fs::remove_dir_all(&partial);
             fs::create_dir_all(self.root.join(PARTIAL)).map_err(io(&partial))?;
-            let _lock = self.lock(&model.model_id)?;
+            let _lock = self.lock(&model.model_id, &CancelFlag::new())?;
             fs::rename(&folder, &partial).map_err(io(&folder))?;
             for file in &bad {
                 let _ = fs::remove_file(partial.join(&file.path));
@@ -209,11 +209,17 @@ impl Store {
     }
 
     /// One at a time for each model, over all processes.
-    fn lock(&self, model_id: &str) -> Result<File, DownloadError> {
+    fn lock(&self, model_id: &str, cancel: &CancelFlag) -> Result<File, DownloadError> {
         let path = self.root.join(PARTIAL).join(format!("{model_id}.lock"));
         let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io(&path))?;
-        file.lock().map_err(io(&path))?;
-        Ok(file)
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) if cancel.is_cancelled() => return Err(DownloadError::Cancelled),
+                Err(TryLockError::WouldBlock) => thread::sleep(fetch::STEP),
+                Err(TryLockError::Error(error)) => return Err(io(&path)(error)),
+            }
+        }
     }
 
     fn check_space(&self, model: &AppModel) -> Result<(), DownloadError> {
@@ -258,7 +264,7 @@ impl Store {
             progress(DownloadProgress { done, total });
         };
         count(0);
-        let fetch = Fetch { transport: &*self.transport, partial, cancel, count: &count, pace: self.pace };
+        let fetch = Fetch { transport: self.transport.clone(), partial, cancel, count: &count, pace: self.pace };
         let next = AtomicUsize::new(0);
         let failure: Mutex<Option<DownloadError>> = Mutex::new(None);
         let stop = || failure.lock().unwrap_or_else(PoisonError::into_inner).is_some();

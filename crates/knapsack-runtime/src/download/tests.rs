@@ -324,3 +324,25 @@ fn a_server_that_drips_is_given_up_and_what_came_is_kept() {
     world.hub.fault("storage", Fault::Drip(1, std::time::Duration::from_millis(1)), 2);
     world.assert_whole(&world.ensure().unwrap());
 }
+
+#[test]
+fn cancelling_ends_a_download_at_once_whatever_the_server_does() {
+    let world = world();
+    for fault in [Fault::StallAfter(500_000), Fault::StallAfter(0)] {
+        world.hub.fault("storage", fault, 1000);
+        let cancel = CancelFlag::new();
+        thread::scope(|scope| {
+            let download = scope.spawn(|| world.store.ensure(&world.model, &|_| (), &cancel));
+            // One that waits for the other is ended as well.
+            let second = scope.spawn(|| world.store.ensure(&world.model, &|_| (), &cancel));
+            thread::sleep(Duration::from_millis(300));
+            let start = std::time::Instant::now();
+            cancel.cancel();
+            assert!(matches!(download.join().unwrap(), Err(DownloadError::Cancelled)));
+            assert!(matches!(second.join().unwrap(), Err(DownloadError::Cancelled)));
+            assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        });
+        world.hub.clear_faults();
+    }
+    world.assert_whole(&world.ensure().unwrap());
+}

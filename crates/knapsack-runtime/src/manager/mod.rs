@@ -1,7 +1,8 @@
 //! Loads models on request and evicts them under a memory budget.
 //!
 //! The rules: what is loaded, loading or still being freed never exceeds the budget together. A model with a live [`Handle`] is
-//! never evicted; of the others the least recently used goes first, pinned ones only under critical pressure. Whatever fails
+//! never evicted; of the others the least recently used goes first, pinned ones only under critical pressure. Calls that wait for
+//! room get it in the order in which they came; a model that is there is shared at once, whoever waits. Whatever fails
 //! frees what it took and leaves the other models serving. Loading and freeing happen outside the lock, so nothing waits for
 //! a model it does not want.
 
@@ -17,7 +18,7 @@ pub use event::{Event, EvictionReason, Listener};
 pub use handle::Handle;
 
 use crate::session::CancelFlag;
-use state::{Phase, State};
+use state::{Phase, Place, State};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -118,6 +119,22 @@ impl<L: Loader> Manager<L> {
     /// No room (the error says what is needed, available, and held by whom), a failed load, or the cancel flag. The manager is
     /// as before then, but for models that were evicted to make room.
     pub fn acquire(&self, model_id: &str, how: &Acquire) -> Result<Handle<L>, ManagerError> {
+        let mut place = None;
+        let outcome = self.acquire_in_line(model_id, how, &mut place);
+        if let Some(place) = place {
+            self.lock().leave_line(place);
+            self.shared.changed.notify_all();
+        }
+        outcome
+    }
+
+    /// `place` is the call's place in the line, once it waits for room.
+    fn acquire_in_line(
+        &self,
+        model_id: &str,
+        how: &Acquire,
+        place: &mut Option<Place>,
+    ) -> Result<Handle<L>, ManagerError> {
         let deadline = Instant::now().checked_add(how.wait);
         let mut bytes = None;
         let mut state = self.lock();
@@ -151,9 +168,15 @@ impl<L: Loader> Manager<L> {
                 state = self.lock();
                 continue;
             };
-            match state.make_room(bytes) {
-                Some(victims) => return self.load(state, model_id, bytes, victims, &how.cancel),
+            // Who does not wait takes what is there; who does, does not overtake.
+            let room = if how.wait.is_zero() || state.is_first(*place) { state.make_room(bytes) } else { None };
+            match room {
+                Some(victims) => {
+                    place.take().into_iter().for_each(|place| state.leave_line(place));
+                    return self.load(state, model_id, bytes, victims, &how.cancel);
+                }
                 None if state.could_ever_fit(bytes) && deadline.is_none_or(|deadline| Instant::now() < deadline) => {
+                    place.get_or_insert_with(|| state.join_line());
                     state = self.wait(state);
                 }
                 None => return Err(state.no_room(model_id, bytes)),
@@ -196,7 +219,10 @@ impl<L: Loader> Manager<L> {
         let progress = |fraction: f32| self.tell(&Event::Loading { model_id, fraction });
         let started = Instant::now();
         let loaded = catch_unwind(AssertUnwindSafe(|| self.shared.loader.load(model_id, &progress, cancel)))
-            .unwrap_or_else(|_| Err("the loader panicked".into()));
+            .unwrap_or_else(|_| {
+                log::error!("the loader of {model_id} panicked");
+                Err("the loader panicked".into())
+            });
         let mut state = self.lock();
         let result = match loaded {
             Ok(model) => {

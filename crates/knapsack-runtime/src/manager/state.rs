@@ -3,7 +3,7 @@
 
 use super::error::{Holder, ManagerError, Use};
 use super::{ModelStatus, Pressure};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -47,11 +47,26 @@ pub(super) struct State<M> {
     /// Bytes of models that are out of `entries` but not freed yet, beyond what a new entry has taken over.
     draining: u64,
     clock: u64,
+    /// Calls that wait for room, the longest first.
+    waiting: VecDeque<Place>,
+    places: u64,
 }
+
+/// A place in the line of calls that wait for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place(u64);
 
 impl<M> State<M> {
     pub(super) const fn new(budget: u64) -> Self {
-        Self { budget, entries: BTreeMap::new(), pinned: BTreeSet::new(), draining: 0, clock: 0 }
+        Self {
+            budget,
+            entries: BTreeMap::new(),
+            pinned: BTreeSet::new(),
+            draining: 0,
+            clock: 0,
+            waiting: VecDeque::new(),
+            places: 0,
+        }
     }
 
     pub(super) const fn budget(&self) -> u64 {
@@ -122,6 +137,24 @@ impl<M> State<M> {
             go.push(model_id);
         }
         Some(go.iter().flat_map(|model_id| self.take(model_id)).collect())
+    }
+
+    /// Joins the end of the line.
+    pub(super) fn join_line(&mut self) -> Place {
+        self.places += 1;
+        let place = Place(self.places);
+        self.waiting.push_back(place);
+        place
+    }
+
+    /// Leaves the line, if it is in it.
+    pub(super) fn leave_line(&mut self, place: Place) {
+        self.waiting.retain(|waiting| *waiting != place);
+    }
+
+    /// Whether nobody has waited for longer.
+    pub(super) fn is_first(&self, place: Option<Place>) -> bool {
+        self.waiting.front().is_none_or(|first| Some(*first) == place)
     }
 
     /// Whether it would fit if nothing were in use, loading or draining.

@@ -1,7 +1,6 @@
 use super::{Detokenizer, TextError, tokenizer_limits};
 use aho_corasick::{AhoCorasick, MatchKind};
-use std::fs::File;
-use std::io::Read;
+use knapsack_device::{Folder, WeightFiles};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -41,7 +40,15 @@ impl Tokenizer {
     /// # Errors
     /// A file that is missing, too large or not a tokenizer.
     pub fn open(folder: &Path) -> Result<Self, TextError> {
-        Self::from_bytes(&read_capped(&folder.join("tokenizer.json"), MAX_FILE_BYTES)?)
+        Self::from_files(&Folder::new(folder))
+    }
+
+    /// The same of files that are wherever they are.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`].
+    pub fn from_files(files: &dyn WeightFiles) -> Result<Self, TextError> {
+        Self::from_bytes(&read_capped(files, "tokenizer.json", MAX_FILE_BYTES)?)
     }
 
     /// Builds a tokenizer from the text of a `tokenizer.json`.
@@ -355,17 +362,14 @@ fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String>
 }
 
 /// Reads a whole file after checking its size.
-pub(crate) fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>, TextError> {
-    let io = |source| TextError::Io { path: path.to_owned(), source };
-    let file = File::open(path).map_err(io)?;
-    let bytes = file.metadata().map_err(io)?.len();
-    if bytes > limit {
-        return Err(TextError::TooLarge { path: path.to_owned(), bytes, limit });
+pub(crate) fn read_capped(files: &dyn WeightFiles, name: &str, limit: u64) -> Result<Vec<u8>, TextError> {
+    let path = || files.place().join(name);
+    let io = |source| TextError::Io { path: path(), source };
+    let file = files.open(name).map_err(io)?;
+    if file.len() > limit {
+        return Err(TextError::TooLarge { path: path(), bytes: file.len(), limit });
     }
-    let mut content = Vec::with_capacity(bytes as usize);
-    // The cap holds even when the file grows while it is read, or reports no length (a pipe).
-    file.take(limit).read_to_end(&mut content).map_err(io)?;
-    Ok(content)
+    file.read(limit).map_err(io)
 }
 
 #[cfg(test)]
