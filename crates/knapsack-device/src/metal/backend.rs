@@ -131,7 +131,7 @@ impl MetalBackend {
             let function = library.newFunctionWithName(&NSString::from_str(&kernel.name)).ok_or_else(missing)?;
             let pipeline = self
                 .device
-                .device
+                .device()
                 .newComputePipelineStateWithFunction_error(&function)
                 .map_err(|error| refused("prepare a kernel", &error))?;
             let threads: usize = kernel.threads.iter().map(|&t| t as usize).product();

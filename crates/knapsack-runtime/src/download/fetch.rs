@@ -205,14 +205,14 @@ fn start(transport: Arc<dyn Transport>, url: &str, from: u64) -> Receiver<Result
             if send.send(Ok(Piece::From(body.start))).is_err() {
                 return Ok(());
             }
+            let mut buffer = vec![0; BUFFER];
             loop {
-                let mut bytes = vec![0; BUFFER];
-                match body.reader.read(&mut bytes) {
+                let bytes = match body.reader.read(&mut buffer) {
                     Ok(0) => return Ok(()),
-                    Ok(read) => bytes.truncate(read),
+                    Ok(read) => buffer[..read].to_vec(),
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                     Err(error) => return Err(TransportError::Connection(error.to_string())),
-                }
+                };
                 if send.send(Ok(Piece::Bytes(bytes))).is_err() {
                     return Ok(());
                 }
