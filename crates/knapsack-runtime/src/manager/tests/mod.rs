@@ -68,7 +68,7 @@ impl Expected {
             };
             if goes {
                 // The least recently used first; when everything goes, by name.
-                go.push((if level == Pressure::Moderate { entry.2 } else { 0 }, id));
+                go.push((if level == Pressure::Moderate { entry.2 } else { 0 }, *id));
             }
         }
         go.sort_unstable();
