@@ -19,6 +19,6 @@ pub use digest::{Digests, FileDigests};
 pub use error::BundleError;
 pub use files::LinkMode;
 pub use objects::Library;
-pub use package::{Entry, FileReport, Options, Package, Report, Weights, WriteReason, write};
+pub use package::{Entry, FileReport, Options, Package, Report, Weights, WriteReason, check_output, write};
 #[cfg(test)]
 mod testing;

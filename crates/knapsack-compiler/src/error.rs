@@ -6,13 +6,15 @@ use std::fmt;
 /// One thing that is wrong with the window sizes asked for.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum WindowProblem {
-    /// A size of 0 where at least 1 is needed, or beyond what positions are counted with.
-    #[error("{name} is {value}, but must be between 1 and {max}", max = crate::MAX_POSITIONS)]
+    /// A size of 0 where at least 1 is needed, or beyond what a library may have.
+    #[error("{name} is {value}, but must be between 1 and {max}")]
     Range {
         /// The key in `overrides`.
         name: &'static str,
         /// Its value.
         value: u32,
+        /// The largest that is accepted.
+        max: u32,
     },
     /// A chunk that the context cannot hold.
     #[error("prefill_chunk_size {chunk} is larger than context_window_size {context}")]

@@ -19,7 +19,7 @@ pub use choose::{
     Notice, OverBudget, Overrides, Own, Reason, Size, choose, fit,
 };
 pub use error::{CompileError, WindowProblem, WindowProblems};
-pub use windows::{MAX_POSITIONS, check_windows};
+pub use windows::check_windows;
 
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{MemoryPlan, ModelInfo, Target};

@@ -1,22 +1,21 @@
 //! Checks of the window sizes of a request.
 
 use crate::error::{WindowProblem, WindowProblems};
+use knapsack_artifact::validate::{MAX_CHUNK, MAX_POSITIONS};
 use knapsack_ir::Windows;
 
-/// Largest window size: positions are 32-bit in the kernels, and products of them with strides must stay far from overflow.
-pub const MAX_POSITIONS: u32 = 1 << 28;
-
-/// Checks that window sizes are in range and go together.
+/// Checks that window sizes are in the range that a library may have, and go together.
 ///
 /// # Errors
 /// All problems.
 pub fn check_windows(windows: &Windows) -> Result<(), WindowProblems> {
     let Windows { context, sliding, sinks, chunk } = *windows;
     let mut problems = vec![];
-    let sizes = [("context_window_size", context), ("prefill_chunk_size", chunk)];
-    for (name, value) in sizes.into_iter().chain(sliding.map(|window| ("sliding_window_size", window))) {
-        if !(1..=MAX_POSITIONS).contains(&value) {
-            problems.push(WindowProblem::Range { name, value });
+    let sizes = [("context_window_size", context, MAX_POSITIONS), ("prefill_chunk_size", chunk, MAX_CHUNK)];
+    let window = sliding.map(|window| ("sliding_window_size", window, MAX_POSITIONS));
+    for (name, value, max) in sizes.into_iter().chain(window) {
+        if !(1..=max).contains(&value) {
+            problems.push(WindowProblem::Range { name, value, max });
         }
     }
     match sliding {

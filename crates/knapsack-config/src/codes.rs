@@ -94,6 +94,10 @@ codes! {
     PREBUILT_MISMATCH = "prebuilt-mismatch";
     /// A model whose architecture or configuration is not supported.
     UNSUPPORTED_MODEL = "unsupported-model";
+    /// Weights that are not those of the model's configuration, or files that belong to them and are not there.
+    WEIGHTS_MISMATCH = "weights-mismatch";
+    /// A model without the file that it needs to read and write text.
+    NO_TOKENIZER = "no-tokenizer";
     /// A model source that does not exist, may not be read, or is damaged.
     BAD_MODEL_SOURCE = "bad-model-source";
     /// A model source that cannot be had now: the network, the disk. The only error after which the same run may succeed.

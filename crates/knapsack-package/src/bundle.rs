@@ -17,6 +17,14 @@ pub struct Destination<'a> {
 }
 
 impl Packager<'_> {
+    /// Whether stage 6 may write to the folder, as far as that can be told before anything is made for it.
+    ///
+    /// # Errors
+    /// A folder that nobody means, or with somebody else's files.
+    pub fn check_destination(&self, manifest: &Manifest, folder: &Path) -> Result<(), Error> {
+        Ok(knapsack_bundle::check_output(folder, &protected(manifest)?)?)
+    }
+
     /// Stage 6: writes the package.
     ///
     /// # Errors

@@ -58,6 +58,7 @@ impl Error {
             Error::Lockfile(error) => !matches!(error, LockfileError::Io { .. }),
             Error::Source(error) => error.is_wrong_input(),
             Error::Convert(error) => error.is_wrong_input(),
+            Error::Bundle(error) => error.is_wrong_input(),
             Error::Model { .. } => true,
             _ => false,
         }

@@ -28,6 +28,7 @@ mod plan;
 mod prebuilt;
 mod ready;
 mod text;
+mod weights;
 
 pub use budget::{Budget, fixed_sizes};
 pub use build::Built;

@@ -5,8 +5,8 @@ use crate::find::Found;
 use crate::model::{Model, compiler_overrides};
 use crate::ready::template_choice;
 use crate::text::chain;
-use crate::{Outcome, Packager};
-use knapsack_artifact::library::MemoryPlan;
+use crate::{Outcome, Packager, weights};
+use knapsack_artifact::library::{MemoryPlan, Target};
 use knapsack_compiler::{ChooseError, Chosen, CompileError, Notice, OverBudget, Size, WindowProblem, WindowProblems};
 use knapsack_config::{Diagnostic, Manifest, ModelEntry, OverrideKey, Severity, codes};
 use knapsack_ir::Windows;
@@ -168,10 +168,19 @@ fn plan_one(found: Found, budget: &Budget, severity: Severity) -> Outcome<Planne
             return Outcome { product: None, findings: vec![diagnostic] };
         }
     };
+    let mut of_weights = weights::check(&found, &model);
     match model.choose(&compiler_overrides(&entry.overrides), budget.bytes) {
-        Err(error) => Outcome { product: None, findings: choose_errors(entry, &error) },
+        Err(error) => {
+            of_weights.extend(choose_errors(entry, &error));
+            Outcome { product: None, findings: of_weights }
+        }
         Ok(chosen) => {
-            let findings = findings(entry, &model, &chosen, budget, severity);
+            let mut findings = findings(entry, &model, &chosen, budget, severity);
+            findings.extend(of_weights);
+            // What would be refused when it is built is refused now.
+            if let Err(error) = model.compile(chosen.windows, Target::Host, None) {
+                findings.push(Diagnostic::error(codes::UNSUPPORTED_MODEL, entry.source.span, chain(&error)));
+            }
             let Chosen { windows, memory, .. } = chosen;
             Outcome { product: Some(Planned { found, model, windows, memory }), findings }
         }

@@ -8,7 +8,7 @@ use knapsack_testkit::hub::{HubRepository, HubServer};
 use knapsack_testkit::{fixture, mlc_fixture};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -152,6 +152,146 @@ fn every_source_is_tried_and_each_error_stands_at_its_entry() {
     let expected = [0, 2, 3].map(|index| (codes::BAD_MODEL_SOURCE, at(index)));
     assert_eq!(found, expected);
     assert!(!world.path("knapsack.lock").exists(), "half a lockfile was written");
+}
+
+/// Copies a folder of the fixtures so that it can be changed.
+fn changed(world: &World, from: &Path, change: impl Fn(&Path)) -> Manifest {
+    let folder = world.path("model");
+    fs::create_dir(&folder).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+    }
+    change(&folder);
+    let entry = json!({ "model": "model", "model_id": "m", "bundle_weight": true });
+    world.manifest(&json!({ "device": "android", "model_list": [entry] }))
+}
+
+fn edit(path: &Path, change: impl Fn(&mut Value)) {
+    let mut value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+/// Errors of stages 2 and 3: code and message.
+fn errors(world: &World, manifest: &Manifest) -> Vec<(&'static str, String)> {
+    let packager = world.packager();
+    let Outcome { product, mut findings } = packager.find(manifest, &LockPolicy::default()).unwrap();
+    if let Some(found) = product {
+        findings.extend(packager.plan(manifest, found.models, false).findings);
+    }
+    findings.retain(|finding| finding.severity == Severity::Error);
+    assert!(findings.iter().all(|finding| finding.span.is_some()), "{findings:#?}");
+    findings.into_iter().map(|finding| (finding.code, finding.message)).collect()
+}
+
+#[test]
+fn weights_that_cannot_load_are_refused_when_planning() {
+    type Change = fn(&Path);
+    let mlc = mlc_fixture("llama", "q4f16_1");
+    let cases: &[(&str, Change, &str)] = &[
+        (
+            "more layers than the index has",
+            |folder| {
+                edit(&folder.join("mlc-chat-config.json"), |config| {
+                    let layers = config["model_config"]["num_hidden_layers"].as_u64().unwrap();
+                    config["model_config"]["num_hidden_layers"] = json!(layers + 1);
+                });
+            },
+            "are missing",
+        ),
+        (
+            "another vocabulary",
+            |folder| {
+                edit(&folder.join("mlc-chat-config.json"), |config| {
+                    config["vocab_size"] = json!(1000);
+                    config["model_config"]["vocab_size"] = json!(1000);
+                });
+            },
+            "have another form",
+        ),
+        (
+            "a tokenizer file that is not there",
+            |folder| {
+                fs::remove_file(folder.join("tokenizer.json")).unwrap();
+            },
+            "tokenizer.json",
+        ),
+        (
+            "a shard that is not there",
+            |folder| {
+                fs::remove_file(folder.join("params_shard_0.bin")).unwrap();
+            },
+            "params_shard_0.bin",
+        ),
+        (
+            "a shard that is not whole",
+            |folder| {
+                fs::File::options().write(true).open(folder.join("params_shard_0.bin")).unwrap().set_len(1000).unwrap();
+            },
+            "1000",
+        ),
+        (
+            "an index that is none",
+            |folder| {
+                fs::write(folder.join("tensor-cache.json"), "version https://git-lfs.github.com/spec/v1\nsize 1\n")
+                    .unwrap();
+            },
+            "git lfs pull",
+        ),
+    ];
+    for (what, change, words) in cases {
+        let world = World::new();
+        let manifest = changed(&world, &mlc, change);
+        let errors = errors(&world, &manifest);
+        assert!(errors.iter().any(|(_, message)| message.contains(words)), "{what}: {errors:#?}");
+    }
+    let world = World::new();
+    let manifest = changed(&world, &fixture("llama"), |folder| {
+        edit(&folder.join("config.json"), |config| config["num_hidden_layers"] = json!(40));
+    });
+    let errors = errors(&world, &manifest);
+    let [(codes::WEIGHTS_MISMATCH, message)] = &errors[..] else { panic!("{errors:#?}") };
+    assert!(message.contains("do not fit"), "{message}");
+}
+
+#[test]
+fn an_unbundled_model_is_checked_by_its_small_files() {
+    let hub = HubServer::start();
+    let mut world = World::new();
+    world.endpoint = Some(hub.url());
+    let folder = world.path("origin");
+    fs::create_dir(&folder).unwrap();
+    for file in fs::read_dir(mlc_fixture("llama", "q4f16_1")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+    }
+    edit(&folder.join("mlc-chat-config.json"), |config| {
+        config["model_config"]["num_hidden_layers"] = json!(40);
+        config["tokenizer_files"].as_array_mut().unwrap().push(json!("absent.json"));
+    });
+    hub.push("org/llama", HubRepository::of_folder(&folder));
+    let entry = json!({ "model": "HF://org/llama", "model_id": "m", "bundle_weight": false });
+    let manifest = world.manifest(&json!({ "device": "android", "model_list": [entry] }));
+    let errors = errors(&world, &manifest);
+    assert!(errors[0].1.contains("are missing") && errors[1].1.contains("absent.json"), "{errors:#?}");
+    assert!(hub.take_log().iter().all(|request| !request.path.ends_with(".bin")), "weights were fetched");
+}
+
+#[test]
+fn plan_refuses_the_sizes_that_package_would() {
+    for (key, value) in [("prefill_chunk_size", 131_072), ("context_window_size", 20_000_000)] {
+        let world = World::new();
+        let mut overrides = json!({ "context_window_size": 200_000 });
+        overrides[key] = json!(value);
+        let entry = json!({
+            "model": mlc_fixture("llama", "q4f16_1"), "model_id": "m", "bundle_weight": true, "overrides": overrides,
+        });
+        let manifest = world.manifest(&json!({ "device": "android", "model_list": [entry] }));
+        let errors = errors(&world, &manifest);
+        let [(codes::BAD_OVERRIDE, message)] = &errors[..] else { panic!("{errors:#?}") };
+        assert!(message.starts_with(key) && message.contains("must be between 1 and"), "{message}");
+    }
 }
 
 #[test]

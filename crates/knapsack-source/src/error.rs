@@ -142,6 +142,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The server's name means nothing here.
+    #[error("the host name of {url} cannot be resolved; without a network, --offline uses what is in the cache")]
+    UnknownHost {
+        /// The address.
+        url: String,
+    },
     /// The server's certificate is not trusted.
     #[error("{url} is not trusted: {reason}; if a proxy or an own hub is meant, set SSL_CERT_FILE to its certificates")]
     Untrusted {
@@ -243,6 +249,7 @@ impl Error {
             | Self::RateLimited { .. }
             | Self::Status { .. }
             | Self::Connection { .. }
+            | Self::UnknownHost { .. }
             | Self::Untrusted { .. }
             | Self::Redirect { .. }
             | Self::BadAnswer { .. }
@@ -257,7 +264,9 @@ impl Error {
     /// Whether nothing at all can be had of the server now, so that asking it for another model is of no use.
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::Connection { .. } | Self::Untrusted { .. } | Self::RateLimited { .. } => true,
+            Self::Connection { .. } | Self::UnknownHost { .. } | Self::Untrusted { .. } | Self::RateLimited { .. } => {
+                true
+            }
             Self::GaveUp { source, .. } => source.is_unreachable(),
             _ => false,
         }

@@ -1,6 +1,7 @@
 //! GET requests. Redirects are followed here, one by one, because each hop decides anew whether the token may go along.
 
 use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use ureq::http::{HeaderMap, Uri, header};
@@ -18,6 +19,8 @@ pub(crate) struct Client {
     agent: ureq::Agent,
     home: Origin,
     token: Option<Token>,
+    /// Whether any server has answered.
+    reached: AtomicBool,
 }
 
 /// Scheme, host and port.
@@ -63,6 +66,7 @@ impl Client {
             .max_redirects_will_error(false)
             .user_agent(concat!("knapsack/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
+            .timeout_resolve(Some(patience.resolve))
             .timeout_connect(Some(patience.connect))
             .timeout_recv_response(Some(patience.answer))
             .timeout_per_read(Some(patience.stall))
@@ -70,7 +74,7 @@ impl Client {
             .input_buffer_size(256 << 10)
             .max_idle_connections_per_host(settings.workers)
             .build();
-        Ok(Self { agent: config.new_agent(), home, token: settings.token.clone() })
+        Ok(Self { agent: config.new_agent(), home, token: settings.token.clone(), reached: AtomicBool::new(false) })
     }
 
     /// Whether requests to the hub carry a token.
@@ -110,7 +114,19 @@ impl Client {
         if let Some(token) = self.token.as_ref().filter(|_| *origin == self.home) {
             request = request.header(header::AUTHORIZATION, token.header());
         }
-        request.call().map_err(|error| broken(url, &error))
+        match request.call() {
+            Ok(answer) => {
+                self.reached.store(true, Ordering::Relaxed);
+                Ok(answer)
+            }
+            Err(error) => Err(match broken(url, &error) {
+                // The network was there a moment ago, so it may come back.
+                Error::UnknownHost { url } if self.reached.load(Ordering::Relaxed) => {
+                    Error::Connection { url, reason: "the host name is not known any more".to_owned() }
+                }
+                error => error,
+            }),
+        }
     }
 }
 
@@ -266,12 +282,17 @@ pub(crate) fn shown(url: &str) -> String {
     url[..end].chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
-/// A request without an answer. An untrusted certificate will not be a better one at the next attempt.
+/// A request without an answer. An untrusted certificate will not be a better one at the next attempt, and a host name that
+/// is not known will not be known a moment later.
 fn broken(url: &str, error: &ureq::Error) -> Error {
     let url = shown(url);
     let reason = match error {
+        ureq::Error::HostNotFound | ureq::Error::Timeout(ureq::Timeout::Resolve) => return Error::UnknownHost { url },
+        // The standard library's wording for what the system's resolver says.
+        ureq::Error::Io(error) if error.to_string().contains("failed to lookup address") => {
+            return Error::UnknownHost { url };
+        }
         ureq::Error::Timeout(timeout) => format!("it took too long ({timeout})"),
-        ureq::Error::HostNotFound => "the host name is not known".to_owned(),
         ureq::Error::Io(error) => error.to_string(),
         other => other.to_string(),
     };
@@ -354,6 +375,8 @@ mod tests {
         let error = broken("https://h/a?signature=1", &io("invalid peer certificate: UnknownIssuer"));
         assert!(matches!(&error, Error::Untrusted { url, .. } if url == "https://h/a"), "{error}");
         assert!(matches!(broken("https://h/", &io("connection reset")), Error::Connection { .. }));
+        let unknown = io("failed to lookup address information: Name or service not known");
+        assert!(matches!(broken("https://h/", &unknown), Error::UnknownHost { .. }));
     }
 
     #[test]

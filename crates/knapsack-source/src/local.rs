@@ -50,7 +50,10 @@ pub(crate) fn select_in(folder: &Path) -> Result<(BTreeMap<String, u64>, Selecti
             files.insert(name, meta.len());
         }
     }
-    let mut read = |name: &str| read_small(&folder.join(name));
+    let mut read = |name: &str| {
+        let bytes = read_small(&folder.join(name))?;
+        if is_lfs_pointer(&bytes) { Err(lfs_pointer(folder, name)) } else { Ok(bytes) }
+    };
     let selection = Contents { place: &place, files: &files, read: &mut read }.select()?;
     Ok((files, selection))
 }
@@ -65,13 +68,18 @@ pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>> {
 /// A clone without Git LFS has a few lines of text in place of each large file.
 fn refuse_lfs_pointer(folder: &Path, name: &str) -> Result<()> {
     let text = read_small(&folder.join(name))?;
-    match text.starts_with(b"version https://git-lfs") {
-        false => Ok(()),
-        true => Err(Error::DamagedMetadata {
-            place: folder.display().to_string(),
-            file: name.to_owned(),
-            reason: "it is a Git LFS pointer, not the file; run `git lfs pull` there".to_owned(),
-        }),
+    if is_lfs_pointer(&text) { Err(lfs_pointer(folder, name)) } else { Ok(()) }
+}
+
+fn is_lfs_pointer(text: &[u8]) -> bool {
+    text.starts_with(b"version https://git-lfs")
+}
+
+fn lfs_pointer(folder: &Path, name: &str) -> Error {
+    Error::DamagedMetadata {
+        place: folder.display().to_string(),
+        file: name.to_owned(),
+        reason: "it is a Git LFS pointer, not the file; run `git lfs pull` there".to_owned(),
     }
 }
 

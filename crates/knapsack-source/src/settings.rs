@@ -39,6 +39,8 @@ pub struct Settings {
 /// Timeouts and retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
+    /// For the address of a host name.
+    pub resolve: Duration,
     /// For a connection.
     pub connect: Duration,
     /// For the first byte of an answer.
@@ -56,6 +58,7 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Self {
         Self {
+            resolve: Duration::from_secs(2),
             connect: Duration::from_secs(15),
             answer: Duration::from_secs(60),
             stall: Duration::from_secs(30),

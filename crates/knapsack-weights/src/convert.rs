@@ -71,13 +71,7 @@ pub fn convert(
     cancel: &AtomicBool,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report, ConvertError> {
-    refuse_converted(request.checkpoint, &request.quantization)?;
-    let checkpoint = Checkpoint::open(request.checkpoint)?;
-    let config = model_config(&checkpoint.folder, &checkpoint.config)?;
-    let layout = Layout::new(&checkpoint, &config, &request.quantization)?;
-    let Chat { config: chat, files, mut notices } =
-        chat::build(&checkpoint.folder, &checkpoint.config, &config, &request.quantization, request.chat_template)?;
-
+    let Prepared { checkpoint, config, layout, chat: Chat { config: chat, files, mut notices } } = prepare(request)?;
     let output = Output::create(request.output)?;
     let needed = layout.index.total_bytes();
     if let Some(available) = io::free_bytes(output.folder()).filter(|&available| available < needed) {
@@ -114,6 +108,33 @@ pub fn convert(
         chat_template: chat.chat_template,
         notices,
     })
+}
+
+/// Everything that a conversion decides before it reads a weight.
+struct Prepared {
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    layout: Layout,
+    chat: Chat,
+}
+
+fn prepare(request: &Request<'_>) -> Result<Prepared, ConvertError> {
+    refuse_converted(request.checkpoint, &request.quantization)?;
+    let checkpoint = Checkpoint::open(request.checkpoint)?;
+    let config = model_config(&checkpoint.folder, &checkpoint.config)?;
+    let layout = Layout::new(&checkpoint, &config, &request.quantization)?;
+    let chat =
+        chat::build(&checkpoint.folder, &checkpoint.config, &config, &request.quantization, request.chat_template)?;
+    Ok(Prepared { checkpoint, config, layout, chat })
+}
+
+/// Whether [`convert`] would accept the checkpoint: configuration, headers, tokenizer and template are read, weights are not, and
+/// the output's place is not looked at.
+///
+/// # Errors
+/// As [`convert`], before it reads a weight.
+pub fn check(request: &Request<'_>) -> Result<(), ConvertError> {
+    prepare(request).map(drop)
 }
 
 /// The model that a `config.json` describes.

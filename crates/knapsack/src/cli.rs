@@ -37,7 +37,8 @@ Examples:
   knapsack schema > mlc-package-config.schema.json
   knapsack completions bash > ~/.local/share/bash-completion/completions/knapsack
 
-Exit codes: 0 done, 1 failed, 2 wrong input (nothing was fetched, compiled or written).";
+Exit codes: 0 done; 2 something that was written or named has to change: the manifest, an argument, a model, a setting;
+1 anything else, after which the same command may succeed; 130 interrupted.";
 
 /// The verbs.
 #[derive(Debug, Subcommand)]

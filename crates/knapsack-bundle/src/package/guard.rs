@@ -49,10 +49,35 @@ impl Target {
     }
 }
 
+/// Whether `out` may become a package that is made from the folders `protected`: what can be told before there is anything to
+/// write. Nothing is changed.
+///
+/// # Errors
+/// A dangerous folder, or one with somebody else's files.
+pub fn check_output(out: &Path, protected: &[PathBuf]) -> Result<(), BundleError> {
+    let path = resolve(out)?;
+    refuse_dangerous(&path, protected)?;
+    if path.exists() { contents(&path).map(drop) } else { Ok(()) }
+}
+
+/// What an earlier run wrote there, and what is there.
+fn contents(path: &Path) -> Result<(Option<Record>, BTreeMap<String, bool>), BundleError> {
+    let record = Record::read(path)?;
+    let tree = tree(path).map_err(BundleError::io("read", path))?;
+    if record.is_none() {
+        let foreign = tree.keys().find(|path| !LITTER.contains(&&***path));
+        if let Some(example) = foreign.cloned().or_else(|| first_folder(path)) {
+            return Err(BundleError::ForeignOutput { path: path.to_path_buf(), example });
+        }
+    }
+    Ok((record, tree))
+}
+
 /// Finds, locks, cleans and reads the folder. Nothing in it is changed, but leftovers beside it are removed.
 pub(super) fn prepare(package: &Package, out: &Path, options: &Options<'_>) -> Result<Target, BundleError> {
     let path = resolve(out)?;
-    refuse_dangerous(package, &path, options)?;
+    refuse_dangerous(&path, options.protected)?;
+    refuse_weights(package, &path)?;
     let dangerous = || BundleError::DangerousOutput { path: path.clone(), reason: "it has no name".into() };
     let parent = path.parent().ok_or_else(dangerous)?.to_path_buf();
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(dangerous)?.to_string();
@@ -62,14 +87,7 @@ pub(super) fn prepare(package: &Package, out: &Path, options: &Options<'_>) -> R
     if !target.path.exists() {
         return Ok(target);
     }
-    target.record = Record::read(&target.path)?;
-    target.tree = tree(&target.path).map_err(BundleError::io("read", &target.path))?;
-    if target.record.is_none() {
-        let foreign = target.tree.keys().find(|path| !LITTER.contains(&&***path));
-        if let Some(example) = foreign.cloned().or_else(|| first_folder(&target.path)) {
-            return Err(BundleError::ForeignOutput { path: target.path, example });
-        }
-    }
+    (target.record, target.tree) = contents(&target.path)?;
     Ok(target)
 }
 
@@ -107,7 +125,7 @@ fn resolve(out: &Path) -> Result<PathBuf, BundleError> {
 }
 
 /// Folders that nobody means when they say where the package goes.
-fn refuse_dangerous(package: &Package, path: &Path, options: &Options<'_>) -> Result<(), BundleError> {
+fn refuse_dangerous(path: &Path, protected: &[PathBuf]) -> Result<(), BundleError> {
     let refuse = |reason: String| Err(BundleError::DangerousOutput { path: path.to_path_buf(), reason });
     if path.parent().is_none() {
         return refuse("it is the root of the file system".into());
@@ -116,16 +134,22 @@ fn refuse_dangerous(package: &Package, path: &Path, options: &Options<'_>) -> Re
     if home.is_some_and(|home| home.starts_with(path)) {
         return refuse("it is, or contains, your home folder".into());
     }
-    for protected in options.protected {
+    for protected in protected {
         if fs::canonicalize(protected).is_ok_and(|protected| protected.starts_with(path)) {
             return refuse(format!("it is, or contains, `{}`, which the package is made from", protected.display()));
         }
     }
+    Ok(())
+}
+
+/// A folder that holds what is to be bundled.
+fn refuse_weights(package: &Package, path: &Path) -> Result<(), BundleError> {
     for entry in &package.entries {
         if let Weights::Bundled { folder } = &entry.weights
             && fs::canonicalize(folder).is_ok_and(|folder| folder.starts_with(path))
         {
-            return refuse(format!("it contains the weights of `{}`, which are to be bundled", entry.model_id));
+            let reason = format!("it contains the weights of `{}`, which are to be bundled", entry.model_id);
+            return Err(BundleError::DangerousOutput { path: path.to_path_buf(), reason });
         }
     }
     Ok(())

@@ -10,6 +10,8 @@ mod stage;
 mod tests;
 mod weights;
 
+pub use guard::check_output;
+
 use crate::digest::FileDigests;
 use crate::error::BundleError;
 use crate::files::LinkMode;

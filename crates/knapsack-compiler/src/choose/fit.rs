@@ -44,7 +44,8 @@ pub fn fit<E: std::error::Error>(
         chosen = search.larger_chunk(start.chunk, chosen, budget)?;
     }
     let memory = search.memory(&chosen)?;
-    let notices = notice::notices(own, &overrides, &start, &chosen, Some(budget));
+    let fits = memory.total() <= budget;
+    let notices = notice::notices(own, &overrides, &start, &chosen, Some(budget), fits);
     let over_budget = (memory.total() > budget).then_some(OverBudget { budget, memory, windows: chosen });
     Ok(Chosen { windows: chosen, memory, notices, over_budget })
 }

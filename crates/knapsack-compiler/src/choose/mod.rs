@@ -16,6 +16,7 @@ pub use notice::{Notice, OverBudget, Reason, Size};
 
 use crate::error::CompileError;
 use knapsack_artifact::library::MemoryPlan;
+use knapsack_artifact::validate::{MAX_CHUNK, MAX_POSITIONS};
 use knapsack_ir::{Graph, Windows};
 
 /// Largest context that is chosen without a budget.
@@ -96,9 +97,9 @@ pub fn choose<E: std::error::Error>(
         windows = search.reduce(start, budget)?;
         memory = search.memory(&windows)?;
     }
-    let notices = notice::notices(own, overrides, &start, &windows, budget);
     let over_budget =
         budget.filter(|&budget| memory.total() > budget).map(|budget| OverBudget { budget, memory, windows });
+    let notices = notice::notices(own, overrides, &start, &windows, budget, over_budget.is_none());
     Ok(Chosen { windows, memory, notices, over_budget })
 }
 
@@ -112,6 +113,13 @@ impl<E: std::error::Error, F: FnMut(&Windows) -> Result<Graph, E>> Search<'_, F>
     fn start(&self, own: &Windows, budgeted: bool) -> Windows {
         let given = self.overrides;
         let limit = |value: u32, most: u32| if budgeted { value } else { value.min(most) };
+        // A model may claim more than any library can have; only what is given is refused for that.
+        let own = &Windows {
+            context: own.context.min(MAX_POSITIONS),
+            sliding: own.sliding.map(|window| window.min(MAX_POSITIONS)),
+            chunk: own.chunk.min(MAX_CHUNK),
+            ..*own
+        };
         // A window that a given context never fills does not slide.
         let sliding = match (given.sliding_window_size, given.context_window_size) {
             (None, Some(context)) => own.sliding.filter(|&window| window < context),

@@ -38,6 +38,8 @@ pub enum Reason {
     Default,
     /// The budget, in bytes.
     Budget(u64),
+    /// The budget, in bytes, which even the smallest sizes do not keep.
+    Smallest(u64),
 }
 
 /// Something that a user is told.
@@ -73,6 +75,11 @@ impl fmt::Display for Notice {
             Notice::Chosen { size, value, own, reason: Reason::Budget(budget) } => {
                 write!(f, "{size} = {value}, reduced from the model's own {own} to fit {budget} bytes")
             }
+            Notice::Chosen { size, value, own, reason: Reason::Smallest(budget) } => write!(
+                f,
+                "{size} = {value}, the smallest that is chosen (the model's own is {own}), and still it does not fit {budget} \
+                 bytes"
+            ),
             Notice::BeyondTrained { context, trained } => {
                 write!(
                     f,
@@ -112,19 +119,21 @@ impl fmt::Display for OverBudget {
 
 impl std::error::Error for OverBudget {}
 
-/// The notices of a choice; `start` is what it was before anything was reduced.
+/// The notices of a choice; `start` is what it was before anything was reduced, `fits` whether that helped.
 pub(super) fn notices(
     own: &Own,
     given: &Overrides,
     start: &Windows,
     chosen: &Windows,
     budget: Option<u64>,
+    fits: bool,
 ) -> Vec<Notice> {
     let mut list = vec![];
     let mut tell = |given: Option<u32>, size, own: u32, start: u32, value: u32| {
         if given.is_none() {
             let reason = match budget {
-                Some(budget) if value < start => Reason::Budget(budget),
+                Some(budget) if value < start && fits => Reason::Budget(budget),
+                Some(budget) if value < start => Reason::Smallest(budget),
                 _ if value == own => Reason::Own,
                 _ => Reason::Default,
             };

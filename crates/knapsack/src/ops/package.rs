@@ -14,6 +14,7 @@ pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
     let shown = Shown::new(reporter);
     let packager = packaging::packager(&shown, args.lock.offline())?;
     let mut read = packaging::read(&args.manifest, reporter)?;
+    packager.check_destination(&read.manifest, &args.output)?;
     let found = packager.find(&read.manifest, &args.lock.policy())?;
     let found = read.settle(found)?;
     let planned = packager.plan(&read.manifest, found.models, args.allow_over_budget);

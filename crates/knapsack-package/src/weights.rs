@@ -1,0 +1,121 @@
+//! A part of stage 3: what a model's small files say of its weights, held against what its library will ask for. The weights
+//! themselves may be at the hub still.
+
+use crate::find::Found;
+use crate::model::{FolderKind, Model};
+use crate::text::{chain, listed};
+use knapsack_artifact::WeightIndex;
+use knapsack_config::{Diagnostic, codes};
+use knapsack_source::Pinned;
+use knapsack_weights::{ConvertError, Request};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The file that a model must have to run on text.
+const TOKENIZER: &str = "tokenizer.json";
+
+/// What is wrong, at the model's source.
+pub(crate) fn check(found: &Found, model: &Model) -> Vec<Diagnostic> {
+    match (model.kind, &found.resolved.pinned) {
+        (FolderKind::Mlc, _) => [index(found, model), tokenizer(found, model)].into_iter().flatten().collect(),
+        (FolderKind::Checkpoint, Pinned::Local(_)) => checkpoint(found, model).into_iter().collect(),
+        // The headers of its weights are at the hub.
+        (FolderKind::Checkpoint, Pinned::Hub(_)) => Vec::new(),
+    }
+}
+
+fn error(found: &Found, message: &str) -> Diagnostic {
+    Diagnostic::error(codes::WEIGHTS_MISMATCH, found.entry.source.span, format!("{}: {message}", found.id()))
+}
+
+/// The weight index against the tensors of the library.
+fn index(found: &Found, model: &Model) -> Option<Diagnostic> {
+    let index = match WeightIndex::open(&found.folder.path) {
+        Ok(index) => index,
+        Err(problem) => return Some(error(found, &chain(&problem))),
+    };
+    let there: BTreeMap<&str, _> =
+        index.records().map(|(_, record)| (&*record.name, (record.stored_dtype(), record.shape.as_slice()))).collect();
+    let stored = model.config.stored_tensors(&model.quantization);
+    let (mut missing, mut other) = (Vec::new(), Vec::new());
+    for tensor in &stored {
+        match there.get(tensor.name.as_str()) {
+            None => missing.push(tensor.name.clone()),
+            Some((dtype, shape)) if (*dtype, *shape) != (tensor.dtype, &*tensor.shape) => {
+                let (name, wanted, wanted_shape) = (&tensor.name, tensor.dtype, &tensor.shape);
+                other.push(format!("{name} is {dtype} {shape:?}, not {wanted} {wanted_shape:?}"));
+            }
+            Some(_) => {}
+        }
+    }
+    let needed: BTreeMap<&str, ()> = stored.iter().map(|tensor| (tensor.name.as_str(), ())).collect();
+    let left_over: Vec<&str> = there.keys().copied().filter(|name| !needed.contains_key(name)).collect();
+    if missing.is_empty() && other.is_empty() {
+        return (!left_over.is_empty()).then(|| {
+            let message =
+                format!("{}: the weights hold {} tensors that its model does not use", found.id(), left_over.len());
+            Diagnostic::warning(codes::WEIGHTS_MISMATCH, found.entry.source.span, message).help(listed(&left_over))
+        });
+    }
+    let message = format!(
+        "the weights do not fit the configuration: {} tensors are missing, {} have another form, {} are left over",
+        missing.len(),
+        other.len(),
+        left_over.len()
+    );
+    let list = |what: &str, names: &[String]| (!names.is_empty()).then(|| format!("{what}: {}", listed(names)));
+    let left_over: Vec<String> = left_over.into_iter().map(str::to_owned).collect();
+    let finding =
+        error(found, &message).maybe_help(list("missing", &missing)).maybe_help(list("of another form", &other));
+    Some(finding.maybe_help(list("left over", &left_over)))
+}
+
+/// Whether every tokenizer file that the chat configuration names is there.
+fn tokenizer(found: &Found, model: &Model) -> Option<Diagnostic> {
+    #[derive(Deserialize)]
+    struct Listed {
+        #[serde(default)]
+        tokenizer_files: Option<Vec<String>>,
+    }
+    let there = |name: &str| found.folder.files.iter().any(|file| file.path == name);
+    let names = match serde_json::from_slice(&model.config_bytes) {
+        Ok(Listed { tokenizer_files }) => tokenizer_files.unwrap_or_default(),
+        Err(problem) => return Some(error(found, &format!("mlc-chat-config.json cannot be used: {problem}"))),
+    };
+    let absent: Vec<&String> = names.iter().filter(|name| !there(name)).collect();
+    if !absent.is_empty() {
+        let problem =
+            format!("`tokenizer_files` of mlc-chat-config.json names files that are not there: {}", listed(&absent));
+        return Some(error(found, &problem));
+    }
+    (!there(TOKENIZER)).then(|| {
+        let message = format!(
+            "{}: there is no {TOKENIZER}, without which Knapsack's runtime reads and writes no text",
+            found.id()
+        );
+        Diagnostic::warning(codes::NO_TOKENIZER, found.entry.source.span, message)
+    })
+}
+
+/// Headers, tokenizer and template of a checkpoint in a folder.
+fn checkpoint(found: &Found, model: &Model) -> Option<Diagnostic> {
+    let folder = &found.folder.path;
+    // Nothing is written there, nor looked at.
+    let request = Request {
+        checkpoint: folder,
+        output: folder,
+        quantization: model.quantization,
+        conv_template: None,
+        jobs: None,
+    };
+    let problem = knapsack_weights::check(&request).err()?;
+    let text = chain(&problem);
+    let (summary, lines) = text.split_once('\n').unwrap_or((&text, ""));
+    Some(match &problem {
+        ConvertError::Io { .. } => {
+            Diagnostic::error(codes::SOURCE_FAILED, found.entry.source.span, format!("{}: {summary}", found.id()))
+        }
+        _ => error(found, summary),
+    })
+    .map(|finding| lines.lines().fold(finding, |finding, line| finding.help(line.trim_start())))
+}
