@@ -202,7 +202,7 @@ pub fn compiler_overrides(overrides: &knapsack_config::Overrides) -> Overrides {
     }
 }
 
-fn read_json(path: &Path) -> Result<(Vec<u8>, Value), ModelError> {
+pub(crate) fn read_json(path: &Path) -> Result<(Vec<u8>, Value), ModelError> {
     let failed = |source| ModelError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;

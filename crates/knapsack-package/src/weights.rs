@@ -2,14 +2,14 @@
 //! themselves may be at the hub still.
 
 use crate::find::Found;
-use crate::model::{FolderKind, Model};
+use crate::model::{FolderKind, Model, read_json};
 use crate::text::{chain, listed};
 use knapsack_artifact::WeightIndex;
 use knapsack_config::{Diagnostic, codes};
+use knapsack_models::{TensorUse, TensorsError};
 use knapsack_source::Pinned;
 use knapsack_weights::{ConvertError, Request};
-use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The file that a model must have to run on text.
 const TOKENIZER: &str = "tokenizer.json";
@@ -19,8 +19,12 @@ pub(crate) fn check(found: &Found, model: &Model) -> Vec<Diagnostic> {
     match (model.kind, &found.resolved.pinned) {
         (FolderKind::Mlc, _) => [index(found, model), tokenizer(found, model)].into_iter().flatten().collect(),
         (FolderKind::Checkpoint, Pinned::Local(_)) => checkpoint(found, model).into_iter().collect(),
-        // The headers of its weights are at the hub.
-        (FolderKind::Checkpoint, Pinned::Hub(_)) => Vec::new(),
+        // The headers of its weights are at the hub still.
+        (FolderKind::Checkpoint, Pinned::Hub(_)) => {
+            let chat = knapsack_weights::chat_config(&found.folder.path, &model.quantization, None).err();
+            let chat = chat.map(|problem| unusable(found, &problem));
+            [checkpoint_index(found, model), chat].into_iter().flatten().collect()
+        }
     }
 }
 
@@ -72,15 +76,11 @@ fn index(found: &Found, model: &Model) -> Option<Diagnostic> {
 
 /// Whether every tokenizer file that the chat configuration names is there.
 fn tokenizer(found: &Found, model: &Model) -> Option<Diagnostic> {
-    #[derive(Deserialize)]
-    struct Listed {
-        #[serde(default)]
-        tokenizer_files: Option<Vec<String>>,
-    }
     let there = |name: &str| found.folder.files.iter().any(|file| file.path == name);
-    let names = match serde_json::from_slice(&model.config_bytes) {
-        Ok(Listed { tokenizer_files }) => tokenizer_files.unwrap_or_default(),
-        Err(problem) => return Some(error(found, &format!("mlc-chat-config.json cannot be used: {problem}"))),
+    let config = knapsack_models::json::parse(&model.config_bytes).unwrap_or_default();
+    let names = match serde_json::from_value(config["tokenizer_files"].clone()) {
+        Ok(names) => Option::<Vec<String>>::unwrap_or_default(names),
+        Err(problem) => return Some(error(found, &format!("`tokenizer_files` of mlc-chat-config.json: {problem}"))),
     };
     let absent: Vec<&String> = names.iter().filter(|name| !there(name)).collect();
     if !absent.is_empty() {
@@ -108,14 +108,57 @@ fn checkpoint(found: &Found, model: &Model) -> Option<Diagnostic> {
         conv_template: None,
         jobs: None,
     };
-    let problem = knapsack_weights::check(&request).err()?;
-    let text = chain(&problem);
-    let (summary, lines) = text.split_once('\n').unwrap_or((&text, ""));
-    Some(match &problem {
+    knapsack_weights::check(&request).err().map(|problem| unusable(found, &problem))
+}
+
+/// The index of a checkpoint in several files against the tensors that its configuration asks for: names alone.
+fn checkpoint_index(found: &Found, model: &Model) -> Option<Diagnostic> {
+    let path = found.folder.path.join("model.safetensors.index.json");
+    if !path.is_file() {
+        return None;
+    }
+    let index = match read_json(&path) {
+        Ok((_, index)) => index,
+        Err(problem) => return Some(error(found, &chain(&problem))),
+    };
+    let names: Vec<&str> = index.get("weight_map")?.as_object()?.keys().map(String::as_str).collect();
+    let uses: Vec<TensorUse<'_>> = names.iter().map(|name| model.config.tensor_use(name)).collect();
+    let source = |of: &TensorUse<'_>| match of {
+        TensorUse::Source(name) => Some(name.to_string()),
+        TensorUse::Ignored | TensorUse::Part(_) => None,
+    };
+    let there: BTreeSet<String> = uses.iter().filter_map(source).collect();
+    let parameters = model.config.parameters();
+    let needed: BTreeSet<&str> =
+        parameters.iter().flat_map(|parameter| &parameter.sources).map(|source| source.name.as_str()).collect();
+    let is_left_over = |of: &TensorUse<'_>| source(of).is_some_and(|name| !needed.contains(name.as_str()));
+    let problem = TensorsError {
+        family: model.config.family.name,
+        missing: needed.iter().filter(|name| !there.contains(**name)).map(|name| (*name).to_owned()).collect(),
+        left_over: names
+            .iter()
+            .zip(&uses)
+            .filter(|(_, of)| is_left_over(of))
+            .map(|(name, _)| (*name).to_owned())
+            .collect(),
+        ..TensorsError::default()
+    };
+    (!problem.is_empty()).then(|| with_lines(found, &problem.to_string()))
+}
+
+/// What keeps a checkpoint from being converted.
+fn unusable(found: &Found, problem: &ConvertError) -> Diagnostic {
+    let text = chain(problem);
+    match problem {
         ConvertError::Io { .. } => {
-            Diagnostic::error(codes::SOURCE_FAILED, found.entry.source.span, format!("{}: {summary}", found.id()))
+            Diagnostic::error(codes::SOURCE_FAILED, found.entry.source.span, format!("{}: {text}", found.id()))
         }
-        _ => error(found, summary),
-    })
-    .map(|finding| lines.lines().fold(finding, |finding, line| finding.help(line.trim_start())))
+        _ => with_lines(found, &text),
+    }
+}
+
+/// The first line is the finding, the others explain it.
+fn with_lines(found: &Found, text: &str) -> Diagnostic {
+    let (summary, lines) = text.split_once('\n').unwrap_or((text, ""));
+    lines.lines().fold(error(found, summary), |finding, line| finding.help(line.trim_start()))
 }

@@ -279,6 +279,32 @@ fn an_unbundled_model_is_checked_by_its_small_files() {
 }
 
 #[test]
+fn a_remote_checkpoint_is_held_against_the_names_in_its_index() {
+    let hub = HubServer::start();
+    let mut world = World::new();
+    world.endpoint = Some(hub.url());
+    let names = ["base_model.model.model.norm.weight", "base_model.model.lm_head.weight"];
+    let map: serde_json::Map<_, _> =
+        names.iter().map(|name| ((*name).to_owned(), json!("model-00001-of-00001.safetensors"))).collect();
+    let repository = HubRepository::of_folder(&fixture("llama"))
+        .without("model.safetensors")
+        .file("model.safetensors.index.json", json!({ "weight_map": map }).to_string())
+        .lfs("model-00001-of-00001.safetensors", "never read");
+    hub.push("org/unmerged", repository);
+    let entry = json!({ "model": "HF://org/unmerged", "model_id": "m", "bundle_weight": true });
+    let manifest = world.manifest(&json!({ "device": "android", "model_list": [entry] }));
+    let packager = world.packager();
+    let found = product(packager.find(&manifest, &LockPolicy::default()).unwrap());
+    let outcome = packager.plan(&manifest, found.models, false);
+    let errors: Vec<_> = outcome.findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
+    let [finding] = errors[..] else { panic!("{:#?}", outcome.findings) };
+    assert_eq!(finding.code, codes::WEIGHTS_MISMATCH);
+    assert!(finding.message.contains("merge") && finding.help.len() < 30, "{finding:#?}");
+    assert!(finding.help.iter().any(|line| line.starts_with("and ") && line.ends_with(" more")), "{finding:#?}");
+    assert!(hub.take_log().iter().all(|request| !request.path.ends_with(".safetensors")), "weights were fetched");
+}
+
+#[test]
 fn plan_refuses_the_sizes_that_package_would() {
     for (key, value) in [("prefill_chunk_size", 131_072), ("context_window_size", 20_000_000)] {
         let world = World::new();

@@ -13,6 +13,7 @@ pub(crate) const MLC_INDEXES: &[&str] = &["tensor-cache.json", "ndarray-cache.js
 /// Configuration of an MLC folder.
 pub(crate) const MLC_CONFIG: &str = "mlc-chat-config.json";
 const CHECKPOINT_CONFIG: &str = "config.json";
+const ADAPTER_CONFIG: &str = "adapter_config.json";
 const CHECKPOINT_INDEX: &str = "model.safetensors.index.json";
 const CHECKPOINT_SINGLE: &str = "model.safetensors";
 /// What a tokenizer and its chat template may lie in.
@@ -99,7 +100,8 @@ impl Contents<'_> {
 
     /// The weights of a checkpoint in one file: by its usual name, or the only one.
     fn single(&self) -> Option<String> {
-        let mut tensors = self.files.keys().filter(|name| name.ends_with(".safetensors"));
+        let is_model = |name: &&String| name.ends_with(".safetensors") && !name.starts_with("adapter_model");
+        let mut tensors = self.files.keys().filter(is_model);
         match (self.files.contains_key(CHECKPOINT_SINGLE), tensors.next(), tensors.next()) {
             (true, ..) => Some(CHECKPOINT_SINGLE.to_owned()),
             (false, Some(only), None) => Some(only.clone()),
@@ -206,7 +208,9 @@ impl Contents<'_> {
     fn not_a_model(&self) -> Error {
         let has = |name: &str| self.files.contains_key(name);
         let any = |ending: &str| self.files.keys().any(|name| name.ends_with(ending));
-        let reason = if has(MLC_CONFIG) {
+        let reason = if has(ADAPTER_CONFIG) && any(".safetensors") {
+            format!("it is an adapter ({ADAPTER_CONFIG}) without its base model; merge the two and save that")
+        } else if has(MLC_CONFIG) {
             format!("it has {MLC_CONFIG}, but neither {}", MLC_INDEXES.join(" nor "))
         } else if MLC_INDEXES.iter().any(|index| has(index)) {
             format!("it has an MLC weight index, but no {MLC_CONFIG}")
@@ -305,6 +309,8 @@ mod tests {
         assert!(reason(&[CONFIG]).contains("neither tensor-cache.json nor"));
         assert!(reason(&[("tensor-cache.json", "")]).contains(MLC_CONFIG));
         assert!(reason(&[("config.json", "")]).contains(CHECKPOINT_SINGLE));
+        let adapter = [("config.json", ""), (ADAPTER_CONFIG, ""), ("adapter_model.safetensors", "")];
+        assert!(reason(&adapter).contains("merge") && reason(&adapter[1..]).contains("merge"));
         assert!(reason(&[("config.json", ""), ("a.safetensors", ""), ("b.safetensors", "")]).contains("several"));
     }
 

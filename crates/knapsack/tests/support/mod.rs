@@ -63,16 +63,28 @@ impl Sandbox {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// A model of the catalogue as a folder `models/<name>`: its configuration, and a weight that nobody reads.
+    /// A model of the catalogue as a folder `models/<name>`: its configuration, and the index of weights that nobody reads: a
+    /// file of holes.
     pub fn catalogue(&self, name: &str) {
         let chat = fs::read_to_string(knapsack_testkit::catalogue(name).join("mlc-chat-config.json")).unwrap();
         self.write(&format!("models/{name}/mlc-chat-config.json"), &chat);
-        self.write(&format!("models/{name}/params_shard_0.bin"), "1234");
         self.write(&format!("models/{name}/tokenizer.json"), "{}");
-        let record =
-            json!({ "name": "a", "shape": [1], "dtype": "float32", "format": "raw", "nbytes": 4, "byteOffset": 0 });
+        let chat: Value = serde_json::from_str(&chat).unwrap();
+        let config = knapsack_models::ModelConfig::from_mlc(&chat).unwrap();
+        let quantization = chat["quantization"].as_str().unwrap().parse().unwrap();
+        let (mut records, mut end) = (Vec::new(), 0);
+        for tensor in config.stored_tensors(&quantization) {
+            let nbytes = tensor.bytes().unwrap();
+            records.push(json!({
+                "name": tensor.name, "shape": tensor.shape, "dtype": tensor.index_dtype, "format": "f32-to-bf16",
+                "nbytes": nbytes, "byteOffset": end,
+            }));
+            end += nbytes;
+        }
+        let shard = fs::File::create(self.path(&format!("models/{name}/params_shard_0.bin"))).unwrap();
+        shard.set_len(end).unwrap();
         let shard =
-            json!({ "dataPath": "params_shard_0.bin", "format": "raw-shard", "nbytes": 4, "records": [record] });
+            json!({ "dataPath": "params_shard_0.bin", "format": "raw-shard", "nbytes": end, "records": records });
         self.write(
             &format!("models/{name}/tensor-cache.json"),
             &json!({ "metadata": {}, "records": [shard] }).to_string(),
