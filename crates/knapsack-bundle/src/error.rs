@@ -16,16 +16,16 @@ pub enum BundleError {
         action: &'static str,
         /// Of which file or folder.
         path: PathBuf,
-        /// Why.
+        /// The system's own error.
         #[source]
         source: std::io::Error,
     },
     /// The output folder is one that must not become a package.
     #[error("`{}` cannot be the output folder: {reason}", path.display())]
     DangerousOutput {
-        /// The folder.
+        /// The folder with symbolic links resolved.
         path: PathBuf,
-        /// Why not.
+        /// The rule that it breaks.
         reason: String,
     },
     /// The output folder holds something else.
@@ -34,15 +34,15 @@ pub enum BundleError {
         path.display()
     )]
     ForeignOutput {
-        /// The folder.
+        /// The folder with symbolic links resolved.
         path: PathBuf,
-        /// Something in it.
+        /// The first entry that Knapsack does not know.
         example: String,
     },
     /// The record of an earlier run is not readable.
     #[error("`{}` does not say what Knapsack wrote there ({problem}): delete the folder or choose another", path.display())]
     DamagedRecord {
-        /// The record.
+        /// The record's path.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
@@ -77,9 +77,9 @@ pub enum BundleError {
     /// A file of a weight folder is not what the folder says of itself.
     #[error("model `{model_id}`: `{}`: {problem}", path.display())]
     Weights {
-        /// The model.
+        /// The manifest's `model_id`.
         model_id: String,
-        /// The file.
+        /// The file of the weight folder, or the folder.
         path: PathBuf,
         /// What does not match, with both values.
         problem: String,
@@ -87,26 +87,26 @@ pub enum BundleError {
     /// Two entries use one library name for different libraries.
     #[error("models `{first}` and `{second}` both use the library name `{name}`, but their libraries differ")]
     LibraryClash {
-        /// The name.
+        /// The symbol prefix that both use.
         name: String,
-        /// One model.
+        /// The `model_id` that uses it first.
         first: String,
-        /// The other.
+        /// The `model_id` whose library differs.
         second: String,
     },
     /// A blob that is not a library.
     #[error("model library `{name}` cannot be used")]
     Library {
-        /// Its name.
+        /// The library's name, where it has one.
         name: String,
-        /// Why.
+        /// What its decoder says.
         #[source]
         source: LibraryError,
     },
     /// An object file could not be made.
     #[error("cannot write model libraries as {format}: {problem}")]
     Object {
-        /// Which format.
+        /// Mach-O, ELF, a property list or a symbol.
         format: &'static str,
         /// What its writer says.
         problem: String,
@@ -114,7 +114,7 @@ pub enum BundleError {
     /// What was written is not what is read back.
     #[error("`{}` does not read back as written: {problem}", path.display())]
     ReadBack {
-        /// The file.
+        /// The written file.
         path: PathBuf,
         /// What is missing or different.
         problem: String,
@@ -122,9 +122,9 @@ pub enum BundleError {
     /// A written library file is not readable.
     #[error("`{}` does not read back", path.display())]
     ReadBackContainer {
-        /// The file.
+        /// The written file.
         path: PathBuf,
-        /// Why.
+        /// What its reader says.
         #[source]
         source: Box<ContainerError>,
     },

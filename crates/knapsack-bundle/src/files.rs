@@ -70,11 +70,23 @@ pub(crate) fn is_same_device(source: &Path, metadata: &fs::Metadata) -> bool {
     }
 }
 
+/// Waits until a file is on the disk, not only on its way there: what is renamed into place must not turn out empty after a loss
+/// of power.
+pub(crate) fn sync_file(path: &Path) -> io::Result<()> {
+    fs::File::options().read(true).write(cfg!(windows)).open(path)?.sync_all()
+}
+
+/// The same for the names in a folder. Only Unix can wait for that; elsewhere the file system's journal has to do.
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+    if cfg!(unix) { sync_file(path) } else { Ok(()) }
+}
+
 /// Writes beside and renames, so that readers see the old file or the new one.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or_else(|| io::Error::other("no parent folder"))?;
     let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
     file.write_all(bytes)?;
+    file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
 }

@@ -14,6 +14,8 @@ pub struct Destination<'a> {
     pub folder: &'a Path,
     /// How bundled weights get there.
     pub link_mode: LinkMode,
+    /// Whether to wait until the package is on the disk before it takes the place of the old one.
+    pub sync: bool,
 }
 
 impl Packager<'_> {
@@ -44,6 +46,7 @@ impl Packager<'_> {
             protected: &protected,
             digests: self.cache.digests(),
             locks: Some(&locks),
+            sync: destination.sync,
             progress: &progress,
         };
         self.observer.event(Event::Bundling);

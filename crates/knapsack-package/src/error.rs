@@ -18,9 +18,9 @@ pub enum Error {
     Io {
         /// `read`, `write`, …
         action: &'static str,
-        /// The file or folder.
+        /// The file or folder that the system was asked for.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's own error.
         source: std::io::Error,
     },
     /// The cache of compiled libraries and converted weights.
@@ -35,9 +35,9 @@ pub enum Error {
     /// A model cannot be compiled.
     #[error("{model_id} cannot be compiled")]
     Model {
-        /// Which one.
+        /// The manifest's `model_id`.
         model_id: String,
-        /// What is wrong.
+        /// What its configuration, graph or sizes say.
         source: Box<ModelError>,
     },
     /// Apple's Metal compiler.

@@ -33,9 +33,9 @@ pub enum ModelError {
     /// The configuration cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
+        /// The configuration's path.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's own error.
         source: std::io::Error,
     },
     /// The configuration is larger than any real one.
@@ -44,7 +44,7 @@ pub enum ModelError {
     /// The configuration is no JSON.
     #[error("{} is not valid JSON", path.display())]
     Json {
-        /// The file.
+        /// The configuration's path.
         path: PathBuf,
         /// Where it stops being JSON.
         source: knapsack_models::json::JsonError,
@@ -52,7 +52,7 @@ pub enum ModelError {
     /// No family can use the configuration.
     #[error("{}", path.display())]
     Config {
-        /// The file.
+        /// The configuration's path.
         path: PathBuf,
         /// What is wrong with it.
         source: ConfigError,
@@ -62,15 +62,15 @@ pub enum ModelError {
     Format {
         /// The file that says so.
         path: PathBuf,
-        /// The format.
+        /// The name that no format has.
         source: UnknownQuantization,
     },
     /// Weights that were converted are not converted again.
     #[error("{} is in {own} already: {wanted} needs the checkpoint", folder.display())]
     Converted {
-        /// The folder.
+        /// The model's folder.
         folder: PathBuf,
-        /// Its format.
+        /// The format that its weights are in.
         own: String,
         /// The format asked for.
         wanted: String,

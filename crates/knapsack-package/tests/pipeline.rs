@@ -89,7 +89,7 @@ impl World {
 
     fn package(&self, manifest: &Manifest) -> Result<knapsack_bundle::Report, Error> {
         let ready = self.ready(manifest)?;
-        let destination = Destination { folder: &self.path("dist"), link_mode: LinkMode::Copy };
+        let destination = Destination { folder: &self.path("dist"), link_mode: LinkMode::Copy, sync: true };
         self.packager().bundle(manifest, &ready, destination)
     }
 }

@@ -19,7 +19,7 @@ pub enum Error {
     /// An environment variable cannot be used.
     #[error("the environment variable {name} cannot be used: {reason}")]
     Setting {
-        /// Its name.
+        /// The variable, such as `HF_ENDPOINT`.
         name: &'static str,
         /// What is wrong. Never its value where that is a secret.
         reason: String,
@@ -47,19 +47,19 @@ pub enum Error {
     DamagedMetadata {
         /// Folder or repository.
         place: String,
-        /// The file.
+        /// Its name in the folder or repository.
         file: String,
-        /// What is wrong.
+        /// What its reader says.
         reason: String,
     },
     /// The disk.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The verb of the message, such as `open`.
         action: &'static str,
-        /// On what.
+        /// The file or folder that the system was asked for.
         path: PathBuf,
-        /// Why not.
+        /// The system's own error.
         source: std::io::Error,
     },
     /// Less free space than the downloads need.
@@ -70,9 +70,9 @@ pub enum Error {
     NoSpace {
         /// Still to be written.
         needed: u64,
-        /// Free there.
+        /// Bytes that the file system gives.
         available: u64,
-        /// The cache.
+        /// The folder that was looked into.
         path: PathBuf,
     },
     /// Something is not in the cache and the network may not be used.
@@ -80,13 +80,13 @@ pub enum Error {
     Offline {
         /// A file, or the answer to a revision.
         what: String,
-        /// The cache.
+        /// The folder that was looked into.
         cache: PathBuf,
     },
     /// An address is to be fetched and the network may not be used.
     #[error("{url} has to be downloaded, and this run is offline")]
     OfflineAddress {
-        /// The address.
+        /// The address without its query, which may hold a signature.
         url: String,
     },
     /// The lockfile would change, and `--locked` forbids it.
@@ -119,7 +119,7 @@ pub enum Error {
     /// The hub asked to slow down for longer than this run waits.
     #[error("the server at {url} limits requests{}", wait.map(|wait| format!(" and asks to wait {} s", wait.as_secs())).unwrap_or_default())]
     RateLimited {
-        /// The address.
+        /// The address without its query, which may hold a signature.
         url: String,
         /// `Retry-After`, when it was there.
         wait: Option<Duration>,
@@ -129,7 +129,7 @@ pub enum Error {
     Status {
         /// HTTP status.
         status: u16,
-        /// The address.
+        /// The address without its query, which may hold a signature.
         url: String,
         /// The server's own words, shortened.
         message: String,
@@ -137,21 +137,29 @@ pub enum Error {
     /// The connection failed, stalled or broke.
     #[error("the connection to {url} failed: {reason}")]
     Connection {
-        /// The address.
+        /// The address without its query, which may hold a signature.
         url: String,
-        /// Why.
+        /// What the socket, TLS or the proxy says.
+        reason: String,
+    },
+    /// The body comes so slowly that the file would never be there.
+    #[error("the connection to {url} is too slow: {reason}")]
+    TooSlow {
+        /// The address without its query, which may hold a signature.
+        url: String,
+        /// How slow.
         reason: String,
     },
     /// The server's name means nothing here.
     #[error("the host name of {url} cannot be resolved; without a network, --offline uses what is in the cache")]
     UnknownHost {
-        /// The address.
+        /// The address without its query, which may hold a signature.
         url: String,
     },
     /// The server's certificate is not trusted.
     #[error("{url} is not trusted: {reason}; if a proxy or an own hub is meant, set SSL_CERT_FILE to its certificates")]
     Untrusted {
-        /// The address.
+        /// The address without its query, which may hold a signature.
         url: String,
         /// What is wrong with the certificate.
         reason: String,
@@ -159,17 +167,17 @@ pub enum Error {
     /// A redirect that is not followed.
     #[error("{url} redirects to {target}, which is not followed: {reason}")]
     Redirect {
-        /// From.
+        /// The address that redirects.
         url: String,
-        /// To.
+        /// The address that it leads to.
         target: String,
-        /// Why.
+        /// The rule that the target breaks.
         reason: &'static str,
     },
     /// An answer that a hub cannot give.
     #[error("the server's answer at {url} cannot be used: {reason}")]
     BadAnswer {
-        /// The address.
+        /// The address without its query, which may hold a signature.
         url: String,
         /// What is wrong.
         reason: String,
@@ -187,9 +195,9 @@ pub enum Error {
     /// A file has another length than announced.
     #[error("{file} has {found} bytes, expected {expected}{hint}")]
     WrongSize {
-        /// The file.
+        /// `org/name/path`, or a path of this machine.
         file: String,
-        /// Announced.
+        /// What the index or the hub announces.
         expected: u64,
         /// Received or found.
         found: u64,
@@ -199,13 +207,13 @@ pub enum Error {
     /// A file has other content than announced.
     #[error("{file} is damaged: {algorithm} is {found}, expected {expected}")]
     WrongDigest {
-        /// The file.
+        /// `org/name/path`, or a path of this machine.
         file: String,
         /// `sha256` or `git object id`.
         algorithm: &'static str,
-        /// Announced.
+        /// The digest that the lockfile, the hub or the index names.
         expected: String,
-        /// Computed.
+        /// The digest of what is there.
         found: String,
     },
     /// Tried as often as allowed.
@@ -250,6 +258,7 @@ impl Error {
             | Self::Status { .. }
             | Self::Connection { .. }
             | Self::UnknownHost { .. }
+            | Self::TooSlow { .. }
             | Self::Untrusted { .. }
             | Self::Redirect { .. }
             | Self::BadAnswer { .. }
@@ -276,7 +285,7 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::RateLimited { wait: Some(wait), .. } => Retry::After(*wait),
-            Self::RateLimited { wait: None, .. } | Self::Connection { .. } => Retry::Backoff,
+            Self::RateLimited { wait: None, .. } | Self::Connection { .. } | Self::TooSlow { .. } => Retry::Backoff,
             Self::Status { status: 408 | 425 | 500..=599, .. } => Retry::Backoff,
             _ => Retry::Never,
         }

@@ -8,6 +8,7 @@ use ureq::http::{HeaderMap, Uri, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::error::{Error, Result};
+use crate::paced::Paced;
 use crate::settings::{Settings, Token};
 
 const MAX_REDIRECTS: usize = 8;
@@ -19,6 +20,8 @@ pub(crate) struct Client {
     agent: ureq::Agent,
     home: Origin,
     token: Option<Token>,
+    /// How long a body may come too slowly.
+    stall: Duration,
     /// Whether any server has answered.
     reached: AtomicBool,
 }
@@ -41,6 +44,7 @@ pub(crate) struct Answer {
     pub(crate) headers: HeaderMap,
     /// Headers of the first hop, which is the hub when a file lies elsewhere.
     pub(crate) hub_headers: HeaderMap,
+    stall: Duration,
     body: ureq::Body,
 }
 
@@ -74,7 +78,13 @@ impl Client {
             .input_buffer_size(256 << 10)
             .max_idle_connections_per_host(settings.workers)
             .build();
-        Ok(Self { agent: config.new_agent(), home, token: settings.token.clone(), reached: AtomicBool::new(false) })
+        Ok(Self {
+            agent: config.new_agent(),
+            home,
+            token: settings.token.clone(),
+            stall: patience.stall,
+            reached: AtomicBool::new(false),
+        })
     }
 
     /// Whether requests to the hub carry a token.
@@ -97,7 +107,14 @@ impl Client {
             match status {
                 200 | 206 => {
                     let hub_headers = first.clone();
-                    return Ok(Answer { url: shown(&url), status, headers: parts.headers, hub_headers, body });
+                    return Ok(Answer {
+                        url: shown(&url),
+                        status,
+                        headers: parts.headers,
+                        hub_headers,
+                        stall: self.stall,
+                        body,
+                    });
                 }
                 301 | 302 | 303 | 307 | 308 => url = redirect(&url, &origin, &parts.headers)?,
                 _ => return Err(failure(&url, status, &parts.headers, body)),
@@ -178,7 +195,7 @@ impl Answer {
 
     /// The body as it arrives.
     pub(crate) fn into_reader(self) -> impl Read + Send + 'static {
-        self.body.into_reader()
+        Paced::new(self.body.into_reader(), self.stall)
     }
 
     /// The whole body, refused beyond `limit`.
@@ -188,7 +205,7 @@ impl Answer {
             return Err(Error::BadAnswer { url: self.url, reason: too_large });
         }
         let mut text = Vec::new();
-        let read = self.body.into_reader().take(limit + 1).read_to_end(&mut text);
+        let read = Paced::new(self.body.into_reader(), self.stall).take(limit + 1).read_to_end(&mut text);
         read.map_err(|error| Error::Connection { url: self.url.clone(), reason: error.to_string() })?;
         if text.len() as u64 > limit {
             return Err(Error::BadAnswer { url: self.url, reason: too_large });

@@ -17,6 +17,8 @@ use crate::settings::Settings;
 const MAX_ANSWER: u64 = 32 << 20;
 /// Most files in the root of a repository. Models have tens, the largest a few hundred.
 const MAX_ENTRIES: usize = 20_000;
+/// Most pages that they come in.
+const MAX_PAGES: usize = 500;
 /// Largest file that is believed: 1 TiB.
 const MAX_FILE: u64 = 1 << 40;
 
@@ -97,12 +99,12 @@ impl Hub<'_> {
             format!("{}/api/models/{repository}/tree/{commit}?recursive=false&expand=false", self.settings.endpoint);
         let what = format!("the file list of {repository} at {commit}");
         let mut files = Vec::new();
-        let (mut next, mut entries) = (Some(root), 0);
+        let (mut next, mut entries, mut pages) = (Some(root), 0, 0);
         while let Some(url) = next.take() {
             let (page, link): (Vec<TreeEntry>, _) = self.json(&url, repository, &what)?;
-            entries += page.len();
-            if entries > MAX_ENTRIES || (page.is_empty() && link.is_some()) {
-                let reason = format!("it lists more than {MAX_ENTRIES} files, which no model has");
+            (entries, pages) = (entries + page.len(), pages + 1);
+            if entries > MAX_ENTRIES || pages > MAX_PAGES || (page.is_empty() && link.is_some()) {
+                let reason = format!("it lists more than {MAX_ENTRIES} files or {MAX_PAGES} pages, which no model has");
                 return Err(Error::BadAnswer { url: shown(&url), reason });
             }
             for entry in page.into_iter().filter(|entry| entry.kind == "file") {

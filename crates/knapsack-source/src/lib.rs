@@ -20,6 +20,7 @@ mod layout;
 mod local;
 mod location;
 mod model;
+mod paced;
 mod parallel;
 mod progress;
 mod resolution;

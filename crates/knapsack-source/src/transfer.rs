@@ -13,6 +13,7 @@ use crate::http::Answer;
 use crate::hub::Hub;
 use crate::layout::{HubCache, create_parent};
 use crate::location::RepoId;
+use crate::paced::is_too_slow;
 use crate::progress::Event;
 use crate::retry::Attempts;
 use crate::stamps::Stamps;
@@ -149,6 +150,8 @@ impl Transfers<'_> {
         }
         let path = self.cache.partial(&wanted.repository, wanted.key());
         let (found, etag) = Download { hub, wanted, number, etag: None }.run(&path)?;
+        let synced = File::options().read(true).write(cfg!(windows)).open(&path).and_then(|file| file.sync_all());
+        synced.map_err(Error::io("write", &path))?;
         let id = blob_name(wanted, &found, etag.as_deref());
         let blob = self.cache.blob(&wanted.repository, &id);
         fs::rename(&path, &blob).map_err(Error::io("write", &blob))?;
@@ -213,7 +216,10 @@ impl Download<'_> {
             let outcome = self.attempt(partial);
             if partial.done > furthest {
                 furthest = partial.done;
-                attempts.progressed();
+                // A drip is no progress: it would be waited for without end.
+                if !matches!(outcome, Err(Error::TooSlow { .. })) {
+                    attempts.progressed();
+                }
             }
             if let Err(error) = outcome {
                 attempts.failed(self.hub.explain(error, &self.wanted.repository, &self.wanted.name()))?;
@@ -384,6 +390,10 @@ impl Sink<'_> {
         match reader.read(room) {
             Ok(0) => Err(failed("it ended")),
             Ok(count) => (self.arrived)(count as u64).map(|()| count),
+            Err(error) if is_too_slow(&error) => Err(Error::TooSlow {
+                url: self.url.to_owned(),
+                reason: format!("{error}, {there} of {} bytes are there", self.size),
+            }),
             Err(error) => Err(failed(&error.to_string())),
         }
     }

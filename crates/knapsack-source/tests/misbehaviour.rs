@@ -60,6 +60,18 @@ fn a_stalled_connection_is_left_and_resumed() {
 }
 
 #[test]
+fn a_hub_that_drips_is_given_up() {
+    let world = World::with_llama();
+    world.hub.push("org/drips", with_shard(noise(10_000, 1)));
+    world.hub.fault("storage", Fault::Drip(8, Duration::from_millis(20)), 99);
+    let error = world.error("HF://org/drips");
+    assert!(matches!(root(error), Error::TooSlow { .. }));
+    world.hub.clear_faults();
+    world.hub.fault("/tree/", Fault::Drip(4, Duration::from_millis(20)), 99);
+    assert!(matches!(root(world.error("HF://org/llama")), Error::Connection { .. }));
+}
+
+#[test]
 fn wrong_bytes_of_the_right_length_never_enter_the_cache() {
     for part in ["storage", "tokenizer_config.json"] {
         let world = World::with_llama();

@@ -247,6 +247,9 @@ pub struct PackageArgs {
     /// How weights get into the package; hard links share later changes with the source
     #[arg(long, value_enum, default_value_t, value_name = "MODE")]
     pub link_mode: LinkMode,
+    /// Do not wait until the package is on the disk: for machines whose disks are thrown away, such as CI's
+    #[arg(long)]
+    pub no_sync: bool,
     /// How the lockfile and the network may be used.
     #[command(flatten)]
     pub lock: LockArgs,

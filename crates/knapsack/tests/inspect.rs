@@ -126,6 +126,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         protected: &[],
         digests: &FileDigests::in_memory(),
         locks: None,
+        sync: false,
         progress: &|_| ControlFlow::Continue(()),
     };
     knapsack_bundle::write(&Package { device: Device::ANDROID, entries: vec![entry] }, &dist, &options).unwrap();

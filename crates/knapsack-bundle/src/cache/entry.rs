@@ -233,7 +233,14 @@ impl Cache {
         let record = EntryRecord { version: VERSION, inputs: inputs.clone(), files };
         let text = serde_json::to_vec_pretty(&record).expect("a record has only serializable fields");
         let path = staging.join(RECORD);
-        fs::write(&path, text).map_err(CacheError::io("write", &path))
+        fs::write(&path, text).map_err(CacheError::io("write", &path))?;
+        // An entry that is found whole by its sizes must be whole after a loss of power too.
+        for path in paths.iter().chain([&path]) {
+            files::sync_file(path).map_err(CacheError::io("write", path))?;
+        }
+        files::sync_folder(&content)
+            .and_then(|()| files::sync_folder(staging))
+            .map_err(CacheError::io("write", staging))
     }
 
     /// Compares with the entry of the same subject that differs least.

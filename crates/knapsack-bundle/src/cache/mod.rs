@@ -65,7 +65,7 @@ pub enum CacheError {
         action: &'static str,
         /// Of which file or folder.
         path: PathBuf,
-        /// Why.
+        /// The system's own error.
         #[source]
         source: std::io::Error,
     },

@@ -87,6 +87,8 @@ pub struct Options<'a> {
     pub digests: &'a FileDigests,
     /// Where to lock the output folder against a second run; `None`: no lock.
     pub locks: Option<&'a Path>,
+    /// Whether to wait until the package is on the disk before it takes the place of the old one.
+    pub sync: bool,
     /// Called as work goes on; `Break` stops it and leaves the old package.
     pub progress: &'a (dyn Fn(Progress<'_>) -> ControlFlow<()> + Sync),
 }

@@ -7,8 +7,9 @@ use crate::digest::{Digests, Stamp, Wanted};
 use crate::error::BundleError;
 use crate::files::{self, LinkMode, Swapped};
 use crate::objects::{self, Library};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// What is to be done, as the report will tell it.
@@ -111,7 +112,9 @@ pub(super) fn write(
     fs::create_dir_all(&target.parent).map_err(BundleError::io("create", &target.parent))?;
     let staging = target.staging();
     fs::create_dir(&staging).map_err(BundleError::io("create", &staging))?;
-    let written = fill(package, outputs, target, &decision, options, &staging).and_then(|()| {
+    let filled = fill(package, outputs, target, &decision, options, &staging)
+        .and_then(|()| if options.sync { sync(outputs, &decision, &staging) } else { Ok(()) });
+    let written = filled.and_then(|()| {
         files::swap(&staging, &target.path, &target.aside()).map_err(BundleError::io("replace", &target.path))
     });
     match written {
@@ -123,12 +126,33 @@ pub(super) fn write(
             return Err(error);
         }
     }
+    if options.sync {
+        files::sync_folder(&target.parent).map_err(BundleError::io("write", &target.parent))?;
+    }
     for output in outputs {
         let digests = Digests { sha256: Some(output.sha256.clone()), ..Digests::default() };
         options.digests.remember(&target.path.join(&output.path), digests);
     }
     options.digests.save();
     Ok(decision.report)
+}
+
+/// Waits until what was written, and the names of everything, are on the disk.
+fn sync(outputs: &[Output], decision: &Decision, staging: &Path) -> Result<(), BundleError> {
+    let mut folders = BTreeSet::from([staging.to_path_buf()]);
+    for output in outputs {
+        let path = staging.join(&output.path);
+        if !decision.kept.contains(&output.path) {
+            files::sync_file(&path).map_err(BundleError::io("write", &path))?;
+        }
+        let parents = path.ancestors().skip(1).take_while(|parent| *parent != staging);
+        folders.extend(parents.map(Path::to_path_buf));
+    }
+    // The deepest first: a name is worth something when what it names is there.
+    for folder in folders.iter().rev() {
+        files::sync_folder(folder).map_err(BundleError::io("write", folder))?;
+    }
+    Ok(())
 }
 
 fn fill(
@@ -176,7 +200,11 @@ fn write_one(output: &Output, path: &Path, libraries: &[Library], options: &Opti
             read_back(path, libraries, *slices)
         }
         Content::Copy(source, stamp) => {
-            files::place(source, path, options.link_mode).map_err(BundleError::io("copy", source))?;
+            files::place(source, path, options.link_mode).map_err(|error| match error.kind() {
+                // The source is not to blame for a full disk.
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => BundleError::io("write", path)(error),
+                _ => BundleError::io("copy", source)(error),
+            })?;
             let now = fs::metadata(source).map_err(BundleError::io("read", source))?;
             // A hard link changes the source's change time, so then only size and modification time can tell.
             let same = match options.link_mode {

@@ -57,7 +57,14 @@ impl Bench {
         write(
             &self.package,
             &self.dist(),
-            &Options { link_mode, protected: &protected, digests: &digests, locks: Some(&locks), progress },
+            &Options {
+                link_mode,
+                protected: &protected,
+                digests: &digests,
+                locks: Some(&locks),
+                sync: false,
+                progress,
+            },
         )
     }
 
@@ -244,6 +251,7 @@ fn dangerous_folders_are_refused() {
         protected: &protected,
         digests: &digests,
         locks: None,
+        sync: true,
         progress: &|_| ControlFlow::Continue(()),
     };
     let root = bench.root.path();

@@ -28,7 +28,7 @@ pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
         LinkMode::Copy => knapsack_bundle::LinkMode::Copy,
         LinkMode::Hardlink => knapsack_bundle::LinkMode::Hardlink,
     };
-    let destination = Destination { folder: &args.output, link_mode };
+    let destination = Destination { folder: &args.output, link_mode, sync: !args.no_sync };
     let report = packager.bundle(&read.manifest, &ready, destination)?;
     let planned = || ready.iter().map(|model| &model.built.planned);
     for file in &report.written {
