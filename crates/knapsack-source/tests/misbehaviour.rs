@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::time::Duration;
 
 use common::{World, assert_llama, noise, with_shard};
 use knapsack_source::{Error, Token};
