@@ -68,7 +68,7 @@ fn a_hub_that_drips_is_given_up() {
     let error = world.error("HF://org/drips");
     assert!(matches!(root(error), Error::TooSlow { .. }));
     world.hub.clear_faults();
-    world.hub.fault("/tree/", Fault::Drip(4, Duration::from_millis(20)), 99);
+    world.hub.fault("/api/models", Fault::Drip(1, Duration::from_millis(20)), 99);
     assert!(matches!(root(world.error("HF://org/llama")), Error::Connection { .. }));
 }
 

@@ -119,7 +119,12 @@ impl Reply {
         match &self.body {
             Body::Text(text) => {
                 let bytes = &text.as_bytes()[..text.len().min(count as usize)];
-                stream.write_all(bytes)?;
+                for (index, piece) in bytes.chunks(piece.max(1)).enumerate() {
+                    if index > 0 {
+                        pause();
+                    }
+                    stream.write_all(piece)?;
+                }
                 Ok(bytes.len() as u64)
             }
             Body::Content { content: Content::Bytes(bytes), from } => {
