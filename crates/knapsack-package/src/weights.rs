@@ -3,6 +3,7 @@
 
 use crate::find::Found;
 use crate::model::{FolderKind, Model, read_json};
+use crate::ready::template_choice;
 use crate::text::{chain, listed};
 use knapsack_artifact::WeightIndex;
 use knapsack_config::{Diagnostic, codes};
@@ -21,8 +22,10 @@ pub(crate) fn check(found: &Found, model: &Model) -> Vec<Diagnostic> {
         (FolderKind::Checkpoint, Pinned::Local(_)) => checkpoint(found, model).into_iter().collect(),
         // The headers of its weights are at the hub still.
         (FolderKind::Checkpoint, Pinned::Hub(_)) => {
-            let chat = knapsack_weights::chat_config(&found.folder.path, &model.quantization, None).err();
-            let chat = chat.map(|problem| unusable(found, &problem));
+            let chat =
+                knapsack_weights::chat_config(&found.folder.path, &model.quantization, &template_choice(&found.entry))
+                    .err();
+            let chat = chat.and_then(|problem| unusable(found, &problem));
             [checkpoint_index(found, model), chat].into_iter().flatten().collect()
         }
     }
@@ -105,10 +108,10 @@ fn checkpoint(found: &Found, model: &Model) -> Option<Diagnostic> {
         checkpoint: folder,
         output: folder,
         quantization: model.quantization,
-        conv_template: None,
+        chat_template: &template_choice(&found.entry),
         jobs: None,
     };
-    knapsack_weights::check(&request).err().map(|problem| unusable(found, &problem))
+    knapsack_weights::check(&request).err().and_then(|problem| unusable(found, &problem))
 }
 
 /// The index of a checkpoint in several files against the tensors that its configuration asks for: names alone.
@@ -146,15 +149,16 @@ fn checkpoint_index(found: &Found, model: &Model) -> Option<Diagnostic> {
     (!problem.is_empty()).then(|| with_lines(found, &problem.to_string()))
 }
 
-/// What keeps a checkpoint from being converted.
-fn unusable(found: &Found, problem: &ConvertError) -> Diagnostic {
+/// What keeps a checkpoint from being converted, but for its chat template, which is told at its own place.
+fn unusable(found: &Found, problem: &ConvertError) -> Option<Diagnostic> {
     let text = chain(problem);
-    match problem {
+    Some(match problem {
+        ConvertError::ChatTemplate { .. } | ConvertError::ConvTemplate { .. } => return None,
         ConvertError::Io { .. } => {
             Diagnostic::error(codes::SOURCE_FAILED, found.entry.source.span, format!("{}: {text}", found.id()))
         }
         _ => with_lines(found, &text),
-    }
+    })
 }
 
 /// The first line is the finding, the others explain it.
