@@ -84,6 +84,10 @@ fn arrows(text: &str, graph: &BTreeMap<String, BTreeSet<String>>) -> Vec<String>
             problems
                 .push(format!("{name} depends on {other}: that arrow is not in the crate table of ARCHITECTURE.md"));
         }
+        // "all" is a permission, not a list.
+        for other in may.difference(used).filter(|_| may.len() < table.len()) {
+            problems.push(format!("ARCHITECTURE.md allows {name} to depend on {other}, and it does not"));
+        }
     }
     problems.extend(
         table
@@ -137,8 +141,14 @@ mod tests {
     fn the_table_decides() {
         let right = graph(&[("knapsack-a", &[]), ("knapsack-b", &["knapsack-a"]), ("knapsack", &["knapsack-a"])]);
         assert_eq!(arrows(TABLE, &right), Vec::<String>::new());
-        let wrong = graph(&[("knapsack-a", &["knapsack-b"]), ("knapsack-b", &[]), ("knapsack", &["knapsack-c"])]);
+        let wrong =
+            graph(&[("knapsack-a", &["knapsack-b"]), ("knapsack-b", &["knapsack-a"]), ("knapsack", &["knapsack-c"])]);
         assert_eq!(arrows(TABLE, &wrong).len(), 2);
+        let unused = graph(&[("knapsack-a", &[]), ("knapsack-b", &[]), ("knapsack", &[])]);
+        assert_eq!(
+            arrows(TABLE, &unused),
+            ["ARCHITECTURE.md allows knapsack-b to depend on knapsack-a, and it does not"]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::library::MemoryPlan;
 use crate::names::{self, UnsafeName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::Path;
@@ -21,6 +22,9 @@ pub const MAX_FILES: usize = 1 << 16;
 pub struct AppConfig {
     /// In the order of the manifest.
     pub model_list: Vec<AppModel>,
+    /// The app's own keys, as the manifest gives them.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub app: Map<String, Value>,
 }
 
 /// One model of the app.
@@ -50,6 +54,9 @@ pub struct AppModel {
     /// Most tokens of one prefill call; -1 in the file: not said.
     #[serde(default, with = "window")]
     pub prefill_chunk_size: Option<u32>,
+    /// The app's own keys for this model, as the manifest gives them.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub app: Map<String, Value>,
     /// Every file of the weight folder; the runtime downloads and verifies by it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<AppFile>,
@@ -263,13 +270,14 @@ mod tests {
             context_window_size: None,
             sliding_window_size: Some(512),
             prefill_chunk_size: Some(128),
+            app: Map::from_iter([("group".to_owned(), "tiny".into())]),
             files: vec![AppFile { path: "tokenizer.json".into(), size: 4, sha256: "0".repeat(64) }],
         }
     }
 
     #[test]
     fn what_is_written_is_read() {
-        let config = AppConfig { model_list: vec![model()] };
+        let config = AppConfig { model_list: vec![model()], app: Map::from_iter([("theme".to_owned(), 3.into())]) };
         let text = String::from_utf8(config.encode()).unwrap();
         assert!(text.contains("\"model_path\": \"tiny\"") && text.contains("\"context_window_size\": -1"), "{text}");
         assert_eq!(AppConfig::decode(text.as_bytes()).unwrap(), config);
@@ -304,12 +312,12 @@ mod tests {
         for (expected, change) in changes {
             let mut bad = model();
             change(&mut bad);
-            let error = AppConfig::decode(&AppConfig { model_list: vec![bad] }.encode()).unwrap_err();
+            let error = AppConfig::decode(&AppConfig { model_list: vec![bad], app: Map::new() }.encode()).unwrap_err();
             let text =
                 format!("{error} {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default());
             assert!(text.contains(expected), "{expected}: {text}");
         }
-        let twice = AppConfig { model_list: vec![model(), model()] }.encode();
+        let twice = AppConfig { model_list: vec![model(), model()], app: Map::new() }.encode();
         assert!(matches!(AppConfig::decode(&twice), Err(AppConfigError::Duplicate(_))));
         for bad in
             [&b"{}"[..], b"[", br#"{"model_list": [{"model_id": "a", "model_lib": "b", "estimated_vram_bytes": -1}]}"#]

@@ -16,7 +16,7 @@ mod windows;
 
 pub use choose::{
     CHUNK_STEP, CONTEXT_STEP, ChooseError, Chosen, DEFAULT_CHUNK, DEFAULT_CONTEXT, Fixed, MIN_CHUNK, MIN_CONTEXT,
-    Notice, OverBudget, Overrides, Own, Reason, Size, choose, fit,
+    Notice, OverBudget, Overrides, Own, OwnSizes, Reason, Size, choose, fit,
 };
 pub use error::{CompileError, WindowProblem, WindowProblems};
 pub use windows::check_windows;

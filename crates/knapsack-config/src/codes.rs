@@ -14,7 +14,7 @@ macro_rules! codes {
 codes! {
     /// A file can not be read.
     UNREADABLE = "unreadable";
-    /// A file is not UTF-8.
+    /// A file is text in no encoding of Unicode.
     ENCODING = "encoding";
     /// A file is larger, deeper or longer than a manifest may be.
     TOO_LARGE = "too-large";
@@ -82,6 +82,8 @@ codes! {
     OVER_BUDGET = "over-budget";
     /// A buffer larger than the GPU of a target phone can have.
     BUFFER_TOO_LARGE = "buffer-too-large";
+    /// A KV cache larger than the weights.
+    LARGE_KV_CACHE = "large-kv-cache";
     /// A budget more than twice what the plan needs.
     BUDGET_TOO_LARGE = "budget-too-large";
     /// A context beyond the positions that the model was trained for.

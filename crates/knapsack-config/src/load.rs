@@ -2,10 +2,11 @@
 
 use crate::codes;
 use crate::diagnostic::{Diagnostic, Report};
+use crate::encoding::{Decoded, Wrong, decode};
 use crate::environment::Environment;
 use crate::manifest::Manifest;
 use crate::parse::{MAX_FILE_BYTES, parse};
-use crate::render::quoted;
+use crate::render::{quoted, shown};
 use crate::resolve::resolve;
 use crate::source_map::{FileId, Span, Spanned};
 use crate::written::{Field, Written};
@@ -34,9 +35,9 @@ pub struct Loaded {
 pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Box<Report>> {
     let mut loader = Loader { environment, report: Report::default(), read: HashMap::new(), stack: Vec::new() };
     let root = match read_text(path, false) {
-        Ok((text, encoding)) => loader.add(path.to_owned(), text, encoding),
+        Ok(decoded) => loader.add(path.to_owned(), decoded),
         Err(reason) => {
-            let message = format!("can not read {}: {reason}", path.display());
+            let message = format!("can not read {}: {reason}", shown(path));
             let error = Diagnostic::error(codes::UNREADABLE, None, message);
             loader.report.push(error.help("`knapsack init` writes a manifest, `-c FILE` names another"));
             return Err(Box::new(loader.report));
@@ -48,18 +49,13 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Box<Report
 /// Reads and checks a manifest whose text is given; `path` says where it stands, for relative paths and messages.
 pub fn load_text(path: &Path, text: &str, environment: &Environment) -> Result<Loaded, Box<Report>> {
     let mut loader = Loader { environment, report: Report::default(), read: HashMap::new(), stack: Vec::new() };
-    let text = if text.len() as u64 > MAX_FILE_BYTES { Err(too_large()) } else { Ok(decode(text.as_bytes().to_vec())) };
-    match text {
-        Ok((text, encoding)) => {
-            let root = loader.add(path.to_owned(), text, encoding);
-            finish(loader, root)
-        }
-        Err(reason) => {
-            let message = format!("can not read {}: {reason}", path.display());
-            loader.report.push(Diagnostic::error(codes::UNREADABLE, None, message));
-            Err(Box::new(loader.report))
-        }
+    if text.len() as u64 > MAX_FILE_BYTES {
+        let message = format!("can not read {}: {}", shown(path), too_large());
+        loader.report.push(Diagnostic::error(codes::UNREADABLE, None, message));
+        return Err(Box::new(loader.report));
     }
+    let root = loader.add(path.to_owned(), decode(text.as_bytes()));
+    finish(loader, root)
 }
 
 fn finish(mut loader: Loader<'_>, root: FileId) -> Result<Loaded, Box<Report>> {
@@ -100,13 +96,28 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// Adds a text, and a finding when it was not UTF-8.
-    fn add(&mut self, path: PathBuf, text: String, bad_at: Option<usize>) -> FileId {
+    /// Adds a text, and a finding when it could not be decoded.
+    fn add(&mut self, path: PathBuf, Decoded { text, wrong }: Decoded) -> FileId {
         let file = self.report.sources.add(path, text);
-        if let Some(at) = bad_at {
+        if let Some((at, wrong)) = wrong {
+            let (message, label, help) = match wrong {
+                // Bytes from A0 on are the characters of these numbers in Latin-1, and mostly in Windows-1252.
+                Wrong::Utf8(byte @ 0xa0..=0xfe) => {
+                    let label = format!("the first wrong byte, 0x{byte:02x}: `{}` in Latin-1", char::from(byte));
+                    ("the file is not UTF-8".to_owned(), label, "save the file as UTF-8")
+                }
+                Wrong::Utf8(byte) => {
+                    let label = format!("the first wrong byte, 0x{byte:02x}");
+                    ("the file is not UTF-8".to_owned(), label, "save the file as UTF-8")
+                }
+                Wrong::Unicode(name) => {
+                    let label = "the first wrong character".to_owned();
+                    (format!("the file seems to be {name}, and is damaged"), label, "save the file as UTF-8")
+                }
+                Wrong::Compressed(name) => (format!("the file is compressed ({name})"), String::new(), "decompress it"),
+            };
             let span = Span { file, start: at as u32, end: at as u32 + 3 };
-            let error = Diagnostic::error(codes::ENCODING, span, "the file is not UTF-8").label("the first wrong byte");
-            self.report.push(error.help("save the file as UTF-8"));
+            self.report.push(Diagnostic::error(codes::ENCODING, span, message).label(label).help(help));
         }
         file
     }
@@ -155,8 +166,7 @@ impl Loader<'_> {
         let key = real(&path);
         if let Some(start) = self.stack.iter().position(|(open, _)| *open == key) {
             let circle = self.stack[start..].iter().map(|(_, file)| *file).chain([self.stack[start].1]);
-            let names: Vec<String> =
-                circle.map(|file| self.report.sources.file(file).path().display().to_string()).collect();
+            let names: Vec<String> = circle.map(|file| shown(self.report.sources.file(file).path())).collect();
             let error = Diagnostic::error(codes::EXTENDS_CYCLE, name.span, "the files extend each other in a circle")
                 .label("this closes the circle")
                 .help(names.join(" -> "));
@@ -172,14 +182,14 @@ impl Loader<'_> {
             return None;
         }
         let written = match read_text(&path, true) {
-            Ok((text, bad_at)) => {
-                let file = self.add(path, text, bad_at);
+            Ok(decoded) => {
+                let file = self.add(path, decoded);
                 self.file(file)
             }
             Err(reason) => {
                 let message = format!("can not read {}: {reason}", quoted(&name.value));
                 let error = Diagnostic::error(codes::UNREADABLE, name.span, message);
-                self.report.push(error.help(format!("looked for {}", path.display())));
+                self.report.push(error.help(format!("looked for {}", shown(&path))));
                 None
             }
         };
@@ -197,8 +207,8 @@ fn too_large() -> String {
     format!("it is larger than {MAX_FILE_BYTES} bytes")
 }
 
-/// Reads a file up to the cap. The number is where it first is not UTF-8.
-fn read_text(path: &Path, regular: bool) -> Result<(String, Option<usize>), String> {
+/// Reads a file up to the cap.
+fn read_text(path: &Path, regular: bool) -> Result<Decoded, String> {
     let metadata = std::fs::metadata(path).map_err(|error| reason(&error))?;
     if metadata.is_dir() {
         return Err("it is a folder".to_owned());
@@ -213,22 +223,7 @@ fn read_text(path: &Path, regular: bool) -> Result<(String, Option<usize>), Stri
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(too_large());
     }
-    Ok(decode(bytes))
-}
-
-/// The text without a byte-order mark; where it is not UTF-8 the replacement character stands.
-fn decode(bytes: Vec<u8>) -> (String, Option<usize>) {
-    let bytes = match bytes.strip_prefix(b"\xef\xbb\xbf") {
-        Some(rest) => rest.to_vec(),
-        None => bytes,
-    };
-    match String::from_utf8(bytes) {
-        Ok(text) => (text, None),
-        Err(error) => {
-            let at = error.utf8_error().valid_up_to();
-            (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(at))
-        }
-    }
+    Ok(decode(&bytes))
 }
 
 /// The system's reason in words that are the same everywhere, where that is possible.

@@ -46,17 +46,22 @@ pub(crate) fn inspect(path: &Path) -> Result<LocalKind, NotAModel> {
         return Ok(LocalKind::Checkpoint);
     }
     let found = |found: bool| if found { "found" } else { "missing" };
+    let state = |name: &str| match fs::metadata(path.join(name)) {
+        Ok(metadata) if metadata.is_file() => "found",
+        Ok(_) => "not a regular file",
+        Err(_) => "missing",
+    };
     let mut looked_for = vec![
         format!(
             "looked for an MLC model: {MLC_CONFIG} ({}), {} or {} ({})",
-            found(has(MLC_CONFIG)),
+            state(MLC_CONFIG),
             MLC_INDEXES[0],
             MLC_INDEXES[1],
             found(mlc_index)
         ),
         format!(
             "looked for a checkpoint: {CHECKPOINT_CONFIG} ({}), *.safetensors or {CHECKPOINT_INDEX} ({})",
-            found(has(CHECKPOINT_CONFIG)),
+            state(CHECKPOINT_CONFIG),
             found(tensors)
         ),
     ];

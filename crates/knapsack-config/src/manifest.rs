@@ -28,6 +28,8 @@ pub struct Manifest {
     pub target_devices: Vec<Spanned<DeviceProfile>>,
     /// How much of a phone's memory the app leaves to its models.
     pub app_memory: AppMemory,
+    /// The app's own keys.
+    pub app: AppKeys,
 }
 
 impl Manifest {
@@ -66,6 +68,8 @@ pub struct ModelEntry {
     pub quantization: Option<Spanned<Quantization>>,
     /// Chat template of a checkpoint; its own when absent.
     pub chat_template: Option<Spanned<ChatTemplate>>,
+    /// The app's own keys for this model.
+    pub app: AppKeys,
 }
 
 /// Where a checkpoint's chat template comes from.
@@ -76,6 +80,9 @@ pub enum ChatTemplate {
     /// A file, joined to the manifest's folder. It was there when it was checked.
     File(PathBuf),
 }
+
+/// Keys that an app wants to find in its app config: nothing to Knapsack.
+pub type AppKeys = serde_json::Map<String, serde_json::Value>;
 
 impl ModelEntry {
     /// Where an override is written, or the model's id when it is not: a place to report at in either case.

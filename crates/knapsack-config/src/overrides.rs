@@ -1,8 +1,8 @@
 //! Overrides of a model's own values: from a manifest entry, or from `--overrides` on the command line.
 
 use crate::suggest::nearest;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -99,18 +99,19 @@ macro_rules! overrides {
             }
         }
 
-        /// Overrides that change what is compiled. `None` is the model's own value, written as `-1` or left out.
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        /// Overrides that change what is compiled. What is neither given nor in `own` is left to be chosen.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
         pub struct Overrides {
             $(
                 $(#[doc = $meaning])+
-                #[serde(skip_serializing_if = "Option::is_none")]
                 pub $field: Option<u64>,
             )+
+            /// Sizes that are asked for as the model's own, written as `-1`.
+            pub own: BTreeSet<OverrideKey>,
         }
 
         impl Overrides {
-            /// The value of a key, `None` when it is the model's own or the key changes nothing that is compiled.
+            /// The number given for a key, `None` when there is none or the key changes nothing that is compiled.
             pub fn get(&self, key: OverrideKey) -> Option<u64> {
                 match key {
                     $(OverrideKey::$key => self.$field,)+
@@ -118,17 +119,15 @@ macro_rules! overrides {
                 }
             }
 
-            /// Sets a size; keys that change nothing that is compiled are ignored.
+            /// Sets a size, to the model's own where there is no number; keys that change nothing that is compiled are ignored.
             pub(crate) fn set(&mut self, key: OverrideKey, value: Option<u64>) {
                 match key {
                     $(OverrideKey::$key => self.$field = value,)+
-                    _ => {}
+                    _ => return,
                 }
-            }
-
-            /// These overrides with those of `over` on top.
-            pub fn merged(&self, over: &Overrides) -> Overrides {
-                Overrides { $($field: over.$field.or(self.$field)),+ }
+                if value.is_none() {
+                    self.own.insert(key);
+                }
             }
         }
     };
@@ -173,7 +172,7 @@ impl fmt::Display for OverrideKey {
 }
 
 impl Overrides {
-    /// Whether every value is the model's own.
+    /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
         *self == Overrides::default()
     }
@@ -205,10 +204,12 @@ impl fmt::Display for Overrides {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
         for key in OverrideKey::ALL {
-            if let Some(value) = self.get(key) {
-                write!(f, "{separator}{key}={value}")?;
-                separator = ",";
+            match self.get(key) {
+                Some(value) => write!(f, "{separator}{key}={value}")?,
+                None if self.own.contains(&key) => write!(f, "{separator}{key}=-1")?,
+                None => continue,
             }
+            separator = ",";
         }
         Ok(())
     }
@@ -394,7 +395,9 @@ mod tests {
         assert_eq!(overrides.attention_sink_size, Some(0));
         assert_eq!(overrides.to_string(), "context_window_size=2048,prefill_chunk_size=128,attention_sink_size=0");
         assert_eq!("".parse(), Ok(Overrides::default()));
-        assert_eq!("sliding_window_size=-1".parse(), Ok(Overrides::default()));
+        let own: Overrides = "sliding_window_size=-1".parse().unwrap();
+        assert!(own.sliding_window_size.is_none() && own.own.contains(&OverrideKey::SlidingWindowSize));
+        assert_eq!(own.to_string().parse(), Ok(own));
     }
 
     #[test]

@@ -47,6 +47,21 @@ pub(crate) struct Member {
 }
 
 impl Node {
+    /// The value as it is; numbers beyond 64 bits become the nearest that a float holds, as in any reader of JSON.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        match &self.kind {
+            Kind::Null | Kind::Reported => serde_json::Value::Null,
+            Kind::Bool(value) => (*value).into(),
+            Kind::Number(text) => serde_json::from_str(text).unwrap_or_default(),
+            Kind::String(text) => text.as_str().into(),
+            Kind::List(items) => items.iter().map(Node::to_json).collect(),
+            Kind::Object(members) => {
+                let members = members.iter().map(|member| (member.key.value.clone(), member.value.to_json()));
+                serde_json::Value::Object(members.collect())
+            }
+        }
+    }
+
     /// The value's type, for "expected …, found …".
     pub(crate) fn describe(&self) -> &'static str {
         match self.kind {

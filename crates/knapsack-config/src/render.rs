@@ -1,12 +1,18 @@
 //! Diagnostics as text for people: the source line, a caret under the offending part, and what to do about it.
 
 use crate::diagnostic::{Diagnostic, Report, Severity};
-use crate::source_map::{SourceMap, Span};
+use crate::source_map::{Position, SourceFile, SourceMap, Span};
 use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{Annotation, AnnotationKind, Element, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet};
+use std::ops::Range;
+use std::path::Path;
 
 /// Longest piece of the manifest that is quoted inside a message.
 const MAX_QUOTED: usize = 80;
+/// Most text of a file that is shown about one finding.
+const MAX_LINES_BYTES: usize = 16 << 10;
+/// Longest path that is shown whole.
+const MAX_PATH: usize = 240;
 
 /// A piece of foreign text for use inside a message: shortened, control characters escaped.
 pub fn quoted(text: &str) -> String {
@@ -15,6 +21,20 @@ pub fn quoted(text: &str) -> String {
         shown.push('…');
     }
     format!("`{shown}`")
+}
+
+/// A path for use inside a message: control characters escaped, and the middle of a very long one left out, since where it begins
+/// and what it ends with tell most.
+pub fn shown(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let count = text.chars().count();
+    if count <= MAX_PATH {
+        return text.chars().flat_map(escape_control).collect();
+    }
+    let half = MAX_PATH / 2;
+    let begin = text.chars().take(half).flat_map(escape_control);
+    let end = text.chars().skip(count - half).flat_map(escape_control);
+    begin.chain(['…']).chain(end).collect()
 }
 
 /// Escapes what could move the cursor or hide text in a terminal, and leaves everything else readable.
@@ -38,31 +58,61 @@ impl Diagnostic {
             Severity::Notice => Level::NOTE.with_name("notice"),
         };
         let title = level.primary_title(self.message.as_str()).id(self.code);
-        let mut elements: Vec<Element<'a>> = self.snippets(sources).into_iter().map(Element::from).collect();
+        let mut elements = self.snippets(sources);
         elements.extend(self.help.iter().map(|help| Element::from(Level::HELP.message(help.as_str()))));
         title.elements(elements)
     }
 
-    /// One snippet per file: the offending text, and what is related to it.
-    fn snippets<'a>(&'a self, sources: &'a SourceMap) -> Vec<Snippet<'a, Annotation<'a>>> {
+    /// One snippet per file: the lines of the offending text, and of what is related to it. Lines that are longer than anybody's are
+    /// named and not shown: a renderer that looks for a caret's place in a megabyte takes its time, and nobody reads it.
+    fn snippets<'a>(&'a self, sources: &'a SourceMap) -> Vec<Element<'a>> {
         let primary = self.span.map(|span| (span, AnnotationKind::Primary, self.label.as_str()));
         let related = self.related.iter().map(|(span, label)| (*span, AnnotationKind::Context, label.as_str()));
-        let mut marks: Vec<(Span, AnnotationKind, &str)> = primary.into_iter().chain(related).collect();
-        let mut snippets = Vec::new();
+        let mut marks: Vec<Mark<'a>> = primary.into_iter().chain(related).collect();
+        let mut elements = Vec::new();
         while let Some((first, ..)) = marks.first().copied() {
-            let file = sources.file(first.file);
             let (here, rest): (Vec<_>, Vec<_>) = marks.into_iter().partition(|(span, ..)| span.file == first.file);
             marks = rest;
-            let annotations = here.into_iter().map(|(span, kind, label)| {
-                let start = file.floor_char(span.start as usize);
-                let end = file.floor_char(span.end as usize).max(start);
-                kind.span(start..end).label((!label.is_empty()).then_some(label))
-            });
-            let path = file.path().display().to_string();
-            snippets.push(Snippet::source(file.text()).path(path).fold(true).annotations(annotations));
+            let file = sources.file(first.file);
+            let together = lines(file, &here);
+            if together.len() <= MAX_LINES_BYTES {
+                elements.push(snippet(file, together, &here));
+                continue;
+            }
+            // Far from each other, or in a line that is too long.
+            for mark in here {
+                let own = lines(file, &[mark]);
+                elements.push(if own.len() <= MAX_LINES_BYTES {
+                    snippet(file, own, &[mark])
+                } else {
+                    let Position { line, column } = file.position(mark.0.start);
+                    Origin::path(shown(file.path())).line(line).char_column(column).into()
+                });
+            }
         }
-        snippets
+        elements
     }
+}
+
+/// A place, how it is marked, and what stands beside the mark.
+type Mark<'a> = (Span, AnnotationKind, &'a str);
+
+/// The lines from the first mark to the last.
+fn lines(file: &SourceFile, marks: &[Mark<'_>]) -> Range<usize> {
+    let start = marks.iter().map(|(span, ..)| span.start).min().unwrap_or_default();
+    let end = marks.iter().map(|(span, ..)| span.end).max().unwrap_or_default();
+    file.lines(start, end)
+}
+
+fn snippet<'a>(file: &'a SourceFile, lines: Range<usize>, marks: &[Mark<'a>]) -> Element<'a> {
+    let inside = |offset: u32| file.floor_char(offset as usize).clamp(lines.start, lines.end) - lines.start;
+    let annotations = marks.iter().map(|(span, kind, label)| {
+        let (start, end) = (inside(span.start), inside(span.end));
+        kind.span(start..end.max(start)).label((!label.is_empty()).then_some(*label))
+    });
+    let first = file.position(lines.start as u32).line;
+    let source: &'a str = &file.text()[lines.clone()];
+    Snippet::source(source).line_start(first).path(shown(file.path())).fold(true).annotations(annotations).into()
 }
 
 impl Report {
@@ -71,5 +121,18 @@ impl Report {
         let rendered: Vec<String> =
             self.diagnostics.iter().map(|diagnostic| diagnostic.render(&self.sources, styled)).collect();
         rendered.join("\n\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_in_messages_are_short_and_move_no_cursor() {
+        assert_eq!(shown(Path::new("models/a b")), "models/a b");
+        assert_eq!(shown(Path::new("a\u{1b}[31m/\u{202e}b\n")), "a\\u{1b}[31m/\\u{202e}b\\n");
+        let long = shown(Path::new(&format!("begin/{}/end", "x".repeat(100_000))));
+        assert!(long.starts_with("begin/") && long.ends_with("/end") && long.chars().count() == MAX_PATH + 1);
     }
 }

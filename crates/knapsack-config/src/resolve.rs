@@ -7,12 +7,12 @@ use crate::environment::Environment;
 use crate::local::{self, NotAModel};
 use crate::manifest::{ChatTemplate, DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
 use crate::overrides::{OverrideConflict, OverrideKey, Overrides};
-use crate::render::quoted;
-use crate::source::{LocalKind, LocalSource, ModelSource, SourceText};
+use crate::render::{quoted, shown};
+use crate::source::{HubSource, LocalKind, LocalSource, ModelSource, SourceText};
 use crate::source_map::{SourceMap, Span, Spanned};
 use crate::suggest::nearest;
 use crate::written::{
-    Field, Given, TemplateText, Written, WrittenModel, WrittenOverride, WrittenPrebuilt, duplicate_id,
+    Field, Given, Models, TemplateText, Written, WrittenModel, WrittenOverride, WrittenPrebuilt, duplicate_id,
 };
 use knapsack_artifact::Device;
 use knapsack_tensor::Quantization;
@@ -39,7 +39,7 @@ pub(crate) fn resolve(
     let models: Option<Vec<ModelEntry>> =
         entries.iter().map(|entry| resolver.model(entry)).collect::<Vec<_>>().into_iter().collect();
     let libraries = written.prebuilt.and_then(Field::value).map(|libraries| libraries.0).unwrap_or_default();
-    let prebuilt = resolver.prebuilt(libraries, &entries);
+    let prebuilt = resolver.prebuilt(libraries, prefixes(&written.models, &entries).as_deref());
     let targets = written.target_devices.and_then(Field::value).map(|names| names.0).unwrap_or_default();
     let target_devices = resolver.target_devices(&targets, device.as_ref());
     let stated = AppMemory::default();
@@ -50,7 +50,8 @@ pub(crate) fn resolve(
             .unwrap_or(stated.increased_memory_limit),
         reserve_bytes: written.app_reserve_bytes.and_then(Field::value).map_or(stated.reserve_bytes, |bytes| bytes.0),
     };
-    Some(Manifest { path, device: device?, models: models?, prebuilt, target_devices, app_memory })
+    let app = written.app.and_then(Field::value).map(|app| app.0).unwrap_or_default();
+    Some(Manifest { path, device: device?, models: models?, prebuilt, target_devices, app_memory, app })
 }
 
 /// The value of a field that is right.
@@ -59,6 +60,15 @@ fn value<T>(field: Option<Field<T>>) -> Option<Spanned<T>> {
         Some(Field { given: Given::Value(value), span, .. }) => Some(Spanned::new(value, span)),
         _ => None,
     }
+}
+
+/// The library prefixes that the models name; `None` when something about them is wrong: it was reported, and what is wrong about
+/// the rest can not be told.
+fn prefixes(list: &Option<Field<Models>>, entries: &[WrittenModel]) -> Option<Vec<String>> {
+    let complete = matches!(list, Some(Field { given: Given::Value(models), .. }) if models.complete);
+    let named = entries.iter().filter_map(|entry| entry.model_lib.clone());
+    let prefixes: Option<Vec<String>> = named.map(|field| field.value().map(|prefix| prefix.0)).collect();
+    prefixes.filter(|_| complete)
 }
 
 /// The id of an entry that has a right one.
@@ -87,13 +97,13 @@ impl Resolver<'_> {
     fn model_list(&mut self, written: &Written) -> Vec<WrittenModel> {
         let Some(field) = &written.models else { return Vec::new() };
         match &field.given {
-            Given::Value(models) if models.0.is_empty() => {
+            Given::Value(models) if models.entries.is_empty() && models.complete => {
                 let error =
                     Diagnostic::error(codes::EMPTY, field.span, "`model_list` is empty").label("no model to package");
                 self.diagnostics.push(error.help("add at least { \"model\": …, \"model_id\": … }"));
                 Vec::new()
             }
-            Given::Value(models) => models.0.clone(),
+            Given::Value(models) => models.entries.clone(),
             _ => Vec::new(),
         }
     }
@@ -138,6 +148,7 @@ impl Resolver<'_> {
             model_lib: value(entry.model_lib.clone()).map(|given| given.map(|prefix| prefix.0)),
             quantization,
             chat_template,
+            app: entry.app.clone().and_then(Field::value).map(|app| app.0).unwrap_or_default(),
         })
     }
 
@@ -174,7 +185,7 @@ impl Resolver<'_> {
         if !path.is_file() {
             let message = format!("the chat template {} does not exist", quoted(&name));
             let error = Diagnostic::error(codes::MISSING_PATH, span, message);
-            self.diagnostics.push(error.help(format!("looked for {}", path.display())));
+            self.diagnostics.push(error.help(format!("looked for {}", shown(&path))));
             return None;
         }
         Some(Spanned::new(ChatTemplate::File(path), span))
@@ -190,7 +201,7 @@ impl Resolver<'_> {
             Ok(kind) => return Some(Spanned::new(ModelSource::Local(LocalSource { path, kind }), text.span)),
             Err(NotAModel::Missing) => {
                 let message = format!("the folder {} does not exist", quoted(name));
-                (codes::MISSING_PATH, message, vec![format!("looked for {}", path.display())])
+                (codes::MISSING_PATH, message, vec![format!("looked for {}", shown(&path))])
             }
             Err(NotAModel::Unreadable(reason)) => {
                 (codes::MISSING_PATH, format!("the folder {} can not be read", quoted(name)), vec![reason])
@@ -207,11 +218,11 @@ impl Resolver<'_> {
         let mut error = Diagnostic::error(code, text.span, message);
         if code == codes::MISSING_PATH {
             let near = local::nearest_sibling(&path);
-            let hub_like = name.split('/').count() == 2 && !name.starts_with(['.', '~']) && near.is_none();
+            let hub = near.is_none().then(|| HubSource::meant(name)).flatten();
             if let Some(near) = near {
                 error = error.label(format!("did you mean {} there?", quoted(&near)));
             }
-            help.extend(hub_like.then(|| format!("for a repository on the hub write \"HF://{name}\"")));
+            help.extend(hub.map(|hub| format!("for a repository on the hub write \"{hub}\"")));
             help.extend(name.starts_with('~').then(|| "`~` is not expanded".to_owned()));
         }
         error.help.extend(help);
@@ -289,12 +300,11 @@ impl Resolver<'_> {
         (overrides, spans)
     }
 
-    fn prebuilt(&mut self, written: Vec<WrittenPrebuilt>, entries: &[WrittenModel]) -> Vec<PrebuiltLibrary> {
-        let used: Vec<String> =
-            entries.iter().filter_map(|entry| entry.model_lib.clone()?.value()).map(|prefix| prefix.0).collect();
+    /// The prebuilt libraries that are there. `used` are the prefixes that models name, where all of them are known.
+    fn prebuilt(&mut self, written: Vec<WrittenPrebuilt>, used: Option<&[String]>) -> Vec<PrebuiltLibrary> {
         let mut libraries = Vec::new();
         for WrittenPrebuilt { prefix, field } in written {
-            if !used.contains(&prefix) {
+            if let Some(used) = used.filter(|used| !used.contains(&prefix)) {
                 let label =
                     nearest(&prefix, used.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
                 let message = format!("no model uses the prebuilt library {}", quoted(&prefix));
@@ -308,7 +318,7 @@ impl Resolver<'_> {
                 let what = if path.is_dir() { "is a folder, not a library" } else { "does not exist" };
                 let message = format!("the prebuilt library {} {what}", quoted(&name));
                 let error = Diagnostic::error(codes::MISSING_PREBUILT, field.span, message);
-                self.diagnostics.push(error.help(format!("looked for {}", path.display())));
+                self.diagnostics.push(error.help(format!("looked for {}", shown(&path))));
                 continue;
             }
             libraries.push(PrebuiltLibrary { prefix, path: Spanned::new(path, field.span) });

@@ -3,18 +3,13 @@
 //! Built from the rows of keys that reading uses. A schema can not look at files or compare keys; what it can say it
 //! says as strictly as reading does, and a test holds the two against each other.
 
-use crate::written::{Key, Written};
+use crate::written::{Key, Null, Written};
 use serde_json::{Map, Value, json};
-
-/// Name of the schema, as its `$id`.
-pub const SCHEMA_ID: &str =
-    "https://raw.githubusercontent.com/knapsack-ml/knapsack/main/schemas/mlc-package-config.schema.json";
 
 /// The schema as it is kept in `schemas/`, with a newline at the end.
 pub fn json_schema() -> String {
     let schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": SCHEMA_ID,
         "title": "Knapsack package manifest",
         "description": "Which language models `knapsack package` packages for which device. MLC's manifests are valid too.",
         "if": { "type": "object", "required": ["extends"] },
@@ -30,10 +25,10 @@ pub fn json_schema() -> String {
 
 /// An object of the given keys. In a file that extends another everything may be left out but what says which object is meant.
 pub(crate) fn object(keys: &[Key], extending: bool) -> Value {
-    let required = keys.iter().filter(|key| key.required.is_some() && !(extending && key.removable));
+    let required = keys.iter().filter(|key| key.required.is_some() && !(extending && key.null != Null::Wrong));
     let properties = keys.iter().map(|key| {
         let schema = (key.schema)(extending);
-        let mut schema = if key.removable { removable(schema, extending) } else { schema };
+        let mut schema = nullable(schema, key.null, extending);
         schema["description"] = key.meaning.trim().into();
         (key.name.to_owned(), schema)
     });
@@ -45,7 +40,11 @@ pub(crate) fn object(keys: &[Key], extending: bool) -> Value {
     })
 }
 
-/// Also accepts null, where there is something to remove.
-pub(crate) fn removable(schema: Value, extending: bool) -> Value {
-    if extending { json!({ "anyOf": [schema, { "type": "null" }] }) } else { schema }
+/// Also accepts null, where it says something.
+pub(crate) fn nullable(schema: Value, null: Null, extending: bool) -> Value {
+    if null == Null::Absent || null == Null::Removes && extending {
+        json!({ "anyOf": [schema, { "type": "null" }] })
+    } else {
+        schema
+    }
 }

@@ -33,6 +33,34 @@ pub struct HubSource {
 }
 
 impl HubSource {
+    /// The repository that a text of another form probably means: `org/name` with whatever tools put before and behind it.
+    pub(crate) fn meant(text: &str) -> Option<HubSource> {
+        let mut rest = text.trim();
+        loop {
+            let bare = BEFORE.iter().find_map(|before| {
+                let head = rest.get(..before.len())?;
+                head.eq_ignore_ascii_case(before).then(|| &rest[before.len()..])
+            });
+            match bare {
+                // A slash too many, as in `HF:/org/name`.
+                Some(bare) => rest = bare.trim_start_matches('/'),
+                None => break,
+            }
+        }
+        let rest = rest.trim_end_matches('/');
+        let rest = rest.strip_suffix(".git").unwrap_or(rest);
+        if rest.starts_with(['.', '/', '~']) {
+            return None;
+        }
+        match rest.split('/').collect::<Vec<_>>().as_slice() {
+            [org, name, "tree" | "blob" | "resolve" | "raw", revision, ..] => {
+                hub(&format!("{org}/{name}@{revision}")).ok()
+            }
+            [_, _] => hub(rest).ok(),
+            _ => None,
+        }
+    }
+
     /// `org/name`.
     pub fn repository(&self) -> String {
         format!("{}/{}", self.org, self.name)
@@ -113,8 +141,11 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// What to write instead.
-    pub(crate) fn help(&self) -> Option<String> {
+    /// What to write instead of `text`.
+    pub(crate) fn help(&self, text: &str) -> Option<String> {
+        if let Some(hub) = HubSource::meant(text) {
+            return Some(format!("write \"{hub}\""));
+        }
         Some(match self {
             SourceError::Empty | SourceError::NotARepository | SourceError::BadScheme(_) => {
                 "accepted are HF://org/name, HF://org/name@revision, https://huggingface.co/org/name, \
@@ -134,6 +165,25 @@ impl SourceError {
     }
 }
 
+/// What stands before `org/name` in other notations, and what is left of them when something was forgotten.
+const BEFORE: [&str; 16] = [
+    "https://huggingface.co/",
+    "https://www.huggingface.co/",
+    "https://hf.co/",
+    "http://huggingface.co/",
+    "http://hf.co/",
+    "ssh://",
+    "git+",
+    "git@",
+    "hf-hub:",
+    "hf:",
+    "huggingface://",
+    "huggingface.co/",
+    "huggingface.co:",
+    "www.huggingface.co/",
+    "hf.co/",
+    "hf.co:",
+];
 const HUB: &str = "https://huggingface.co";
 /// Longest owner, name and revision. The hub's own limit for names is 96.
 const MAX_NAME: usize = 96;
@@ -258,6 +308,34 @@ mod tests {
             ("HF:/a/b", "path HF:/a/b"),
         ] {
             assert_eq!(shown(text), Ok(normal.to_owned()), "{text}");
+        }
+    }
+
+    /// Whatever is hinted at is accepted.
+    #[test]
+    fn hints_are_right_themselves() {
+        for (text, hint) in [
+            ("HF:org/name", Some("HF://org/name")),
+            ("HF:/org/name", Some("HF://org/name")),
+            ("HF://HF:org/name", Some("HF://org/name")),
+            ("git@hf.co:org/name", Some("HF://org/name")),
+            ("HF://git@hf.co:org/name", Some("HF://org/name")),
+            ("hf.co/org/name.git", Some("HF://org/name")),
+            ("http://huggingface.co/org/name", Some("HF://org/name")),
+            ("https://huggingface.co/org/name/blob/main/config.json", Some("HF://org/name@main")),
+            ("https://huggingface.co/org/name/resolve/main/", Some("HF://org/name@main")),
+            ("your-name/your-model", Some("HF://your-name/your-model")),
+            ("./org/name", None),
+            ("~/models", None),
+            ("models/my model", None),
+            ("a/b/c", None),
+            ("https://example.org/a/b", None),
+            ("https://example.org/a", None),
+            ("s3://bucket/b", None),
+        ] {
+            let meant = HubSource::meant(text).map(|hub| hub.to_string());
+            assert_eq!(meant.as_deref(), hint, "{text}");
+            assert!(meant.is_none_or(|meant| shown(&meant) == Ok(meant.clone())), "{text}");
         }
     }
 

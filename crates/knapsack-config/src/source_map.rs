@@ -86,6 +86,16 @@ impl SourceFile {
         Position { line, column: self.text[start..offset].chars().count() + 1 }
     }
 
+    /// Whole lines, without the last line's end, that hold the bytes from `start` to `end`.
+    pub(crate) fn lines(&self, start: u32, end: u32) -> std::ops::Range<usize> {
+        // The end of the text belongs to its last line, not to an empty one behind it.
+        let last = self.text.len().saturating_sub(1) as u32;
+        let line_of = |offset: u32| self.line_starts.partition_point(|&start| start <= offset.min(last)).max(1);
+        let from = self.line_starts[line_of(start) - 1] as usize;
+        let to = self.line_starts.get(line_of(end.max(start))).map_or(self.text.len(), |&next| next as usize - 1);
+        from.min(self.text.len())..to.max(from).min(self.text.len())
+    }
+
     /// The largest character boundary that is not past `offset`.
     pub(crate) fn floor_char(&self, offset: usize) -> usize {
         let mut offset = offset.min(self.text.len());

@@ -55,6 +55,7 @@ const FULL: &str = r#"// everything
             },
             "model_lib": "llama_q4f16_1",
             "quantization": "q4f16_1",
+            "app": { "group": "Llama", "bytes": 1e9 },
         },
         { "model": "models/checkpoint", "model_id": "local", "bundle_weight": true },
         { "model": "./models/older-mlc", "model_id": "older", "bundle_weight": true },
@@ -63,6 +64,7 @@ const FULL: &str = r#"// everything
     "target_devices": ["iphone-15-pro", "iphone-13"],
     "increased_memory_limit": true,
     "app_reserve_bytes": 0,
+    "app": { "theme": { "dark": true } },
 }
 "#;
 
@@ -83,10 +85,15 @@ fn every_key_means_what_it_says() {
     let [llama, local, older] = &manifest.models[..] else { panic!("{:?}", manifest.models) };
     assert_eq!(llama.source.value.to_string(), "HF://mlc-ai/Llama-3.2-3B-Instruct-q4f16_1-MLC@main");
     assert_eq!(llama.estimated_vram_bytes.unwrap().value, 3_000_000_000);
-    assert_eq!(llama.overrides.to_string(), "context_window_size=2048,prefill_chunk_size=128,attention_sink_size=0");
+    assert_eq!(
+        llama.overrides.to_string(),
+        "context_window_size=2048,sliding_window_size=-1,prefill_chunk_size=128,attention_sink_size=0"
+    );
     assert_eq!(llama.override_spans.len(), 9);
     assert_eq!(llama.quantization.unwrap().value.name, "q4f16_1");
     assert_eq!(manifest.prebuilt[0].path.value, folder.path("libs/llama.a"));
+    assert_eq!(serde_json::to_string(&llama.app).unwrap(), r#"{"group":"Llama","bytes":1000000000.0}"#);
+    assert_eq!(serde_json::to_string(&manifest.app).unwrap(), r#"{"theme":{"dark":true}}"#);
     let kinds = [local, older].map(|model| match &model.source.value {
         ModelSource::Local(local) => local.kind,
         hub => panic!("{hub}"),
@@ -96,9 +103,9 @@ fn every_key_means_what_it_says() {
     assert_eq!(older.quantization, None);
     insta::assert_snapshot!(warnings, @r#"
 notice[chosen]: the checkpoint is converted to q4f16_1
-  --> mlc-package-config.json:19:20
+  --> mlc-package-config.json:20:20
    |
-19 |         { "model": "models/checkpoint", "model_id": "local", "bundle_weight": true },
+20 |         { "model": "models/checkpoint", "model_id": "local", "bundle_weight": true },
    |                    ^^^^^^^^^^^^^^^^^^^
    |
    = help: "quantization" in the model's entry chooses another format
@@ -216,6 +223,134 @@ warning[duplicate-key]: `iphone-13` is named twice
 "#);
 }
 
+/// What mlc_llm accepts, or does not look at.
+#[test]
+fn what_mlc_takes_is_taken() {
+    let manifest = r#"{
+  "device": "android",
+  "model_list": [
+    { "group": "Llama 3.2", "bytes": 690000000, "model": "HF://a/b", "model_id": "b", "estimated_vram_bytes": null,
+      "model_lib": "llama-q4f16_1",
+      "overrides": { "context_window_size": 2048, "sliding_window_size": null, "temperature": 0.5 },
+      "app": { "bytes": 5 } }
+  ],
+  "model_lib_path_for_prepare_libs": { "llama-q4f16_1": "libs/llama.a" },
+  "comment": "ours"
+}"#;
+    let (_, manifest, warnings) = read(manifest, &[]);
+    let model = &manifest.models[0];
+    assert_eq!(serde_json::to_string(&model.app).unwrap(), r#"{"group":"Llama 3.2","bytes":5}"#);
+    assert_eq!(manifest.app["comment"], "ours");
+    assert_eq!(model.overrides.to_string(), "context_window_size=2048");
+    assert_eq!(model.estimated_vram_bytes, None);
+    assert_eq!(model.model_lib.as_ref().unwrap().value, "llama_q4f16_1");
+    assert_eq!(manifest.prebuilt[0].prefix, "llama_q4f16_1");
+    insta::assert_snapshot!(warnings, @r#"
+warning[unknown-key]: unknown key `group` in an entry of `model_list`
+ --> mlc-package-config.json:4:7
+  |
+4 |     { "group": "Llama 3.2", "bytes": 690000000, "model": "HF://a/b", "model_id": "b", "estimated_vram_bytes": null,
+  |       ^^^^^^^ goes into the app config as the app's own
+  |
+  = help: put the app's own keys below "app", and nothing is said about them
+
+warning[unknown-key]: unknown key `bytes` in an entry of `model_list`
+ --> mlc-package-config.json:4:29
+  |
+4 |     { "group": "Llama 3.2", "bytes": 690000000, "model": "HF://a/b", "model_id": "b", "estimated_vram_bytes": null,
+  |                             ^^^^^^^ goes into the app config as the app's own
+  |
+  = help: put the app's own keys below "app", and nothing is said about them
+
+warning[unknown-key]: unknown key `temperature` in `overrides`
+ --> mlc-package-config.json:6:80
+  |
+6 |       "overrides": { "context_window_size": 2048, "sliding_window_size": null, "temperature": 0.5 },
+  |                                                                                ^^^^^^^^^^^^^ without effect
+  |
+  = help: with effect, or accepted for MLC's sake, are context_window_size, sliding_window_size, prefill_chunk_size, attention_sink_size, max_batch_size, tensor_parallel_shards, pipeline_parallel_stages, opt, disaggregation
+
+warning[unknown-key]: unknown key `comment` in a manifest
+  --> mlc-package-config.json:10:3
+   |
+10 |   "comment": "ours"
+   |   ^^^^^^^^^ goes into the app config as the app's own
+   |
+   = help: put the app's own keys below "app", and nothing is said about them
+"#);
+}
+
+#[test]
+fn the_app_s_keys_merge() {
+    let base = r#"{ "device": "iphone", "model_list": [{ "model": "HF://x/a", "model_id": "a", "app": { "one": 1, "two": 2 } }] }"#;
+    let child = r#"{ "extends": "base.json", "model_list": [{ "model_id": "a", "app": { "two": [3] } }], "app": { "x": null } }"#;
+    let (_, manifest, _) = read(child, &[("base.json", base)]);
+    assert_eq!(serde_json::to_string(&manifest.models[0].app).unwrap(), r#"{"one":1,"two":[3]}"#);
+    assert_eq!(serde_json::to_string(&manifest.app).unwrap(), r#"{"x":null}"#);
+}
+
+/// A file of another encoding is read; one that is no text says what it is.
+#[test]
+fn encodings() {
+    let folder = Folder::new();
+    let utf16: Vec<u8> = FULL.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for bytes in [[b"\xff\xfe", &utf16[..]].concat(), utf16.clone()] {
+        folder.write("mlc-package-config.json", &bytes);
+        assert_eq!(folder.load().unwrap().manifest.models.len(), 3);
+    }
+    let shown = |bytes: &[u8]| {
+        folder.write("mlc-package-config.json", bytes);
+        folder.rendered(&folder.load().unwrap_err())
+    };
+    insta::assert_snapshot!(shown(b"{ \"model_id\": \"mod\xe9l\" }"), @r#"
+error[encoding]: the file is not UTF-8
+ --> mlc-package-config.json:1:19
+  |
+1 | { "model_id": "mod�l" }
+  |                   ^ the first wrong byte, 0xe9: `é` in Latin-1
+  |
+  = help: save the file as UTF-8
+"#);
+    let first = |bytes: &[u8]| shown(bytes).lines().next().unwrap().to_owned();
+    assert_eq!(first(b"\x1f\x8b\x08\0\0"), "error[encoding]: the file is compressed (gzip)");
+    let cut = [b"\xff\xfe", &utf16[..utf16.len() - 1]].concat();
+    assert_eq!(first(&cut), "error[encoding]: the file seems to be UTF-16, and is damaged");
+}
+
+/// What names 60,000 things, or one of 100,000 letters, costs no more than reading it.
+#[test]
+fn hostile_manifests_are_cheap() {
+    let folder = Folder::new();
+    let entry = r#""model_list": [{ "model": "HF://a/b", "model_id": "b" }]"#;
+    let many = |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<Vec<_>>().join(",");
+    let manifests = [
+        format!(r#"{{"device":"iphone",{entry},"target_devices":[{}]}}"#, many(60_000, &|n| format!("\"phone-{n}\""))),
+        format!(
+            r#"{{"device":"iphone",{entry},"model_lib_path_for_prepare_libs":{{{}}}}}"#,
+            many(50_000, &|n| format!("\"lib{n}\":\"x\""))
+        ),
+        format!(r#"{{"device":"iphone",{entry},{}}}"#, many(70_000, &|n| format!("\"modelist{n}\":1"))),
+        format!(r#"{{"device":"iphone",{entry},{}}}"#, many(70_000, &|n| format!("\"x{n}\":1"))),
+        format!(
+            r#"{{"device":"iphone","model_list":[{}]}}"#,
+            many(900, &|n| format!("{{\"model\":\"m{n}\",\"model_id\":\"{n}\"}}"))
+        ),
+        format!(r#"{{"device":"{}",{entry}}}"#, "x".repeat(1_000_000)),
+        format!(r#"{{"device":"iphone",{entry},"extends":"{}"}}"#, "x".repeat(100_000)),
+    ];
+    for manifest in manifests {
+        folder.write("mlc-package-config.json", manifest.as_bytes());
+        let start = std::time::Instant::now();
+        let shown = match folder.load() {
+            Ok(loaded) => folder.rendered(&loaded.report),
+            Err(report) => folder.rendered(&report),
+        };
+        let (time, begin) = (start.elapsed(), manifest.chars().take(80).collect::<String>());
+        assert!(time.as_secs() < 60, "{time:?}: {begin}");
+        assert!(shown.len() < 400_000, "{} bytes: {begin}", shown.len());
+    }
+}
+
 #[test]
 fn unreadable_files_are_told_without_a_place() {
     let folder = Folder::new();
@@ -231,7 +366,7 @@ error[encoding]: the file is not UTF-8
  --> mlc-package-config.json:1:14
   |
 1 | { "device": "�" }
-  |              ^ the first wrong byte
+  |              ^ the first wrong byte, 0xff
   |
   = help: save the file as UTF-8
 "#);
@@ -245,13 +380,14 @@ error[unreadable]: can not read mlc-package-config.json: it is larger than 10485
 
 #[test]
 fn endless_findings_are_cut() {
-    let keys: Vec<String> = (0..500).map(|n| format!("\"key{n}\": 1")).collect();
+    // A letter more than `device`, each time another.
+    let keys = ('\u{4e00}'..).take(500).map(|letter| format!("\"device{letter}\": 1")).collect::<Vec<_>>();
     let folder = Folder::new();
     folder.write("mlc-package-config.json", format!("{{ {} }}", keys.join(", ")).as_bytes());
     let report = folder.load().unwrap_err();
     assert_eq!(report.diagnostics.len(), 201);
     assert_eq!(report.count(Severity::Error), 201);
-    assert_eq!(report.diagnostics[200].message, "302 more findings are not shown");
+    assert_eq!(report.diagnostics[200].message, "301 more findings are not shown");
 }
 
 #[test]

@@ -109,7 +109,7 @@ proptest! {
 
     #[test]
     fn overrides_read_back(context in prop::option::of(1u64..1 << 31), chunk in prop::option::of(1u64..1 << 31), sinks in prop::option::of(0u64..100)) {
-        let overrides = Overrides { context_window_size: context, prefill_chunk_size: chunk, attention_sink_size: sinks, sliding_window_size: None };
+        let overrides = Overrides { context_window_size: context, prefill_chunk_size: chunk, attention_sink_size: sinks, sliding_window_size: None, ..Overrides::default() };
         let read = overrides.to_string().parse::<Overrides>();
         prop_assert_eq!(read.is_ok(), overrides.conflicts().is_empty());
         if let Ok(read) = read {

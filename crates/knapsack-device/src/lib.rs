@@ -5,8 +5,7 @@
 //! A device allocates exactly what the library's memory plan says and reports it ([`LoadedModel::memory`]). It knows nothing of
 //! text, sampling or conversations: that is `knapsack-runtime`.
 
-// Mapping, SIMD and GPU interfaces need it; every block states why it holds.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "mapping, SIMD and GPU interfaces need it; every block states why it holds")]
 
 mod best;
 mod call;

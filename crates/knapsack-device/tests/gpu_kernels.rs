@@ -1,5 +1,5 @@
 //! The kernels of both languages, run on the CPU from their emitted source.
-#![allow(unsafe_code)] // Loading what clang made of the kernels.
+#![allow(unsafe_code, reason = "loading what clang made of the kernels")]
 
 mod standin;
 mod support;

@@ -4,8 +4,7 @@
 //! Neighbours: `knapsack-runtime` below does the work; the Swift package and the Kotlin library above give it the form that
 //! each language expects. Every failure, a panic included, is an error with a stable number.
 
-// Pointers cross here; every block states why it holds.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "pointers cross here; every block states why it holds")]
 
 pub mod c;
 pub mod core;

@@ -1,7 +1,7 @@
 //! The C interface as a C program calls it: only its functions and structs, on a package of the tiny assistant.
 
 #![cfg(all(unix, not(target_vendor = "apple")))]
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "the tests call the C ABI as C does")]
 
 mod support;
 

@@ -33,7 +33,11 @@ impl Packager<'_> {
     /// As [`knapsack_bundle::write`]; [`Error::Interrupted`] when the observer wants to stop. The old package, if there is one,
     /// stays then.
     pub fn bundle(&self, manifest: &Manifest, models: &[Ready], destination: Destination<'_>) -> Result<Report, Error> {
-        let package = Package { device: manifest.device.value, entries: models.iter().map(entry).collect() };
+        let package = Package {
+            device: manifest.device.value,
+            entries: models.iter().map(entry).collect(),
+            app: manifest.app.clone(),
+        };
         let protected = protected(manifest)?;
         let locks = self.cache.locks();
         let progress = |step: Progress<'_>| {
@@ -68,6 +72,7 @@ fn entry(model: &Ready) -> Entry {
         library: model.built.library.clone(),
         revision: planned.found.folder.origin.commit().map(str::to_owned),
         weights: model.weights.clone(),
+        app: planned.found.entry.app.clone(),
     }
 }
 

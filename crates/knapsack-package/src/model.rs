@@ -3,8 +3,8 @@
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::chat_config;
 use knapsack_artifact::library::{MemoryPlan, Target};
-use knapsack_compiler::{ChooseError, Chosen, CompileError, CompileRequest, Fixed, Overrides, Own};
-use knapsack_config::DEFAULT_QUANTIZATION;
+use knapsack_compiler::{ChooseError, Chosen, CompileError, CompileRequest, Fixed, Overrides, Own, OwnSizes};
+use knapsack_config::{DEFAULT_QUANTIZATION, OverrideKey};
 use knapsack_ir::Windows;
 use knapsack_models::{ConfigError, GraphError, ModelConfig};
 use knapsack_tensor::{Quantization, UnknownQuantization};
@@ -199,6 +199,11 @@ pub fn compiler_overrides(overrides: &knapsack_config::Overrides) -> Overrides {
         sliding_window_size: size(overrides.sliding_window_size),
         attention_sink_size: size(overrides.attention_sink_size),
         prefill_chunk_size: size(overrides.prefill_chunk_size),
+        own: OwnSizes {
+            context: overrides.own.contains(&OverrideKey::ContextWindowSize),
+            sliding: overrides.own.contains(&OverrideKey::SlidingWindowSize),
+            chunk: overrides.own.contains(&OverrideKey::PrefillChunkSize),
+        },
     }
 }
 

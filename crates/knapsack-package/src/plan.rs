@@ -224,6 +224,10 @@ fn findings(
                 let span = entry.span_of(key_of(*size));
                 Diagnostic::notice(codes::CHOSEN, span, format!("{id}: {notice}"))
             }
+            Notice::LargeCache { .. } => {
+                let span = entry.span_of(OverrideKey::ContextWindowSize);
+                Diagnostic::warning(codes::LARGE_KV_CACHE, span, format!("{id}: {notice}"))
+            }
             Notice::BeyondTrained { .. } => {
                 let span = entry.span_of(OverrideKey::ContextWindowSize);
                 Diagnostic::warning(codes::BEYOND_TRAINED_POSITIONS, span, format!("{id}: {notice}"))

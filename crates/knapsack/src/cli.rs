@@ -373,6 +373,9 @@ pub struct InitArgs {
     /// Model of the new manifest: HF://org/name, or a folder relative to the manifest
     #[arg(long, value_name = "SOURCE")]
     pub model: Option<String>,
+    /// Also write the JSON Schema beside the manifest and name it there, for editors
+    #[arg(long)]
+    pub schema: bool,
 }
 
 /// `knapsack convert`.

@@ -14,7 +14,9 @@ const RIGHT: &str = "{ \"device\": \"iphone\", \"model_list\": [{ \"model\": \"H
 fn init_writes_a_manifest_that_checks_and_is_never_overwritten() {
     for device in ["iphone", "android", "macabi"] {
         let sandbox = Sandbox::new();
-        assert_eq!(sandbox.run(&["init", "--device", device]).code, 0);
+        assert_eq!(sandbox.run(&["init", "--device", device, "--schema"]).code, 0);
+        let schema = fs::read_to_string(sandbox.path("mlc-package-config.schema.json")).unwrap();
+        assert_eq!(sandbox.run(&["schema"]).stdout, schema);
         let checked = sandbox.run(&["check"]);
         assert_eq!((checked.code, checked.stdout.as_str()), (0, ""), "{}", checked.stderr);
         // The optional parts are right too, once their comment signs go.
@@ -42,6 +44,8 @@ fn init_takes_a_folder() {
     sandbox.write("my \"model\"/config.json", "{}");
     sandbox.write("my \"model\"/model.safetensors", "");
     assert_eq!(sandbox.run(&["init", "--model", "my \"model\"", "-c", "app.json"]).code, 0);
+    let written = sandbox.read("app.json");
+    assert!(!written.contains("http") && !written.contains("$schema"), "an address that nobody asked for: {written}");
     let checked = sandbox.run(&["check", "-c", "app.json"]);
     assert_eq!(checked.code, 0, "{}", checked.stderr);
     assert!(checked.stderr.contains("the checkpoint is converted to q4f16_1"), "{}", checked.stderr);

@@ -120,6 +120,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         estimated_vram_bytes: 1 << 22,
         revision: None,
         weights: Weights::Bundled { folder: weights },
+        app: Default::default(),
     };
     let options = Options {
         link_mode: LinkMode::Copy,
@@ -129,7 +130,12 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         sync: false,
         progress: &|_| ControlFlow::Continue(()),
     };
-    knapsack_bundle::write(&Package { device: Device::ANDROID, entries: vec![entry] }, &dist, &options).unwrap();
+    knapsack_bundle::write(
+        &Package { device: Device::ANDROID, entries: vec![entry], app: Default::default() },
+        &dist,
+        &options,
+    )
+    .unwrap();
     let value = inspect_json(&[dist.to_str().unwrap()]);
     assert_eq!(value["kind"], "package");
     let model = &value["models"][0];

@@ -252,12 +252,17 @@ fn mlc_chat_s_manifest() {
         sandbox.catalogue(name);
     }
     let told = plan(&sandbox, "android", &entries).expect(0).stderr;
-    for reduced in [
-        "Phi-3.5-mini-instruct-q4f16_1: context_window_size = 5120, reduced",
-        "3B-Instruct-q4f16_1: context_window_size = 24832, reduced",
-    ] {
-        assert!(told.contains(reduced), "{reduced}: {told}");
+    for moderate in ["Phi-3.5-mini-instruct-q4f16_1", "3B-Instruct-q4f16_1"] {
+        let moderate = format!("{moderate}: context_window_size = 4096, the default (the model's own is 131072)");
+        assert!(told.contains(&moderate), "{moderate}: {told}");
     }
+    // The model's own is asked for, and fills the budget.
+    let asked = [entry(LLAMA, 4_679_979_417, r#"{"context_window_size":-1}"#)];
+    let asked = plan(&sandbox, "android", &asked).expect(0).stderr;
+    let reduced = "3B-Instruct-q4f16_1: context_window_size = 24832, reduced from the model's own 131072";
+    assert!(asked.contains(reduced), "{asked}");
+    let large = "warning[large-kv-cache]: Llama-3.2-3B-Instruct-q4f16_1: the KV cache takes ";
+    assert!(asked.contains(large) && !told.contains(large), "{asked}");
     entries.push(entry(MISTRAL, 4_115_131_883, r#"{"sliding_window_size":768,"prefill_chunk_size":256}"#));
     let refused = plan(&sandbox, "android", &entries).expect(2).stderr;
     for part in ["needs 4236534784 bytes", "no context window fits", "or declare 4236534784", "--allow-over-budget"] {

@@ -31,13 +31,14 @@ pub(super) fn model(entry: &Entry, bundled: &[Output]) -> AppModel {
         context_window_size: library.model.context_window_size,
         sliding_window_size: library.model.sliding_window_size,
         prefill_chunk_size: Some(library.model.prefill_chunk_size),
+        app: entry.app.clone(),
         files,
     }
 }
 
 /// The file's text, checked by its own reader.
-pub(super) fn encode(model_list: Vec<AppModel>) -> Result<Vec<u8>, BundleError> {
-    let text = AppConfig { model_list }.encode();
+pub(super) fn encode(config: &AppConfig) -> Result<Vec<u8>, BundleError> {
+    let text = config.encode();
     AppConfig::decode(&text)?;
     Ok(text)
 }

@@ -18,6 +18,7 @@ use crate::files::LinkMode;
 use crate::objects::Library;
 use knapsack_artifact::Device;
 use knapsack_artifact::app_config::AppFile;
+use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,8 @@ pub struct Package {
     pub device: Device,
     /// In the order of the manifest.
     pub entries: Vec<Entry>,
+    /// Keys that the app wants to find in its app config.
+    pub app: Map<String, Value>,
 }
 
 /// One model of the manifest.
@@ -43,6 +46,8 @@ pub struct Entry {
     pub revision: Option<String>,
     /// Where the weights come from.
     pub weights: Weights,
+    /// Keys that the app wants to find at this model in its app config.
+    pub app: Map<String, Value>,
 }
 
 /// Where an app gets the weights of a model.

@@ -5,7 +5,7 @@ use crate::digest::{Hashed, Stamp, sha256};
 use crate::error::BundleError;
 use crate::objects::{self, Library, XCFRAMEWORK};
 use knapsack_artifact::device::{Abi, AppleSlice, Device, Form};
-use knapsack_artifact::{app_config, names};
+use knapsack_artifact::{AppConfig, app_config, names};
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,7 +61,8 @@ pub(super) fn plan(package: &Package, options: &Options<'_>) -> Result<Vec<Outpu
         models.push(app::model(entry, &files));
         outputs.extend(files);
     }
-    outputs.push(Output::bytes(format!("bundle/{}", app_config::FILE_NAME), app::encode(models)?));
+    let config = AppConfig { model_list: models, app: package.app.clone() };
+    outputs.push(Output::bytes(format!("bundle/{}", app_config::FILE_NAME), app::encode(&config)?));
     check_paths(&outputs)?;
     let record = Record::new(&outputs).encode();
     outputs.push(Output::bytes(super::record::PATH.into(), record));

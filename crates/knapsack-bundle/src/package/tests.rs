@@ -28,6 +28,7 @@ impl Bench {
             estimated_vram_bytes: 1 << 20,
             revision: None,
             weights,
+            app: Map::from_iter([("group".to_owned(), "small".into())]),
         };
         let far = Weights::Download { url: "https://huggingface.co/org/far/resolve/abc".into(), files: vec![] };
         let entries = vec![
@@ -35,7 +36,7 @@ impl Bench {
             entry("two", library("llama_q0f32", 8), bundled("two")),
             entry("far", library("other_q0f32", 16), far),
         ];
-        Self { root, package: Package { device, entries } }
+        Self { root, package: Package { device, entries, app: Map::new() } }
     }
 
     fn dist(&self) -> PathBuf {

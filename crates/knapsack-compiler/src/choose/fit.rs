@@ -1,6 +1,6 @@
 //! The largest context for a budget, whatever a manifest says about it.
 
-use super::{CHUNK_STEP, ChooseError, Chosen, OverBudget, Overrides, Own, Search, notice};
+use super::{CHUNK_STEP, ChooseError, Chosen, OverBudget, Overrides, Own, OwnSizes, Search, notice};
 use knapsack_ir::{Graph, Windows};
 
 /// What stays as it is when sizes are fitted.
@@ -35,9 +35,10 @@ pub fn fit<E: std::error::Error>(
         },
         ..own.windows
     };
-    let overrides = Overrides { attention_sink_size: fixed.attention_sink_size, ..Overrides::default() };
+    let attention_sink_size = fixed.attention_sink_size;
+    let overrides = Overrides { attention_sink_size, own: OwnSizes::ALL, ..Overrides::default() };
     let mut search = Search { overrides: &overrides, graph };
-    let start = search.start(&windows, true);
+    let start = search.start(&windows);
     let mut chosen = start;
     if search.memory(&chosen)?.total() > budget {
         chosen = search.reduce(start, budget)?;
@@ -45,7 +46,7 @@ pub fn fit<E: std::error::Error>(
     }
     let memory = search.memory(&chosen)?;
     let fits = memory.total() <= budget;
-    let notices = notice::notices(own, &overrides, &start, &chosen, Some(budget), fits);
+    let notices = notice::notices(own, &overrides, &start, &chosen, &memory, Some(budget), fits);
     let over_budget = (memory.total() > budget).then_some(OverBudget { budget, memory, windows: chosen });
     Ok(Chosen { windows: chosen, memory, notices, over_budget })
 }

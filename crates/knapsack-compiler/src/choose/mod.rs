@@ -1,10 +1,11 @@
 //! What the overrides leave unsaid is chosen here, so that the model fits its budget, and told.
 //!
 //! * A size that is given is kept. If the plan then exceeds the budget, [`Chosen::over_budget`] says so with the numbers.
-//! * A size that is not given starts as the model's own and is reduced to fit the budget: first the prefill chunk, to the
-//!   largest multiple of [`CHUNK_STEP`] that fits and no lower than [`MIN_CHUNK`]; then the context (of a model with a sliding
-//!   window: the window), to the largest multiple of [`CONTEXT_STEP`] that fits and no lower than [`MIN_CONTEXT`].
-//! * Without a budget it is the model's own, but at most [`DEFAULT_CONTEXT`] and [`DEFAULT_CHUNK`].
+//! * A size that is not given starts as the model's own, but at most [`DEFAULT_CONTEXT`] and [`DEFAULT_CHUNK`], unless the model's
+//!   own is asked for ([`OwnSizes`]). It is then reduced to fit the budget: first the prefill chunk, to the largest multiple of
+//!   [`CHUNK_STEP`] that fits and no lower than [`MIN_CHUNK`]; then the context (of a model with a sliding window: the window), to
+//!   the largest multiple of [`CONTEXT_STEP`] that fits and no lower than [`MIN_CONTEXT`]. A budget alone makes nothing larger: public
+//!   manifests give small models the budgets of large ones, which would be filled with gigabytes of KV cache.
 //!
 //! Every value that was not given is reported as a [`Notice`].
 
@@ -19,9 +20,9 @@ use knapsack_artifact::library::MemoryPlan;
 use knapsack_artifact::validate::{MAX_CHUNK, MAX_POSITIONS};
 use knapsack_ir::{Graph, Windows};
 
-/// Largest context that is chosen without a budget.
+/// Largest context that is chosen without being asked for.
 pub const DEFAULT_CONTEXT: u32 = 4096;
-/// Largest prefill chunk that is chosen without a budget.
+/// Largest prefill chunk that is chosen without being asked for.
 pub const DEFAULT_CHUNK: u32 = 512;
 /// What contexts are reduced in.
 pub const CONTEXT_STEP: u32 = 256;
@@ -43,6 +44,24 @@ pub struct Overrides {
     pub attention_sink_size: Option<u32>,
     /// Most tokens of one prefill call.
     pub prefill_chunk_size: Option<u32>,
+    /// What is asked for without a number.
+    pub own: OwnSizes,
+}
+
+/// Sizes that shall be the model's own, however large, where no number is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct OwnSizes {
+    /// The context.
+    pub context: bool,
+    /// The sliding window.
+    pub sliding: bool,
+    /// The prefill chunk.
+    pub chunk: bool,
+}
+
+impl OwnSizes {
+    /// Everything.
+    pub const ALL: OwnSizes = OwnSizes { context: true, sliding: true, chunk: true };
 }
 
 /// What a model's configuration says.
@@ -90,7 +109,7 @@ pub fn choose<E: std::error::Error>(
     graph: impl FnMut(&Windows) -> Result<Graph, E>,
 ) -> Result<Chosen, ChooseError<E>> {
     let mut search = Search { overrides, graph };
-    let start = search.start(&own.windows, budget.is_some());
+    let start = search.start(&own.windows);
     let mut windows = start;
     let mut memory = search.memory(&windows)?;
     if let Some(budget) = budget.filter(|&budget| memory.total() > budget) {
@@ -99,7 +118,7 @@ pub fn choose<E: std::error::Error>(
     }
     let over_budget =
         budget.filter(|&budget| memory.total() > budget).map(|budget| OverBudget { budget, memory, windows });
-    let notices = notice::notices(own, overrides, &start, &windows, budget, over_budget.is_none());
+    let notices = notice::notices(own, overrides, &start, &windows, &memory, budget, over_budget.is_none());
     Ok(Chosen { windows, memory, notices, over_budget })
 }
 
@@ -110,9 +129,10 @@ struct Search<'a, F> {
 
 impl<E: std::error::Error, F: FnMut(&Windows) -> Result<Graph, E>> Search<'_, F> {
     /// The sizes before anything is reduced.
-    fn start(&self, own: &Windows, budgeted: bool) -> Windows {
+    fn start(&self, own: &Windows) -> Windows {
         let given = self.overrides;
-        let limit = |value: u32, most: u32| if budgeted { value } else { value.min(most) };
+        let limit = |value: u32, most: u32, asked: bool| if asked { value } else { value.min(most) };
+        let asked = given.own;
         // A model may claim more than any library can have; only what is given is refused for that.
         let own = &Windows {
             context: own.context.min(MAX_POSITIONS),
@@ -124,19 +144,19 @@ impl<E: std::error::Error, F: FnMut(&Windows) -> Result<Graph, E>> Search<'_, F>
         let sliding = match (given.sliding_window_size, given.context_window_size) {
             (None, Some(context)) => own.sliding.filter(|&window| window < context),
             (Some(window), _) => Some(window),
-            (None, None) => own.sliding.map(|window| limit(window, DEFAULT_CONTEXT)),
+            (None, None) => own.sliding.map(|window| limit(window, DEFAULT_CONTEXT, asked.sliding || asked.context)),
         };
         let context = match given.context_window_size {
             Some(context) => context,
             None if sliding.is_some() => own.context,
-            None => limit(own.context, DEFAULT_CONTEXT),
+            None => limit(own.context, DEFAULT_CONTEXT, asked.context),
         };
         let most = sliding.unwrap_or(context);
         Windows {
             context,
             sliding,
             sinks: given.attention_sink_size.unwrap_or_else(|| own.sinks.min(most.saturating_sub(1))),
-            chunk: given.prefill_chunk_size.unwrap_or_else(|| limit(own.chunk, DEFAULT_CHUNK).min(most)),
+            chunk: given.prefill_chunk_size.unwrap_or_else(|| limit(own.chunk, DEFAULT_CHUNK, asked.chunk).min(most)),
         }
     }
 

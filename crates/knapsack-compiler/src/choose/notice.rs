@@ -34,7 +34,7 @@ impl fmt::Display for Size {
 pub enum Reason {
     /// It is the model's own.
     Own,
-    /// Nothing was said and there is no budget, or another size limits it.
+    /// Nothing was said, or another size limits it.
     Default,
     /// The budget, in bytes.
     Budget(u64),
@@ -63,6 +63,13 @@ pub enum Notice {
         /// Positions trained for.
         trained: u32,
     },
+    /// A KV cache larger than the weights: memory that few conversations need. A warning.
+    LargeCache {
+        /// Bytes of the KV cache.
+        kv_cache: u64,
+        /// Bytes of the weights.
+        weights: u64,
+    },
 }
 
 impl fmt::Display for Notice {
@@ -80,6 +87,12 @@ impl fmt::Display for Notice {
                 "{size} = {value}, the smallest that is chosen (the model's own is {own}), and still it does not fit {budget} \
                  bytes"
             ),
+            Notice::LargeCache { kv_cache, weights } => {
+                write!(
+                    f,
+                    "the KV cache takes {kv_cache} bytes, more than the weights ({weights}): a smaller context would do"
+                )
+            }
             Notice::BeyondTrained { context, trained } => {
                 write!(
                     f,
@@ -125,6 +138,7 @@ pub(super) fn notices(
     given: &Overrides,
     start: &Windows,
     chosen: &Windows,
+    memory: &MemoryPlan,
     budget: Option<u64>,
     fits: bool,
 ) -> Vec<Notice> {
@@ -151,6 +165,9 @@ pub(super) fn notices(
     tell(given.prefill_chunk_size, Size::Chunk, windows.chunk, start.chunk, chosen.chunk);
     if let Some(trained) = own.trained.filter(|&trained| chosen.sliding.is_none() && chosen.context > trained) {
         list.push(Notice::BeyondTrained { context: chosen.context, trained });
+    }
+    if memory.kv_cache > memory.weights {
+        list.push(Notice::LargeCache { kv_cache: memory.kv_cache, weights: memory.weights });
     }
     list
 }

@@ -34,6 +34,28 @@ fn without_budget_or_overrides_sizes_are_moderate() {
     );
 }
 
+/// A budget copied from a larger model is not filled with context.
+#[test]
+fn a_budget_makes_nothing_larger() {
+    let copied = chosen(&llama(), Overrides::default(), Some(u64::MAX));
+    assert_eq!(copied, chosen(&llama(), Overrides::default(), None));
+}
+
+/// Everything that is left out is the model's own.
+fn all_own() -> Overrides {
+    Overrides { own: OwnSizes::ALL, ..Overrides::default() }
+}
+
+#[test]
+fn a_cache_larger_than_the_weights_is_told() {
+    let large = chosen(&llama(), all_own(), None);
+    let MemoryPlan { weights, kv_cache, .. } = large.memory;
+    assert!(kv_cache > weights && large.notices.contains(&Notice::LargeCache { kv_cache, weights }));
+    assert!(
+        chosen(&llama(), Overrides::default(), None).notices.iter().all(|n| !matches!(n, Notice::LargeCache { .. }))
+    );
+}
+
 #[test]
 fn what_is_given_is_kept_even_over_budget() {
     let overrides =
@@ -47,10 +69,10 @@ fn what_is_given_is_kept_even_over_budget() {
 
 #[test]
 fn the_chunk_goes_first() {
-    let (full, _) = (chosen(&llama(), Overrides::default(), Some(u64::MAX)), ());
+    let (full, _) = (chosen(&llama(), all_own(), Some(u64::MAX)), ());
     assert_eq!((full.windows.context, full.windows.chunk), (131_072, 8192));
-    assert!(text(&full).iter().all(|notice| notice.ends_with("the model's own")));
-    let slightly_less = chosen(&llama(), Overrides::default(), Some(full.memory.total() - 1));
+    assert!(text(&full).iter().take(2).all(|notice| notice.ends_with("the model's own")));
+    let slightly_less = chosen(&llama(), all_own(), Some(full.memory.total() - 1));
     assert_eq!(slightly_less.windows.context, 131_072);
     assert_eq!(slightly_less.windows.chunk, 8192 - CHUNK_STEP);
     assert!(slightly_less.over_budget.is_none());
@@ -60,7 +82,7 @@ fn the_chunk_goes_first() {
 #[test]
 fn the_context_is_the_largest_that_fits() {
     let budget = 3_000_000_000;
-    let fits = chosen(&llama(), Overrides::default(), Some(budget));
+    let fits = chosen(&llama(), all_own(), Some(budget));
     assert_eq!(fits.windows.chunk, MIN_CHUNK);
     assert!(fits.windows.context.is_multiple_of(CONTEXT_STEP) && fits.memory.total() <= budget);
     let next = Overrides {
@@ -114,11 +136,12 @@ fn mlc_chat_s_manifest() {
     let both = Overrides { context_window_size: Some(2048), ..chunk(128) };
     let sliding = Overrides { sliding_window_size: Some(768), ..chunk(256) };
     for (name, overrides, budget, context) in [
-        ("Phi-3.5-mini-instruct-q4f16_1", chunk(128), 4_250_586_449, Some(5120)),
+        ("Phi-3.5-mini-instruct-q4f16_1", chunk(128), 4_250_586_449, Some(4096)),
         ("Qwen3-0.6B-q0f16", both, 3_000_000_000, Some(2048)),
         ("Qwen3-1.7B-q4f16_1", both, 3_000_000_000, Some(2048)),
         ("gemma-2-2b-it-q4f16_1", Overrides::default(), 3_000_000_000, Some(4096)),
-        ("Llama-3.2-3B-Instruct-q4f16_1", Overrides::default(), 4_679_979_417, Some(24_832)),
+        ("Llama-3.2-3B-Instruct-q4f16_1", Overrides::default(), 4_679_979_417, Some(4096)),
+        ("Llama-3.2-3B-Instruct-q4f16_1", all_own(), 4_679_979_417, Some(24_832)),
         ("Mistral-7B-Instruct-v0.3-q4f16_1", sliding, 4_115_131_883, None),
     ] {
         let chosen = chosen(&model(name), overrides, Some(budget));
@@ -149,7 +172,7 @@ fn fitting_leaves_nothing_over() {
         let fits = fitted(&model, Fixed::default(), budget);
         assert!(fits.over_budget.is_none() && fits.memory.total() <= budget);
         let Windows { context, chunk, .. } = fits.windows;
-        assert_eq!(context, chosen(&model, Overrides::default(), Some(budget)).windows.context);
+        assert_eq!(context, chosen(&model, all_own(), Some(budget)).windows.context);
         assert!(memory(context + CONTEXT_STEP, MIN_CHUNK) > budget, "{budget}: {context}");
         assert!(chunk == context || memory(context, chunk + CHUNK_STEP) > budget, "{budget}: {chunk}");
         larger_chunks += u32::from(chunk > MIN_CHUNK);

@@ -1,5 +1,5 @@
 //! Libraries made by hand around single operations.
-#![allow(dead_code)] // Each test binary uses a part.
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{Io, MemoryPlan, ModelInfo, Parameter, Target};

@@ -9,8 +9,8 @@ mod reader;
 mod values;
 
 pub use document::key_tables;
-pub(crate) use object::{Field, Given, Key, Value};
-pub(crate) use values::{TemplateText, WrittenOverride, WrittenPrebuilt, duplicate_id};
+pub(crate) use object::{Field, Given, Key, Null, Value};
+pub(crate) use values::{Models, TemplateText, WrittenOverride, WrittenPrebuilt, duplicate_id};
 
 use crate::device;
 use crate::diagnostic::Diagnostic;
@@ -21,9 +21,9 @@ use crate::source_map::Span;
 use knapsack_artifact::Device;
 use knapsack_tensor::Quantization;
 use object::object;
-use reader::{Reader, names};
+use reader::{Place, Reader, names};
 use values::{
-    Address, AppReserve, Bases, Budget, LibraryPrefix, ModelId, Models, OverrideValues, PrebuiltPaths, TargetDevices,
+    Address, AppKeys, AppReserve, Bases, Budget, LibraryPrefix, ModelId, OverrideValues, PrebuiltPaths, TargetDevices,
 };
 
 object! {
@@ -60,6 +60,10 @@ object! {
     "app_reserve_bytes" app_reserve_bytes: AppReserve,
         wrong "negative, fraction, string: error";
 
+    /// What the app itself wants to find in its app config: an object of any keys, handed on as it is, under `app`.
+    "app" app: AppKeys,
+        wrong "not an object: error";
+
     /// This schema, for editors.
     "$schema" address: Address,
         wrong "not a string: error";
@@ -72,16 +76,19 @@ object! {
     /// HF://org/name, HF://org/name@revision, https://huggingface.co/org/name, or a folder relative to this file.
     "model" model: SourceText,
         wrong "malformed, missing path, neither checkpoint nor MLC model: error that says what was looked for",
+        elsewhere ["model_url", "model_path"],
         required "add \"model\": \"HF://org/name\", or a path relative to the manifest";
 
     /// Name at run time and of the weight folder: letters, digits, `.`, `_` and `-`, no leading dot, unique without regard to case.
     "model_id" model_id: ModelId,
         wrong "path separators, `..`, duplicates, reserved names: error (it becomes a folder name)",
+        elsewhere ["local_id"],
         required "add \"model_id\": the name at run time and of the weight folder";
 
     /// Memory in bytes that the runtime loads and evicts by. Computed when it is left out.
     "estimated_vram_bytes" estimated_vram_bytes: Budget,
-        wrong "`\"3GB\"`, negative, fraction: error. Smaller than the plan needs: error (`--allow-over-budget` makes it a warning); larger than twice the plan: warning";
+        wrong "`\"3GB\"`, negative, fraction: error. Smaller than the plan needs: error (`--allow-over-budget` makes it a warning); larger than twice the plan: warning",
+        elsewhere ["vram_required_MB"];
 
     /// Whether the weights go into the package; otherwise the app downloads them at first launch, which is the default.
     "bundle_weight" bundle_weight: bool,
@@ -89,9 +96,9 @@ object! {
 
     /// Sizes that differ from the model's own; -1 is the model's own.
     "overrides" overrides: OverrideValues,
-        wrong "unknown key: error with the nearest key; chunk larger than the window, a context and a sliding window that contradict each other, beyond the model's trained positions without rope scaling: error or warning with the numbers";
+        wrong "a key near a known one: error with that one; other unknown keys: warning, without effect; chunk larger than the window, a context and a sliding window that contradict each other, beyond the model's trained positions without rope scaling: error or warning with the numbers";
 
-    /// Symbol prefix of the model's library.
+    /// Symbol prefix of the model's library; `-` reads as `_`, as mlc_llm does.
     "model_lib" model_lib: LibraryPrefix,
         wrong "no symbol: error. Two entries with one prefix and different libraries: error that shows the difference";
 
@@ -102,6 +109,10 @@ object! {
     /// Chat template of a checkpoint: "model" for its own, which is the default, the name of a conversation template of MLC, or a file with a Jinja template.
     "chat_template" chat_template: TemplateText,
         wrong "neither a known name nor a file that is there: error. For an MLC model, which keeps its `conv_template`: error";
+
+    /// What the app itself wants to find in this model's entry of the app config: an object of any keys, handed on as it is, under `app`.
+    "app" app: AppKeys,
+        wrong "not an object: error";
 }
 
 impl Written {
@@ -110,9 +121,18 @@ impl Written {
         let mut reader = Reader { hf_endpoint, extends: false, diagnostics };
         let members = reader.object(root, "a manifest")?;
         reader.extends = members.iter().any(|member| member.key.value == "extends");
-        let models = names(WrittenModel::KEYS);
-        reader.unknown_keys(members, &names(Written::KEYS), "a manifest", &[(&models, "an entry of `model_list`")]);
-        Some(Written::of(root.span, members, &mut reader))
+        let (known, models) = (names(Written::KEYS), names(WrittenModel::KEYS));
+        let place = Place {
+            name: "a manifest",
+            keys: &known,
+            rows: Written::KEYS,
+            elsewhere: &[(&models, "an entry of `model_list`")],
+        };
+        let unknown = reader.unknown_keys(members, &place, KEPT, KEPT_HELP);
+        let mut written = Written::of(root.span, members, &mut reader);
+        unknown.meant.iter().for_each(|(name, member)| written.meant(name, member));
+        written.app = AppKeys::with(written.app, &unknown.own);
+        Some(written)
     }
 
     /// Without what null removes, once nothing is left to extend.
@@ -126,9 +146,21 @@ impl WrittenModel {
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<WrittenModel> {
         let members = reader.object(node, "a model")?;
         let overrides = OverrideKey::ALL.map(OverrideKey::as_str);
-        let top = names(Written::KEYS);
-        let elsewhere: [(&[&str], &str); 2] = [(&overrides, "`overrides`"), (&top, "the manifest's top level")];
-        reader.unknown_keys(members, &names(WrittenModel::KEYS), "an entry of `model_list`", &elsewhere);
-        Some(WrittenModel::of(node.span, members, reader))
+        let (known, top) = (names(WrittenModel::KEYS), names(Written::KEYS));
+        let place = Place {
+            name: "an entry of `model_list`",
+            keys: &known,
+            rows: WrittenModel::KEYS,
+            elsewhere: &[(&overrides, "`overrides`"), (&top, "the manifest's top level")],
+        };
+        let unknown = reader.unknown_keys(members, &place, KEPT, KEPT_HELP);
+        let mut model = WrittenModel::of(node.span, members, reader);
+        unknown.meant.iter().for_each(|(name, member)| model.meant(name, member));
+        model.app = AppKeys::with(model.app, &unknown.own);
+        Some(model)
     }
 }
+
+/// What happens to an unknown key that resembles no other.
+const KEPT: &str = "goes into the app config as the app's own";
+const KEPT_HELP: &str = "put the app's own keys below \"app\", and nothing is said about them";

@@ -25,10 +25,21 @@ pub(crate) struct Field<T> {
     pub(crate) given: Given<T>,
 }
 
+/// What null says in place of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Null {
+    /// Nothing: it is of the wrong type.
+    Wrong,
+    /// That what an extended file says is removed; wrong in a file that extends nothing.
+    Removes,
+    /// The same, and in a file that extends nothing that the key is not given: MLC takes it so.
+    Absent,
+}
+
 /// A kind of value: how it is read, what it means on top of another, and what an editor is told of it.
 pub(crate) trait Value: Sized {
-    /// Whether null removes what an extended file says.
-    const REMOVABLE: bool = true;
+    /// What null says.
+    const NULL: Null = Null::Removes;
 
     /// Reads a value. What is wrong with it goes to the reader's diagnostics.
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self>;
@@ -82,19 +93,22 @@ pub(crate) struct Key {
     pub(crate) wrong: &'static str,
     /// What to add when it is missing; `None` for a key that may be left out.
     pub(crate) required: Option<fn() -> String>,
-    pub(crate) removable: bool,
+    pub(crate) null: Null,
+    /// What it is called in files that look like manifests: told, not accepted.
+    pub(crate) elsewhere: &'static [&'static str],
     pub(crate) schema: fn(extending: bool) -> serde_json::Value,
 }
 
-/// Declares an object by its keys, a row each: what it means, its name, its field and kind of value, what is wrong, and what to
-/// add when it is missing. Reading, merging, the schema, the documentation and suggestions follow from the rows.
+/// Declares an object by its keys, a row each: what it means, its name, its field and kind of value, what is wrong, what other
+/// files call it, and what to add when it is missing. Reading, merging, the schema, the documentation and suggestions follow from the rows.
 macro_rules! object {
     (
         $(#[doc = $doc:literal])+
         struct $object:ident;
         $(
             $(#[doc = $meaning:literal])+
-            $name:literal $field:ident: $value:ty, wrong $wrong:literal $(, required $required:expr)?;
+            $name:literal $field:ident: $value:ty, wrong $wrong:literal $(, elsewhere [$($elsewhere:literal),+])?
+                $(, required $required:expr)?;
         )+
     ) => {
         $(#[doc = $doc])+
@@ -112,7 +126,8 @@ macro_rules! object {
                 meaning: concat!($($meaning),+),
                 wrong: $wrong,
                 required: [$(Some((|| String::from($required)) as fn() -> String),)? None][0],
-                removable: <$value as Value>::REMOVABLE,
+                null: <$value as Value>::NULL,
+                elsewhere: &[$($($elsewhere),+)?],
                 schema: <$value as Value>::schema,
             }),+];
 
@@ -131,6 +146,17 @@ macro_rules! object {
                     }
                 }
                 object
+            }
+
+            /// Notes that an unknown key was meant to be this one, so that it is not missing besides.
+            fn meant(&mut self, name: &str, member: &Member) {
+                match name {
+                    $($name => {
+                        let wrong = Field { key: member.key.span, span: member.value.span, given: Given::Wrong };
+                        self.$field.get_or_insert(wrong);
+                    })+
+                    _ => {}
+                }
             }
 
             /// These keys on top of those of an extended file.

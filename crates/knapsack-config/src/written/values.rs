@@ -1,15 +1,15 @@
 //! The kinds of values that keys of a manifest have: how each is read, merged and described.
 
 use super::WrittenModel;
-use super::object::{Field, Given, Value};
-use super::reader::{Reader, names};
+use super::object::{Field, Given, Null, Value};
+use super::reader::{Place, Reader, names};
 use crate::codes;
 use crate::device;
 use crate::devices::DEFAULT_APP_RESERVE;
 use crate::diagnostic::Diagnostic;
 use crate::manifest::DEFAULT_QUANTIZATION;
 use crate::overrides::{Accepts, OverrideKey, check_number};
-use crate::parse::{Kind, Node};
+use crate::parse::{Kind, Member, Node};
 use crate::render::quoted;
 use crate::schema;
 use crate::source::SourceText;
@@ -21,8 +21,20 @@ use serde_json::json;
 
 /// Longest model id and library prefix: part of file and symbol names.
 const MAX_ID: usize = 128;
-/// Most models of one manifest.
-const MAX_MODELS: usize = 1000;
+/// Most models, libraries and phones of one manifest.
+const MAX_ITEMS: usize = 1000;
+
+impl Reader<'_> {
+    /// Reports a list that is longer than anybody's, before its elements are looked at.
+    fn count(&mut self, node: &Node, count: usize, what: &str) -> Option<()> {
+        if count <= MAX_ITEMS {
+            return Some(());
+        }
+        let span = Span { end: (node.span.start + 1).min(node.span.end), ..node.span };
+        self.error(codes::TOO_LARGE, span, format!("{count} {what}; a manifest may have {MAX_ITEMS}"), "");
+        None
+    }
+}
 
 impl Value for bool {
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
@@ -39,7 +51,7 @@ impl Value for bool {
 pub(crate) struct Address;
 
 impl Value for Address {
-    const REMOVABLE: bool = false;
+    const NULL: Null = Null::Wrong;
 
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
         reader.string(node).map(|_| Address)
@@ -60,7 +72,7 @@ pub(crate) struct Bases {
 }
 
 impl Value for Bases {
-    const REMOVABLE: bool = false;
+    const NULL: Null = Null::Wrong;
 
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
         let nodes = match &node.kind {
@@ -118,7 +130,9 @@ pub(crate) struct TargetDevices(pub(crate) Vec<Spanned<String>>);
 impl Value for TargetDevices {
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
         let mut names: Vec<Spanned<String>> = Vec::new();
-        for item in reader.list(node, "device profiles")? {
+        let items = reader.list(node, "device profiles")?;
+        reader.count(node, items.len(), "phones")?;
+        for item in items {
             let Some(name) = reader.string(item) else { continue };
             if let Some(first) = names.iter().find(|first| first.value == name) {
                 let message = format!("{} is named twice", quoted(name));
@@ -133,7 +147,7 @@ impl Value for TargetDevices {
     }
 
     fn schema(_: bool) -> serde_json::Value {
-        json!({ "type": "array", "items": { "type": "string" } })
+        json!({ "type": "array", "maxItems": MAX_ITEMS, "items": { "type": "string" } })
     }
 }
 
@@ -151,10 +165,11 @@ pub(crate) struct PrebuiltPaths(pub(crate) Vec<WrittenPrebuilt>);
 impl Value for PrebuiltPaths {
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
         let members = reader.object(node, "library prefixes with the paths of their files")?;
+        reader.count(node, members.len(), "libraries")?;
         let mut libraries = Vec::new();
         for member in members {
-            check_prefix(&member.key.value, member.key.span, reader);
-            let field = reader.removable(member, |reader, node| {
+            let prefix = check_prefix(&member.key.value, member.key.span, reader);
+            let field = reader.value(member, Null::Removes, |reader, node| {
                 let path = reader.string(node)?;
                 if path.is_empty() || path.contains('\0') {
                     reader.error(codes::EMPTY, node.span, "the path of a prebuilt library is empty", "");
@@ -162,7 +177,14 @@ impl Value for PrebuiltPaths {
                 }
                 Some(path.to_owned())
             });
-            libraries.push(WrittenPrebuilt { prefix: member.key.value.clone(), field });
+            let Some(prefix) = prefix else { continue };
+            if let Some(first) = libraries.iter().find(|first: &&WrittenPrebuilt| first.prefix == prefix) {
+                let message = format!("the library prefix {} stands twice", quoted(&prefix));
+                let error = Diagnostic::error(codes::DUPLICATE_KEY, member.key.span, message).label("again here");
+                reader.diagnostics.push(error.related(first.field.key, "first here"));
+                continue;
+            }
+            libraries.push(WrittenPrebuilt { prefix, field });
         }
         Some(PrebuiltPaths(libraries))
     }
@@ -181,24 +203,25 @@ impl Value for PrebuiltPaths {
     fn schema(extending: bool) -> serde_json::Value {
         json!({
             "type": "object",
+            "maxProperties": MAX_ITEMS,
             "propertyNames": { "pattern": PREFIX },
-            "additionalProperties": schema::removable(nonempty(), extending),
+            "additionalProperties": schema::nullable(nonempty(), Null::Removes, extending),
         })
     }
 }
 
 /// The entries of `model_list`; they merge by `model_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Models(pub(crate) Vec<WrittenModel>);
+pub(crate) struct Models {
+    pub(crate) entries: Vec<WrittenModel>,
+    /// Whether every element was an entry: otherwise what the others would have said is unknown.
+    pub(crate) complete: bool,
+}
 
 impl Value for Models {
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
         let items = reader.list(node, "models")?;
-        if items.len() > MAX_MODELS {
-            let message = format!("{} models; a manifest may have {MAX_MODELS}", items.len());
-            reader.error(codes::TOO_LARGE, node.span, message, "");
-            return None;
-        }
+        reader.count(node, items.len(), "models")?;
         let models: Vec<WrittenModel> = items.iter().filter_map(|item| WrittenModel::read(item, reader)).collect();
         let mut seen: Vec<(&str, Span)> = Vec::new();
         for model in &models {
@@ -208,12 +231,14 @@ impl Value for Models {
                 None => seen.push((id, *span)),
             }
         }
-        Some(Models(models))
+        let complete = models.len() == items.len();
+        Some(Models { entries: models, complete })
     }
 
     fn over(self, below: Option<Self>) -> Self {
-        let mut merged = below.map(|below| below.0).unwrap_or_default();
-        for model in self.0 {
+        let complete = self.complete && below.as_ref().is_none_or(|below| below.complete);
+        let mut merged = below.map(|below| below.entries).unwrap_or_default();
+        for model in self.entries {
             let id = |model: &WrittenModel| model.model_id.clone().and_then(Field::value);
             let wanted = id(&model);
             let place = wanted.and_then(|wanted| merged.iter().position(|known| id(known).as_ref() == Some(&wanted)));
@@ -228,13 +253,13 @@ impl Value for Models {
                 }
             }
         }
-        Models(merged)
+        Models { entries: merged, complete }
     }
 
     fn schema(extending: bool) -> serde_json::Value {
         let least = u32::from(!extending);
         let entry = schema::object(WrittenModel::KEYS, extending);
-        json!({ "type": "array", "minItems": least, "maxItems": MAX_MODELS, "items": entry })
+        json!({ "type": "array", "minItems": least, "maxItems": MAX_ITEMS, "items": entry })
     }
 }
 
@@ -245,7 +270,7 @@ impl Value for SourceText {
             Ok(source) => Some(source),
             Err(error) => {
                 let found = Diagnostic::error(codes::BAD_SOURCE, node.span, error.to_string());
-                reader.diagnostics.push(found.maybe_help(error.help()));
+                reader.diagnostics.push(found.maybe_help(error.help(text)));
                 None
             }
         }
@@ -262,7 +287,7 @@ pub(crate) struct ModelId(pub(crate) String);
 
 impl Value for ModelId {
     /// It says which model of an extended file is meant.
-    const REMOVABLE: bool = false;
+    const NULL: Null = Null::Wrong;
 
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
         let id = reader.string(node)?;
@@ -288,6 +313,8 @@ impl Value for ModelId {
 pub(crate) struct Budget(pub(crate) u64);
 
 impl Value for Budget {
+    const NULL: Null = Null::Absent;
+
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
         byte_count(node, 1, "a positive whole number", "it is computed", reader).map(Budget)
     }
@@ -342,12 +369,14 @@ fn byte_count(node: &Node, least: i128, number_of: &str, otherwise: &str, reader
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LibraryPrefix(pub(crate) String);
 
-const PREFIX: &str = "^[A-Za-z_][A-Za-z0-9_]{0,127}$";
+const PREFIX: &str = "^[A-Za-z_-][A-Za-z0-9_-]{0,127}$";
 
 impl Value for LibraryPrefix {
+    const NULL: Null = Null::Absent;
+
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
         let prefix = reader.string(node)?;
-        check_prefix(prefix, node.span, reader).then(|| LibraryPrefix(prefix.to_owned()))
+        check_prefix(prefix, node.span, reader).map(LibraryPrefix)
     }
 
     fn schema(_: bool) -> serde_json::Value {
@@ -355,12 +384,13 @@ impl Value for LibraryPrefix {
     }
 }
 
-/// A library prefix becomes part of a symbol in C.
-fn check_prefix(prefix: &str, span: Span, reader: &mut Reader<'_>) -> bool {
+/// The prefix as part of a symbol in C, where `-` becomes `_`.
+fn check_prefix(prefix: &str, span: Span, reader: &mut Reader<'_>) -> Option<String> {
+    let prefix = &prefix.replace('-', "_");
     let letters = prefix.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let begins = prefix.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if letters && begins && prefix.len() <= MAX_ID {
-        return true;
+        return Some(prefix.clone());
     }
     let mut plain: String =
         prefix.chars().take(MAX_ID).map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
@@ -370,10 +400,10 @@ fn check_prefix(prefix: &str, span: Span, reader: &mut Reader<'_>) -> bool {
     let message = format!("{} can not be a library prefix", quoted(prefix));
     let label = if plain.is_empty() { String::new() } else { format!("did you mean `{plain}`?") };
     let error = Diagnostic::error(codes::BAD_MODEL_LIB, span, message).label(label).help(
-        "the prefix becomes part of a symbol: letters, digits and `_`, not a digit first, at most 128 characters",
+        "the prefix becomes part of a symbol: letters, digits, `_`, and `-` which becomes `_`; not a digit first, at most 128 characters",
     );
     reader.diagnostics.push(error);
-    false
+    None
 }
 
 impl Value for Quantization {
@@ -411,6 +441,42 @@ impl Value for TemplateText {
     }
 }
 
+/// The app's own keys; they merge key by key. Their values are whatever the app makes of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AppKeys(pub(crate) serde_json::Map<String, serde_json::Value>);
+
+impl Value for AppKeys {
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
+        let members = reader.object(node, "the app's own keys")?;
+        Some(AppKeys(members.iter().map(|member| (member.key.value.clone(), member.value.to_json())).collect()))
+    }
+
+    fn over(self, below: Option<Self>) -> Self {
+        let mut merged = below.map(|below| below.0).unwrap_or_default();
+        merged.extend(self.0);
+        AppKeys(merged)
+    }
+
+    fn schema(_: bool) -> serde_json::Value {
+        json!({ "type": "object" })
+    }
+}
+
+impl AppKeys {
+    /// The keys below `app` with those that stand beside it; below it wins.
+    pub(crate) fn with(field: Option<Field<Self>>, beside: &[&Member]) -> Option<Field<Self>> {
+        let Some(first) = beside.first() else { return field };
+        let more = AppKeys(beside.iter().map(|member| (member.key.value.clone(), member.value.to_json())).collect());
+        let mut field = field.unwrap_or(Field { key: first.key.span, span: first.value.span, given: Given::Null });
+        field.given = match field.given {
+            Given::Value(below) => Given::Value(below.over(Some(more))),
+            Given::Null => Given::Value(more),
+            Given::Wrong => Given::Wrong,
+        };
+        Some(field)
+    }
+}
+
 /// A key of `overrides` as written. The value is `None` for the model's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WrittenOverride {
@@ -427,11 +493,18 @@ impl Value for OverrideValues {
         let members = reader.object(node, "overrides")?;
         let known = OverrideKey::ALL.map(OverrideKey::as_str);
         let entry = names(WrittenModel::KEYS);
-        reader.unknown_keys(members, &known, "`overrides`", &[(&entry, "the model's entry, outside `overrides`")]);
+        let place = Place {
+            name: "`overrides`",
+            keys: &known,
+            rows: &[],
+            elsewhere: &[(&entry, "the model's entry, outside `overrides`")],
+        };
+        let help = format!("with effect, or accepted for MLC's sake, are {}", known.join(", "));
+        reader.unknown_keys(members, &place, "without effect", &help);
         let mut overrides = Vec::new();
         for member in members {
             let Some(name) = OverrideKey::parse(&member.key.value) else { continue };
-            let field = reader.removable(member, |reader, node| override_value(name, node, reader));
+            let field = reader.value(member, Null::Absent, |reader, node| override_value(name, node, reader));
             overrides.push(WrittenOverride { name, field });
         }
         Some(OverrideValues(overrides))
@@ -452,7 +525,7 @@ impl Value for OverrideValues {
         let keys = OverrideKey::ALL.map(|key| {
             let mut schema = key.accepts().schema();
             schema["description"] = key.meaning().into();
-            (key.as_str().to_owned(), schema::removable(schema, extending))
+            (key.as_str().to_owned(), schema::nullable(schema, Null::Absent, extending))
         });
         json!({
             "type": "object",

@@ -3,7 +3,7 @@
 //!
 //! A device joins by an [`Instance`] and a line in [`suite`]'s list at the end of this file.
 
-#![allow(unsafe_code)] // The stand-in loads what clang made of kernels.
+#![allow(unsafe_code, reason = "the stand-in loads what clang made of kernels")]
 
 mod build;
 mod cases;

@@ -8,7 +8,7 @@
 //! `runtime.cpp` runs the threads of a work group as fibers, in a chosen order. Memory is strict: every buffer of a launch lies
 //! between guards that must not change, and reads beyond it (and in Metal of local memory never
 //! written) give NaN.
-#![allow(dead_code)] // Each test binary uses a part.
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 mod compile;
 

@@ -1,6 +1,6 @@
 //! Whole models on a device, held against the reference's logits: the conversions by the reference tool, and the checkpoints
 //! that were generated for the families, rope scalings and variants without one, converted here.
-#![allow(dead_code)] // Each test binary uses a part.
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;

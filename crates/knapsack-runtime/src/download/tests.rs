@@ -36,6 +36,7 @@ fn model(hub: &HubServer, revision: String, salt: u8) -> AppModel {
         context_window_size: None,
         sliding_window_size: None,
         prefill_chunk_size: None,
+        app: Default::default(),
         files: vec![
             app_file("mlc-chat-config.json", b"{\"a\": 1}"),
             app_file("params_shard_0.bin", &large(salt)),

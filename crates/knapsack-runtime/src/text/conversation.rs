@@ -20,7 +20,7 @@ pub struct ConvTemplate {
     raw: Box<Raw>,
 }
 
-/// What a `conv_template` lacks to be usable; older and hand-written configurations only give a name.
+/// What a `conv_template` lacks to be usable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("conv_template is incomplete: {0}")]
 pub struct IncompleteTemplate(String);
@@ -65,14 +65,30 @@ const fn yes() -> bool {
     true
 }
 
+/// The known template of a value that only gives a name: a string, or an object without roles.
+fn by_name(value: &Value) -> Option<Value> {
+    let name = match value {
+        Value::String(name) => name,
+        Value::Object(keys)
+            if keys.get("roles").is_none_or(|roles| roles.as_object().is_some_and(|all| all.is_empty())) =>
+        {
+            keys.get("name")?.as_str()?
+        }
+        _ => return None,
+    };
+    serde_json::to_value(knapsack_artifact::ConvTemplate::named(name)?).ok()
+}
+
 impl ConvTemplate {
-    /// Reads the value of the key `conv_template`.
+    /// Reads the value of the key `conv_template`; a name alone, as older configurations have it, is the template that MLC has under it.
     ///
     /// # Errors
     /// When a key that has no default is absent or of the wrong type: `roles` with `user` and `assistant`, and one or two
-    /// `seps`.
+    /// `seps`; a name that is not known.
     pub fn from_json(value: &Value) -> Result<Self, IncompleteTemplate> {
-        let raw = Raw::deserialize(value).map_err(|error| IncompleteTemplate(error.to_string()))?;
+        let known = by_name(value);
+        let raw = Raw::deserialize(known.as_ref().unwrap_or(value));
+        let raw = raw.map_err(|error| IncompleteTemplate(error.to_string()))?;
         for role in ["user", "assistant"] {
             if !raw.roles.contains_key(role) {
                 return Err(IncompleteTemplate(format!("roles has no {role:?}")));
@@ -395,10 +411,19 @@ mod tests {
     }
 
     #[test]
-    fn names_alone_are_incomplete() {
+    fn a_name_alone_is_the_known_template() {
+        for value in [json!("llama-3"), json!({"name": "llama-3"}), json!({"name": "llama-3", "roles": {}})] {
+            let template = ConvTemplate::from_json(&value).unwrap();
+            let prompt = template.render(&[message(Role::User, "hi")], &PromptOptions::default()).unwrap();
+            assert!(prompt.text.contains("<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"), "{value}");
+        }
+    }
+
+    #[test]
+    fn unknown_names_and_parts_are_incomplete() {
         for (value, problem) in [
-            (json!({"name": "llama-3"}), "roles"),
-            (json!("llama-3"), "llama-3"),
+            (json!({"name": "llama-30"}), "roles"),
+            (json!("llama-30"), "llama-30"),
             (json!({"roles": {"user": "u"}, "seps": ["\n"]}), "assistant"),
             (json!({"roles": {"user": "u", "assistant": "a"}, "seps": []}), "seps has 0"),
         ] {

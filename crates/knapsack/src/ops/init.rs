@@ -2,20 +2,22 @@
 
 use crate::cli::InitArgs;
 use crate::exit::wrong_input;
+use crate::files::write_atomically;
 use crate::report::Reporter;
 use anyhow::Context;
 use knapsack_artifact::Device;
 use knapsack_config::DeviceProfiles;
 use knapsack_config::devices::DEFAULT_APP_RESERVE;
-use knapsack_config::schema::SCHEMA_ID;
 use serde_json::Value;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 
+/// The schema beside the manifest.
+const SCHEMA_FILE: &str = "mlc-package-config.schema.json";
 /// A small model that MLC publishes converted.
 const DEFAULT_MODEL: &str = "HF://mlc-ai/Llama-3.2-1B-Instruct-q4f16_1-MLC";
 
-/// Writes the manifest, unless there is one.
+/// Writes the manifest, unless there is one; with `--schema` the schema beside it, which is written anew.
 pub fn run(args: &InitArgs, reporter: &Reporter) -> anyhow::Result<()> {
     let text = manifest(args);
     let path = args.config.display();
@@ -27,6 +29,11 @@ pub fn run(args: &InitArgs, reporter: &Reporter) -> anyhow::Result<()> {
         Err(error) => return Err(error).with_context(|| format!("can not write {path}")),
     };
     file.write_all(text.as_bytes()).with_context(|| format!("can not write {path}"))?;
+    if args.schema {
+        let schema = args.config.with_file_name(SCHEMA_FILE);
+        write_atomically(&schema, knapsack_config::json_schema().as_bytes())?;
+        reporter.status("Created", format_args!("{}; editors check the manifest by it", schema.display()));
+    }
     reporter.status("Created", format_args!("{path}; `knapsack check` checks it, `knapsack package` builds it"));
     Ok(())
 }
@@ -39,10 +46,10 @@ fn manifest(args: &InitArgs) -> String {
     let source = args.model.as_deref().unwrap_or(DEFAULT_MODEL);
     let (model, id) = (Value::from(source), Value::from(model_id(source)));
     let targets = target_devices(device);
+    let schema = if args.schema { format!("    \"$schema\": \"./{SCHEMA_FILE}\",\n") } else { String::new() };
     format!(
         r#"{{
-    "$schema": "{SCHEMA_ID}",
-    // What to package for: {devices}.
+{schema}    // What to package for: {devices}.
     "device": "{device}",
     "model_list": [
         {{
