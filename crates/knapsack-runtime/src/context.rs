@@ -14,6 +14,9 @@ pub enum ContextPolicy {
     Fail,
 }
 
+/// Turns a conversation into tokens; `None` for one that is certainly too long.
+pub type Tokenize<'a, E> = dyn FnMut(&[Message]) -> Result<Option<Vec<u32>>, E> + 'a;
+
 impl ContextPolicy {
     /// Tokens that are kept free for an answer whose length nobody limits, where the context allows it.
     pub const ANSWER_TOKENS: u32 = 512;
@@ -39,7 +42,7 @@ impl ContextPolicy {
         messages: &[Message],
         context: Option<u32>,
         max_tokens: Option<u32>,
-        prompt: &mut dyn FnMut(&[Message]) -> Result<Option<Vec<u32>>, E>,
+        prompt: &mut Tokenize<'_, E>,
     ) -> Result<Option<FittedPrompt>, E> {
         let whole = prompt(messages)?.map(|tokens| FittedPrompt { tokens, dropped_messages: 0 });
         let Some(context) = context.filter(|_| self == ContextPolicy::DropOldest) else { return Ok(whole) };
@@ -168,7 +171,7 @@ mod tests {
         for room in 40..2000 {
             let fitted = fit(ContextPolicy::DropOldest, &messages, Some(room + 40), 40);
             let turns_kept = 100 - fitted.dropped_messages / 2;
-            assert!(fitted.dropped_messages % 2 == 0 && fitted.tokens.len() == 20 * turns_kept);
+            assert!(fitted.dropped_messages.is_multiple_of(2) && fitted.tokens.len() == 20 * turns_kept);
             assert_eq!(turns_kept, (room / 20).clamp(1, 100) as usize, "room {room}");
         }
     }

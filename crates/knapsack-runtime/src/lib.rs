@@ -27,7 +27,7 @@ pub mod text;
 
 pub use activity::Activity;
 pub use chat_config::{ChatModel, SamplingDefaults};
-pub use context::{ContextPolicy, FittedPrompt};
+pub use context::{ContextPolicy, FittedPrompt, Tokenize};
 pub use engine::{Engine, Event, FinishReason, GenerateOptions, Generation, GenerationStats};
 pub use error::EngineError;
 pub use grammar::{Grammar, GrammarError};

@@ -158,8 +158,7 @@ fn restored_turns(device: &dyn Device, model: &Model, file: &Path) {
     turn(&mut restored, 3, &cancel).unwrap();
     restored.restore(file).unwrap();
     assert_eq!(restored.cached(), saved.cached());
-    for number in 1..TURNS.len() {
-        let prompt = TURNS[number].0;
+    for (number, (prompt, _)) in TURNS.iter().enumerate().skip(1) {
         let reused = [saved.prefill(prompt, &cancel).unwrap(), restored.prefill(prompt, &cancel).unwrap()];
         assert!(number > 2 || reused[0] > 4, "{reused:?}");
         assert_eq!(reused[0], reused[1]);

@@ -118,7 +118,11 @@ pub trait Backend: Send {
     /// # Errors
     /// The first that went wrong.
     fn wait_all(&mut self, running: &mut VecDeque<Self::Ticket>) -> Result<(), DeviceError> {
-        running.drain(..).fold(Ok(()), |outcome, ticket| outcome.and(self.wait(ticket)))
+        let mut outcome = Ok(());
+        for ticket in running.drain(..) {
+            outcome = outcome.and(self.wait(ticket));
+        }
+        outcome
     }
 }
 

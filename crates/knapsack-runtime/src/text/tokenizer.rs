@@ -404,7 +404,7 @@ mod tests {
         assert_eq!((special(&whole), special(&tokens)), (4, 2));
         // A token that is spelled in part by the data is text; without any, the slow way is the fast way.
         let half = text.find("<|im_end|>").unwrap();
-        assert_eq!(special(&tokenizer.encode_prompt(text, &[half..half + 1], 1024).unwrap()), 3);
+        assert_eq!(special(&tokenizer.encode_prompt(text, std::slice::from_ref(&(half..half + 1)), 1024).unwrap()), 3);
         assert_eq!(tokenizer.encode_around(text, &|_, _| false).unwrap(), whole);
         // A model without the last tokens reads their spelling.
         assert_eq!(special(&tokenizer.encode_prompt(text, &[], 1023).unwrap()), 2);
