@@ -156,6 +156,8 @@ pub enum Epilogue {
     Add(Rows),
     /// `y = cap * tanh((x W^T + bias) / cap)`: final logit soft-capping.
     SoftCap(f32),
+    /// `y = factor * (x W^T + bias)` (granite's logits).
+    Scale(f32),
 }
 
 /// `output = epilogue(input W^T + bias)`.
@@ -194,6 +196,27 @@ pub struct KeyValueRows {
     pub values: Rows,
 }
 
+/// What the norms of q and k are over, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormPlace {
+    /// Over each head, before the rotation.
+    #[default]
+    Heads,
+    /// Over all q heads of a row together, and over all its k heads, before the rotation (olmo2). Root mean square only;
+    /// with [`QkvOrder::Sections`]; weights are as long as the heads.
+    Row,
+    /// Over each head, after the rotation (hunyuan).
+    Rotated,
+}
+
+impl NormPlace {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_usual(&self) -> bool {
+        *self == NormPlace::Heads
+    }
+}
+
 /// For each token, from one row of the projection: q and k heads are normalized (where there is a norm), the first `rotary`
 /// elements of each head are rotated in halves, `(a, b) -> (a cos - b sin, b cos + a sin)` with `a = x[i]`,
 /// `b = x[i + rotary/2]` and the angle of pair `i` at position `p + t`; then q goes to `query` and k, v to the slot
@@ -217,9 +240,16 @@ pub struct RopeAppend {
     pub rotary: u32,
     /// Index into [`crate::ModelLibrary::rope_tables`]; its pairs are `rotary / 2`.
     pub rope_table: u32,
-    /// Normalization of each q head over head_dim; weights are `(head_dim)` shared by the heads or `(heads * head_dim)`.
+    /// Another table of as many pairs, which the queries are rotated by (ministral3, whose queries grow with the position);
+    /// whole heads are rotated then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_table: Option<u32>,
+    /// What the norms are over.
+    #[serde(default, skip_serializing_if = "NormPlace::is_usual")]
+    pub norm_place: NormPlace,
+    /// Normalization of q; weights are `(head_dim)` shared by the heads or `(heads * head_dim)`.
     pub query_norm: Option<NormWeights>,
-    /// The same for k heads.
+    /// The same for k.
     pub key_norm: Option<NormWeights>,
     /// Cache layer.
     pub layer: u32,
@@ -300,6 +330,22 @@ impl KvLayer {
     }
 }
 
+/// The factor `1 + beta * ln(1 + floor(position / original))`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Growth {
+    /// How fast it grows.
+    pub beta: f32,
+    /// Positions up to which it is 1; above 0.
+    pub original: u32,
+}
+
+impl Growth {
+    /// The factor at a position.
+    pub fn at(&self, position: u32) -> f32 {
+        1.0 + self.beta * ((1 + position / self.original.max(1)) as f32).ln()
+    }
+}
+
 /// Rotary frequencies. The host writes `(cos, sin)` of `position * frequency[i]`, times `magnitude`, for each token of a call
 /// into the table's rows before the launches. The angle is the float32 product, as the models were trained with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -308,6 +354,9 @@ pub struct RopeTable {
     pub frequencies: Vec<f32>,
     /// Multiplier of both cosine and sine (longrope's and yarn's attention factor); 1 otherwise.
     pub magnitude: f32,
+    /// A further multiplier of both, which depends on the position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth: Option<Growth>,
     /// `(n, 2 * frequencies)`: cosine and sine of pair `i` at columns `2 i` and `2 i + 1`.
     pub rows: Rows,
 }
@@ -462,6 +511,7 @@ impl Op {
                 }
                 if op.rotary > 0 {
                     list.push(Operand::RopeTable(op.rope_table));
+                    list.extend(op.query_table.map(Operand::RopeTable));
                 }
                 for norm in op.query_norm.iter().chain(&op.key_norm) {
                     norm.push(&mut list);

@@ -79,6 +79,26 @@ fn config(shape: &Shape) -> ModelConfig {
     if matches!(shape.family.name, "gemma2" | "gemma3_text" | "phi3") {
         object.insert("sliding_window".to_owned(), Value::from(5));
     }
+    if matches!(shape.family.name, "olmo3" | "exaone4" | "smollm3") {
+        object.insert("sliding_window".to_owned(), Value::from(5));
+        object.insert("use_sliding_window".to_owned(), Value::from(normed));
+    }
+    if matches!(shape.family.name, "granite" | "granitemoehybrid") {
+        object.insert("position_embedding_type".to_owned(), Value::from(if parallel { "rope" } else { "nope" }));
+        for (key, value) in [
+            ("embedding_multiplier", 2.0),
+            ("residual_multiplier", 0.5),
+            ("attention_multiplier", 0.2),
+            ("logits_scaling", 4.0),
+        ] {
+            object.insert(key.to_owned(), Value::from(value));
+        }
+    }
+    if shape.family.name == "ministral3" {
+        let dictionary =
+            json!({"rope_type": "default", "llama_4_scaling_beta": 0.3, "original_max_position_embeddings": 8});
+        object.insert("rope_parameters".to_owned(), dictionary);
+    }
     if shape.family.name == "gemma2" {
         object.insert("attn_logit_softcapping".to_owned(), Value::from(2.0));
         object.insert("final_logit_softcapping".to_owned(), Value::from(3.0));

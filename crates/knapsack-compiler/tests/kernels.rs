@@ -259,7 +259,7 @@ fn layer_norms(b: &mut Builder) -> Op {
 fn head_norms(b: &mut Builder) -> Op {
     let layer = b.cache(4, 40, 64, Some((32, 4)));
     let rope_rows = b.rows(16);
-    b.library.rope_tables.push(RopeTable { frequencies: vec![1.0; 8], magnitude: 1.0, rows: rope_rows });
+    b.library.rope_tables.push(RopeTable { frequencies: vec![1.0; 8], magnitude: 1.0, growth: None, rows: rope_rows });
     let norm =
         NormWeights { kind: NormKind::Layer, epsilon: 1e-5, weight: Some(b.parameter(DType::F16, &[160])), bias: None };
     Op::RopeAppend(RopeAppend {
@@ -271,6 +271,8 @@ fn head_norms(b: &mut Builder) -> Op {
         head_dim: 40,
         rotary: 16,
         rope_table: 0,
+        query_table: None,
+        norm_place: NormPlace::Heads,
         query_norm: Some(norm),
         key_norm: Some(b.norm(40)),
         layer,

@@ -38,6 +38,8 @@ fn attention(chunk: u32) -> Sample {
         head_dim,
         rotary: 0,
         rope_table: 0,
+        query_table: None,
+        norm_place: NormPlace::Heads,
         query_norm: None,
         key_norm: None,
         layer,

@@ -61,9 +61,10 @@ pub fn write_rope_rows(table: &RopeTable, call: Call, rows: &mut [f32]) {
     assert_eq!(rows.len(), call.n as usize * columns, "rows of a rope table");
     for (t, row) in rows.chunks_exact_mut(columns).enumerate() {
         let position = (call.position + t as u32) as f32;
+        let magnitude = table.magnitude * table.growth.map_or(1.0, |growth| growth.at(call.position + t as u32));
         for (pair, frequency) in row.as_chunks_mut::<2>().0.iter_mut().zip(&table.frequencies) {
             let (sin, cos) = f64::from(position * frequency).sin_cos();
-            *pair = [cos as f32 * table.magnitude, sin as f32 * table.magnitude];
+            *pair = [cos as f32 * magnitude, sin as f32 * magnitude];
         }
     }
 }

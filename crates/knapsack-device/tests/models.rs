@@ -11,7 +11,7 @@ use std::sync::Arc;
 use support::{Calls, Model, all_logits, error, every_model, tokens};
 
 /// How a call's tokens are cut.
-const CHUNKS: [u32; 4] = [128, 16, 4, 1];
+const CHUNKS: [u32; 4] = [128, 80, 8, 1];
 
 fn argmax(row: &[f32]) -> usize {
     row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(index, _)| index)

@@ -1,7 +1,8 @@
 //! Result types from operations: the one place that says which operands an operation accepts.
 
 use crate::{
-    Columns, Epilogue, Graph, Linear, Norm, Op, ParameterId, RopeAppend, RowCount, Storage, Type, ValueId, Weight,
+    Columns, Epilogue, Graph, Linear, Norm, NormPlace, Op, ParameterId, QkvOrder, RopeAppend, RowCount, Storage, Type,
+    ValueId, Weight,
 };
 use knapsack_tensor::{DType, NormKind};
 
@@ -271,6 +272,10 @@ impl Context<'_> {
                 require!(cap.is_finite() && cap > 0.0, "a cap of {cap}");
                 Ok(Type::Rows { count, columns: rows })
             }
+            Epilogue::Scale(factor) => {
+                require!(factor.is_finite() && factor != 0.0, "a factor of {factor}");
+                Ok(Type::Rows { count, columns: rows })
+            }
             Epilogue::None | Epilogue::Activation(_) => Ok(Type::Rows { count, columns: rows }),
         }
     }
@@ -286,7 +291,7 @@ impl Context<'_> {
                 for id in apart {
                     require!(self.rows(id)? == (RowCount::Tokens, keys), "{id} does not fit layer {}", op.layer);
                 }
-                require!(op.order == crate::QkvOrder::Sections, "projections apart, but heads in turn");
+                require!(op.order == QkvOrder::Sections, "projections apart, but heads in turn");
                 u64::from(query)
             }
         };
@@ -301,15 +306,27 @@ impl Context<'_> {
             kv.kv_heads
         );
         require!(
-            op.order == crate::QkvOrder::Sections || op.heads == kv.kv_heads,
+            op.order == QkvOrder::Sections || op.heads == kv.kv_heads,
             "heads in turn need as many of q as of k and v"
         );
         if op.rotary > 0 {
             self.rotary(op.table, kv.head_dim, op.rotary)?;
+            self.rotary(op.query_table, kv.head_dim, op.rotary)?;
+            // A part of the head that is not rotated would not grow.
+            require!(
+                op.query_table == op.table || op.rotary == kv.head_dim,
+                "a table of the queries' own, but {} of {} elements rotated",
+                op.rotary,
+                kv.head_dim
+            );
         }
         for (norm, columns) in [(&op.query_norm, query), (&op.key_norm, keys)] {
             if let Some(norm) = norm {
-                require!(norm.width == kv.head_dim, "a head norm of {}", norm.width);
+                let width = if op.place == NormPlace::Row { columns } else { kv.head_dim };
+                require!(norm.width == width, "a head norm of {}", norm.width);
+                let usual =
+                    op.place != NormPlace::Row || (norm.kind == NormKind::Rms && op.order == QkvOrder::Sections);
+                require!(usual, "a norm over all heads that is no root mean square of neighbouring ones");
                 self.norm(norm, columns)?;
             }
         }

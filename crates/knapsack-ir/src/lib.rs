@@ -15,7 +15,7 @@ mod op;
 pub mod text;
 mod verify;
 
-pub use graph::{Graph, KvLayer, Node, Parameter, ParameterId, RopeTable, RowCount, Type, ValueId, Windows};
+pub use graph::{Graph, Growth, KvLayer, Node, Parameter, ParameterId, RopeTable, RowCount, Type, ValueId, Windows};
 pub use infer::{TypeError, infer};
-pub use op::{Columns, Epilogue, Linear, Norm, Op, QkvOrder, RopeAppend, Storage, Weight};
+pub use op::{Columns, Epilogue, Linear, Norm, NormPlace, Op, QkvOrder, RopeAppend, Storage, Weight};
 pub use verify::{MAX_COLUMNS, VerifyError, verify};

@@ -98,6 +98,8 @@ pub enum Epilogue {
     Add(ValueId),
     /// `cap * tanh(y / cap)`.
     SoftCap(f32),
+    /// `factor * y`.
+    Scale(f32),
 }
 
 /// `epilogue(input W^T + bias)`.
@@ -122,6 +124,18 @@ pub enum QkvOrder {
     PerHead,
 }
 
+/// What the norms of q and k are over, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NormPlace {
+    /// Over each head, before the rotation.
+    #[default]
+    Heads,
+    /// Over all heads of a row together, before the rotation.
+    Row,
+    /// Over each head, after the rotation.
+    Rotated,
+}
+
 /// Splits q, k, v, normalizes and rotates q and k, appends k and v.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RopeAppend {
@@ -137,9 +151,13 @@ pub struct RopeAppend {
     pub rotary: u32,
     /// Index into [`crate::Graph::rope_tables`]; not looked at when `rotary` is 0.
     pub table: u32,
-    /// Of each q head.
+    /// The table of the queries: `table`, or one that differs from it by its growth.
+    pub query_table: u32,
+    /// What the norms are over.
+    pub place: NormPlace,
+    /// Of q.
     pub query_norm: Option<Norm>,
-    /// Of each k head.
+    /// Of k.
     pub key_norm: Option<Norm>,
     /// Cache layer.
     pub layer: u32,

@@ -103,7 +103,9 @@ fn declarations(graph: &Graph) -> Result<(), VerifyError> {
     }
     for (index, table) in graph.rope_tables.iter().enumerate() {
         let finite = table.frequencies.iter().all(|f| f.is_finite());
-        if !finite || !table.magnitude.is_finite() || table.magnitude <= 0.0 {
+        let grows =
+            table.growth.is_none_or(|growth| growth.beta.is_finite() && growth.beta >= 0.0 && growth.original > 0);
+        if !finite || !table.magnitude.is_finite() || table.magnitude <= 0.0 || !grows {
             return fail(format!("rope table {index}"), "its frequencies or its magnitude are not usable");
         }
     }
@@ -117,7 +119,7 @@ mod tests {
 
     const VALID: &str = "graph t q0f32 vocab=3 hidden=2
 param @0 table bfloat16[3,2]
-rope magnitude=1 0.5
+rope magnitude=1 growth=- 0.5
 cache heads=1 head_dim=2 window=2 sinks=1 dtype=float32
 %0:tokens = tokens
 %1:matrix[3,2] = dequantize dense:@0:3x2
@@ -144,7 +146,8 @@ return %7";
             ("param", "param @0 table bfloat16[3,2]\nparam", "line 3: parameter 1 is expected, not 0"),
             ("window=2", "window=0", "cache layer 0: heads, head_dim or window is 0"),
             ("heads=1", "heads=4294967295", "cache layer 0: its heads have too many elements"),
-            ("magnitude=1 0.5", "magnitude=0 0.5", "rope table 0: its frequencies or its magnitude are not usable"),
+            ("magnitude=1", "magnitude=0", "rope table 0: its frequencies or its magnitude are not usable"),
+            ("growth=-", "growth=0.1:0", "rope table 0: its frequencies or its magnitude are not usable"),
             ("vocab=3", "vocab=4", "output: 1 row selections, %7 is Some(Rows { count: One, columns: 3 })"),
             ("hidden=2", "hidden=3", "node 5 (select_row): selects from"),
             ("scale=1", "scale=inf", "node 4 (attention): scale inf, cap None"),

@@ -2,6 +2,7 @@ use crate::error::ConfigError;
 use crate::fields::Fields;
 use crate::rope::Rope;
 use crate::table::Modules;
+use knapsack_ir::Growth;
 use knapsack_tensor::{Activation, NormKind};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -78,6 +79,10 @@ pub enum QueryKeyNorm {
     None,
     /// Over each head, one weight vector of `head_dim` shared by the heads.
     Shared,
+    /// The same after the rotation.
+    Rotated,
+    /// Over all heads of a row together, one weight for each of their elements.
+    Row,
     /// Over each head, with weights for each head, `(heads * head_dim)`, that the checkpoint keeps as one tensor a head.
     PerHead,
 }
@@ -172,6 +177,13 @@ pub struct ModelConfig {
     pub final_soft_cap: Option<f32>,
     /// Multiplier of the embedding's rows; 1 for most.
     pub embedding_scale: f32,
+    /// Multiplier of everything that is added to the residual stream; 1 for most. The graph keeps the stream divided by it, so that
+    /// nothing is multiplied: what reads the stream normalizes it, with an epsilon that is divided by its square.
+    pub residual_scale: f32,
+    /// Multiplier of the logits; 1 for most.
+    pub logit_scale: f32,
+    /// How queries grow with the position.
+    pub query_growth: Option<Growth>,
     /// Normalization of query and key heads.
     pub query_key_norm: QueryKeyNorm,
     /// Which projections have a bias.
@@ -207,6 +219,12 @@ impl ModelConfig {
     /// Whether some rotary embedding is meant for positions beyond the trained ones.
     pub fn extends_positions(&self) -> bool {
         self.ropes.iter().any(|rope| rope.scaling.extends())
+    }
+
+    /// The epsilon of a norm that reads the residual stream.
+    pub(crate) fn stream_epsilon(&self) -> f32 {
+        let scale = f64::from(self.residual_scale);
+        (f64::from(self.norm_epsilon) / (scale * scale)) as f32
     }
 
     /// The windows that layers have of their own, each once.

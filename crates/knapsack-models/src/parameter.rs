@@ -38,6 +38,13 @@ pub enum Transform {
         /// Elements of a head.
         head_dim: u32,
     },
+    /// Of the first `heads` heads, rows `2 i` and `2 i + 1` become `i` and `i + head_dim / 2`; the rest stays (ernie4_5).
+    Unpair {
+        /// Heads.
+        heads: u32,
+        /// Elements of a head; even.
+        head_dim: u32,
+    },
 }
 
 /// One parameter of a model before quantization.

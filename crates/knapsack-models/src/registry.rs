@@ -2,6 +2,7 @@
 
 use crate::config::{Family, ModelConfig};
 use crate::error::{ConfigError, UnsupportedFamily};
+use crate::families::{ernie4_5, exaone4, granite, hunyuan, ministral3, olmo, smollm3};
 use crate::families::{gemma, gemma2, gemma3, gpt_neox, llama, mistral, phi, phi3, qwen2, qwen3, stablelm};
 use crate::fields::{Asked, Fields, shortened};
 use crate::{read, rope, usable};
@@ -22,6 +23,15 @@ pub static FAMILIES: &[&Family] = &[
     &phi::PHI_MSFT,
     &stablelm::STABLELM,
     &gpt_neox::GPT_NEOX,
+    &smollm3::SMOLLM3,
+    &ministral3::MINISTRAL3,
+    &granite::GRANITE,
+    &granite::GRANITE_HYBRID,
+    &olmo::OLMO2,
+    &olmo::OLMO3,
+    &exaone4::EXAONE4,
+    &hunyuan::HUNYUAN,
+    &ernie4_5::ERNIE4_5,
 ];
 
 /// Keys that change what a model computes, for families that have them: nobody asking for one means a wrong model. The values

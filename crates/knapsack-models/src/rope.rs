@@ -2,6 +2,7 @@
 
 use crate::error::ConfigError;
 use crate::fields::{Fields, invalid, missing, shortened};
+use knapsack_ir::Growth;
 use serde_json::{Map, Value};
 use std::f64::consts::PI;
 
@@ -238,6 +239,18 @@ pub(crate) fn read(fields: &Fields<'_>, head_dim: u32, defaults: &RopeDefaults) 
         },
     };
     Ok(Ropes { full, windowed })
+}
+
+/// How queries grow with the position (`llama_4_scaling_beta` in the rope dictionary).
+pub(crate) fn query_growth(fields: &Fields<'_>) -> Result<Option<Growth>, ConfigError> {
+    for name in DICTIONARIES {
+        let Some(dictionary) = fields.object(name)? else { continue };
+        let Some(beta) = dictionary.positive_f32(&["llama_4_scaling_beta"])? else { continue };
+        let key = ["original_max_position_embeddings"];
+        let original = dictionary.positions(&key)?.or(fields.positions(&key)?).ok_or_else(|| missing(&key))?;
+        return Ok(Some(Growth { beta, original }));
+    }
+    Ok(None)
 }
 
 /// The first rope key that has a value and that nobody asked for: one without a meaning for this family or this type of rope. A

@@ -70,6 +70,8 @@ pub(crate) enum Change {
     AddOne,
     /// q, k and v of each head become all q, all k, all v.
     SplitHeads,
+    /// Neighbouring elements of q and k heads, which the checkpoint rotates, come to stand half a head apart.
+    Unpair,
 }
 
 /// One parameter of the model, or of each of its layers.

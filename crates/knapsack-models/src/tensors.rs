@@ -152,7 +152,8 @@ impl ModelConfig {
         let (query, key) = (attention.query_columns(), attention.key_columns());
         let head_norm = |heads: u32| match self.query_key_norm {
             QueryKeyNorm::PerHead => vec![attention.head_dim.into(); heads as usize],
-            QueryKeyNorm::None | QueryKeyNorm::Shared => vec![attention.head_dim.into()],
+            QueryKeyNorm::Row => vec![u64::from(heads) * u64::from(attention.head_dim)],
+            QueryKeyNorm::None | QueryKeyNorm::Shared | QueryKeyNorm::Rotated => vec![attention.head_dim.into()],
         };
         match row.role {
             Role::Embedding | Role::Head => (vec![vocab], Some(hidden)),
@@ -176,6 +177,9 @@ impl ModelConfig {
         match change {
             Change::Keep => Transform::Keep,
             Change::AddOne => Transform::AddOne,
+            Change::Unpair => {
+                Transform::Unpair { heads: attention.heads + attention.kv_heads, head_dim: attention.head_dim }
+            }
             Change::SplitHeads => Transform::SplitHeads { heads: attention.heads, head_dim: attention.head_dim },
         }
     }

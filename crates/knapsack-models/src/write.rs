@@ -81,6 +81,35 @@ impl<'a> MlcConfig<'a> {
     }
 }
 
+/// Keys of a `config.json` that say nothing of the model's computation.
+const ASIDE: [&str; 12] = [
+    "architectures",
+    "auto_map",
+    "_name_or_path",
+    "transformers_version",
+    "model_type",
+    "torch_dtype",
+    "dtype",
+    "use_cache",
+    "initializer_range",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+];
+
+/// For families of which MLC keeps the checkpoint's keys or has no model: all that the checkpoint says, and MLC's sizes.
+pub(crate) fn whole_config(config: &ModelConfig, hf: &Value) -> Map<String, Value> {
+    let mut map = hf.as_object().cloned().unwrap_or_default();
+    map.retain(|key, value| !ASIDE.contains(&key.as_str()) && !value.is_null());
+    MlcConfig { map, ..MlcConfig::new(hf) }
+        .set("tie_word_embeddings", config.tied_embeddings)
+        .set("context_window_size", config.context_window)
+        .set("prefill_chunk_size", config.prefill_chunk)
+        .set("tensor_parallel_shards", 1)
+        .set("max_batch_size", 128)
+        .finish()
+}
+
 /// A float as JSON, as an integer where it is one.
 pub(crate) fn whole(x: f64) -> Value {
     if x.fract() == 0.0 && x.abs() < 1e15 { Value::from(x as i64) } else { Value::from(x) }

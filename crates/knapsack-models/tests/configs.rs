@@ -29,9 +29,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("x-fp8-qwen3", "a checkpoint quantized by fp8 cannot be packaged"),
     ("x-gemma-3-4b-it", "lacks `num_attention_heads` or `n_head`"),
     ("x-gptq-llama", "a checkpoint quantized by GPTQ, 4 bits, groups of 128 cannot be packaged"),
-    ("x-granite-3-2b", "`GraniteForCausalLM` is not supported; supported are"),
     ("x-llama-seqclass", "a sequence classifier cannot be packaged: use the causal language model"),
-    ("x-ministral-3-3b", "`ministral3` is not supported; supported are"),
+    ("x-ministral-3-3b", "lacks `hidden_size` or `n_embd`"),
     ("x-mixtral", "`MixtralForCausalLM` is not supported; the nearest is `mistral`"),
     ("x-olmo-1b", "`OlmoForCausalLM` is not supported; supported are"),
     ("x-phi-3-small", "`Phi3SmallForCausalLM` is not supported; the nearest is `phi3`"),
@@ -41,7 +40,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("x-qwen3-embedding", "`Qwen3Model` is not supported; the nearest is `qwen3`"),
     ("x-qwen3-next", "`Qwen3NextForCausalLM` is not supported; the nearest is `qwen3`"),
     ("x-qwen3.5-0.8b", "`qwen3_5_text` is not supported"),
-    ("x-smollm3-3b", "`SmolLM3ForCausalLM` is not supported; supported are"),
 ];
 
 #[test]

@@ -1,6 +1,7 @@
 //! Configurations and parameters against what the reference tool wrote for the fixtures and reported for the catalogue.
 
-use knapsack_models::{ConfigError, FAMILIES, ModelConfig};
+use knapsack_ir::Windows;
+use knapsack_models::{ConfigError, FAMILIES, ModelConfig, TensorUse};
 use knapsack_tensor::{DType, Quantization};
 use knapsack_testkit::{CATALOGUE, catalogue, fixture, fixtures, mlc_fixture};
 use serde_json::{Value, json};
@@ -229,6 +230,26 @@ fn minimal(family: &str) -> Value {
             config["sliding_window"] = json!(16);
             config["max_window_layers"] = json!(3);
         }
+        "smollm3" => {
+            config["use_sliding_window"] = json!(true);
+            config["sliding_window"] = json!(16);
+        }
+        "exaone4" => {
+            config["sliding_window"] = json!(16);
+            config["sliding_window_pattern"] = json!("LLG");
+        }
+        "olmo3" => config["sliding_window"] = json!(16),
+        "granite" | "granitemoehybrid" => {
+            config["embedding_multiplier"] = json!(12);
+            config["residual_multiplier"] = json!(0.22);
+            config["attention_multiplier"] = json!(0.0625);
+            config["logits_scaling"] = json!(8);
+        }
+        "ministral3" => {
+            config["rope_scaling"] = json!({"rope_type": "yarn", "factor": 16.0, "llama_4_scaling_beta": 0.1,
+                "original_max_position_embeddings": 64});
+        }
+        "ernie4_5" => config["use_bias"] = json!(true),
         "stablelm" => {
             config["use_qkv_bias"] = json!(true);
             config["qk_layernorm"] = json!(true);
@@ -246,6 +267,56 @@ fn gemma3_has_its_pattern_and_two_bases() {
     assert_eq!((config.ropes[0].base, config.ropes[1].base), (1e6, 1e4));
     let names: Vec<_> = config.parameters().into_iter().map(|p| p.name).collect();
     assert!(names.contains(&"language_model.model.layers.5.self_attn.k_norm.weight".to_owned()));
+}
+
+/// Layers that rotate, by family's rule.
+#[test]
+fn layers_without_rotation_are_the_model_s() {
+    let rotates = |config: &Value| {
+        let config = ModelConfig::from_hf(config).unwrap();
+        config.attentions().map(|attention| attention.rope.is_some()).collect::<Vec<_>>()
+    };
+    let mut smollm3 = minimal("smollm3");
+    assert_eq!(rotates(&smollm3), [true, true, true, false, true, true]);
+    assert_eq!(windows(&ModelConfig::from_hf(&smollm3).unwrap())[3], Some(16), "the others have no window");
+    smollm3["no_rope_layers"] = json!([1, 0, 1, 0, 1, 1]);
+    assert_eq!(rotates(&smollm3), [true, false, true, false, true, true]);
+    smollm3["no_rope_layers"] = json!([1, 0]);
+    assert!(ModelConfig::from_hf(&smollm3).is_err());
+    let mut exaone = minimal("exaone4");
+    assert_eq!(rotates(&exaone), [true, true, false, true, true, false]);
+    exaone["sliding_window"] = json!(null);
+    assert_eq!(rotates(&exaone), [true; 6]);
+    assert_eq!(rotates(&minimal("granitemoehybrid")), [false; 6]);
+}
+
+/// Queries have a table of their own only where the context reaches beyond the positions trained with first.
+#[test]
+fn growth_is_compiled_away_for_short_contexts() {
+    let config = ModelConfig::from_hf(&minimal("ministral3")).unwrap();
+    let tables = |context: u32| {
+        let windows = Windows { context, ..config.own_windows() };
+        config.graph(&quantization("q4f16_1"), &windows).unwrap().rope_tables.len()
+    };
+    assert_eq!((tables(64), tables(65)), (1, 2));
+}
+
+/// A model that sees as well: its language model, under a prefix, with what is left out.
+#[test]
+fn a_wrapped_language_model_is_read_and_the_rest_is_named() {
+    let text = minimal("ministral3");
+    let outer = json!({"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "text_config": text,
+        "tie_word_embeddings": true, "vision_config": {"hidden_size": 16}});
+    let config = ModelConfig::from_hf(&outer).unwrap();
+    assert!(config.tied_embeddings, "the outer value wins");
+    let own = "model.layers.0.mlp.up_proj.weight";
+    for name in
+        [own, "model.language_model.layers.0.mlp.up_proj.weight", "language_model.model.layers.0.mlp.up_proj.weight"]
+    {
+        assert_eq!(config.tensor_use(name), TensorUse::Source(own.into()), "{name}");
+    }
+    assert_eq!(config.tensor_use("vision_tower.patch_conv.weight"), TensorUse::Part("vision"));
+    assert_eq!(config.tensor_use("language_model.lm_head.weight"), TensorUse::Ignored);
 }
 
 #[test]

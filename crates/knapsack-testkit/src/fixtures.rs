@@ -22,7 +22,7 @@ pub const FIXTURES: &[FixtureModel] = &[
     FixtureModel { family: "phi3", quantizations: &["q4f16_0", "q4f16_1"] },
 ];
 
-/// A checkpoint that a script of this repository generated, with reference logits but without conversions.
+/// A random checkpoint with reference logits but without conversions by the reference tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GeneratedModel {
     /// Folder name.
@@ -56,6 +56,15 @@ pub const GENERATED: &[GeneratedModel] = &[
     generated("gpt_neox-sequential"),
     generated("phi3-longrope"),
     GeneratedModel { context: Some(128), ..generated("phi3-longrope-short") },
+    GeneratedModel { context: Some(128), ..generated("phi4-mini") },
+    generated("smollm3"),
+    generated("ministral3"),
+    generated("granite"),
+    generated("olmo2"),
+    generated("olmo3"),
+    generated("exaone4"),
+    generated("hunyuan_v1_dense"),
+    generated("ernie4_5"),
 ];
 
 impl GeneratedModel {

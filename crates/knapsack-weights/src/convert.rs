@@ -80,6 +80,9 @@ pub fn convert(
     let threads = request.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
     let written =
         pipeline::run(&checkpoint, &layout, &request.quantization, output.folder(), threads, cancel, progress)?;
+    for (part, tensors, bytes) in &layout.left_out {
+        notices.push(format!("left out: {part}, {bytes} bytes in {tensors} tensors"));
+    }
     let mut index = layout.index;
     notices.extend(written.unusual.iter().filter_map(|(&tensor, unusual)| {
         unusual.notice(&checkpoint.tensors[tensor].name, request.quantization.model_dtype)

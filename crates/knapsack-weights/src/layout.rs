@@ -62,6 +62,8 @@ pub(crate) struct Layout {
     pub(crate) blocks_of_shard: Vec<usize>,
     /// Bytes of the checkpoint that are read.
     pub(crate) source_bytes: u64,
+    /// What was left out: parts beside the language model, with their tensors and bytes.
+    pub(crate) left_out: Vec<(&'static str, u64, u64)>,
 }
 
 impl Layout {
@@ -111,7 +113,8 @@ impl Layout {
             bits_per_parameter: loaded_bytes as f64 * 8.0 / elements as f64,
             other: serde_json::Map::new(),
         };
-        Ok(Layout { jobs, blocks, index: WeightIndex { metadata, shards }, blocks_of_shard, source_bytes })
+        let left_out = left_out(checkpoint, &uses);
+        Ok(Layout { jobs, blocks, index: WeightIndex { metadata, shards }, blocks_of_shard, source_bytes, left_out })
     }
 }
 
@@ -120,6 +123,20 @@ pub(crate) fn shards_of(job: &Job) -> impl Iterator<Item = usize> {
     let first = job.places[0].shard;
     let second = job.places.get(1).map(|place| place.shard).filter(|&shard| shard != first);
     std::iter::once(first).chain(second)
+}
+
+/// The parts beside the language model, with their tensors and bytes.
+fn left_out(checkpoint: &Checkpoint, uses: &[TensorUse<'_>]) -> Vec<(&'static str, u64, u64)> {
+    let mut list: Vec<(&'static str, u64, u64)> = Vec::new();
+    for (tensor, of) in checkpoint.tensors.iter().zip(uses) {
+        let TensorUse::Part(part) = *of else { continue };
+        let bytes = elements(tensor).saturating_mul(tensor.dtype.bytes());
+        match list.iter_mut().find(|(name, ..)| *name == part) {
+            Some(entry) => (entry.1, entry.2) = (entry.1 + 1, entry.2.saturating_add(bytes)),
+            None => list.push((part, 1, bytes)),
+        }
+    }
+    list
 }
 
 fn elements(tensor: &Tensor) -> u64 {
@@ -224,6 +241,24 @@ fn push_blocks(
             let mut to = 0;
             for source in &parameter.sources {
                 push(tensors[source.name.as_str()], 0, to, source.rows);
+                to += source.rows;
+            }
+        }
+        Transform::Unpair { heads, head_dim } => {
+            let (changed, dim) = (u64::from(heads) * u64::from(head_dim), u64::from(head_dim));
+            let mut to = 0;
+            for source in &parameter.sources {
+                let tensor = tensors[source.name.as_str()];
+                // Sources are whole heads, and only whole sources are changed.
+                let pairs = if to < changed { source.rows / 2 } else { 0 };
+                for pair in 0..pairs {
+                    let (head, i) = (pair / (dim / 2), pair % (dim / 2));
+                    push(tensor, 2 * pair, to + head * dim + i, 1);
+                    push(tensor, 2 * pair + 1, to + head * dim + i + dim / 2, 1);
+                }
+                if pairs == 0 {
+                    push(tensor, 0, to, source.rows);
+                }
                 to += source.rows;
             }
         }

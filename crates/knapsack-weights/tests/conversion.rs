@@ -1,9 +1,11 @@
 //! Conversion against what the reference tool wrote, and what happens when things go wrong.
 
 use knapsack_artifact::{ChatConfig, WeightIndex};
-use knapsack_testkit::{fixture, fixtures, mlc_fixture, tiny_assistant};
+use knapsack_testkit::{GENERATED, fixture, fixtures, mlc_fixture, tiny_assistant};
 use knapsack_weights::{ConvertError, Progress, Report, Request, TemplateChoice, chat_config, convert};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -66,6 +68,52 @@ fn every_fixture_comes_out_bit_for_bit() {
             }
         }
     }
+}
+
+/// Families that MLC has and that no fixture was converted by it for: each tensor as MLC's loader and converter make it.
+#[test]
+fn tensors_are_those_of_the_reference_by_their_sums() {
+    for model in GENERATED {
+        let sums = model.checkpoint().join("../q4f16_1.mlc_tensors.json");
+        if !sums.is_file() {
+            continue;
+        }
+        let parent = tempfile::tempdir().unwrap();
+        let output = parent.path().join("out");
+        run(&model.checkpoint(), &output, "q4f16_1", None, 2).unwrap();
+        let mut found = BTreeMap::new();
+        for shard in json_file(&output.join("tensor-cache.json"))["records"].as_array().unwrap() {
+            let bytes = std::fs::read(output.join(shard["dataPath"].as_str().unwrap())).unwrap();
+            for record in shard["records"].as_array().unwrap() {
+                let number = |key: &str| record[key].as_u64().unwrap() as usize;
+                let data = &bytes[number("byteOffset")..][..number("nbytes")];
+                let sum: String = Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
+                let what = json!([record["shape"], record["dtype"], record["nbytes"], sum]);
+                found.insert(record["name"].as_str().unwrap().to_owned(), what);
+            }
+        }
+        let expected = json_file(&sums);
+        let expected: BTreeMap<_, _> = expected
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| (t["name"].as_str().unwrap().to_owned(), json!([t["shape"], t["dtype"], t["bytes"], t["sha256"]])))
+            .collect();
+        assert_eq!(found, expected, "{}", model.name);
+    }
+}
+
+/// What stands beside the language model in a checkpoint is left out and named.
+#[test]
+fn parts_beside_the_language_model_are_named() {
+    let model = GENERATED.iter().find(|model| model.name == "ministral3").unwrap();
+    let parent = tempfile::tempdir().unwrap();
+    let report = run(&model.checkpoint(), &parent.path().join("out"), "q4f16_1", None, 2).unwrap();
+    assert!(
+        report.notices.iter().any(|notice| notice == "left out: vision, 384 bytes in 4 tensors"),
+        "{:?}",
+        report.notices
+    );
 }
 
 #[test]

@@ -4,8 +4,8 @@ use super::{Check, MAX_HEAD_DIM, MAX_HEADS, Role, check_range, ensure};
 use crate::ModelLibrary;
 use crate::library::Parameter;
 use crate::plan::{
-    AddNorm, Attention, Embed, Epilogue, KvLayer, Linear, Norm, NormWeights, ParameterId, QkvOrder, RopeAppend,
-    RowSelect, Weight,
+    AddNorm, Attention, Embed, Epilogue, KvLayer, Linear, Norm, NormPlace, NormWeights, ParameterId, QkvOrder,
+    RopeAppend, RowSelect, Weight,
 };
 use knapsack_tensor::{DType, GroupFormat, Layout, NormKind};
 
@@ -101,6 +101,7 @@ impl ModelLibrary {
                 ensure!(residual.columns == columns, "a residual of {} columns", residual.columns);
             }
             Epilogue::SoftCap(cap) => ensure!(cap.is_finite() && cap > 0.0, "a soft cap of {cap}"),
+            Epilogue::Scale(factor) => ensure!(factor.is_finite(), "a factor of {factor}"),
             Epilogue::None | Epilogue::Activation(_) | Epilogue::Gated(_) => {}
         }
         if let Some(bias) = op.bias {
@@ -149,14 +150,28 @@ impl ModelLibrary {
         );
         if op.rotary > 0 {
             let count = self.rope_tables.len();
-            let table = self.rope_tables.get(op.rope_table as usize);
-            let pairs = table.ok_or_else(|| format!("rope table {} of {count}", op.rope_table))?.frequencies.len();
-            ensure!(pairs == op.rotary as usize / 2, "a rope table of {pairs} pairs for {} elements", op.rotary);
+            for index in [op.rope_table].into_iter().chain(op.query_table) {
+                let table = self.rope_tables.get(index as usize);
+                let pairs = table.ok_or_else(|| format!("rope table {index} of {count}"))?.frequencies.len();
+                ensure!(pairs == op.rotary as usize / 2, "a rope table of {pairs} pairs for {} elements", op.rotary);
+            }
         }
+        ensure!(
+            op.query_table.is_none() || op.rotary == op.head_dim,
+            "a table for queries of which {} of {} elements are rotated",
+            op.rotary,
+            op.head_dim
+        );
         for (norm, heads) in [(&op.query_norm, op.heads), (&op.key_norm, op.kv_heads)] {
-            if let Some(norm) = norm {
-                let dim = u64::from(op.head_dim);
-                self.check_norm_weights(norm, &[dim, dim * u64::from(heads)])?;
+            let Some(norm) = norm else { continue };
+            let dim = u64::from(op.head_dim);
+            let row = dim * u64::from(heads);
+            if op.norm_place == NormPlace::Row {
+                let usual = norm.kind == NormKind::Rms && op.order == QkvOrder::Sections;
+                ensure!(usual, "a norm over all heads that is no root mean square of neighbouring ones");
+                self.check_norm_weights(norm, &[row])?;
+            } else {
+                self.check_norm_weights(norm, &[dim, row])?;
             }
         }
         Ok(())

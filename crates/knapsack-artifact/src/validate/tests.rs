@@ -64,6 +64,8 @@ fn library() -> ModelLibrary {
             head_dim: 16,
             rotary: 16,
             rope_table: 0,
+            query_table: None,
+            norm_place: NormPlace::Heads,
             query_norm: Some(head_norm),
             key_norm: Some(head_norm),
             layer: 0,
@@ -118,6 +120,7 @@ fn library() -> ModelLibrary {
         rope_tables: vec![RopeTable {
             frequencies: vec![0.5; 8],
             magnitude: 1.0,
+            growth: None,
             rows: Rows { offset: 256, columns: 16 },
         }],
         kv_cache: vec![kv],

@@ -4,7 +4,7 @@ use super::module::{Specialization, Template, element, fixed, per_tokens};
 use super::rows::check_indexable;
 use super::{Tokens, parameter};
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::plan::{Attention, KvLayer, NormWeights, ParameterId, QkvOrder, RopeAppend};
+use knapsack_artifact::plan::{Attention, KvLayer, NormPlace, NormWeights, ParameterId, QkvOrder, RopeAppend};
 use knapsack_tensor::{DType, NormKind};
 
 /// Threads of an attention work group.
@@ -72,6 +72,9 @@ fn norm_stride(library: &ModelLibrary, id: ParameterId, heads: u32, head_dim: u3
 /// The side of a projection that a normalization belongs to, with the names it has in the template.
 struct Side {
     prefix: &'static str,
+    /// 0 for queries, 1 for keys.
+    kind: u32,
+    place: NormPlace,
     heads: u32,
     weight: &'static str,
     bias: &'static str,
@@ -87,11 +90,12 @@ fn head_norm(
     let prefix = side.prefix;
     kernel.flag(&format!("HAS_{prefix}_NORM"), norm.is_some());
     let Some(norm) = norm else { return Ok(()) };
-    let kind = match norm.kind {
-        NormKind::Rms => "RMS",
-        NormKind::Layer => "LAYER",
+    let normalize = match (side.place, norm.kind) {
+        (NormPlace::Row, _) => format!("NORMALIZE_ROW(head, epsilon, {}u, {}u)", side.heads, side.kind),
+        (_, NormKind::Rms) => "NORMALIZE_HEAD_RMS(head, epsilon)".to_owned(),
+        (_, NormKind::Layer) => "NORMALIZE_HEAD_LAYER(head, epsilon)".to_owned(),
     };
-    kernel.define(format!("{prefix}_NORMALIZE(head, epsilon)"), format!("NORMALIZE_HEAD_{kind}(head, epsilon)"));
+    kernel.define(format!("{prefix}_NORMALIZE(head, epsilon)"), normalize);
     kernel.define_float(&format!("{prefix}_EPSILON"), norm.epsilon);
     let mut scaled = "(v)".to_owned();
     if let Some(id) = norm.weight {
@@ -140,13 +144,27 @@ pub(super) fn rope_append(library: &ModelLibrary, op: &RopeAppend) -> Result<Spe
         kernel.input("key_rows", "float");
         kernel.input("value_rows", "float");
     }
-    kernel.reads.inputs = 4 * u64::from(op.head_dim);
+    let place = op.norm_place;
+    let normed_row = place == NormPlace::Row && (op.query_norm.is_some() || op.key_norm.is_some());
+    kernel.reads.inputs = 4 * u64::from(op.head_dim) * if normed_row { 1 + u64::from(op.heads) } else { 1 };
     if op.rotary > 0 {
         kernel.input("rope", "float");
     }
-    let query = Side { prefix: "QUERY", heads: op.heads, weight: "query_weight", bias: "query_bias" };
+    if op.query_table.is_some() {
+        kernel.input("query_rope", "float");
+    }
+    let load = |table: &str| format!("LOAD_F32({table}, (at))");
+    kernel.define(
+        "ROPE(kind, at)",
+        match op.query_table {
+            None => load("rope"),
+            Some(_) => format!("((kind) == 0 ? {} : {})", load("query_rope"), load("rope")),
+        },
+    );
+    kernel.flag("NORM_ROTATED", place == NormPlace::Rotated);
+    let query = Side { prefix: "QUERY", kind: 0, place, heads: op.heads, weight: "query_weight", bias: "query_bias" };
     head_norm(&mut kernel, library, op.query_norm.as_ref(), &query, op.head_dim)?;
-    let key = Side { prefix: "KEY", heads: op.kv_heads, weight: "key_weight", bias: "key_bias" };
+    let key = Side { prefix: "KEY", kind: 1, place, heads: op.kv_heads, weight: "key_weight", bias: "key_bias" };
     head_norm(&mut kernel, library, op.key_norm.as_ref(), &key, op.head_dim)?;
     kernel.output("query", "float");
     kernel.output("keys", element);

@@ -146,6 +146,10 @@ impl<'a> Shape<'a> {
                 kernel.define_float("CAP", cap);
                 kernel.define("FINISH(v, at)", "(CAP * bounded_tanh((v) / CAP))");
             }
+            Epilogue::Scale(factor) => {
+                kernel.define_float("FACTOR", factor);
+                kernel.define("FINISH(v, at)", "(FACTOR * (v))");
+            }
         }
     }
 

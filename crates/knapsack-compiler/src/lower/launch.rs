@@ -115,6 +115,7 @@ fn linear(places: &Places<'_>, op: &knapsack_ir::Linear, output: Rows) -> Option
             knapsack_ir::Epilogue::Gated(function) => plan::Epilogue::Gated(function),
             knapsack_ir::Epilogue::Add(residual) => plan::Epilogue::Add(places.rows(residual)?),
             knapsack_ir::Epilogue::SoftCap(cap) => plan::Epilogue::SoftCap(cap),
+            knapsack_ir::Epilogue::Scale(factor) => plan::Epilogue::Scale(factor),
         },
         output,
     })
@@ -137,6 +138,12 @@ fn rope_append(places: &Places<'_>, op: &knapsack_ir::RopeAppend, query: Rows) -
         head_dim: kv.head_dim,
         rotary: op.rotary,
         rope_table: op.table,
+        query_table: (op.rotary > 0 && op.query_table != op.table).then_some(op.query_table),
+        norm_place: match op.place {
+            knapsack_ir::NormPlace::Heads => plan::NormPlace::Heads,
+            knapsack_ir::NormPlace::Row => plan::NormPlace::Row,
+            knapsack_ir::NormPlace::Rotated => plan::NormPlace::Rotated,
+        },
         query_norm: op.query_norm.as_ref().map(norm),
         key_norm: op.key_norm.as_ref().map(norm),
         layer: op.layer,

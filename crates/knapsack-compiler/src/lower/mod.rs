@@ -11,8 +11,8 @@ mod values;
 use crate::error::CompileError;
 use crate::memory::{Buffer, aligned, place};
 use knapsack_artifact::library::{Io, MemoryPlan, Parameter};
-use knapsack_artifact::plan::{Function, KvLayer, Launch, RopeTable, Rows, Scratch};
-use knapsack_ir::{Graph, Node, Op, RowCount, Type, Windows};
+use knapsack_artifact::plan::{self, Function, KvLayer, Launch, RopeTable, Rows, Scratch};
+use knapsack_ir::{Graph, Growth, Node, Op, RowCount, Type, Windows};
 use launch::Places;
 use values::Storage;
 
@@ -63,7 +63,12 @@ pub(crate) fn lower(graph: &Graph, windows: &Windows) -> Result<Lowered, Compile
     Ok(Lowered {
         parameters,
         rope_tables: rope_tables
-            .map(|(t, &rows)| RopeTable { frequencies: t.frequencies.clone(), magnitude: t.magnitude, rows })
+            .map(|(t, &rows)| RopeTable {
+                frequencies: t.frequencies.clone(),
+                magnitude: t.magnitude,
+                growth: t.growth.map(|Growth { beta, original }| plan::Growth { beta, original }),
+                rows,
+            })
             .collect(),
         kv_cache,
         io: Io { tokens: pinned.tokens, hidden: pinned.hidden, logits },

@@ -1,7 +1,7 @@
 //! Fusing what stands between the q, k, v projection and attention.
 
 use super::editor::Editor;
-use knapsack_ir::{Columns, KvLayer, Norm, Op, QkvOrder, RopeAppend, ValueId};
+use knapsack_ir::{Columns, KvLayer, Norm, NormPlace, Op, QkvOrder, RopeAppend, ValueId};
 
 /// One of q, k, v on its way from the projection.
 #[derive(Clone, Copy, PartialEq)]
@@ -10,22 +10,34 @@ struct Strand {
     source: ValueId,
     /// The columns of it, `None`: all.
     columns: Option<Columns>,
-    norm: Option<Norm>,
+    norm: Option<(Norm, NormPlace)>,
     /// Table and rotated elements.
     rope: Option<(u32, u32)>,
 }
 
-/// Follows a strand up: rotation, then normalization, then slice; each may be missing, and nothing else may read what is
-/// between.
+/// Follows a strand up: rotation and normalization, in either order, then slice; each may be missing, and nothing else may read
+/// what is between.
 fn strand(editor: &Editor<'_>, mut value: ValueId, head_dim: u32) -> Option<Strand> {
     let (mut rope, mut norm, mut columns) = (None, None, None);
+    if let Some(&Op::Norm { input, norm: found }) = editor.sole(value)
+        && found.width == head_dim
+        && matches!(editor.sole(input), Some(Op::Rope { .. }))
+    {
+        (norm, value) = (Some((found, NormPlace::Rotated)), input);
+    }
     if let Some(&Op::Rope { input, table, head_dim: width, rotary }) = editor.sole(value) {
         (width == head_dim).then_some(())?;
         (rope, value) = (Some((table, rotary)), input);
     }
-    if let Some(&Op::Norm { input, norm: found }) = editor.sole(value) {
-        (found.width == head_dim).then_some(())?;
-        (norm, value) = (Some(found), input);
+    if norm.is_none()
+        && let Some(&Op::Norm { input, norm: found }) = editor.sole(value)
+    {
+        let place = match found.width {
+            width if width == head_dim => NormPlace::Heads,
+            width if width == editor.columns(input) => NormPlace::Row,
+            _ => return None,
+        };
+        (norm, value) = (Some((found, place)), input);
     }
     if let Some(&Op::Slice { input, columns: found }) = editor.sole(value) {
         (columns, value) = (Some(found), input);
@@ -84,7 +96,13 @@ fn fused(editor: &Editor<'_>, query: ValueId, key: ValueId, value: ValueId, laye
     let (q, k, v) =
         (strand(editor, query, kv.head_dim)?, strand(editor, key, kv.head_dim)?, strand(editor, value, kv.head_dim)?);
     let plain_value = v.norm.is_none() && v.rope.is_none();
-    if !plain_value || q.rope != k.rope {
+    let [query_rope, key_rope] = [q.rope, k.rope].map(|rope| rope.unwrap_or((0, 0)));
+    if !plain_value || query_rope.1 != key_rope.1 {
+        return None;
+    }
+    let places = [q.norm, k.norm].into_iter().flatten().map(|(_, place)| place);
+    let place = places.clone().next().unwrap_or_default();
+    if places.into_iter().any(|other| other != place) {
         return None;
     }
     let (order, heads, apart) = match (q.columns, k.columns, v.columns) {
@@ -100,7 +118,9 @@ fn fused(editor: &Editor<'_>, query: ValueId, key: ValueId, value: ValueId, laye
         }
         _ => return None,
     };
-    let (table, rotary) = q.rope.unwrap_or((0, 0));
-    let (query_norm, key_norm) = (q.norm, k.norm);
-    Some(RopeAppend { qkv: q.source, apart, order, heads, rotary, table, query_norm, key_norm, layer })
+    let (table, rotary) = key_rope;
+    let [query_norm, key_norm] = [q.norm, k.norm].map(|norm| norm.map(|(norm, _)| norm));
+    let query_table = query_rope.0;
+    let qkv = q.source;
+    Some(RopeAppend { qkv, apart, order, heads, rotary, table, query_table, place, query_norm, key_norm, layer })
 }

@@ -81,6 +81,16 @@ pub(super) fn soft_cap(editor: &mut Editor<'_>) {
     });
 }
 
+/// `factor * product`.
+pub(super) fn scale(editor: &mut Editor<'_>) {
+    each(editor, |editor, op| match *op {
+        Op::Scale { input, factor } => {
+            Some(Op::Linear(Linear { epilogue: Epilogue::Scale(factor), ..bare(editor, input)? }))
+        }
+        _ => None,
+    });
+}
+
 /// `residual + product`, in either order. Where both summands are products, the second one takes the first one in.
 pub(super) fn residual(editor: &mut Editor<'_>) {
     each(editor, |editor, op| match *op {

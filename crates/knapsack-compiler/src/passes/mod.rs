@@ -22,7 +22,7 @@ pub struct Pass {
 }
 
 /// Every pass, in the order in which they run.
-pub const PASSES: [Pass; 9] = [
+pub const PASSES: [Pass; 10] = [
     Pass { name: "remove-dead", about: "Drops what the logits do not depend on.", run: sweep },
     Pass { name: "fuse-embed", about: "dequantize + embed + scale.", run: linear::embed },
     Pass { name: "fuse-dequantize", about: "dequantize + matmul + bias.", run: linear::dequantize },
@@ -32,6 +32,7 @@ pub const PASSES: [Pass; 9] = [
         run: linear::activation,
     },
     Pass { name: "fuse-soft-cap", about: "Logit soft-capping into the final product.", run: linear::soft_cap },
+    Pass { name: "fuse-scale", about: "Scaled logits into the final product.", run: linear::scale },
     Pass {
         name: "fuse-residual",
         about: "Residual additions into the product that gives a summand.",

@@ -131,7 +131,7 @@ pub(crate) fn llama(chunk: u32) -> ModelLibrary {
     let (qkv, query, attended) = (b.rows(columns), b.rows(heads * head_dim), b.rows(heads * head_dim));
     let layer = b.cache(kv_heads, head_dim, 512, None);
     let rope_rows = b.rows(head_dim);
-    b.library.rope_tables.push(RopeTable { frequencies: vec![1.0; 64], magnitude: 1.0, rows: rope_rows });
+    b.library.rope_tables.push(RopeTable { frequencies: vec![1.0; 64], magnitude: 1.0, growth: None, rows: rope_rows });
     b.push(Op::RopeAppend(RopeAppend {
         apart: None,
         qkv,
@@ -141,6 +141,8 @@ pub(crate) fn llama(chunk: u32) -> ModelLibrary {
         head_dim,
         rotary: head_dim,
         rope_table: 0,
+        query_table: None,
+        norm_place: NormPlace::Heads,
         query_norm: None,
         key_norm: None,
         layer,

@@ -151,6 +151,7 @@ impl Launcher<'_> {
                 Epilogue::Gated(function) => Finish::Gated(function),
                 Epilogue::Add(residual) => Finish::Add(self.place(residual.offset)),
                 Epilogue::SoftCap(cap) => Finish::SoftCap(cap),
+                Epilogue::Scale(factor) => Finish::Scale(factor),
             },
             acts,
             unit: 0,
@@ -175,9 +176,9 @@ impl Launcher<'_> {
             let own = |id: ParameterId| model.memory.library.parameters[id.0 as usize].shape != [dim];
             (model.norm_weights(norm), [norm.weight.is_some_and(own), norm.bias.is_some_and(own)])
         };
-        let angles = match op.rotary {
+        let angles = |table: u32| match op.rotary {
             0 => std::ptr::null(),
-            _ => self.place::<f32>(self.memory.library.rope_tables[op.rope_table as usize].rows.offset).cast_const(),
+            _ => self.place::<f32>(self.memory.library.rope_tables[table as usize].rows.offset).cast_const(),
         };
         let task = Rope {
             qkv: self.place(op.qkv.offset),
@@ -187,7 +188,9 @@ impl Launcher<'_> {
             order: op.order,
             heads: op.heads as usize,
             rotary: op.rotary as usize,
-            angles,
+            angles: angles(op.rope_table),
+            query_angles: angles(op.query_table.unwrap_or(op.rope_table)),
+            place: op.norm_place,
             query_norm: op.query_norm.as_ref().map(|weights| norm(self, weights)),
             key_norm: op.key_norm.as_ref().map(|weights| norm(self, weights)),
             cache: self.cache_layer(op.layer),

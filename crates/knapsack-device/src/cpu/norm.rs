@@ -10,7 +10,7 @@ use knapsack_tensor::NormKind;
 /// # Safety
 /// The instruction set of `V` is available and `count` floats are readable at `x`.
 #[inline(always)]
-unsafe fn moments<V: Vector>(norm: &Norm, x: *const f32, count: usize) -> (f32, f32) {
+pub(crate) unsafe fn moments<V: Vector>(norm: &Norm, x: *const f32, count: usize) -> (f32, f32) {
     // SAFETY: all indices are below `count`.
     unsafe {
         let mut mean = 0.0;
@@ -57,10 +57,22 @@ unsafe fn scaled<V: Vector>(norm: &Norm, x: V::F, (mean, factor): (f32, f32), i:
 /// # Safety
 /// The instruction set of `V` is available; `count` floats at both, and in the norm's weights.
 #[inline(always)]
-pub(crate) unsafe fn normalize<V: Vector>(norm: &Norm, x: *const f32, output: *mut f32, count: usize) {
-    // SAFETY: all indices are below `count`.
+unsafe fn normalize<V: Vector>(norm: &Norm, x: *const f32, output: *mut f32, count: usize) {
+    // SAFETY: the caller's promises.
     unsafe {
         let moments = moments::<V>(norm, x, count);
+        apply::<V>(norm, moments, x, output, count);
+    }
+}
+
+/// The same with moments that are known.
+///
+/// # Safety
+/// As [`normalize`].
+#[inline(always)]
+pub(crate) unsafe fn apply<V: Vector>(norm: &Norm, moments: (f32, f32), x: *const f32, output: *mut f32, count: usize) {
+    // SAFETY: all indices are below `count`.
+    unsafe {
         for i in (0..count).step_by(V::LANES) {
             let y = scaled::<V>(norm, load_some::<V>(x.add(i), count - i), moments, i, count - i);
             store_some::<V>(output.add(i), y, count - i);

@@ -1,10 +1,10 @@
 //! From the fused projection to rotated queries, and keys and values in the cache.
 
-use super::norm::normalize;
+use super::norm::{apply, moments};
 use super::task::{Floats, Norm, Rope};
 use super::vector::{Vector, load_some, store_some};
 use half::f16;
-use knapsack_artifact::plan::QkvOrder;
+use knapsack_artifact::plan::{NormPlace, QkvOrder};
 use knapsack_artifact::validate::MAX_HEAD_DIM;
 use knapsack_tensor::DType;
 
@@ -34,25 +34,82 @@ pub(crate) unsafe fn token<V: Vector>(task: &Rope, t: usize) {
             None => [row.add(starts[1] * dim), row.add(starts[2] * dim)],
         };
         let step = if task.order == QkvOrder::PerHead { 3 } else { 1 };
+        let query_angles = task.query_angles.wrapping_add(t * task.rotary);
+        let query = Heads { norm: task.query_norm, place: task.place, angles: query_angles, rotary: task.rotary, dim };
+        let whole = query.moments::<V>(row, task.heads);
         for h in 0..task.heads {
-            let from = row.add(h * step * dim);
-            head_of::<V>(task.query_norm, h, from, head.as_mut_ptr(), dim);
-            rotate(head.as_mut_ptr(), angles, task.rotary / 2);
+            query.prepare::<V>(whole, h, row.add(h * step * dim), head.as_mut_ptr());
             std::ptr::copy_nonoverlapping(head.as_ptr(), task.query.add((t * task.heads + h) * dim), dim);
         }
+        let key = Heads { norm: task.key_norm, angles, ..query };
+        let whole = key.moments::<V>(keys, kv_heads);
         for h in 0..kv_heads {
             let to = (h * layer.positions as usize + slot) * dim;
-            head_of::<V>(task.key_norm, h, keys.add(h * step * dim), head.as_mut_ptr(), dim);
-            rotate(head.as_mut_ptr(), angles, task.rotary / 2);
+            key.prepare::<V>(whole, h, keys.add(h * step * dim), head.as_mut_ptr());
             keep::<V>(layer.dtype, head.as_ptr(), task.cache.keys, to, dim);
             keep::<V>(layer.dtype, values.add(h * step * dim), task.cache.values, to, dim);
         }
     }
 }
 
-/// Copies head `h`, normalized where there is a norm, whose weights may be one head's or all heads'.
+/// How the heads of a section are normalized and rotated.
+#[derive(Clone, Copy)]
+struct Heads {
+    norm: Option<(Norm, [bool; 2])>,
+    place: NormPlace,
+    angles: *const f32,
+    rotary: usize,
+    dim: usize,
+}
+
+impl Heads {
+    /// Mean and factor of the norm over all heads of a row, where it is over them.
+    ///
+    /// # Safety
+    /// The instruction set of `V` is available; `count` heads are readable at `row`.
+    #[inline(always)]
+    unsafe fn moments<V: Vector>(&self, row: *const f32, count: usize) -> Option<(f32, f32)> {
+        let (norm, _) = self.norm.filter(|_| self.place == NormPlace::Row)?;
+        // SAFETY: the caller's promises; the heads of a row stand one after another wherever a norm is over all of them.
+        Some(unsafe { moments::<V>(&norm, row, count * self.dim) })
+    }
+
+    /// Head `h`, normalized and rotated, from `from` to `to`.
+    ///
+    /// # Safety
+    /// As [`token`]; a head's elements exist at both.
+    #[inline(always)]
+    unsafe fn prepare<V: Vector>(&self, whole: Option<(f32, f32)>, h: usize, from: *const f32, to: *mut f32) {
+        // SAFETY: the caller's promises; the angles are `rotary / 2` pairs.
+        unsafe {
+            match self.place {
+                NormPlace::Heads | NormPlace::Row => {
+                    head_of::<V>(self.norm, whole, h, from, to, self.dim);
+                    rotate(to, self.angles, self.rotary / 2);
+                }
+                NormPlace::Rotated => {
+                    std::ptr::copy_nonoverlapping(from, to, self.dim);
+                    rotate(to, self.angles, self.rotary / 2);
+                    if self.norm.is_some() {
+                        head_of::<V>(self.norm, None, h, to.cast_const(), to, self.dim);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Copies head `h`, normalized where there is a norm, whose weights may be one head's or all heads'. With a norm the two places
+/// may be the same. `whole` are the norm's moments where they are not this head's.
 #[inline(always)]
-unsafe fn head_of<V: Vector>(norm: Option<(Norm, [bool; 2])>, h: usize, from: *const f32, to: *mut f32, dim: usize) {
+unsafe fn head_of<V: Vector>(
+    norm: Option<(Norm, [bool; 2])>,
+    whole: Option<(f32, f32)>,
+    h: usize,
+    from: *const f32,
+    to: *mut f32,
+    dim: usize,
+) {
     // SAFETY: the caller's promises.
     unsafe {
         match norm {
@@ -60,7 +117,12 @@ unsafe fn head_of<V: Vector>(norm: Option<(Norm, [bool; 2])>, h: usize, from: *c
             Some((mut norm, [own_weight, own_bias])) => {
                 norm.weight = offset(norm.weight, if own_weight { h * dim } else { 0 });
                 norm.bias = offset(norm.bias, if own_bias { h * dim } else { 0 });
-                normalize::<V>(&norm, from, to, dim);
+                // No closure: one would lose the caller's instruction set.
+                let moments = match whole {
+                    Some(whole) => whole,
+                    None => moments::<V>(&norm, from, dim),
+                };
+                apply::<V>(&norm, moments, from, to, dim);
             }
         }
     }

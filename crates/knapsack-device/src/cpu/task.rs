@@ -4,7 +4,7 @@
 //! rely on: every pointer is valid for what the field says, for as long as the launch runs; what a launch writes overlaps
 //! nothing else that it names, except a residual that *is* the output; units of a launch write disjoint parts.
 
-use knapsack_artifact::plan::{KvLayer, QkvOrder};
+use knapsack_artifact::plan::{KvLayer, NormPlace, QkvOrder};
 use knapsack_tensor::{Activation, DType, Grouping, NormKind};
 
 /// A tensor of stored floats.
@@ -32,6 +32,7 @@ pub(crate) enum Finish {
     /// Rows of as many columns as the output.
     Add(*const f32),
     SoftCap(f32),
+    Scale(f32),
 }
 
 /// Quantized activations of all tokens, in steps of the weights: for each token `codes` bytes in the order of
@@ -163,8 +164,11 @@ pub(crate) struct Rope {
     pub(crate) order: QkvOrder,
     pub(crate) heads: usize,
     pub(crate) rotary: usize,
-    /// `(n, rotary)`: pairs of cosine and sine.
+    /// `(n, rotary)`: pairs of cosine and sine of the keys.
     pub(crate) angles: *const f32,
+    /// The same of the queries; mostly the same rows.
+    pub(crate) query_angles: *const f32,
+    pub(crate) place: NormPlace,
     /// With whether each head has its own part of weight and bias.
     pub(crate) query_norm: Option<(Norm, [bool; 2])>,
     pub(crate) key_norm: Option<(Norm, [bool; 2])>,

@@ -4,8 +4,8 @@ use crate::call::Call;
 use crate::host::HostMemory;
 use half::{bf16, f16};
 use knapsack_artifact::plan::{
-    AddNorm, Attention, Embed, Epilogue, Linear, Norm, NormWeights, ParameterId, QkvOrder, RopeAppend, RowSelect, Rows,
-    Weight,
+    AddNorm, Attention, Embed, Epilogue, Linear, Norm, NormPlace, NormWeights, ParameterId, QkvOrder, RopeAppend,
+    RowSelect, Rows, Weight,
 };
 use knapsack_tensor::{DType, GroupFormat, Layout, NormKind, dequantize_group, unpack_group};
 
@@ -182,6 +182,7 @@ impl Plain<'_> {
             Epilogue::None => product,
             Epilogue::Activation(function) => product.iter().map(|&y| function.apply(y)).collect(),
             Epilogue::SoftCap(cap) => product.iter().map(|&y| cap * (y / cap).tanh()).collect(),
+            Epilogue::Scale(factor) => product.iter().map(|&y| factor * y).collect(),
             Epilogue::Add(rows) => product.iter().zip(self.read(rows, call.n)).map(|(y, r)| y + r).collect(),
             Epilogue::Gated(function) => product
                 .chunks_exact(features)
@@ -209,10 +210,11 @@ impl Plain<'_> {
         let (layer, keys, values) = (cached.layer, cached.keys, cached.values);
         let qkv = self.read(op.qkv, call.n);
         let apart = op.apart.map(|apart| [apart.keys, apart.values].map(|rows| self.read(rows, call.n)));
-        let angles = match op.rotary {
+        let mut angles = |table: u32| match op.rotary {
             0 => Vec::new(),
-            _ => self.read(self.memory.library.rope_tables[op.rope_table as usize].rows, call.n),
+            _ => self.read(self.memory.library.rope_tables[table as usize].rows, call.n),
         };
+        let [query_angles, key_angles] = [op.query_table.unwrap_or(op.rope_table), op.rope_table].map(&mut angles);
         let half = op.rotary as usize / 2;
         let mut query = Vec::new();
         for t in 0..call.n as usize {
@@ -222,7 +224,7 @@ impl Plain<'_> {
                 (_, QkvOrder::Sections) => &row[([0, heads, heads + kv_heads][section] + index) * dim..][..dim],
                 (_, QkvOrder::PerHead) => &row[(3 * index + section) * dim..][..dim],
             };
-            let rotate = |values: &mut [f32]| {
+            let rotate = |values: &mut [f32], angles: &[f32]| {
                 for i in 0..half {
                     let (cos, sin) = (angles[2 * (t * half + i)], angles[2 * (t * half + i) + 1]);
                     let (a, b) = (values[i], values[i + half]);
@@ -230,17 +232,29 @@ impl Plain<'_> {
                     values[i + half] = b * cos + a * sin;
                 }
             };
-            for h in 0..heads {
-                let mut q = head(0, h).to_vec();
-                self.normalize_head(&op.query_norm, h, &mut q);
-                rotate(&mut q);
-                query.extend(q);
-            }
+            // All heads of a section, normalized and rotated in the order that the plan says.
+            let prepared = |this: &Self, section: usize, count: usize, norm: &Option<NormWeights>, angles: &[f32]| {
+                let mut all: Vec<f32> = (0..count).flat_map(|h| head(section, h).to_vec()).collect();
+                if op.norm_place == NormPlace::Row
+                    && let Some(norm) = norm
+                {
+                    this.normalize_rows(norm, &mut all, count * dim);
+                }
+                for (h, values) in all.chunks_exact_mut(dim).enumerate() {
+                    if op.norm_place == NormPlace::Heads {
+                        this.normalize_head(norm, h, values);
+                    }
+                    rotate(values, angles);
+                    if op.norm_place == NormPlace::Rotated {
+                        this.normalize_head(norm, h, values);
+                    }
+                }
+                all
+            };
+            query.extend(prepared(self, 0, heads, &op.query_norm, &query_angles));
+            let all_keys = prepared(self, 1, kv_heads, &op.key_norm, &key_angles);
             let slot = layer.slot(call.position + t as u32) as usize;
-            for h in 0..kv_heads {
-                let mut k = head(1, h).to_vec();
-                self.normalize_head(&op.key_norm, h, &mut k);
-                rotate(&mut k);
+            for (h, k) in all_keys.chunks_exact(dim).enumerate() {
                 let start = (h * layer.positions as usize + slot) * dim;
                 let cache = self.memory.cache.bytes_mut();
                 for (i, (&k, &v)) in k.iter().zip(head(2, h)).enumerate() {

@@ -98,6 +98,7 @@ enum Ending {
     Add,
     AddInPlace,
     SoftCap,
+    Scale,
 }
 
 fn endings() -> impl Strategy<Value = Ending> {
@@ -108,6 +109,7 @@ fn endings() -> impl Strategy<Value = Ending> {
         1 => Just(Ending::Add),
         1 => Just(Ending::AddInPlace),
         1 => Just(Ending::SoftCap),
+        1 => Just(Ending::Scale),
     ]
 }
 
@@ -135,6 +137,7 @@ pub(crate) fn linear(instance: &Instance<'_>) {
             Ending::Activation(function) => Epilogue::Activation(function),
             Ending::Gated(function) => Epilogue::Gated(function),
             Ending::SoftCap => Epilogue::SoftCap(1.5),
+            Ending::Scale => Epilogue::Scale(0.125),
             Ending::Add | Ending::AddInPlace => Epilogue::Add(residual.as_ref().unwrap().0),
         };
         b.push(Op::Linear(Linear {
@@ -160,6 +163,7 @@ pub(crate) fn linear(instance: &Instance<'_>) {
                     Ending::Activation(function) => activate(function, product(token, c)),
                     Ending::Gated(function) => activate(function, product(token, c)) * product(token, columns + c),
                     Ending::SoftCap => 1.5 * (product(token, c) / 1.5).tanh(),
+                    Ending::Scale => 0.125 * product(token, c),
                     Ending::Add | Ending::AddInPlace => {
                         product(token, c) + f64::from(residual.as_ref().unwrap().1[token][c])
                     }
@@ -292,8 +296,10 @@ struct Heads {
     rotary: u32,
     order: QkvOrder,
     apart: bool,
-    /// 0: none; 1: weights of one head; 2: of all heads.
+    /// 0: none; 1: weights of one head; 2: of all heads; 3: over all heads; 4: weights of one head, after the rotation.
     norms: u32,
+    /// Whether queries have a rotary table of their own, which grows with the position.
+    grows: bool,
     window: Option<(u32, u32)>,
     soft_cap: Option<f32>,
     cache: DType,
@@ -305,7 +311,7 @@ struct Heads {
 fn heads() -> impl Strategy<Value = Heads> {
     let dims =
         prop_oneof![Just(32u32), Just(64), Just(80), Just(96), Just(128), Just(256), (1..40u32).prop_map(|d| 2 * d)];
-    let shape = (1..=3u32, prop_oneof![Just(1u32), 2..=5u32, Just(12)], dims, 0..=2u32, 0..4u32, 0..3u32);
+    let shape = (1..=3u32, prop_oneof![Just(1u32), 2..=5u32, Just(12)], dims, 0..=2u32, 0..4u32, 0..5u32);
     let window = prop_oneof![2 => Just(None), 3 => (1..40u32, 0..6u32).prop_map(Some)];
     let soft_cap = prop_oneof![2 => Just(None), 1 => Just(Some(2.0f32))];
     let cache = prop_oneof![3 => Just(DType::F16), 1 => Just(DType::F32)];
@@ -320,7 +326,9 @@ fn heads() -> impl Strategy<Value = Heads> {
             rotary: [0, dim / 4 * 2, dim][rotary as usize],
             order: if per_head { QkvOrder::PerHead } else { QkvOrder::Sections },
             apart: order == 1,
-            norms,
+            // A norm over all heads is of neighbouring ones.
+            norms: if per_head && norms == 3 { 1 } else { norms },
+            grows: rotary == 2 && seed % 3 == 0,
             window,
             soft_cap,
             cache,
@@ -384,16 +392,32 @@ pub(crate) fn attention(instance: &Instance<'_>) {
         let (q_columns, kv_columns) = (heads * dim, kv_heads * dim);
         let (qkv, x) = b.input(if h.apart { q_columns } else { q_columns + 2 * kv_columns }, ids);
         let apart = h.apart.then(|| [b.input(kv_columns, ids), b.input(kv_columns, ids)]);
+        let place = match h.norms {
+            3 => NormPlace::Row,
+            4 => NormPlace::Rotated,
+            _ => NormPlace::Heads,
+        };
+        let growth = h.grows.then_some(Growth { beta: 0.3, original: 7 });
         let frequencies: Vec<f32> = (0..h.rotary / 2).map(|i| 0.7f32.powi(i as i32)).collect();
         if h.rotary > 0 {
             let rows = b.rows(h.rotary);
-            b.library.rope_tables.push(RopeTable { frequencies: frequencies.clone(), magnitude: 1.1, rows });
+            b.library.rope_tables.push(RopeTable {
+                frequencies: frequencies.clone(),
+                magnitude: 1.1,
+                growth: None,
+                rows,
+            });
+        }
+        if h.grows {
+            let rows = b.rows(h.rotary);
+            b.library.rope_tables.push(RopeTable { frequencies: frequencies.clone(), magnitude: 1.1, growth, rows });
         }
         let norms: Vec<_> = [heads, kv_heads]
             .into_iter()
             .map(|count| match h.norms {
                 0 => None,
-                1 => Some(b.norm(NormKind::Rms, dim as usize, DType::F16)),
+                1 | 4 => Some(b.norm(NormKind::Rms, dim as usize, DType::F16)),
+                3 => Some(b.norm(NormKind::Rms, (count * dim) as usize, DType::F16)),
                 _ => Some(b.norm(NormKind::Layer, (count * dim) as usize, DType::F16)),
             })
             .collect();
@@ -411,6 +435,8 @@ pub(crate) fn attention(instance: &Instance<'_>) {
             head_dim: dim,
             rotary: h.rotary,
             rope_table: 0,
+            query_table: h.grows.then_some(1),
+            norm_place: place,
             query_norm: norms[0].as_ref().map(|(norm, ..)| *norm),
             key_norm: norms[1].as_ref().map(|(norm, ..)| *norm),
             layer: 0,
@@ -430,14 +456,25 @@ pub(crate) fn attention(instance: &Instance<'_>) {
                 };
                 wide(&row[at * dim as usize..(at + 1) * dim as usize])
             };
-            let prepared = |section: usize, index: usize| {
-                let mut y = part(section, index);
-                if let Some((norm, weight, bias)) = &norms[section] {
-                    let at = if weight.len() == dim as usize { 0 } else { index * dim as usize };
-                    let range = at..at + dim as usize;
-                    y = normalized(norm.kind, &y, &weight[range.clone()], bias.as_ref().map(|b| &b[range]));
+            // Head `index`, out of what its norm is over.
+            let normed = |section: usize, index: usize, y: Vec<f64>| {
+                let Some((norm, weight, bias)) = &norms[section] else { return y };
+                let dim = dim as usize;
+                let at = if weight.len() == dim { 0 } else { index * dim };
+                if place == NormPlace::Row {
+                    let row: Vec<f64> = (0..weight.len() / dim).flat_map(|index| part(section, index)).collect();
+                    return normalized(norm.kind, &row, weight, bias.as_deref())[at..at + dim].to_vec();
                 }
-                rotated(&y, position, &frequencies, 1.1)
+                normalized(norm.kind, &y, &weight[at..at + dim], bias.as_ref().map(|b| &b[at..at + dim]))
+            };
+            let prepared = |section: usize, index: usize| {
+                let factor = if section == 0 { growth.map_or(1.0, |growth| growth.at(position as u32)) } else { 1.0 };
+                let turned = |y: Vec<f64>| rotated(&y, position, &frequencies, 1.1 * factor);
+                let y = part(section, index);
+                match place {
+                    NormPlace::Rotated => normed(section, index, turned(y)),
+                    NormPlace::Heads | NormPlace::Row => turned(normed(section, index, y)),
+                }
             };
             Projected {
                 queries: (0..heads as usize).map(|i| prepared(0, i)).collect(),

@@ -10,7 +10,7 @@ mod weights;
 
 pub use weights::TensorData;
 
-use crate::{Epilogue, Graph, Linear, Norm, Op, ParameterId, RopeAppend, ValueId, VerifyError, verify};
+use crate::{Epilogue, Graph, Linear, Norm, NormPlace, Op, ParameterId, RopeAppend, ValueId, VerifyError, verify};
 use attention::History;
 use rows::Matrix;
 use std::collections::HashMap;
@@ -184,6 +184,7 @@ impl<'g> Interpreter<'g> {
             }
             Epilogue::Add(residual) => rows(residual).zip(&y, |a, b| a + b),
             Epilogue::SoftCap(cap) => y.map(|x| cap * (x / cap).tanh()),
+            Epilogue::Scale(factor) => y.map(|x| factor * x),
         }
     }
 
@@ -196,11 +197,15 @@ impl<'g> Interpreter<'g> {
                 (qkv.slice(&q), qkv.slice(&k), qkv.slice(&v))
             }
         };
-        let place = |this: &Self, rows: Matrix, norm: &Option<Norm>| {
-            let rows = norm.as_ref().map_or(rows.clone(), |norm| this.normed(&rows, norm));
-            if op.rotary == 0 { rows } else { this.rotated(&rows, op.table, kv.head_dim, op.rotary) }
+        let place = |this: &Self, rows: Matrix, norm: &Option<Norm>, table: u32| {
+            let normed = |rows: Matrix| norm.as_ref().map_or(rows.clone(), |norm| this.normed(&rows, norm));
+            let rotated = |rows: Matrix| match op.rotary {
+                0 => rows,
+                rotary => this.rotated(&rows, table, kv.head_dim, rotary),
+            };
+            if op.place == NormPlace::Rotated { normed(rotated(rows)) } else { rotated(normed(rows)) }
         };
-        let (query, key) = (place(self, q, &op.query_norm), place(self, k, &op.key_norm));
+        let (query, key) = (place(self, q, &op.query_norm, op.query_table), place(self, k, &op.key_norm, op.table));
         self.history[op.layer as usize].append(&key, &v);
         vec![Value::Rows(Rc::new(query)), Value::Cache(op.layer)]
     }

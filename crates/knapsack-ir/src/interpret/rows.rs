@@ -88,10 +88,12 @@ impl Matrix {
         let half = rotary / 2;
         let mut result = self.clone();
         for (t, row) in result.data.chunks_exact_mut(self.columns).enumerate() {
+            let growth = table.growth.map_or(1.0, |growth| growth.at(position + t as u32));
+            let magnitude = table.magnitude * growth;
             for head in row.chunks_exact_mut(head_dim) {
                 for (i, frequency) in table.frequencies.iter().enumerate() {
                     let angle = (position + t as u32) as f32 * frequency;
-                    let (sin, cos) = (angle.sin() * table.magnitude, angle.cos() * table.magnitude);
+                    let (sin, cos) = (angle.sin() * magnitude, angle.cos() * magnitude);
                     let (a, b) = (head[i], head[i + half]);
                     head[i] = a * cos - b * sin;
                     head[i + half] = b * cos + a * sin;

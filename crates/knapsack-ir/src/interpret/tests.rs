@@ -3,7 +3,7 @@ use crate::text::parse;
 
 const SMALL: &str = "graph t q0f32 vocab=3 hidden=2
 param @0 table bfloat16[3,2]
-rope magnitude=1 0.5
+rope magnitude=1 growth=- 0.5
 cache heads=1 head_dim=2 window=2 sinks=1 dtype=float32
 %0:tokens = tokens
 %1:matrix[3,2] = dequantize dense:@0:3x2

@@ -6,7 +6,7 @@
 //! ```text
 //! graph llama q4f16_1 vocab=768 hidden=128
 //! param @0 model.embed_tokens.q_weight uint32[768,16]
-//! rope magnitude=1 1 0.1 0.01
+//! rope magnitude=1 growth=- 1 0.1 0.01
 //! cache heads=2 head_dim=32 window=- sinks=0 dtype=float16
 //! %0:tokens = tokens
 //! %1:matrix[768,128] = dequantize 4:32:NK:float16:@0:@1:768x128

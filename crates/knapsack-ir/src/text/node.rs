@@ -2,7 +2,7 @@
 
 use super::print::Optional;
 use super::words::Words;
-use crate::{Columns, Epilogue, Linear, Norm, Op, QkvOrder, RopeAppend, Storage, Weight};
+use crate::{Columns, Epilogue, Linear, Norm, NormPlace, Op, QkvOrder, RopeAppend, Storage, Weight};
 use knapsack_tensor::{Activation, GroupFormat, Layout, NormKind};
 use std::fmt;
 
@@ -93,13 +93,19 @@ fn write_linear(f: &mut fmt::Formatter<'_>, linear: &Linear) -> fmt::Result {
         Epilogue::Gated(function) => write!(f, "gated:{}", activation(*function)),
         Epilogue::Add(residual) => write!(f, "add:{residual}"),
         Epilogue::SoftCap(cap) => write!(f, "soft_cap:{cap}"),
+        Epilogue::Scale(factor) => write!(f, "scale:{factor}"),
     }
 }
+
+const PLACES: [(NormPlace, &str); 3] =
+    [(NormPlace::Heads, "heads"), (NormPlace::Row, "row"), (NormPlace::Rotated, "rotated")];
 
 fn write_rope_append(f: &mut fmt::Formatter<'_>, op: &RopeAppend) -> fmt::Result {
     let apart = Optional(op.apart.map(|[keys, values]| format!("{keys}:{values}")));
     let order = if op.order == QkvOrder::Sections { "sections" } else { "per_head" };
     write!(f, " {} apart={apart} order={order} heads={} rotary={} table={}", op.qkv, op.heads, op.rotary, op.table)?;
+    let place = PLACES.iter().find(|(place, _)| *place == op.place).map_or("", |(_, name)| name);
+    write!(f, " q_table={} norms={place}", op.query_table)?;
     write!(f, " q_norm={} k_norm={} layer={}", norm(&op.query_norm), norm(&op.key_norm), op.layer)
 }
 
@@ -180,6 +186,12 @@ fn read_rope_append(words: &mut Words<'_>) -> Result<RopeAppend, String> {
         heads: words.keyed("heads")?,
         rotary: words.keyed("rotary")?,
         table: words.keyed("table")?,
+        query_table: words.keyed("q_table")?,
+        place: {
+            let name = words.key("norms")?;
+            let found = PLACES.iter().find(|(_, known)| *known == name);
+            found.map(|(place, _)| *place).ok_or_else(|| format!("no place of norms `{name}`"))?
+        },
         query_norm: words.optional("q_norm", read_norm)?,
         key_norm: words.optional("k_norm", read_norm)?,
         layer: words.keyed("layer")?,
@@ -198,6 +210,7 @@ fn read_epilogue(text: &str) -> Result<Epilogue, String> {
         Some(("gated", function)) => Epilogue::Gated(read_activation(function)?),
         Some(("add", residual)) => Epilogue::Add(Words::plain_value(residual)?),
         Some(("soft_cap", cap)) => Epilogue::SoftCap(Words::plain(cap)?),
+        Some(("scale", factor)) => Epilogue::Scale(Words::plain(factor)?),
         Some((other, _)) => return Err(format!("no epilogue `{other}`")),
     })
 }

@@ -2,7 +2,7 @@
 
 use super::node;
 use super::words::Words;
-use crate::{Graph, KvLayer, Node, Parameter, RopeTable, RowCount, Type, ValueId};
+use crate::{Graph, Growth, KvLayer, Node, Parameter, RopeTable, RowCount, Type, ValueId};
 
 /// Most lines of a graph.
 const MAX_LINES: usize = 1 << 20;
@@ -81,11 +81,16 @@ fn declaration_or_node(graph: &mut Graph, line: &str) -> Result<Option<ValueId>,
         }
         "rope" => {
             let magnitude = words.keyed("magnitude")?;
+            let growth = words.optional("growth", |text| {
+                let mut parts = Words::split(text, ':');
+                let growth = Growth { beta: parts.number()?, original: parts.number()? };
+                parts.end().map(|()| growth)
+            })?;
             let mut frequencies = vec![];
             while let Ok(word) = words.next() {
                 frequencies.push(Words::plain(word)?);
             }
-            graph.rope_tables.push(RopeTable { frequencies, magnitude });
+            graph.rope_tables.push(RopeTable { frequencies, magnitude, growth });
         }
         "cache" => graph.kv_layers.push(KvLayer {
             kv_heads: words.keyed("heads")?,

@@ -31,7 +31,8 @@ fn write_graph(out: &mut String, graph: &Graph) -> fmt::Result {
         writeln!(out, "param @{index} {} {}[{}]", parameter.name, parameter.dtype, dims.join(","))?;
     }
     for table in &graph.rope_tables {
-        write!(out, "rope magnitude={}", table.magnitude)?;
+        let growth = Optional(table.growth.map(|growth| format!("{}:{}", growth.beta, growth.original)));
+        write!(out, "rope magnitude={} growth={growth}", table.magnitude)?;
         for frequency in &table.frequencies {
             write!(out, " {frequency}")?;
         }

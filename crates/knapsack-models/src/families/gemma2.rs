@@ -21,23 +21,19 @@ pub(crate) static GEMMA2: Family = Family {
     ..BASE
 };
 
-const fn norm(role: Role, name: &'static str, source: &'static [&'static str]) -> Row {
-    row(role, name, source).with(Change::AddOne)
-}
-
 /// Norms before and after attention and before and after the feed-forward network.
-pub(crate) const INPUT_NORM: Row = norm(Role::AttentionNorm, "input_layernorm", &["input_layernorm"]);
-pub(crate) const POST_ATTENTION_NORM: Row =
-    norm(Role::PostAttentionNorm, "post_attention_layernorm", &["post_attention_layernorm"]);
-pub(crate) const PRE_MLP_NORM: Row = norm(Role::MlpNorm, "pre_feedforward_layernorm", &["pre_feedforward_layernorm"]);
-pub(crate) const POST_MLP_NORM: Row =
-    norm(Role::PostMlpNorm, "post_feedforward_layernorm", &["post_feedforward_layernorm"]);
+pub(crate) const NORMS: [Row; 4] = [
+    ATTENTION_NORM.with(Change::AddOne),
+    POST_ATTENTION_NORM.with(Change::AddOne),
+    row(Role::MlpNorm, "pre_feedforward_layernorm", &["pre_feedforward_layernorm"]).with(Change::AddOne),
+    POST_MLP_NORM.with(Change::AddOne),
+];
 
 static MODULES: Modules = Modules {
     layers: ["model.layers"; 2],
     sections: &[
         Section::Once(&[EMBEDDING]),
-        Section::Layers(&[INPUT_NORM, POST_ATTENTION_NORM, PRE_MLP_NORM, POST_MLP_NORM, QKV, OUTPUT, GATE_UP, DOWN]),
+        Section::Layers(&[NORMS[0], NORMS[1], NORMS[2], NORMS[3], QKV, OUTPUT, GATE_UP, DOWN]),
         Section::Once(&[FINAL_NORM.with(Change::AddOne), HEAD]),
     ],
 };

@@ -1,7 +1,7 @@
 //! Gemma 3, text only: five windowed layers to each global one, a rope base for each kind, normalized q and k heads.
 
 use super::gemma;
-use super::gemma2::{self, INPUT_NORM, POST_ATTENTION_NORM, POST_MLP_NORM, PRE_MLP_NORM};
+use super::gemma2::{self, NORMS};
 use super::llama::BASE;
 use super::rows::*;
 use crate::config::{Family, ModelConfig, QueryKeyNorm};
@@ -31,10 +31,10 @@ static MODULES: Modules = Modules {
     sections: &[
         Section::Once(&[row(Role::Embedding, "language_model.model.embed_tokens", &["model.embed_tokens"])]),
         Section::Layers(&[
-            INPUT_NORM,
-            POST_ATTENTION_NORM,
-            PRE_MLP_NORM,
-            POST_MLP_NORM,
+            NORMS[0],
+            NORMS[1],
+            NORMS[2],
+            NORMS[3],
             row(Role::Query, "self_attn.q_proj", &["self_attn.q_proj"]),
             row(Role::Key, "self_attn.k_proj", &["self_attn.k_proj"]),
             row(Role::Value, "self_attn.v_proj", &["self_attn.v_proj"]),

@@ -21,3 +21,9 @@ pub(crate) const GATE_UP: Row = row(Role::GateUp, "mlp.gate_up_proj", GATE_UP_SO
 pub(crate) const GATE_UP_BIAS: Row = bias(Role::GateUp, "mlp.gate_up_proj", GATE_UP_SOURCES);
 pub(crate) const DOWN: Row = row(Role::Down, "mlp.down_proj", &["mlp.down_proj"]);
 pub(crate) const DOWN_BIAS: Row = bias(Role::Down, "mlp.down_proj", &["mlp.down_proj"]);
+/// Of what attention adds, in families that have no norm before it.
+pub(crate) const POST_ATTENTION_NORM: Row =
+    row(Role::PostAttentionNorm, "post_attention_layernorm", &["post_attention_layernorm"]);
+/// Of what the feed-forward network adds.
+pub(crate) const POST_MLP_NORM: Row =
+    row(Role::PostMlpNorm, "post_feedforward_layernorm", &["post_feedforward_layernorm"]);

@@ -2,9 +2,10 @@
 
 use super::GraphError;
 use crate::config::{Attention, ModelConfig};
+use crate::rope::RopeFrequencies;
 use crate::table::Role;
 use knapsack_ir::{
-    Columns, Graph, KvLayer, Node, Norm, Op, Parameter, ParameterId, RopeTable, Storage, Type, ValueId, Weight,
+    Columns, Graph, Growth, KvLayer, Node, Norm, Op, Parameter, ParameterId, RopeTable, Storage, Type, ValueId, Weight,
     Windows, infer,
 };
 use knapsack_tensor::{GroupFormat, Quantization};
@@ -50,9 +51,13 @@ impl<'a> Builder<'a> {
             let format = parameter.group_format(quantization);
             index.insert(parameter.name, Entry { first, shape: parameter.shape, format });
         }
-        for rope in &config.ropes {
-            let table = rope.frequencies(windows.context);
-            graph.rope_tables.push(RopeTable { frequencies: table.frequencies, magnitude: table.magnitude });
+        // Within the positions trained with first, nothing grows.
+        let reaches = |growth: &Growth| windows.sliding.is_some() || windows.context > growth.original;
+        let growth = config.query_growth.filter(reaches);
+        let growths = if growth.is_some() { vec![None, growth] } else { vec![None] };
+        for (growth, rope) in growths.iter().flat_map(|&growth| config.ropes.iter().map(move |rope| (growth, rope))) {
+            let RopeFrequencies { frequencies, magnitude } = rope.frequencies(windows.context);
+            graph.rope_tables.push(RopeTable { frequencies, magnitude, growth });
         }
         Builder { config, graph, types: vec![], index }
     }
@@ -116,11 +121,17 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// The rotary table of queries where keys have `table`.
+    pub(crate) fn query_table(&self, table: u32) -> u32 {
+        let grown = table + self.config.ropes.len() as u32;
+        if (grown as usize) < self.graph.rope_tables.len() { grown } else { table }
+    }
+
     /// A normalization over groups of `width` columns, of the configuration's kind.
-    pub(crate) fn norm(&mut self, input: ValueId, module: &str, width: u32) -> Built {
+    pub(crate) fn norm(&mut self, input: ValueId, module: &str, width: u32, epsilon: f32) -> Built {
         let weight = Some(self.entry(&format!("{module}.weight"))?.first);
         let bias = self.vector(&format!("{module}.bias"))?;
-        let (kind, epsilon) = (self.config.norm, self.config.norm_epsilon);
+        let kind = self.config.norm;
         self.push(Op::Norm { input, norm: Norm { kind, epsilon, width, weight, bias } })
     }
 

@@ -1,7 +1,7 @@
 //! The decoder that all families are instances of: what a family does not have, its table has no row for.
 
 use super::{Builder, GraphError};
-use crate::config::{Attention, Mixer};
+use crate::config::{Attention, Mixer, QueryKeyNorm};
 use crate::table::Role;
 use knapsack_ir::{Graph, Op, ValueId};
 
@@ -12,18 +12,23 @@ pub(crate) fn decoder(mut b: Builder<'_>) -> Result<Graph, GraphError> {
     let table = b.module(Role::Embedding, None)?;
     let table = b.matrix(&table)?;
     let mut stream = b.push(Op::Embed { table, tokens })?;
-    if config.embedding_scale != 1.0 {
-        stream = b.push(Op::Scale { input: stream, factor: config.embedding_scale })?;
+    let factor = config.embedding_scale / config.residual_scale;
+    if factor != 1.0 {
+        stream = b.push(Op::Scale { input: stream, factor })?;
     }
     for (layer, description) in config.layers.iter().enumerate() {
         stream = Layer { b: &mut b, layer: layer as u32, description }.write(stream)?;
     }
     let row = b.push(Op::SelectRow { input: stream })?;
     let norm = b.module(Role::FinalNorm, None)?;
-    let row = b.norm(row, &norm, config.hidden)?;
+    let row = b.norm(row, &norm, config.hidden, config.stream_epsilon())?;
     let logits = match config.module(Role::Head, None) {
         None => b.push(Op::Matmul { input: row, weight: table })?,
         Some(head) => b.linear(row, &head)?,
+    };
+    let logits = match config.logit_scale {
+        1.0 => logits,
+        factor => b.push(Op::Scale { input: logits, factor })?,
     };
     let logits = match config.final_soft_cap {
         Some(cap) => b.push(Op::SoftCap { input: logits, cap })?,
@@ -48,8 +53,11 @@ impl Layer<'_, '_> {
 
     /// The norm of this role over whole rows, where the family has one.
     fn norm(&mut self, input: ValueId, role: Role) -> Built {
+        let config = self.b.config;
+        let of_stream = matches!(role, Role::AttentionNorm | Role::MlpNorm);
+        let epsilon = if of_stream { config.stream_epsilon() } else { config.norm_epsilon };
         match self.module(role) {
-            Some(module) => self.b.norm(input, &module, self.b.config.hidden),
+            Some(module) => self.b.norm(input, &module, config.hidden, epsilon),
             None => Ok(input),
         }
     }
@@ -102,16 +110,31 @@ impl Layer<'_, '_> {
     }
 
     /// Normalizes q or k heads, where the model does, and rotates them, where the layer does.
-    fn positioned(&mut self, mut heads: ValueId, norm: Role, attention: &Attention) -> Built {
-        let head_dim = attention.head_dim;
-        if let Some(module) = self.module(norm) {
-            heads = self.b.norm(heads, &module, head_dim)?;
+    fn positioned(&mut self, heads: ValueId, role: Role, attention: &Attention) -> Built {
+        if self.b.config.query_key_norm == QueryKeyNorm::Rotated {
+            let rotated = self.rotated(heads, role, attention)?;
+            self.normed_heads(rotated, role, attention)
+        } else {
+            let normed = self.normed_heads(heads, role, attention)?;
+            self.rotated(normed, role, attention)
         }
+    }
+
+    fn normed_heads(&mut self, heads: ValueId, role: Role, attention: &Attention) -> Built {
+        let config = self.b.config;
+        let count = if role == Role::QueryNorm { attention.heads } else { attention.kv_heads };
+        let together = if config.query_key_norm == QueryKeyNorm::Row { count } else { 1 };
+        match self.module(role) {
+            Some(module) => self.b.norm(heads, &module, together * attention.head_dim, config.norm_epsilon),
+            None => Ok(heads),
+        }
+    }
+
+    fn rotated(&mut self, input: ValueId, role: Role, attention: &Attention) -> Built {
         let rope = attention.rope.and_then(|table| Some((table as u32, self.b.config.ropes.get(table)?.rotary)));
-        match rope {
-            None | Some((_, 0)) => Ok(heads),
-            Some((table, rotary)) => self.b.push(Op::Rope { input: heads, table, head_dim, rotary }),
-        }
+        let Some((table, rotary)) = rope.filter(|(_, rotary)| *rotary > 0) else { return Ok(input) };
+        let table = if role == Role::QueryNorm { self.b.query_table(table) } else { table };
+        self.b.push(Op::Rope { input, table, head_dim: attention.head_dim, rotary })
     }
 
     fn mlp(&mut self, input: ValueId) -> Built {

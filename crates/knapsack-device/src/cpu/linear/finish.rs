@@ -49,6 +49,7 @@ pub(crate) unsafe fn finish<V: Vector>(
                 Finish::Nothing => y,
                 Finish::Activation(function) => activate::<V>(function, y),
                 Finish::SoftCap(cap) => soft_cap::<V>(y, cap),
+                Finish::Scale(factor) => V::mul(V::splat(factor), y),
                 Finish::Add(residual) => V::add(y, load_some::<V>(residual.add(row + i), some)),
                 Finish::Gated(function) => {
                     let mut up = load_some::<V>(up.add(i), some);
