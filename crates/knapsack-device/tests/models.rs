@@ -46,6 +46,13 @@ fn run(model: &mut dyn LoadedModel, sequence: &ReferenceSequence) -> Vec<f32> {
     all_logits(model, &tokens(sequence), Calls::Chunks)
 }
 
+/// Largest difference of a logit that another order of sums explains, for logits of this root mean square.
+fn tolerance(model: &Model, size: f64) -> f64 {
+    // Checkpoints whose references were confirmed in float64, and a bound for the others that any mistake exceeds.
+    let apart = ["phi4", "smollm3", "ministral3", "granite", "olmo", "exaone4", "hunyuan", "ernie4_5"];
+    if apart.iter().any(|name| model.name.starts_with(name)) { 3e-5 * size.max(1.0) } else { 2e-3 }
+}
+
 #[test]
 fn the_reference_device_agrees_with_the_reference_logits() {
     every_case(|name, model, library| {
@@ -54,7 +61,11 @@ fn the_reference_device_agrees_with_the_reference_logits() {
             let logits = run(&mut *loaded, sequence);
             let largest = logits.iter().zip(&sequence.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             let relative = error(&logits, &sequence.logits);
-            assert!(largest <= 2e-3, "{name}, {} tokens: {largest} ({relative:.2e})", sequence.tokens.len());
+            let square: f64 = sequence.logits.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            let most = tolerance(model, (square / sequence.logits.len() as f64).sqrt());
+            let what = format!("{name}, {} tokens: {largest:.2e} of {most:.2e} ({relative:.2e})", sequence.tokens.len());
+            eprintln!("    {what}");
+            assert!(f64::from(largest) <= most, "{what}");
         }
     });
 }
