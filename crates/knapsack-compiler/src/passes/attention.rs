@@ -2,6 +2,7 @@
 
 use super::editor::Editor;
 use knapsack_ir::{Columns, KvLayer, Norm, NormPlace, Op, QkvOrder, RopeAppend, ValueId};
+use knapsack_tensor::NormKind;
 
 /// One of q, k, v on its way from the projection.
 #[derive(Clone, Copy, PartialEq)]
@@ -100,11 +101,14 @@ fn fused(editor: &Editor<'_>, query: ValueId, key: ValueId, value: ValueId, laye
     if !plain_value || query_rope.1 != key_rope.1 {
         return None;
     }
-    let places = [q.norm, k.norm].into_iter().flatten().map(|(_, place)| place);
-    let place = places.clone().next().unwrap_or_default();
-    if places.into_iter().any(|other| other != place) {
-        return None;
-    }
+    let place = match (q.norm, k.norm) {
+        // Over the only k head is over all of them.
+        (Some((_, NormPlace::Row)), Some((norm, NormPlace::Heads))) => {
+            (kv.kv_heads == 1 && norm.kind == NormKind::Rms).then_some(NormPlace::Row)?
+        }
+        (Some((_, one)), Some((_, other))) => (one == other).then_some(one)?,
+        (one, other) => one.or(other).map(|(_, place)| place).unwrap_or_default(),
+    };
     let (order, heads, apart) = match (q.columns, k.columns, v.columns) {
         (Some(q_columns), Some(k_columns), Some(v_columns)) => {
             let (order, heads) = order(q_columns, k_columns, v_columns, kv)?;
