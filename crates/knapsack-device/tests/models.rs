@@ -63,7 +63,8 @@ fn the_reference_device_agrees_with_the_reference_logits() {
             let relative = error(&logits, &sequence.logits);
             let square: f64 = sequence.logits.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
             let most = tolerance(model, (square / sequence.logits.len() as f64).sqrt());
-            let what = format!("{name}, {} tokens: {largest:.2e} of {most:.2e} ({relative:.2e})", sequence.tokens.len());
+            let what =
+                format!("{name}, {} tokens: {largest:.2e} of {most:.2e} ({relative:.2e})", sequence.tokens.len());
             eprintln!("    {what}");
             assert!(f64::from(largest) <= most, "{what}");
         }
