@@ -1,4 +1,4 @@
-use crate::response::{Envelope, Usage, choice, finish_reason, logprobs};
+use crate::response::{Envelope, Usage, call_deltas, choice, finish_reason, logprobs, message};
 use crate::{ApiError, Request};
 use knapsack_runtime::download::DownloadProgress;
 use knapsack_runtime::manager::{Acquire, Manager};
@@ -110,8 +110,7 @@ impl Answering<'_> {
         for index in 0..self.request.answers() {
             let answer = self.answer(index, &mut |_| ())?;
             usage.add(&answer);
-            let message = json!({ "role": "assistant", "content": answer.text, "refusal": null });
-            choices.push(choice(index, message, self.logprobs(&answer.logprobs), finish_reason(answer.finish)));
+            choices.push(choice(index, message(&answer), self.logprobs(&answer.logprobs), finish_reason(&answer)));
         }
         Ok(self.envelope.completion(choices, usage))
     }
@@ -130,6 +129,7 @@ impl Answering<'_> {
             };
             // Tokens whose text has not come yet.
             let mut pending: Vec<TokenLogProbs> = Vec::new();
+            let mut calls = 0;
             let answer = self.answer(index, &mut |event| match event {
                 Event::Token(token) => pending.push(token.clone()),
                 Event::Text(text) => {
@@ -137,12 +137,23 @@ impl Answering<'_> {
                     let ranked = logprobs(request, &chat.tokenizer, &std::mem::take(&mut pending));
                     on_event(envelope.chunk(index, json!({ "content": text }), ranked, None));
                 }
+                Event::Thinking(text) => {
+                    begin(on_event);
+                    on_event(envelope.chunk(index, json!({ "reasoning_content": text }), Value::Null, None));
+                }
+                Event::ToolCall(call) => {
+                    begin(on_event);
+                    for delta in call_deltas(calls, call) {
+                        on_event(envelope.chunk(index, json!({ "tool_calls": [delta] }), Value::Null, None));
+                    }
+                    calls += 1;
+                }
                 _ => {}
             })?;
             begin(on_event);
             usage.add(&answer);
             let rest = if pending.is_empty() { Value::Null } else { self.logprobs(&pending) };
-            on_event(self.envelope.chunk(index, json!({}), rest, Some(finish_reason(answer.finish))));
+            on_event(self.envelope.chunk(index, json!({}), rest, Some(finish_reason(&answer))));
         }
         if self.request.include_usage() {
             on_event(self.envelope.usage(usage));

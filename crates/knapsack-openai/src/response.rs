@@ -1,7 +1,7 @@
 //! Answers and chunks in OpenAI's form.
 
 use crate::request::Request;
-use knapsack_runtime::text::Tokenizer;
+use knapsack_runtime::text::{ToolCall, Tokenizer};
 use knapsack_runtime::{FinishReason, Generation, LogProb, TokenLogProbs};
 use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -92,11 +92,40 @@ pub(crate) fn choice(index: u32, message: Value, logprobs: Value, finish: &str) 
 }
 
 /// OpenAI has no word for an answer that was called off.
-pub(crate) fn finish_reason(finish: FinishReason) -> &'static str {
-    match finish {
+pub(crate) fn finish_reason(answer: &Generation) -> &'static str {
+    match answer.finish {
         FinishReason::Length => "length",
+        FinishReason::Stop if !answer.tool_calls.is_empty() => "tool_calls",
         _ => "stop",
     }
+}
+
+/// What the assistant says. A message of nothing but calls has no content.
+pub(crate) fn message(answer: &Generation) -> Value {
+    let content = (!answer.text.is_empty() || answer.tool_calls.is_empty()).then_some(answer.text.as_str());
+    let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
+    if !answer.reasoning.is_empty() {
+        message["reasoning_content"] = answer.reasoning.as_str().into();
+    }
+    if !answer.tool_calls.is_empty() {
+        message["tool_calls"] = answer.tool_calls.iter().map(|call| tool_call(call, &arguments(call))).collect();
+    }
+    message
+}
+
+fn arguments(call: &ToolCall) -> String {
+    call.arguments.as_str().map_or_else(|| call.arguments.to_string(), str::to_owned)
+}
+
+fn tool_call(call: &ToolCall, arguments: &str) -> Value {
+    json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": arguments } })
+}
+
+/// The call of number `index` in a stream: who is called, then with what.
+pub(crate) fn call_deltas(index: usize, call: &ToolCall) -> [Value; 2] {
+    let mut who = tool_call(call, "");
+    who["index"] = index.into();
+    [who, json!({ "index": index, "function": { "arguments": arguments(call) } })]
 }
 
 /// Log probabilities as the request wants them; null when it wants none.

@@ -5,6 +5,7 @@ use crate::text::{
     ChatTemplate, ConvTemplate, JinjaTemplate, MARKS, Message, Prompt, PromptOptions, TextError, ThinkingMarks,
     Tokenizer, read_capped,
 };
+use crate::tools::ToolFormat;
 use knapsack_device::{Folder, WeightFiles};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -153,6 +154,14 @@ impl ChatModel {
     /// The model's chat template, where it has one.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// How the model writes calls of tools, where its template takes tools.
+    pub fn tool_format(&self) -> Option<ToolFormat> {
+        match self.tool_template.as_ref().or(self.template.as_ref())? {
+            ChatTemplate::Jinja(template) => template.tool_format(),
+            ChatTemplate::Conversation(_) => None,
+        }
     }
 
     /// The token that starts a document, where the model has one.

@@ -1,10 +1,11 @@
 use crate::chat_config::ChatModel;
 use crate::context::{ContextPolicy, FittedPrompt};
 use crate::error::EngineError;
-use crate::grammar::{Grammar, Guide};
+use crate::grammar::{Grammar, GrammarError, Guide};
 use crate::sampling::{Sampler, SamplingOptions, TokenLogProbs};
 use crate::session::{CancelFlag, Session};
-use crate::text::{Message, PromptOptions, TextError};
+use crate::text::{Message, PromptOptions, TextError, ToolCall};
+use crate::tools::{self, ToolChoice, ToolFormat};
 use output::Output;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,6 +31,10 @@ pub struct GenerateOptions {
     pub stop_tokens: Vec<u32>,
     /// The form that the answer has. Its stop tokens end it where it is complete; the model's own stop strings do not count.
     pub grammar: Option<Grammar>,
+    /// Which of the prompt's tools the model may or must call.
+    pub tool_choice: ToolChoice,
+    /// Whether it may call several at once.
+    pub parallel_tool_calls: bool,
     /// Log probabilities of each token and of this many of its most likely rivals.
     pub logprobs: Option<u8>,
     /// Ignores the model's own stop tokens and strings (for measuring).
@@ -53,6 +58,8 @@ impl GenerateOptions {
             stop: Vec::new(),
             stop_tokens: Vec::new(),
             grammar: None,
+            tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: true,
             logprobs: None,
             ignore_stops: false,
             context: ContextPolicy::DropOldest,
@@ -134,6 +141,8 @@ pub enum Event<'a> {
     Thinking(&'a str),
     /// More text; never empty.
     Text(&'a str),
+    /// The model calls a tool; comes when the call is complete.
+    ToolCall(&'a ToolCall),
     /// A token was chosen: only where log probabilities were asked for, and before the text that it completes.
     Token(&'a TokenLogProbs),
 }
@@ -145,6 +154,8 @@ pub struct Generation {
     pub text: String,
     /// What the model thought before, as it was streamed.
     pub reasoning: String,
+    /// The tools that the model calls.
+    pub tool_calls: Vec<ToolCall>,
     /// Its tokens, the stop token left out.
     pub tokens: Vec<u32>,
     /// What the model thought of each of them, where that was asked for.
@@ -234,8 +245,11 @@ impl Engine {
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Generation, EngineError> {
         let mut sampler = Sampler::new(options.sampling.clone())?;
-        let mut guide = options.grammar.as_ref().map(|grammar| self.chat.guide(grammar)).transpose()?;
-        let mut output = Output::new(&self.chat, prompt, options, on_event);
+        let tools = tools(&self.chat, options)?;
+        let grammar = tools.as_ref().map(|(_, grammar)| grammar).or(options.grammar.as_ref());
+        let mut guide = grammar.map(|grammar| self.chat.guide(grammar)).transpose()?;
+        let format = tools.as_ref().map(|(format, _)| *format);
+        let mut output = Output::new(&self.chat, prompt, options, format, on_event);
         let mut stats = GenerationStats { prompt_tokens: prompt.len(), ..GenerationStats::default() };
         let start = Instant::now();
         // What every answer of the form begins with is computed together with the prompt.
@@ -266,6 +280,19 @@ impl Engine {
         stats.decode_time = start.elapsed();
         Ok(output.end(finish, stats))
     }
+}
+
+/// How calls of tools are written and what an answer with them looks like, where there may be any.
+fn tools(chat: &ChatModel, options: &GenerateOptions) -> Result<Option<(ToolFormat, Grammar)>, GrammarError> {
+    if options.prompt.tools.is_empty() || options.tool_choice == ToolChoice::None {
+        return Ok(None);
+    }
+    let none = || GrammarError::new("tools", "the model's chat template takes none");
+    let format = chat.tool_format().ok_or_else(none)?;
+    let tools = tools::read(&options.prompt.tools, &options.tool_choice)?;
+    let special = |text: &str| chat.special_token(text);
+    let (parallel, text) = (options.parallel_tool_calls, options.grammar.as_ref());
+    Ok(Some((format, tools::grammar(format, &tools, &options.tool_choice, parallel, text, &special)?)))
 }
 
 /// The state of one answer after its prompt.

@@ -24,6 +24,7 @@ mod saved;
 mod scripted;
 mod session;
 pub mod text;
+mod tools;
 
 pub use activity::Activity;
 pub use chat_config::{ChatModel, SamplingDefaults};
@@ -36,3 +37,4 @@ pub use package::{BUNDLE, FindFiles, FindLibrary, LIB, Package, PackageError, ta
 pub use sampling::{InvalidSampling, LogProb, Sampler, SamplingOptions, TokenLogProbs};
 pub use saved::SavedError;
 pub use session::{CancelFlag, Session};
+pub use tools::{ToolChoice, ToolFormat};

@@ -26,3 +26,17 @@ fn openais_own_client() {
     assert_eq!(stories, json!({ FOUR: alone(FOUR), THREE: alone(THREE) }));
     assert!(server.count("Evicted", FOUR) >= 2 && server.count("Evicted", THREE) >= 2, "{}", server.log());
 }
+
+#[test]
+fn structured_output_and_tools() {
+    let Some(python) = python("openai") else { return };
+    let sandbox = Sandbox::new();
+    let dist = sandbox.model_with_tools();
+    let server = sandbox.serve(&dist, |_| ());
+    let mut client = Command::new(python);
+    client.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openai_tools.py"));
+    client.arg(format!("http://{}/v1", server.address)).arg(FOUR);
+    client.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
+    let told: Value = serde_json::from_str(&succeed(&mut client)).unwrap();
+    assert_eq!(told["call"], "get_weather");
+}

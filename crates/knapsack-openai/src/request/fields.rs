@@ -10,6 +10,8 @@ use std::fmt;
 const HARMLESS: [&str; 6] = ["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"];
 /// Most messages of a conversation.
 const MAX_MESSAGES: usize = 16_384;
+/// Most tools of a request, as in OpenAI's own interface.
+const MAX_TOOLS: usize = 128;
 /// Most stop strings of a request, as in OpenAI's own interface.
 const MAX_STOPS: usize = 4;
 /// Most tokens with a bias, and most tokens that end an answer.
@@ -26,6 +28,7 @@ pub(super) struct Fields {
     pub(super) stream_options: Option<StreamOptions>,
     pub(super) max_tokens: Option<u32>,
     pub(super) max_completion_tokens: Option<u32>,
+    pub(super) max_thinking_tokens: Option<u32>,
     pub(super) temperature: Option<f32>,
     pub(super) top_k: Option<i64>,
     pub(super) top_p: Option<f32>,
@@ -46,6 +49,10 @@ pub(super) struct Fields {
     pub(super) json_schema: Option<Json>,
     /// llama.cpp's: a grammar as text.
     pub(super) grammar: Option<String>,
+    pub(super) tools: Option<List<Json, MAX_TOOLS>>,
+    pub(super) tool_choice: Option<Json>,
+    pub(super) parallel_tool_calls: Option<bool>,
+    pub(super) chat_template_kwargs: Option<Json>,
     /// What is not known, by name.
     unknown: Vec<String>,
 }
@@ -69,6 +76,7 @@ impl Fields {
             "stream_options" => self.stream_options = map.next_value()?,
             "max_tokens" => self.max_tokens = map.next_value()?,
             "max_completion_tokens" => self.max_completion_tokens = map.next_value()?,
+            "max_thinking_tokens" => self.max_thinking_tokens = map.next_value()?,
             "temperature" => self.temperature = map.next_value()?,
             "top_k" => self.top_k = map.next_value()?,
             "top_p" => self.top_p = map.next_value()?,
@@ -87,9 +95,14 @@ impl Fields {
             "response_format" => self.response_format = map.next_value()?,
             "json_schema" => self.json_schema = map.next_value()?,
             "grammar" => self.grammar = map.next_value()?,
-            "tools" | "modalities" | "tool_choice" | "parallel_tool_calls" => {
+            "tools" => self.tools = map.next_value()?,
+            "tool_choice" => self.tool_choice = map.next_value()?,
+            "parallel_tool_calls" => self.parallel_tool_calls = map.next_value()?,
+            "chat_template_kwargs" => self.chat_template_kwargs = map.next_value()?,
+            "modalities" => {
+                // Text is what there is anyway.
                 let value: Option<Json> = map.next_value()?;
-                if value.is_some_and(|value| !says_nothing(key, &value.0)) {
+                if value.is_some_and(|value| value.0 != serde_json::json!(["text"])) {
                     self.unknown.push(key.to_owned());
                 }
             }
@@ -101,16 +114,6 @@ impl Fields {
             }
         }
         Ok(())
-    }
-}
-
-/// Whether the value asks for what happens anyway.
-fn says_nothing(key: &str, value: &serde_json::Value) -> bool {
-    match key {
-        "tools" => value.as_array().is_some_and(Vec::is_empty),
-        "modalities" => *value == serde_json::json!(["text"]),
-        "tool_choice" => value == "none" || value == "auto",
-        _ => value.is_boolean(),
     }
 }
 

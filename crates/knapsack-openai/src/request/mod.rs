@@ -4,14 +4,15 @@ mod fields;
 mod format;
 mod json;
 mod message;
+mod tools;
 #[cfg(test)]
 mod tests;
 
 use crate::ApiError;
 use fields::Fields;
 use json::TextOr;
-use knapsack_runtime::text::Message;
-use knapsack_runtime::{GenerateOptions, Grammar, SamplingDefaults, SamplingOptions};
+use knapsack_runtime::text::{Message, PromptOptions};
+use knapsack_runtime::{GenerateOptions, Grammar, SamplingDefaults, SamplingOptions, ToolChoice};
 use std::borrow::Cow;
 
 /// Most answers to one request, as in OpenAI's own interface.
@@ -26,6 +27,8 @@ pub struct Request {
     messages: Vec<Message>,
     /// The form of the answer, and the field that asks for it.
     form: Option<(&'static str, Grammar)>,
+    prompt: PromptOptions,
+    tool_choice: ToolChoice,
 }
 
 impl Request {
@@ -46,7 +49,8 @@ impl Request {
             None => return Err(ApiError::invalid("`messages` is missing").about("messages")),
         };
         let form = format::read(&fields)?;
-        let request = Self { fields, messages, form };
+        let (prompt, tool_choice) = tools::read(&fields)?;
+        let request = Self { fields, messages, form, prompt, tool_choice };
         request.options(SamplingDefaults::default())?;
         Ok(request)
     }
@@ -78,7 +82,10 @@ impl Request {
 
     /// The field that says what form the answer has.
     pub(crate) fn form_field(&self) -> Option<&'static str> {
-        self.form.as_ref().map(|(field, _)| *field)
+        match self.prompt.tools.is_empty() {
+            true => self.form.as_ref().map(|(field, _)| *field),
+            false => Some("tools"),
+        }
     }
 
     /// How many answers are asked for.
@@ -103,9 +110,13 @@ impl Request {
         }
         Ok(GenerateOptions {
             max_tokens,
+            max_thinking_tokens: fields.max_thinking_tokens,
             stop,
             stop_tokens: fields.stop_token_ids.clone().unwrap_or_default().0,
             grammar: self.form.as_ref().map(|(_, grammar)| grammar.clone()),
+            prompt: self.prompt.clone(),
+            tool_choice: self.tool_choice.clone(),
+            parallel_tool_calls: fields.parallel_tool_calls.unwrap_or(true),
             logprobs: self.logprobs()?,
             ignore_stops: fields.ignore_eos.unwrap_or(false),
             ..GenerateOptions::new(self.sampling(defaults)?)

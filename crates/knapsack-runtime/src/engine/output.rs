@@ -1,7 +1,8 @@
 use super::{Event, FinishReason, GenerateOptions, Generation, GenerationStats};
 use crate::chat_config::ChatModel;
 use crate::sampling::TokenLogProbs;
-use crate::text::{Detokenizer, Said, StopStrings, ThinkingSplitter};
+use crate::text::{Detokenizer, Said, StopStrings, ThinkingSplitter, ToolCall};
+use crate::tools::{Parsed, ToolFormat, ToolParser};
 
 /// Turns tokens into streamed thoughts and text.
 pub(super) struct Output<'a> {
@@ -11,6 +12,11 @@ pub(super) struct Output<'a> {
     stops: StopStrings,
     pub(super) stop_tokens: Vec<u32>,
     on_event: &'a mut dyn FnMut(Event<'_>),
+    /// Takes calls of tools out of the text.
+    parser: Option<ToolParser>,
+    /// Special tokens that stand around calls, with their spelling.
+    marks: Vec<(u32, &'static str)>,
+    tool_calls: Vec<ToolCall>,
     text: String,
     reasoning: String,
     pub(super) tokens: Vec<u32>,
@@ -24,10 +30,11 @@ impl<'a> Output<'a> {
         chat: &'a ChatModel,
         prompt: &[u32],
         options: &GenerateOptions,
+        tools: Option<ToolFormat>,
         on_event: &'a mut dyn FnMut(Event<'_>),
     ) -> Self {
         // An answer of a given form ends with the form, or by the token that says so, and not by a text within it.
-        let formed = options.grammar.is_some();
+        let formed = options.grammar.is_some() || tools.is_some();
         let own = if options.ignore_stops || formed { &[][..] } else { chat.stop_strings() };
         let mut stop_tokens = Vec::new();
         if formed || !options.ignore_stops {
@@ -36,14 +43,19 @@ impl<'a> Output<'a> {
         stop_tokens.extend(&options.stop_tokens);
         // A special token has no text: as a stop string it ends the answer as a token.
         stop_tokens.extend(options.stop.iter().filter_map(|stop| chat.special_token(stop)));
-        let marks = chat.thinking_marks().filter(|_| options.separate_thinking);
+        let thinking = chat.thinking_marks().filter(|_| options.separate_thinking);
+        let spelled = tools.into_iter().flat_map(ToolFormat::marks);
+        let marks = spelled.filter_map(|mark| Some((chat.special_token(mark)?, mark)));
         Self {
             chat,
             detokenizer: chat.tokenizer.detokenizer(),
-            splitter: ThinkingSplitter::new(marks, chat.begins_thinking(prompt)),
+            splitter: ThinkingSplitter::new(thinking, chat.begins_thinking(prompt)),
             stops: StopStrings::new(own.iter().chain(&options.stop).cloned()),
             stop_tokens,
             on_event,
+            parser: tools.map(ToolParser::new),
+            marks: marks.collect(),
+            tool_calls: Vec::new(),
             text: String::new(),
             reasoning: String::new(),
             tokens: Vec::new(),
@@ -86,8 +98,9 @@ impl<'a> Output<'a> {
     fn push(&mut self, token: u32) -> bool {
         self.tokens.push(token);
         self.thinking_tokens += usize::from(self.splitter.is_thinking());
-        let piece = match self.chat.thinking_mark(token) {
-            // A special token has no text, but the splitter looks for it.
+        let call_mark = self.marks.iter().find(|(mark, _)| *mark == token).map(|(_, spelled)| *spelled);
+        let piece = match call_mark.or_else(|| self.chat.thinking_mark(token)) {
+            // A special token has no text, but the splitter or the parser of calls looks for it.
             Some(mark) => mark.to_owned(),
             None => self.detokenizer.push(token),
         };
@@ -113,6 +126,23 @@ impl<'a> Output<'a> {
     }
 
     fn give(&mut self, text: &str) {
+        match &mut self.parser {
+            Some(parser) => parser.push(text).into_iter().for_each(|part| self.part(part)),
+            None => self.say(text),
+        }
+    }
+
+    fn part(&mut self, part: Parsed) {
+        match part {
+            Parsed::Text(text) => self.say(&text),
+            Parsed::Call(call) => {
+                (self.on_event)(Event::ToolCall(&call));
+                self.tool_calls.push(call);
+            }
+        }
+    }
+
+    fn say(&mut self, text: &str) {
         if !text.is_empty() {
             self.text.push_str(text);
             (self.on_event)(Event::Text(text));
@@ -130,9 +160,11 @@ impl<'a> Output<'a> {
                 self.give(&held);
             }
         }
+        let rest = self.parser.as_mut().map(ToolParser::finish).unwrap_or_default();
+        rest.into_iter().for_each(|part| self.part(part));
         stats.generated_tokens = self.tokens.len();
         stats.thinking_tokens = self.thinking_tokens;
-        let Self { text, reasoning, tokens, logprobs, .. } = self;
-        Generation { text, reasoning, tokens, logprobs, finish, stats }
+        let Self { text, reasoning, tool_calls, tokens, logprobs, .. } = self;
+        Generation { text, reasoning, tool_calls, tokens, logprobs, finish, stats }
     }
 }

@@ -8,6 +8,8 @@ mod tests;
 mod vocabulary;
 
 pub(crate) use guide::Guide;
+#[cfg(test)]
+pub(crate) use tests::accepts;
 pub(crate) use vocabulary::Vocabulary;
 
 use llguidance::api::TopLevelGrammar;

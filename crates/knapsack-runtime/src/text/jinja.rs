@@ -3,6 +3,7 @@
 use super::conversation::MAX_PROMPT_BYTES;
 use super::template::{Prompt, PromptOptions};
 use super::{Message, TextError, ToolCall, clock};
+use crate::tools::ToolFormat;
 use knapsack_jinja::{Context, ErrorKind, Limits, Template};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -25,6 +26,12 @@ impl JinjaTemplate {
     /// every rendering gives: such a model can still continue plain text.
     pub fn new(place: impl Into<String>, source: &str, special_tokens: BTreeMap<String, String>) -> Self {
         Self { place: place.into(), template: Template::parse(source), source: source.to_owned(), special_tokens }
+    }
+
+    /// How the model writes calls of tools, where the template takes tools.
+    pub fn tool_format(&self) -> Option<ToolFormat> {
+        // A template that writes calls but takes no tools tells a model of none.
+        self.mentions("tools").then(|| ToolFormat::detect(&self.source)).flatten()
     }
 
     /// Where the template was found.

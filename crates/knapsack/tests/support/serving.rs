@@ -38,6 +38,29 @@ impl Sandbox {
         self.package(&json!({ "device": "iphone", "model_list": models }), |_| ())
     }
 
+    /// The trained example with a template that takes tools, in the manner of Hermes and Qwen.
+    pub fn model_with_tools(&self) -> PathBuf {
+        const TEMPLATE: &str = concat!(
+            "{{ bos_token }}{% if tools %}{{ '<|im_start|>system\\n# Tools\\n' }}{% for tool in tools %}{{ tool | tojson + '\\n' }}{% endfor %}",
+            "{{ 'Call one as <tool_call>\\n{\"name\": ..., \"arguments\": ...}\\n</tool_call><|im_end|>\\n' }}{% endif %}",
+            "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + (message.content or '') }}",
+            "{% for call in message.tool_calls or [] %}{{ '<tool_call>\\n{\"name\": ' + call.function.name | tojson + ', \"arguments\": ' + call.function.arguments | tojson + '}\\n</tool_call>' }}{% endfor %}",
+            "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+        );
+        let model = self.path("model-with-tools");
+        fs::create_dir(&model).unwrap();
+        for entry in fs::read_dir(tiny_assistant()).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+        }
+        let config = model.join("tokenizer_config.json");
+        let mut tokens: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+        tokens["chat_template"] = TEMPLATE.into();
+        fs::write(&config, tokens.to_string()).unwrap();
+        let entry = json!({ "model": model, "model_id": FOUR, "quantization": "q4f16_1", "bundle_weight": true });
+        self.package(&json!({ "device": "iphone", "model_list": [entry] }), |_| ())
+    }
+
     /// What a model of a package answers when it is alone.
     pub fn alone(&self, dist: &Path, model: &str, prompt: &str, max_tokens: u32) -> String {
         let mut command = self.knapsack();

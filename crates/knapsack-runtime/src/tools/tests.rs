@@ -1,0 +1,211 @@
+use super::*;
+use crate::ChatModel;
+use crate::text::ToolCall;
+use knapsack_testkit::tiny_assistant;
+use serde_json::json;
+
+const FORMATS: [ToolFormat; 7] = [
+    ToolFormat::Hermes,
+    ToolFormat::Llama,
+    ToolFormat::Mistral,
+    ToolFormat::MistralArgs,
+    ToolFormat::Phi,
+    ToolFormat::Lfm2,
+    ToolFormat::Gemma,
+];
+
+fn tools() -> Vec<Value> {
+    vec![
+        json!({ "type": "function", "function": {
+            "name": "get_weather", "description": "The weather at a place.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": { "type": "string" }, "days": { "type": "integer", "minimum": 1 }, "wind": { "type": "boolean" },
+                },
+                "required": ["city"], "additionalProperties": false,
+            },
+        } }),
+        json!({ "type": "function", "function": { "name": "now" } }),
+    ]
+}
+
+/// What each format writes for the weather in Oslo on two days with wind, and the time.
+fn both(format: ToolFormat) -> String {
+    match format {
+        ToolFormat::Hermes => concat!(
+            "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Oslo\", \"days\": 2, \"wind\": true}}\n</tool_call>\n",
+            "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>"
+        ),
+        ToolFormat::Llama => "{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Oslo\", \"days\": 2, \"wind\": true}}",
+        ToolFormat::Mistral => concat!(
+            "[TOOL_CALLS] [{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Oslo\", \"days\": 2, \"wind\": true}}, ",
+            "{\"name\": \"now\", \"arguments\": {}}]"
+        ),
+        ToolFormat::MistralArgs => concat!(
+            "[TOOL_CALLS]get_weather[ARGS]{\"city\": \"Oslo\", \"days\": 2, \"wind\": true}",
+            "[TOOL_CALLS]now[ARGS]{}"
+        ),
+        ToolFormat::Phi => concat!(
+            "<|tool_call|>[{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Oslo\", \"days\": 2, \"wind\": true}}, ",
+            "{\"name\": \"now\", \"arguments\": {}}]<|/tool_call|>"
+        ),
+        ToolFormat::Lfm2 => {
+            "<|tool_call_start|>[get_weather(city=\"Oslo\", days=2, wind=True), now()]<|tool_call_end|>"
+        }
+        ToolFormat::Gemma => concat!(
+            "<start_function_call>call:get_weather{city:<escape>Oslo<escape>,days:2,wind:true}<end_function_call>",
+            "<start_function_call>call:now{}<end_function_call>"
+        ),
+    }
+    .to_owned()
+}
+
+fn expected(format: ToolFormat) -> Vec<(String, Value)> {
+    let weather = ("get_weather".to_owned(), json!({ "city": "Oslo", "days": 2, "wind": true }));
+    let now = ("now".to_owned(), json!({}));
+    if format == ToolFormat::Llama { vec![weather] } else { vec![weather, now] }
+}
+
+fn parse(format: ToolFormat, parts: &[&str]) -> (String, Vec<(String, Value)>) {
+    let mut parser = ToolParser::new(format);
+    let mut found: Vec<Parsed> = parts.iter().flat_map(|part| parser.push(part)).collect();
+    found.extend(parser.finish());
+    let (mut text, mut calls, mut ids) = (String::new(), Vec::new(), Vec::new());
+    for part in found {
+        match part {
+            Parsed::Text(more) => text.push_str(&more),
+            Parsed::Call(ToolCall { id, name, arguments }) => {
+                assert!(!ids.contains(&id), "{id} twice");
+                ids.push(id);
+                calls.push((name, arguments));
+            }
+        }
+    }
+    (text, calls)
+}
+
+#[test]
+fn calls_of_every_format_however_they_are_cut() {
+    for format in FORMATS {
+        let text = both(format);
+        for cut in [1, 2, 3, 7, 1000] {
+            let characters: Vec<char> = text.chars().collect();
+            let parts: Vec<String> = characters.chunks(cut).map(|part| part.iter().collect()).collect();
+            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+            assert_eq!(parse(format, &parts), (String::new(), expected(format)), "{format:?}, cut by {cut}");
+        }
+        if format != ToolFormat::Llama {
+            let (said, calls) = parse(format, &["Let me look. ", &text]);
+            assert_eq!((said.as_str(), calls), ("Let me look. ", expected(format)), "{format:?}");
+        }
+        for plain in ["Just text, with < and [ and {braces}.", "", "[TOOL", "a <tool_c"] {
+            assert_eq!(parse(format, &[plain]), (plain.to_owned(), Vec::new()), "{format:?}");
+        }
+        // Cut off, a call is the text that it is.
+        let half = &text[..text.len() / 3];
+        assert_eq!(parse(format, &[half]), (half.to_owned(), Vec::new()), "{format:?}");
+    }
+}
+
+#[test]
+fn what_no_call_is_stays_text() {
+    for text in ["<tool_call>\nnot json\n</tool_call>", "<tool_call>{\"name\": 3}</tool_call>"] {
+        assert_eq!(parse(ToolFormat::Hermes, &[text]), (text.to_owned(), Vec::new()));
+    }
+    assert_eq!(parse(ToolFormat::Llama, &["{\"a\": 1}"]), ("{\"a\": 1}".to_owned(), Vec::new()));
+    let deep = format!("<|tool_call_start|>[f(a={}", "[".repeat(100_000));
+    assert_eq!(parse(ToolFormat::Lfm2, &[&deep]).1, []);
+    let (_, calls) = parse(ToolFormat::Lfm2, &["<|tool_call_start|>[f(a='it\\'s', b=[1, None], c={'k': -2.5})]<|tool_call_end|>"]);
+    assert_eq!(calls, [("f".to_owned(), json!({ "a": "it's", "b": [1, null], "c": { "k": -2.5 } }))]);
+    let (_, calls) = parse(ToolFormat::Hermes, &["<tool_call>{\"name\": \"f\", \"parameters\": \"{\\\"a\\\": 1}\"}</tool_call>"]);
+    assert_eq!(calls, [("f".to_owned(), json!({ "a": 1 }))]);
+}
+
+#[test]
+fn formats_are_told_by_what_templates_write() {
+    for (template, format) in [
+        ("{{ '<tool_call>\\n' }}", Some(ToolFormat::Hermes)),
+        ("[TOOL_CALLS] [", Some(ToolFormat::Mistral)),
+        ("[TOOL_CALLS]' + name + '[ARGS]", Some(ToolFormat::MistralArgs)),
+        ("<|tool|>' + message['tools'] + '<|/tool|>", Some(ToolFormat::Phi)),
+        ("Respond in the format {\"name\": function name, \"parameters\": dictionary}", Some(ToolFormat::Llama)),
+        ("<|tool_list_start|>", Some(ToolFormat::Lfm2)),
+        ("<start_function_call>", Some(ToolFormat::Gemma)),
+        ("{{ message.content }}", None),
+    ] {
+        assert_eq!(ToolFormat::detect(template), format, "{template}");
+    }
+}
+
+/// Whether the masks of an answer allow the text, and then its end.
+fn accepts(chat: &ChatModel, grammar: &Grammar, text: &str) -> bool {
+    crate::grammar::accepts(chat, grammar, text).unwrap()
+}
+
+#[test]
+fn grammars_of_every_format() {
+    let chat = ChatModel::open(&tiny_assistant(), 1024).unwrap();
+    let special = |_: &str| None;
+    for format in FORMATS {
+        let text = both(format);
+        let wrong_name = text.replace("get_weather", "get_whether");
+        let wrong_type = text.replace("2", "\"2\"");
+        let write = |choice: ToolChoice, parallel| {
+            let tools = read(&tools(), &choice).unwrap();
+            grammar(format, &tools, &choice, parallel, None, &special).unwrap()
+        };
+        let required = write(ToolChoice::Required, true);
+        assert!(accepts(&chat, &required, &text), "{format:?}: {required:?}");
+        for wrong in ["Just text.", &wrong_name, &wrong_type, &format!("{text} and more")] {
+            assert!(!accepts(&chat, &required, wrong), "{format:?}: {wrong}");
+        }
+        let auto = write(ToolChoice::Auto, true);
+        for right in ["Just text.\nOf two lines.", "", &text] {
+            assert!(accepts(&chat, &auto, right), "{format:?}: {right:?} by {auto:?}");
+        }
+        assert!(!accepts(&chat, &auto, &wrong_name), "{format:?}: {wrong_name}");
+        if format != ToolFormat::Llama {
+            assert!(accepts(&chat, &auto, &format!("Let me look. {text}")), "{format:?}");
+            assert!(!accepts(&chat, &write(ToolChoice::Required, false), &text), "{format:?}: two calls");
+            assert!(!accepts(&chat, &write(ToolChoice::Auto, false), &text), "{format:?}: two calls");
+        }
+        assert!(!accepts(&chat, &write(ToolChoice::Named("now".into()), true), &text), "{format:?}: the other tool");
+    }
+}
+
+#[test]
+fn references_and_optional_arguments() {
+    let chat = ChatModel::open(&tiny_assistant(), 1024).unwrap();
+    let tool = json!({ "name": "f", "parameters": {
+        "type": "object", "properties": { "a": { "$ref": "#/$defs/n" }, "b": { "$ref": "#/$defs/n" } },
+        "additionalProperties": false, "$defs": { "n": { "type": "integer" } },
+    } });
+    let tools = read(&[tool], &ToolChoice::Required).unwrap();
+    let required = |format| grammar(format, &tools, &ToolChoice::Required, false, None, &|_| None).unwrap();
+    for arguments in ["{}", "{\"a\": 1}", "{\"b\": 2}", "{\"a\": 1, \"b\": 2}"] {
+        let call = format!("{{\"name\": \"f\", \"parameters\": {arguments}}}");
+        assert!(accepts(&chat, &required(ToolFormat::Llama), &call), "{call}");
+    }
+    for arguments in ["", "a=1", "b=2", "a=1, b=2"] {
+        let call = format!("<|tool_call_start|>[f({arguments})]<|tool_call_end|>");
+        assert!(accepts(&chat, &required(ToolFormat::Lfm2), &call), "{call}");
+    }
+    for wrong in ["b=2, a=1", "a=1,", "c=1", "a=x"] {
+        let call = format!("<|tool_call_start|>[f({wrong})]<|tool_call_end|>");
+        assert!(!accepts(&chat, &required(ToolFormat::Lfm2), &call), "{call}");
+    }
+}
+
+#[test]
+fn tools_that_are_none_are_refused() {
+    let refused = |tools: &[Value], choice: ToolChoice| read(tools, &choice).unwrap_err().to_string();
+    let auto = || ToolChoice::Auto;
+    assert!(refused(&[json!({})], auto()).contains("tool 0 has no name"));
+    assert!(refused(&[json!({ "name": "a b" })], auto()).contains("letters"));
+    assert!(refused(&[json!({ "type": "web_search", "name": "a" })], auto()).contains("another type"));
+    assert!(refused(&[json!({ "name": "a" }), json!({ "name": "a" })], auto()).contains("two of the name `a`"));
+    assert!(refused(&[json!({ "name": "a", "parameters": [] })], auto()).contains("no JSON Schema"));
+    assert!(refused(&tools(), ToolChoice::Named("b".into())).contains("none of the name `b`"));
+    assert!(refused(&vec![json!({ "name": "a" }); 129], auto()).contains("at most 128"));
+}
