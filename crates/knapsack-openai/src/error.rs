@@ -83,7 +83,8 @@ impl From<&ManagerError> for ApiError {
 impl From<&EngineError> for ApiError {
     fn from(error: &EngineError) -> Self {
         match error {
-            EngineError::PromptTooLong { .. } | EngineError::Text(TextError::LongerThanContext { .. }) => {
+            EngineError::PromptTooLong { .. }
+            | EngineError::Text(TextError::LongerThanContext { .. } | TextError::PromptTooLong(_)) => {
                 Self { code: "context_length_exceeded", ..Self::invalid(error.to_string()).about("messages") }
             }
             EngineError::Text(_)
