@@ -1,7 +1,7 @@
 //! Answers and chunks in OpenAI's form.
 
 use crate::request::Request;
-use knapsack_runtime::text::{ToolCall, Tokenizer};
+use knapsack_runtime::text::{Tokenizer, ToolCall};
 use knapsack_runtime::{FinishReason, Generation, LogProb, TokenLogProbs};
 use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -83,5 +83,9 @@ fn a_model_that_takes_no_tools_says_so() {
     body["tools"] = tools();
     let refused = server.post(&body);
     assert_eq!(refused.refusal(), (400, "invalid_value".to_owned()));
-    assert!(refused.json()["error"]["param"] == "tools" && refused.body.contains("template takes none"), "{}", refused.body);
+    assert!(
+        refused.json()["error"]["param"] == "tools" && refused.body.contains("template takes none"),
+        "{}",
+        refused.body
+    );
 }

@@ -4,9 +4,9 @@ mod fields;
 mod format;
 mod json;
 mod message;
-mod tools;
 #[cfg(test)]
 mod tests;
+mod tools;
 
 use crate::ApiError;
 use fields::Fields;

@@ -121,9 +121,15 @@ fn tools_and_what_became_of_them() {
         "chat_template_kwargs": { "enable_thinking": false },
     }));
     let [_, assistant, result] = read.messages() else { panic!() };
-    assert_eq!((assistant.tool_calls[0].name.as_str(), &assistant.tool_calls[0].arguments), ("now", &json!({ "a": 1 })));
+    assert_eq!(
+        (assistant.tool_calls[0].name.as_str(), &assistant.tool_calls[0].arguments),
+        ("now", &json!({ "a": 1 }))
+    );
     assert_eq!(assistant.reasoning.as_deref(), Some("hm"));
-    assert_eq!((result.role, result.tool_call_id.as_deref(), result.name.as_deref()), (Role::Tool, Some("c1"), Some("now")));
+    assert_eq!(
+        (result.role, result.tool_call_id.as_deref(), result.name.as_deref()),
+        (Role::Tool, Some("c1"), Some("now"))
+    );
     let options = read.options(SamplingDefaults::default()).unwrap();
     assert_eq!((options.tool_choice, options.parallel_tool_calls), (ToolChoice::Named("now".into()), false));
     assert_eq!((options.prompt.tools.len(), &options.prompt.variables["enable_thinking"]), (1, &json!(false)));

@@ -65,15 +65,12 @@ impl ToolFormat {
     }
 
     pub(super) const fn shape(self) -> Shape {
-        let plain = Shape { open: "", after_open: "", close: "", before_close: "", list: false, item: Item::Json("arguments") };
+        let plain =
+            Shape { open: "", after_open: "", close: "", before_close: "", list: false, item: Item::Json("arguments") };
         match self {
-            ToolFormat::Hermes => Shape {
-                open: "<tool_call>",
-                after_open: "\n",
-                close: "</tool_call>",
-                before_close: "\n",
-                ..plain
-            },
+            ToolFormat::Hermes => {
+                Shape { open: "<tool_call>", after_open: "\n", close: "</tool_call>", before_close: "\n", ..plain }
+            }
             ToolFormat::Llama => Shape { item: Item::Json("parameters"), ..plain },
             ToolFormat::Mistral => Shape { open: "[TOOL_CALLS]", list: true, ..plain },
             ToolFormat::MistralArgs => Shape { open: "[TOOL_CALLS]", item: Item::Named("[ARGS]"), ..plain },

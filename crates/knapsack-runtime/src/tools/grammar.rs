@@ -14,7 +14,12 @@ pub(super) struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    pub(super) fn grammar(&self, tools: &[Tool], choice: &ToolChoice, text: Option<&Grammar>) -> Result<Grammar, GrammarError> {
+    pub(super) fn grammar(
+        &self,
+        tools: &[Tool],
+        choice: &ToolChoice,
+        text: Option<&Grammar>,
+    ) -> Result<Grammar, GrammarError> {
         let mut out = String::new();
         match choice {
             ToolChoice::Auto | ToolChoice::None => self.optional(text, &mut out)?,
@@ -28,7 +33,8 @@ impl Writer<'_> {
         out.push_str(&format!("block: {begin}body\n"));
         let between = if close.is_empty() { "" } else { "\"\\n\"? " };
         // Within one list, or one after the other; where the answer is the call there is only one.
-        let again = if list || open.is_empty() || !self.parallel { String::new() } else { format!(" ({between}block)*") };
+        let again =
+            if list || open.is_empty() || !self.parallel { String::new() } else { format!(" ({between}block)*") };
         let _ = writeln!(out, "blocks: block{again}");
         let quoted = |text: &str| if text.is_empty() { String::new() } else { format!("{} ", Value::from(text)) };
         let end = if close.is_empty() { String::new() } else { format!(" {}", self.mark(close)) };
@@ -50,7 +56,9 @@ impl Writer<'_> {
                 let schema = with_whitespace(schema).map_err(|problem| GrammarError::new("JSON schema", problem))?;
                 let _ = writeln!(out, "start: text | blocks\ntext: %json {schema}");
             }
-            Some(_) => return Err(GrammarError::new("grammar", "with tools only a JSON schema can say what text looks like")),
+            Some(_) => {
+                return Err(GrammarError::new("grammar", "with tools only a JSON schema can say what text looks like"));
+            }
             // The answer is a call when it begins like one.
             None if open.is_empty() => out.push_str("start: TEXT | blocks\nTEXT: /([^{](.|\\n)*)?/\n"),
             None if (self.special)(open).is_some() => out.push_str("start: TEXT blocks?\nTEXT: /(.|\\n)*/\n"),
@@ -93,14 +101,19 @@ impl Writer<'_> {
                 }
                 Item::Named(mark) => {
                     let name = Value::from(tool.name.as_str());
-                    let _ = writeln!(out, "item{index}: {name} {} %json {}", self.mark(mark), schema(&tool.parameters)?);
+                    let _ =
+                        writeln!(out, "item{index}: {name} {} %json {}", self.mark(mark), schema(&tool.parameters)?);
                 }
                 Item::Python => {
                     let _ = writeln!(out, "item{index}: {} a{index}_n0 \")\"", Value::from(format!("{}(", tool.name)));
                     self.keywords(index, tool, ("=", ", "), out)?;
                 }
                 Item::Call(_) => {
-                    let _ = writeln!(out, "item{index}: {} a{index}_n0 \"}}\"", Value::from(format!("call:{}{{", tool.name)));
+                    let _ = writeln!(
+                        out,
+                        "item{index}: {} a{index}_n0 \"}}\"",
+                        Value::from(format!("call:{}{{", tool.name))
+                    );
                     self.keywords(index, tool, (":", ","), out)?;
                 }
             }
@@ -110,11 +123,23 @@ impl Writer<'_> {
 
     /// The arguments one by one in the schema's order, those that are not required with or without: `n` where none came yet, `s`
     /// where some did.
-    fn keywords(&self, tool_index: usize, tool: &Tool, (is, comma): (&str, &str), out: &mut String) -> Result<(), GrammarError> {
+    fn keywords(
+        &self,
+        tool_index: usize,
+        tool: &Tool,
+        (is, comma): (&str, &str),
+        out: &mut String,
+    ) -> Result<(), GrammarError> {
         let empty = Map::new();
         let properties = tool.parameters.get("properties").and_then(Value::as_object).unwrap_or(&empty);
-        let required: Vec<&str> =
-            tool.parameters.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> = tool
+            .parameters
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         let prefix = format!("a{tool_index}_");
         for (index, (key, property)) in properties.iter().enumerate() {
             let (next, optional) = (index + 1, !required.contains(&key.as_str()));
@@ -139,7 +164,8 @@ impl Writer<'_> {
                 let mark = self.mark(mark);
                 let text = match choices {
                     Some(choices) => {
-                        let choices: Vec<String> = choices.iter().filter(|choice| choice.is_string()).map(Value::to_string).collect();
+                        let choices: Vec<String> =
+                            choices.iter().filter(|choice| choice.is_string()).map(Value::to_string).collect();
                         format!("({})", choices.join(" | "))
                     }
                     None => "/[^<]*/".to_owned(),

@@ -64,7 +64,9 @@ pub(crate) fn read(tools: &[Value], choice: &ToolChoice) -> Result<Vec<Tool>, Gr
             return Err(problem(format!("there are two of the name `{name}`")));
         }
         let parameters = match function.get("parameters") {
-            None | Some(Value::Null) => serde_json::json!({ "type": "object", "properties": {}, "additionalProperties": false }),
+            None | Some(Value::Null) => {
+                serde_json::json!({ "type": "object", "properties": {}, "additionalProperties": false })
+            }
             Some(schema @ Value::Object(_)) => schema.clone(),
             Some(_) => return Err(wrong("has parameters that are no JSON Schema")),
         };

@@ -116,9 +116,11 @@ fn what_no_call_is_stays_text() {
     assert_eq!(parse(ToolFormat::Llama, &["{\"a\": 1}"]), ("{\"a\": 1}".to_owned(), Vec::new()));
     let deep = format!("<|tool_call_start|>[f(a={}", "[".repeat(100_000));
     assert_eq!(parse(ToolFormat::Lfm2, &[&deep]).1, []);
-    let (_, calls) = parse(ToolFormat::Lfm2, &["<|tool_call_start|>[f(a='it\\'s', b=[1, None], c={'k': -2.5})]<|tool_call_end|>"]);
+    let (_, calls) =
+        parse(ToolFormat::Lfm2, &["<|tool_call_start|>[f(a='it\\'s', b=[1, None], c={'k': -2.5})]<|tool_call_end|>"]);
     assert_eq!(calls, [("f".to_owned(), json!({ "a": "it's", "b": [1, null], "c": { "k": -2.5 } }))]);
-    let (_, calls) = parse(ToolFormat::Hermes, &["<tool_call>{\"name\": \"f\", \"parameters\": \"{\\\"a\\\": 1}\"}</tool_call>"]);
+    let (_, calls) =
+        parse(ToolFormat::Hermes, &["<tool_call>{\"name\": \"f\", \"parameters\": \"{\\\"a\\\": 1}\"}</tool_call>"]);
     assert_eq!(calls, [("f".to_owned(), json!({ "a": 1 }))]);
 }
 
