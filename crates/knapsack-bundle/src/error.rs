@@ -139,11 +139,15 @@ pub enum BundleError {
 impl BundleError {
     /// Whether another output folder, or another model, has to be named.
     pub fn is_wrong_input(&self) -> bool {
-        match self {
-            Self::Io { .. } | Self::ReadBack { .. } | Self::ReadBackContainer { .. } | Self::Interrupted => false,
-            Self::Object { .. } | Self::AppConfig(_) => false,
-            _ => true,
-        }
+        !matches!(
+            self,
+            Self::Io { .. }
+                | Self::ReadBack { .. }
+                | Self::ReadBackContainer { .. }
+                | Self::Interrupted
+                | Self::Object { .. }
+                | Self::AppConfig(_)
+        )
     }
 
     pub(crate) fn io(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> Self {

@@ -1,5 +1,5 @@
 //! Writes packages. In: compiled libraries ([`Library`]) and verified weight folders, one [`Entry`] for each model of the
-//! manifest. Out: `dist/`, complete or untouched, and a [`Report`] of what was written, kept and removed.
+//! manifest. Out: `dist/`, complete or untouched, and a [`PackageChanges`] of what was written, kept and removed.
 //!
 //! * [`package::write`] is the whole way: plan every output, guard the folder, verify weights, stage beside, read back, swap.
 //! * [`objects`] writes libraries as Mach-O, ELF and xcframework without any foreign tool.
@@ -19,6 +19,8 @@ pub use digest::{Digests, FileDigests};
 pub use error::BundleError;
 pub use files::LinkMode;
 pub use objects::Library;
-pub use package::{Entry, FileReport, Options, Package, Report, Weights, WriteReason, check_output, write};
+pub use package::{
+    Entry, FileReport, Options, PackageChanges, PackageContents, WeightSupply, WriteReason, check_output, write,
+};
 #[cfg(test)]
 mod testing;

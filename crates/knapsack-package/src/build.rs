@@ -74,7 +74,7 @@ impl Packager<'_> {
             };
             match library {
                 Ok(library) => built.push(Built { planned, library }),
-                Err(finding) => findings.push(finding),
+                Err(finding) => findings.push(*finding),
             }
         }
         findings.extend(prefix_conflicts(&built));

@@ -1,8 +1,8 @@
 //! Stage 6: the package.
 
 use crate::{Error, Event, Packager, Ready};
-use knapsack_bundle::package::Progress;
-use knapsack_bundle::{BundleError, Entry, LinkMode, Options, Package, Report};
+use knapsack_bundle::package::BundleStep;
+use knapsack_bundle::{BundleError, Entry, LinkMode, Options, PackageChanges, PackageContents};
 use knapsack_config::{Manifest, ModelSource};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -32,16 +32,16 @@ impl Packager<'_> {
     /// # Errors
     /// As [`knapsack_bundle::write`]; [`Error::Interrupted`] when the observer wants to stop. The old package, if there is one,
     /// stays then.
-    pub fn bundle(&self, manifest: &Manifest, models: &[Ready], destination: Destination<'_>) -> Result<Report, Error> {
-        let package = Package {
+    pub fn bundle(&self, manifest: &Manifest, models: &[Ready], destination: Destination<'_>) -> Result<PackageChanges, Error> {
+        let package = PackageContents {
             device: manifest.device.value,
             entries: models.iter().map(entry).collect(),
             app: manifest.app.clone(),
         };
         let protected = protected(manifest)?;
         let locks = self.cache.locks();
-        let progress = |step: Progress<'_>| {
-            let (Progress::Verifying { path, bytes } | Progress::Writing { path, bytes }) = step;
+        let progress = |step: BundleStep<'_>| {
+            let (BundleStep::Verifying { path, bytes } | BundleStep::Writing { path, bytes }) = step;
             self.observer.event(Event::BundlingFile { path, bytes });
             if self.observer.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };

@@ -20,7 +20,7 @@ impl Packager<'_> {
         prebuilt: &PrebuiltLibrary,
         planned: &Planned,
         target: Target,
-    ) -> Result<Library, Diagnostic> {
+    ) -> Result<Library, Box<Diagnostic>> {
         let found = container::read(&prebuilt.path.value)
             .and_then(|bytes| container::find(&bytes, &prebuilt.prefix))
             .map_err(|error| chain(&error))
@@ -33,7 +33,7 @@ impl Packager<'_> {
             }
             Err(problem) => {
                 let message = format!("the prebuilt library cannot be used for {}: {problem}", planned.id());
-                Err(Diagnostic::error(codes::PREBUILT_MISMATCH, prebuilt.path.span, message))
+                Err(Box::new(Diagnostic::error(codes::PREBUILT_MISMATCH, prebuilt.path.span, message)))
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::model::FolderKind;
 use crate::{Built, Error, Outcome, Packager, converted};
 use knapsack_artifact::app_config::AppFile;
-use knapsack_bundle::Weights;
+use knapsack_bundle::WeightSupply;
 use knapsack_bundle::cache::CacheEntry;
 use knapsack_config::{ChatTemplate, Diagnostic, ModelEntry, codes};
 use knapsack_source::ModelFolder;
@@ -15,7 +15,7 @@ pub struct Ready {
     /// What it is.
     pub built: Built,
     /// Where its weights are, or come from.
-    pub weights: Weights,
+    pub weights: WeightSupply,
     /// Keeps a cached conversion from being removed while it is packaged.
     _converted: Option<CacheEntry>,
 }
@@ -33,7 +33,7 @@ impl Packager<'_> {
             let (entry, model) = (&built.planned.found.entry, &built.planned.model);
             let mut held = None;
             let weights = match (entry.bundle_weight, model.kind) {
-                (true, FolderKind::Mlc) => Ok(Weights::Bundled { folder: source.path.clone() }),
+                (true, FolderKind::Mlc) => Ok(WeightSupply::Bundled { folder: source.path.clone() }),
                 (true, FolderKind::Checkpoint) => {
                     let files: Vec<String> = source.files.iter().map(|file| file.path.clone()).collect();
                     let (cache, observer) = (&self.cache, self.observer);
@@ -42,7 +42,7 @@ impl Packager<'_> {
                     let found = converted(cache, built.id(), &source.path, &files, format, &template, observer)?;
                     let folder = found.content().to_owned();
                     held = Some(found);
-                    Ok(Weights::Bundled { folder })
+                    Ok(WeightSupply::Bundled { folder })
                 }
                 (false, _) => download(&source),
             };
@@ -71,11 +71,11 @@ pub(crate) fn template_choice(entry: &ModelEntry) -> TemplateChoice {
 ///
 /// # Errors
 /// What keeps it from doing that.
-fn download(source: &ModelFolder) -> Result<Weights, String> {
+fn download(source: &ModelFolder) -> Result<WeightSupply, String> {
     let url = source.origin.url().ok_or("a local model cannot be downloaded by the app")?;
     let files = source.files.iter().map(|file| {
         let sha256 = file.sha256.clone().ok_or_else(|| format!("the hash of {} is not known", file.path))?;
         Ok(AppFile { path: file.path.clone(), size: file.size, sha256 })
     });
-    Ok(Weights::Download { url, files: files.collect::<Result<_, String>>()? })
+    Ok(WeightSupply::Download { url, files: files.collect::<Result<_, String>>()? })
 }

@@ -87,7 +87,7 @@ impl World {
         Ok(product(packager.make_ready(built)?))
     }
 
-    fn package(&self, manifest: &Manifest) -> Result<knapsack_bundle::Report, Error> {
+    fn package(&self, manifest: &Manifest) -> Result<knapsack_bundle::PackageChanges, Error> {
         let ready = self.ready(manifest)?;
         let destination = Destination { folder: &self.path("dist"), link_mode: LinkMode::Copy, sync: true };
         self.packager().bundle(manifest, &ready, destination)

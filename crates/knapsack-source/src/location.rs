@@ -95,7 +95,7 @@ impl RepoId {
     }
 
     /// The repository whose cache folder is called `folder`.
-    pub fn from_folder(folder: &str) -> Option<Self> {
+    pub(crate) fn from_folder(folder: &str) -> Option<Self> {
         let (organisation, name) = folder.strip_prefix("models--")?.split_once("--")?;
         Self::parse(&format!("{organisation}/{name}")).ok()
     }

@@ -80,7 +80,7 @@ mod tests {
     fn what_the_caller_does_in_between_does_not_count() {
         let mut reader = Paced::new(Drip { piece: 1, pause: Duration::ZERO }, Duration::from_millis(20));
         for _ in 0..5 {
-            reader.read(&mut [0]).unwrap();
+            assert_eq!(reader.read(&mut [0]).unwrap(), 1);
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 
 /// The public hub.
-pub const PUBLIC_ENDPOINT: &str = "https://huggingface.co";
+pub(crate) const PUBLIC_ENDPOINT: &str = "https://huggingface.co";
 
 /// Folder of the notes, with the version of their format.
 pub(crate) const STATE_FOLDER: &str = "sources-v1";
@@ -116,7 +116,7 @@ impl Settings {
     }
 
     /// Settings from any environment.
-    pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<OsString>, state: impl Into<PathBuf>) -> Result<Self> {
+    pub(crate) fn from_lookup(lookup: &dyn Fn(&str) -> Option<OsString>, state: impl Into<PathBuf>) -> Result<Self> {
         let env = Environment { lookup };
         let endpoint = env.text("HF_ENDPOINT")?.unwrap_or_else(|| PUBLIC_ENDPOINT.to_owned());
         check_endpoint(&endpoint).map_err(|reason| Error::Setting { name: "HF_ENDPOINT", reason })?;

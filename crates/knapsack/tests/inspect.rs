@@ -4,7 +4,7 @@ use knapsack_artifact::Device;
 use knapsack_artifact::device::{Abi, AppleSlice};
 use knapsack_artifact::library::Target;
 use knapsack_bundle::objects::{archive, shared_library};
-use knapsack_bundle::{Entry, FileDigests, Library, LinkMode, Options, Package, Weights};
+use knapsack_bundle::{Entry, FileDigests, Library, LinkMode, Options, PackageContents, WeightSupply};
 use knapsack_compiler::CompileRequest;
 use knapsack_ir::Windows;
 use knapsack_models::ModelConfig;
@@ -119,7 +119,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         library: compiled(Target::OpenCl),
         estimated_vram_bytes: 1 << 22,
         revision: None,
-        weights: Weights::Bundled { folder: weights },
+        weights: WeightSupply::Bundled { folder: weights },
         app: Default::default(),
     };
     let options = Options {
@@ -131,7 +131,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         progress: &|_| ControlFlow::Continue(()),
     };
     knapsack_bundle::write(
-        &Package { device: Device::ANDROID, entries: vec![entry], app: Default::default() },
+        &PackageContents { device: Device::ANDROID, entries: vec![entry], app: Default::default() },
         &dist,
         &options,
     )

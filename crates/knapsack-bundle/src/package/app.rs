@@ -1,7 +1,7 @@
 //! The app config of a package.
 
-use super::outputs::Output;
-use super::{Entry, Weights};
+use super::output::Output;
+use super::{Entry, WeightSupply};
 use crate::error::BundleError;
 use knapsack_artifact::AppConfig;
 use knapsack_artifact::app_config::{AppFile, AppModel, WeightsLocation};
@@ -11,7 +11,7 @@ pub(super) fn model(entry: &Entry, bundled: &[Output]) -> AppModel {
     let library = entry.library.library();
     let prefix = format!("bundle/{}/", entry.model_id);
     let (weights, files) = match &entry.weights {
-        Weights::Bundled { .. } => {
+        WeightSupply::Bundled { .. } => {
             let file = |output: &Output| AppFile {
                 path: output.path.strip_prefix(&prefix).unwrap_or(&output.path).to_string(),
                 size: output.size,
@@ -19,7 +19,7 @@ pub(super) fn model(entry: &Entry, bundled: &[Output]) -> AppModel {
             };
             (WeightsLocation::Bundled(entry.model_id.clone()), bundled.iter().map(file).collect())
         }
-        Weights::Download { url, files } => (WeightsLocation::Download(url.clone()), files.clone()),
+        WeightSupply::Download { url, files } => (WeightsLocation::Download(url.clone()), files.clone()),
     };
     AppModel {
         weights,

@@ -1,7 +1,7 @@
 //! The output folder: which one it is, whether Knapsack may change it, and what is in it.
 
 use super::record::{self, Record};
-use super::{Options, Package, Weights};
+use super::{Options, PackageContents, WeightSupply};
 use crate::digest::sha256;
 use crate::error::BundleError;
 use std::collections::BTreeMap;
@@ -74,7 +74,7 @@ fn contents(path: &Path) -> Result<(Option<Record>, BTreeMap<String, bool>), Bun
 }
 
 /// Finds, locks, cleans and reads the folder. Nothing in it is changed, but leftovers beside it are removed.
-pub(super) fn prepare(package: &Package, out: &Path, options: &Options<'_>) -> Result<Target, BundleError> {
+pub(super) fn prepare(package: &PackageContents, out: &Path, options: &Options<'_>) -> Result<Target, BundleError> {
     let path = resolve(out)?;
     refuse_dangerous(&path, options.protected)?;
     refuse_weights(package, &path)?;
@@ -143,9 +143,9 @@ fn refuse_dangerous(path: &Path, protected: &[PathBuf]) -> Result<(), BundleErro
 }
 
 /// A folder that holds what is to be bundled.
-fn refuse_weights(package: &Package, path: &Path) -> Result<(), BundleError> {
+fn refuse_weights(package: &PackageContents, path: &Path) -> Result<(), BundleError> {
     for entry in &package.entries {
-        if let Weights::Bundled { folder } = &entry.weights
+        if let WeightSupply::Bundled { folder } = &entry.weights
             && fs::canonicalize(folder).is_ok_and(|folder| folder.starts_with(path))
         {
             let reason = format!("it contains the weights of `{}`, which are to be bundled", entry.model_id);

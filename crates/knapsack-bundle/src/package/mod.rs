@@ -3,6 +3,7 @@
 mod app;
 mod chat_config;
 mod guard;
+mod output;
 mod outputs;
 mod record;
 mod stage;
@@ -24,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 /// Everything that one package holds.
 #[derive(Clone, Debug)]
-pub struct Package {
+pub struct PackageContents {
     /// What for: decides the form of the libraries.
     pub device: Device,
     /// In the order of the manifest.
@@ -45,14 +46,14 @@ pub struct Entry {
     /// Revision of the source, where it has one.
     pub revision: Option<String>,
     /// Where the weights come from.
-    pub weights: Weights,
+    pub weights: WeightSupply,
     /// Keys that the app wants to find at this model in its app config.
     pub app: Map<String, Value>,
 }
 
 /// Where an app gets the weights of a model.
 #[derive(Clone, Debug)]
-pub enum Weights {
+pub enum WeightSupply {
     /// From the package: everything in this MLC weight folder that its index and chat configuration name.
     Bundled {
         /// Holds `tensor-cache.json` (or `ndarray-cache.json`), its shards, `mlc-chat-config.json` and tokenizer files.
@@ -74,7 +75,7 @@ impl std::fmt::Debug for Options<'_> {
 }
 
 impl Options<'_> {
-    fn report(&self, progress: Progress<'_>) -> Result<(), BundleError> {
+    fn report(&self, progress: BundleStep<'_>) -> Result<(), BundleError> {
         match (self.progress)(progress) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(BundleError::Interrupted),
@@ -95,12 +96,12 @@ pub struct Options<'a> {
     /// Whether to wait until the package is on the disk before it takes the place of the old one.
     pub sync: bool,
     /// Called as work goes on; `Break` stops it and leaves the old package.
-    pub progress: &'a (dyn Fn(Progress<'_>) -> ControlFlow<()> + Sync),
+    pub progress: &'a (dyn Fn(BundleStep<'_>) -> ControlFlow<()> + Sync),
 }
 
 /// A step of writing a package.
 #[derive(Clone, Copy, Debug)]
-pub enum Progress<'a> {
+pub enum BundleStep<'a> {
     /// A bundled file is about to be hashed.
     Verifying {
         /// In the package.
@@ -154,7 +155,7 @@ pub struct FileReport {
 
 /// What happened to the package.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct PackageChanges {
     /// Written or copied, in path order.
     pub written: Vec<FileReport>,
     /// Already there and right.
@@ -165,7 +166,7 @@ pub struct Report {
     pub foreign: Vec<String>,
 }
 
-impl Report {
+impl PackageChanges {
     /// Bytes of the package that Knapsack is responsible for.
     pub fn total_bytes(&self) -> u64 {
         self.written.iter().chain(&self.kept).map(|file| file.bytes).sum()
@@ -182,7 +183,7 @@ impl Report {
 /// # Errors
 /// [`BundleError`]: an output folder that is not Knapsack's to change, weights that do not match their index, entries that
 /// contradict each other, a library that does not read back, or a failing file system.
-pub fn write(package: &Package, out: &Path, options: &Options<'_>) -> Result<Report, BundleError> {
+pub fn write(package: &PackageContents, out: &Path, options: &Options<'_>) -> Result<PackageChanges, BundleError> {
     // 1 Every file of the package with what it is made from. Weights are verified here.
     let outputs = outputs::plan(package, options)?;
     // 2 The folder: ours, empty or absent. Leftovers of interrupted runs are cleared.

@@ -1,62 +1,24 @@
 //! Every file of a package, decided before anything is written.
 
-use super::{Options, Package, Weights, app, record::Record, weights};
-use crate::digest::{Hashed, Stamp, sha256};
+use super::output::Output;
+use super::{Options, PackageContents, WeightSupply, app, record::Record, weights};
 use crate::error::BundleError;
 use crate::objects::{self, Library, XCFRAMEWORK};
 use knapsack_artifact::device::{Abi, AppleSlice, Device, Form};
 use knapsack_artifact::{AppConfig, app_config, names};
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 
-/// One file.
-#[derive(Clone, Debug)]
-pub(super) struct Output {
-    /// Relative to the package, with `/`.
-    pub(super) path: String,
-    pub(super) size: u64,
-    pub(super) sha256: String,
-    pub(super) content: Content,
-}
-
-/// What it is made from.
-#[derive(Clone, Debug)]
-pub(super) enum Content {
-    /// These bytes.
-    Bytes(Arc<[u8]>),
-    /// Model libraries, in this many slices: read back after writing.
-    Libraries(Arc<[u8]>, usize),
-    /// A verified file, and what it looked like then.
-    Copy(PathBuf, Stamp),
-}
-
-impl Output {
-    pub(super) fn bytes(path: String, bytes: Vec<u8>) -> Self {
-        Self { path, size: bytes.len() as u64, sha256: sha256(&bytes), content: Content::Bytes(bytes.into()) }
-    }
-
-    fn libraries(path: String, bytes: Arc<[u8]>, slices: usize) -> Self {
-        let (size, sha256) = (bytes.len() as u64, sha256(&bytes));
-        Self { path, size, sha256, content: Content::Libraries(bytes, slices) }
-    }
-
-    pub(super) fn copy(path: String, source: PathBuf, hashed: &Hashed) -> Self {
-        let content = Content::Copy(source, hashed.stamp);
-        Self { path, size: hashed.size, sha256: hashed.sha256().into(), content }
-    }
-}
-
 /// All files: libraries, bundles, app config, and last the record of them all.
-pub(super) fn plan(package: &Package, options: &Options<'_>) -> Result<Vec<Output>, BundleError> {
+pub(super) fn plan(package: &PackageContents, options: &Options<'_>) -> Result<Vec<Output>, BundleError> {
     check_entries(package)?;
     let libraries = distinct_libraries(package)?;
     let mut outputs = library_files(package.device, &libraries)?;
     let mut models = Vec::with_capacity(package.entries.len());
     for entry in &package.entries {
         let files = match &entry.weights {
-            Weights::Bundled { folder } => weights::collect(entry, folder, options)?,
-            Weights::Download { .. } => Vec::new(),
+            WeightSupply::Bundled { folder } => weights::collect(entry, folder, options)?,
+            WeightSupply::Download { .. } => Vec::new(),
         };
         models.push(app::model(entry, &files));
         outputs.extend(files);
@@ -70,7 +32,7 @@ pub(super) fn plan(package: &Package, options: &Options<'_>) -> Result<Vec<Outpu
 }
 
 /// Model ids become folders; the manifest's checks have looked at them before, but this is where it matters.
-fn check_entries(package: &Package) -> Result<(), BundleError> {
+fn check_entries(package: &PackageContents) -> Result<(), BundleError> {
     let mut seen = HashSet::new();
     for entry in &package.entries {
         let place = || format!("model id `{}`", entry.model_id.escape_default());
@@ -82,7 +44,7 @@ fn check_entries(package: &Package) -> Result<(), BundleError> {
     Ok(())
 }
 
-fn distinct_libraries(package: &Package) -> Result<Vec<Library>, BundleError> {
+fn distinct_libraries(package: &PackageContents) -> Result<Vec<Library>, BundleError> {
     let mut by_name: BTreeMap<&str, (&str, &Library)> = BTreeMap::new();
     for entry in &package.entries {
         let (first, library) = by_name.entry(entry.library.name()).or_insert((&entry.model_id, &entry.library));

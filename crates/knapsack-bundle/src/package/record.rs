@@ -1,7 +1,7 @@
 //! What Knapsack wrote into a package: `.knapsack/package.json`. It is what makes a folder Knapsack's, and only what it lists
 //! is ever deleted. It holds content hashes and no times or host paths, so equal packages have equal records.
 
-use super::outputs::Output;
+use super::output::Output;
 use crate::error::BundleError;
 use knapsack_artifact::names;
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,8 @@
 //! Which files stay, and writing the others: all beside the old package, then one swap.
 
 use super::guard::{self, Target};
-use super::outputs::{Content, Output};
-use super::{FileReport, Options, Package, Progress, Report, WriteReason, record};
+use super::output::{Content, Output};
+use super::{BundleStep, FileReport, Options, PackageChanges, PackageContents, WriteReason, record};
 use crate::digest::{Digests, Stamp, Wanted};
 use crate::error::BundleError;
 use crate::files::{self, LinkMode, Swapped};
@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// What is to be done, as the report will tell it.
 pub(super) struct Decision {
-    pub(super) report: Report,
+    pub(super) report: PackageChanges,
     /// Paths of the outputs that are already right, the record among them.
     kept: HashSet<String>,
     outputs: usize,
@@ -29,7 +29,7 @@ impl Decision {
 
 /// Compares what should be with what is there. Nothing is changed.
 pub(super) fn decide(outputs: &[Output], target: &Target, options: &Options<'_>) -> Result<Decision, BundleError> {
-    let mut report = Report { foreign: target.foreign(), ..Report::default() };
+    let mut report = PackageChanges { foreign: target.foreign(), ..PackageChanges::default() };
     let mut kept = HashSet::new();
     for output in outputs {
         in_the_way(output, target)?;
@@ -103,12 +103,12 @@ fn why(output: &Output, target: &Target, options: &Options<'_>) -> Result<Option
 
 /// Writes the package beside the old one, reads it back, swaps the two and removes what Knapsack wrote into the old one.
 pub(super) fn write(
-    package: &Package,
+    package: &PackageContents,
     outputs: &[Output],
     target: &Target,
     decision: Decision,
     options: &Options<'_>,
-) -> Result<Report, BundleError> {
+) -> Result<PackageChanges, BundleError> {
     fs::create_dir_all(&target.parent).map_err(BundleError::io("create", &target.parent))?;
     let staging = target.staging();
     fs::create_dir(&staging).map_err(BundleError::io("create", &staging))?;
@@ -156,7 +156,7 @@ fn sync(outputs: &[Output], decision: &Decision, staging: &Path) -> Result<(), B
 }
 
 fn fill(
-    package: &Package,
+    package: &PackageContents,
     outputs: &[Output],
     target: &Target,
     decision: &Decision,
@@ -173,7 +173,7 @@ fn fill(
         if decision.kept.contains(&output.path) {
             keep(&target.path.join(&output.path), &path, output, options)?;
         } else {
-            options.report(Progress::Writing { path: &output.path, bytes: output.size })?;
+            options.report(BundleStep::Writing { path: &output.path, bytes: output.size })?;
             write_one(output, &path, &libraries, options)?;
         }
     }

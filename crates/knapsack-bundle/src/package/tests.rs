@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 struct Bench {
     root: tempfile::TempDir,
-    package: Package,
+    package: PackageContents,
 }
 
 impl Bench {
@@ -21,7 +21,7 @@ impl Bench {
         for (name, seed) in [("one", 1), ("two", 2)] {
             weight_folder(&root.path().join("models").join(name), seed);
         }
-        let bundled = |name: &str| Weights::Bundled { folder: root.path().join("models").join(name) };
+        let bundled = |name: &str| WeightSupply::Bundled { folder: root.path().join("models").join(name) };
         let entry = |model_id: &str, library, weights| Entry {
             model_id: model_id.into(),
             library,
@@ -30,28 +30,28 @@ impl Bench {
             weights,
             app: Map::from_iter([("group".to_owned(), "small".into())]),
         };
-        let far = Weights::Download { url: "https://huggingface.co/org/far/resolve/abc".into(), files: vec![] };
+        let far = WeightSupply::Download { url: "https://huggingface.co/org/far/resolve/abc".into(), files: vec![] };
         let entries = vec![
             entry("one", library("llama_q0f32", 8), bundled("one")),
             entry("two", library("llama_q0f32", 8), bundled("two")),
             entry("far", library("other_q0f32", 16), far),
         ];
-        Self { root, package: Package { device, entries, app: Map::new() } }
+        Self { root, package: PackageContents { device, entries, app: Map::new() } }
     }
 
     fn dist(&self) -> PathBuf {
         self.root.path().join("dist")
     }
 
-    fn write(&self) -> Result<Report, BundleError> {
+    fn write(&self) -> Result<PackageChanges, BundleError> {
         self.write_with(LinkMode::default(), &|_| ControlFlow::Continue(()))
     }
 
     fn write_with(
         &self,
         link_mode: LinkMode,
-        progress: &(dyn Fn(Progress<'_>) -> ControlFlow<()> + Sync),
-    ) -> Result<Report, BundleError> {
+        progress: &(dyn Fn(BundleStep<'_>) -> ControlFlow<()> + Sync),
+    ) -> Result<PackageChanges, BundleError> {
         let digests = FileDigests::at(self.root.path().join("memory"));
         let protected = [self.root.path().to_path_buf()];
         let locks = self.root.path().join("locks");
@@ -145,9 +145,9 @@ fn a_second_run_copies_nothing_and_a_change_only_what_it_touches() {
         |bench: &Bench| fs::metadata(bench.dist().join("bundle/one/params_shard_0.bin")).unwrap().modified().unwrap();
     let stamp = modified(&bench);
     // Sources that were written a moment ago may be hashed again, but nothing is written.
-    let no_writing = |progress: Progress<'_>| match progress {
-        Progress::Verifying { .. } => ControlFlow::Continue(()),
-        Progress::Writing { path, .. } => panic!("{path} is written"),
+    let no_writing = |progress: BundleStep<'_>| match progress {
+        BundleStep::Verifying { .. } => ControlFlow::Continue(()),
+        BundleStep::Writing { path, .. } => panic!("{path} is written"),
     };
     let again = bench.write_with(LinkMode::default(), &no_writing).unwrap();
     assert!(again.is_fresh() && again.kept.len() == before.len() - 1, "{again:?}");
@@ -305,7 +305,7 @@ fn a_run_that_is_killed_at_any_step_leaves_the_old_package() {
 fn an_interruption_cleans_up_after_itself() {
     let bench = Bench::new(Device::ANDROID);
     let stop = bench.write_with(LinkMode::default(), &|progress| match progress {
-        Progress::Writing { path, .. } if path.starts_with("bundle/two") => ControlFlow::Break(()),
+        BundleStep::Writing { path, .. } if path.starts_with("bundle/two") => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     });
     assert!(matches!(stop, Err(BundleError::Interrupted)));
@@ -381,7 +381,7 @@ fn entries_that_contradict_each_other_are_refused() {
 fn links_are_what_the_mode_says() {
     use std::os::unix::fs::MetadataExt;
     let bench = Bench::new(Device::ANDROID);
-    let go_on = &|_: Progress<'_>| ControlFlow::Continue(());
+    let go_on = &|_: BundleStep<'_>| ControlFlow::Continue(());
     let shard = bench.dist().join("bundle/one/params_shard_0.bin");
     let links = || fs::symlink_metadata(&shard).unwrap().nlink();
     // Sources as in the Hugging Face cache: symbolic links to read-only files.

@@ -1,8 +1,8 @@
 //! The files of a weight folder that go into a package, verified against the folder's own index.
 
 use super::chat_config;
-use super::outputs::Output;
-use super::{Entry, Options, Progress};
+use super::output::Output;
+use super::{BundleStep, Entry, Options};
 use crate::digest::{Hashed, Wanted};
 use crate::error::BundleError;
 use knapsack_artifact::names;
@@ -139,7 +139,7 @@ impl Check<'_> {
         for (shards, paths) in index.shards.chunks(batch).zip(paths.chunks(batch)) {
             for (shard, _) in shards.iter().zip(paths).filter(|(_, path)| !options.digests.knows(path, Wanted::SHARD)) {
                 let path = self.output_path(&shard.data_path);
-                options.report(Progress::Verifying { path: &path, bytes: shard.nbytes })?;
+                options.report(BundleStep::Verifying { path: &path, bytes: shard.nbytes })?;
             }
             for (path, hashed) in paths.iter().zip(options.digests.of_all(paths, Wanted::SHARD)) {
                 all.push(hashed.map_err(BundleError::io("read", path))?);

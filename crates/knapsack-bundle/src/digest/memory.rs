@@ -1,127 +1,24 @@
-//! Content hashes of files, remembered.
+//! Hashes of files, remembered.
 //!
 //! Hashing gigabytes on every run would take seconds, so a hash is stored with the file's size, modification and change time
 //! and inode, and believed as long as these are the same. The times are a shortcut to a content hash, never an identity:
 //! what is compared and recorded elsewhere is always the hash. As git does with its index, a hash is not believed when the
 //! file was written so shortly before it was hashed that a second write could have left the same time.
 
-use sha2::{Digest, Sha256};
+use super::stamp::{Stamp, nanoseconds};
+use super::{Digests, Hashed, Wanted, hash_file, sha256};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use md5::Md5;
-use serde::{Deserialize, Serialize};
+use std::time::SystemTime;
 
 /// Largest memory file that is believed.
 const MAX_MEMORY_BYTES: u64 = 64 << 20;
 const VERSION: u32 = 1;
-
-/// Hashes of one file, in lower-case hexadecimal digits.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Digests {
-    /// BLAKE3: what caches identify content by, because it is several times as fast as the others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub blake3: Option<String>,
-    /// SHA-256: what the app verifies downloads and bundles by.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
-    /// MD5: what MLC's weight index holds. Not proof against an attacker.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub md5: Option<String>,
-}
-
-/// Which hashes are wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// BLAKE3.
-    pub blake3: bool,
-    /// SHA-256.
-    pub sha256: bool,
-    /// MD5.
-    pub md5: bool,
-}
-
-impl Wanted {
-    /// For identifying the inputs of a step.
-    pub const CONTENT: Self = Self { blake3: true, sha256: false, md5: false };
-    /// For files of a package.
-    pub const PACKAGE: Self = Self { blake3: false, sha256: true, md5: false };
-    /// For weight shards: what their index says, and what the app wants.
-    pub const SHARD: Self = Self { blake3: false, sha256: true, md5: true };
-}
-
-/// A file's size and hashes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hashed {
-    /// Bytes.
-    pub size: u64,
-    /// At least those that were wanted.
-    pub digests: Digests,
-    pub(crate) stamp: Stamp,
-}
-
-impl Hashed {
-    /// The BLAKE3 hash; empty when it was not wanted.
-    pub fn blake3(&self) -> &str {
-        self.digests.blake3.as_deref().unwrap_or_default()
-    }
-
-    /// The SHA-256 hash; empty when it was not wanted.
-    pub fn sha256(&self) -> &str {
-        self.digests.sha256.as_deref().unwrap_or_default()
-    }
-
-    /// The MD5 hash; empty when it was not wanted.
-    pub fn md5(&self) -> &str {
-        self.digests.md5.as_deref().unwrap_or_default()
-    }
-}
-
-/// What a file looked like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Stamp {
-    size: u64,
-    modified: u64,
-    changed: u64,
-    inode: u64,
-}
-
-impl Stamp {
-    pub(crate) fn of(metadata: &std::fs::Metadata) -> Self {
-        let modified = metadata.modified().ok().map_or(0, nanoseconds);
-        #[cfg(unix)]
-        let (changed, inode) = {
-            use std::os::unix::fs::MetadataExt;
-            let changed = metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec());
-            (changed.max(0) as u64, metadata.ino() ^ metadata.dev().rotate_left(32))
-        };
-        #[cfg(not(unix))]
-        let (changed, inode) = (modified, 0);
-        Self { size: metadata.len(), modified, changed, inode }
-    }
-
-    /// Whether a file of this metadata was not written to since.
-    pub(crate) fn has_content_of(&self, metadata: &std::fs::Metadata) -> bool {
-        let now = Self::of(metadata);
-        (self.size, self.modified, self.inode) == (now.size, now.modified, now.inode)
-    }
-
-    /// Whether a write after `hashed` must have left another time. File systems with whole seconds get two of them.
-    fn is_settled(&self, hashed: u64) -> bool {
-        let margin = if self.modified.is_multiple_of(1_000_000_000) { 2_100_000_000 } else { 100_000_000 };
-        self.modified.max(self.changed).saturating_add(margin) <= hashed
-    }
-}
-
-/// Since 1970; fits until 2554.
-fn nanoseconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |duration| duration.as_nanos() as u64)
-}
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Remembered {
@@ -201,7 +98,7 @@ impl FileDigests {
     }
 
     /// [`FileDigests::of`] of many files, on all cores; results in the order of `paths`.
-    pub fn of_all<P: AsRef<Path> + Sync>(&self, paths: &[P], wanted: Wanted) -> Vec<io::Result<Hashed>> {
+    pub(crate) fn of_all<P: AsRef<Path> + Sync>(&self, paths: &[P], wanted: Wanted) -> Vec<io::Result<Hashed>> {
         let next = AtomicUsize::new(0);
         let results: Mutex<Vec<Option<io::Result<Hashed>>>> = Mutex::new(paths.iter().map(|_| None).collect());
         let work = || {
@@ -224,7 +121,7 @@ impl FileDigests {
     }
 
     /// Tells the hashes of a file that was just written with known content, so that it need not be read again.
-    pub fn remember(&self, path: &Path, digests: Digests) {
+    pub(crate) fn remember(&self, path: &Path, digests: Digests) {
         let Ok(path) = std::fs::canonicalize(path) else { return };
         if let Ok(metadata) = std::fs::metadata(&path) {
             // The writer knows the content without looking, so there is no race between hashing and writing.
@@ -247,7 +144,7 @@ impl FileDigests {
     }
 
     fn memory_file(&self, root: &Path, folder: &Path) -> PathBuf {
-        root.join(format!("{}.json", hex(&Sha256::digest(folder.as_os_str().as_encoded_bytes()))))
+        root.join(format!("{}.json", sha256(folder.as_os_str().as_encoded_bytes())))
     }
 
     fn lookup(&self, path: &Path) -> Option<Remembered> {
@@ -291,46 +188,6 @@ impl Drop for FileDigests {
 
 fn split(path: &Path) -> Option<(&Path, String)> {
     Some((path.parent()?, path.file_name()?.to_str()?.to_string()))
-}
-
-/// Lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The SHA-256 of bytes in memory.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hash_file(path: &Path, wanted: Wanted) -> io::Result<Digests> {
-    let mut file = File::open(path)?;
-    let (mut blake3, mut sha256, mut md5) = (blake3::Hasher::new(), Sha256::new(), Md5::new());
-    // Small enough for the second-level cache, so that the second hash reads from there.
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let count = match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        let bytes = &buffer[..count];
-        if wanted.blake3 {
-            blake3.update(bytes);
-        }
-        if wanted.sha256 {
-            sha256.update(bytes);
-        }
-        if wanted.md5 {
-            md5.update(bytes);
-        }
-    }
-    Ok(Digests {
-        blake3: wanted.blake3.then(|| blake3.finalize().to_hex().to_string()),
-        sha256: wanted.sha256.then(|| hex(&sha256.finalize())),
-        md5: wanted.md5.then(|| hex(&md5.finalize())),
-    })
 }
 
 #[cfg(test)]
