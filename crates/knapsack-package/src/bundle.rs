@@ -32,7 +32,12 @@ impl Packager<'_> {
     /// # Errors
     /// As [`knapsack_bundle::write`]; [`Error::Interrupted`] when the observer wants to stop. The old package, if there is one,
     /// stays then.
-    pub fn bundle(&self, manifest: &Manifest, models: &[Ready], destination: Destination<'_>) -> Result<PackageChanges, Error> {
+    pub fn bundle(
+        &self,
+        manifest: &Manifest,
+        models: &[Ready],
+        destination: Destination<'_>,
+    ) -> Result<PackageChanges, Error> {
         let package = PackageContents {
             device: manifest.device.value,
             entries: models.iter().map(entry).collect(),
