@@ -81,7 +81,7 @@ impl Interpreter<'_> {
                 self.text(out)
             }
             "length" | "count" => Ok(Value::Int(self.length(&value)? as i64)),
-            "tojson" => self.to_json(&value, given),
+            "tojson" => self.tojson(&value, given),
             "upper" | "lower" => {
                 let subject = self.printed(&value)?;
                 self.cased(&subject, name)

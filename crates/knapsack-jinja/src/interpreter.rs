@@ -430,7 +430,7 @@ impl<'a> Interpreter<'a> {
         self.list(items)
     }
 
-    pub(crate) fn call_macro(&mut self, closure: &Arc<Closure>, given: Given) -> Result<Value> {
+    pub(crate) fn call_macro(&mut self, closure: &Rc<Closure>, given: Given) -> Result<Value> {
         let code = &closure.code;
         if given.positional.len() > code.parameters.len() {
             return Err(Error::operation(format!(

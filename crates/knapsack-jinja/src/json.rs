@@ -16,7 +16,7 @@ struct Style {
 }
 
 impl Interpreter<'_> {
-    pub(crate) fn to_json(&mut self, value: &Value, given: Given) -> Result<Value> {
+    pub(crate) fn tojson(&mut self, value: &Value, given: Given) -> Result<Value> {
         let [ascii, indent, separators, sort] =
             given.bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"])?;
         let indent = match indent {

@@ -135,7 +135,7 @@ impl<'a> Lexer<'a> {
 
     fn comment(&mut self) -> Result<()> {
         let Some(length) = self.rest().find("#}") else { return Err(self.error("a comment has no end")) };
-        let sign = self.rest()[..length].as_bytes().last().copied();
+        let sign = self.rest().as_bytes()[..length].last().copied();
         self.at += length + 2;
         self.after(sign == Some(b'-'), sign != Some(b'+'));
         Ok(())

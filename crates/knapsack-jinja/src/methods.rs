@@ -463,9 +463,7 @@ fn is(name: &str, text: &str) -> bool {
         "isalnum" => all(char::is_alphanumeric),
         "isalpha" => all(char::is_alphabetic),
         "isascii" => text.is_ascii(),
-        "isdecimal" | "isdigit" => {
-            all(|c| c.is_numeric() && c.to_digit(10).is_some() || !c.is_ascii() && c.is_numeric())
-        }
+        "isdecimal" | "isdigit" => all(|c| if c.is_ascii() { c.is_ascii_digit() } else { c.is_numeric() }),
         "isnumeric" => all(char::is_numeric),
         "isspace" => all(crate::lexer::is_space),
         "islower" => cased() && !text.chars().any(char::is_uppercase),

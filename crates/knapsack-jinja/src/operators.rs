@@ -8,6 +8,7 @@ use crate::strings::{byte_of, char_count};
 use crate::text::Text;
 use crate::value::{Key, Number, Value};
 use std::cmp::Ordering;
+use std::rc::Rc;
 use std::sync::Arc;
 
 impl Interpreter<'_> {
@@ -135,7 +136,7 @@ impl Interpreter<'_> {
             }
             (Value::Dict(a), Value::Dict(b)) => a == b || self.equal_dicts(*a as usize, *b as usize)?,
             (Value::Namespace(a), Value::Namespace(b)) | (Value::Loop(a), Value::Loop(b)) => a == b,
-            (Value::Macro(a), Value::Macro(b)) => Arc::ptr_eq(a, b),
+            (Value::Macro(a), Value::Macro(b)) => Rc::ptr_eq(a, b),
             (Value::Function(a), Value::Function(b)) => a == b,
             _ => match (left.number(), right.number()) {
                 (Some(Number::Int(a)), Some(Number::Int(b))) => a == b,
@@ -251,7 +252,7 @@ impl Interpreter<'_> {
             return Err(undefined(name));
         }
         if let Some(method) = methods::find(value, name) {
-            return Ok(Value::Method(Arc::new((value.clone(), method))));
+            return Ok(Value::Method(Rc::new((value.clone(), method))));
         }
         let found = match value {
             Value::Dict(id) | Value::Namespace(id) => {
@@ -300,7 +301,7 @@ impl Interpreter<'_> {
                 let name = Name::from(name.as_str());
                 match value {
                     Value::Dict(_) => Ok(match methods::find(value, &name) {
-                        Some(method) => Value::Method(Arc::new((value.clone(), method))),
+                        Some(method) => Value::Method(Rc::new((value.clone(), method))),
                         None => Value::Undefined(name),
                     }),
                     _ => self.attribute(value, &name),

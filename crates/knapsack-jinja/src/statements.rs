@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::interpreter::{Given, Interpreter, undefined};
 use crate::text::Text;
 use crate::value::{Closure, Id, Key, LoopState, Scope, Seen, Value};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// How a body ended.
@@ -59,7 +60,7 @@ impl Interpreter<'_> {
             }
             Node::Macro(code) => {
                 let closure = Closure { code: code.clone(), seen: Seen::Outermost(self.scopes.len()), caller: None };
-                self.assign_name(&code.name, Value::Macro(Arc::new(closure)));
+                self.assign_name(&code.name, Value::Macro(Rc::new(closure)));
             }
             Node::Call(call, code) => {
                 self.budget.bytes(self.scopes.len() * 16)?;
@@ -68,7 +69,7 @@ impl Interpreter<'_> {
                 let crate::ast::Kind::Call(callee, arguments) = &call.kind else { return Ok(Flow::Next) };
                 let callee = self.eval(callee)?;
                 let mut given = self.given(arguments)?;
-                given.named.push(("caller".into(), Value::Macro(Arc::new(caller))));
+                given.named.push(("caller".into(), Value::Macro(Rc::new(caller))));
                 let value = self.call(&callee, given).map_err(|error| error.at(call.line))?;
                 let text = self.printed(&value)?;
                 self.write(&text)?;

@@ -26,10 +26,10 @@ pub(crate) enum Value {
     Dict(Id),
     Namespace(Id),
     Loop(Id),
-    Macro(Arc<Closure>),
+    Macro(Rc<Closure>),
     Function(Function),
     /// A method of a value, such as `text.strip`.
-    Method(Arc<(Value, &'static str)>),
+    Method(Rc<(Value, &'static str)>),
 }
 
 /// Names and what they stand for.
