@@ -62,7 +62,7 @@ fn utf16<const BIG: bool>(bytes: &[u8]) -> (String, Option<usize>) {
         let pair = [pair[0], pair[1]];
         if BIG { u16::from_be_bytes(pair) } else { u16::from_le_bytes(pair) }
     });
-    collect(char::decode_utf16(units).map(Result::ok), bytes.len() % 2 != 0)
+    collect(char::decode_utf16(units).map(Result::ok), !bytes.len().is_multiple_of(2))
 }
 
 fn utf32<const BIG: bool>(bytes: &[u8]) -> (String, Option<usize>) {
@@ -70,7 +70,7 @@ fn utf32<const BIG: bool>(bytes: &[u8]) -> (String, Option<usize>) {
         let four = [four[0], four[1], four[2], four[3]];
         char::from_u32(if BIG { u32::from_be_bytes(four) } else { u32::from_le_bytes(four) })
     });
-    collect(units, bytes.len() % 4 != 0)
+    collect(units, !bytes.len().is_multiple_of(4))
 }
 
 fn collect(characters: impl Iterator<Item = Option<char>>, rest: bool) -> (String, Option<usize>) {

@@ -66,7 +66,13 @@ impl Sandbox {
     /// A model of the catalogue as a folder `models/<name>`: its configuration, and the index of weights that nobody reads: a
     /// file of holes.
     pub fn catalogue(&self, name: &str) {
+        self.catalogue_in(name, "q4f16_1");
+    }
+
+    /// The same, with the weights of a model of q4f16_1 in another format.
+    pub fn catalogue_in(&self, name: &str, format: &str) {
         let chat = fs::read_to_string(knapsack_testkit::catalogue(name).join("mlc-chat-config.json")).unwrap();
+        let chat = chat.replace("q4f16_1", format);
         self.write(&format!("models/{name}/mlc-chat-config.json"), &chat);
         self.write(&format!("models/{name}/tokenizer.json"), "{}");
         let chat: Value = serde_json::from_str(&chat).unwrap();
