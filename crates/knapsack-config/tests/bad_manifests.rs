@@ -321,9 +321,8 @@ fn every_bad_manifest_is_refused_as_shown() {
         "different-libraries",
         "prebuilt-mismatch",
         "unsupported-model",
-        "bad-chat-template",
-        "bad-model-source",
-        "source-failed",
+        "weights-mismatch",
+        "no-tokenizer",
         "more",
     ];
     unused.retain(|code| !elsewhere.contains(code));

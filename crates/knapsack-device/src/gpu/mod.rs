@@ -5,7 +5,7 @@
 //! launch its kernel with its buffers. A call then writes the tokens and rotary rows, submits the launches of a function, and
 //! (for logits) reads one row back.
 //!
-//! The launches of a function are submitted in portions of bounded work ([`work`]), of which at most [`IN_FLIGHT`] run or wait;
+//! The launches of a function are submitted in portions of bounded work (`work`), of which at most `IN_FLIGHT` run or wait;
 //! between two the caller may say that it is enough. Each submission has a ticket that is waited for, so no failure is missed,
 //! and nothing runs when memory that the GPU uses is written.
 
