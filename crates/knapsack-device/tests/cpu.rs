@@ -59,7 +59,7 @@ fn cut_models() -> Vec<(&'static str, Quantization, Windows)> {
     let mut models: Vec<_> = QUANTIZATIONS.into_iter().map(|format| ("llama", format, whole)).collect();
     let four = |family, windows| (family, "q4f16_1".parse().unwrap(), windows);
     models.push(four("gemma2", whole));
-    models.extend([0, 3].map(|sinks| four("mistral", Windows { sliding: Some(24), sinks, ..whole })));
+    models.extend([0, 3].map(|sinks| four("mistral", Windows { sliding: Some(40), sinks, ..whole })));
     models
 }
 

@@ -112,14 +112,14 @@ impl Device for CpuDevice {
         files: &dyn WeightFiles,
         watch: &dyn Watch,
     ) -> Result<Box<dyn LoadedModel>, DeviceError> {
+        let memory = HostMemory::load(library.clone(), files, Account::default(), None, watch)?;
         check_scratch(&library).map_err(|source| DeviceError::Library { source: Box::new(source) })?;
-        let memory = HostMemory::load(library, files, Account::default(), None, watch)?;
         memory.weights.prefetch(watch)?;
         Ok(Box::new(HostModel::new(memory, CpuExecutor { table: self.table, pool: self.pool.clone() })))
     }
 }
 
-/// Every launch has the scratch that its routines need.
+/// Every launch of a valid library has the scratch that its routines need.
 fn check_scratch(library: &ModelLibrary) -> Result<(), InvalidLibrary> {
     for (name, function) in [("prefill", &library.prefill), ("decode", &library.decode), ("head", &library.head)] {
         for (index, launch) in function.launches.iter().enumerate() {
