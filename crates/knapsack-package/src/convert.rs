@@ -28,6 +28,9 @@ pub fn convert(request: &Request<'_>, name: &str, observer: &dyn Observer) -> Re
     for text in &report.notices {
         observer.event(Event::Notice { text });
     }
+    for text in &report.warnings {
+        observer.event(Event::Warning { text });
+    }
     Ok(report)
 }
 

@@ -77,6 +77,11 @@ pub enum Event<'a> {
         /// One sentence.
         text: &'a str,
     },
+    /// Something that is probably wrong, and that the work goes on with.
+    Warning {
+        /// One sentence.
+        text: &'a str,
+    },
 }
 
 /// Receives events, from several threads at once, and says when to stop.

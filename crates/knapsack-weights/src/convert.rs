@@ -59,6 +59,8 @@ pub struct Report {
     pub chat_template: Option<String>,
     /// What the user should know.
     pub notices: Vec<String>,
+    /// Values that nobody can mean, tensor by tensor: NaN, and what the format cannot hold.
+    pub warnings: Vec<String>,
 }
 
 /// Converts a checkpoint. `progress` is called from several threads; when `cancel` becomes true the conversion ends soon with
@@ -84,9 +86,10 @@ pub fn convert(
         notices.push(format!("left out: {part}, {bytes} bytes in {tensors} tensors"));
     }
     let mut index = layout.index;
-    notices.extend(written.unusual.iter().filter_map(|(&tensor, unusual)| {
-        unusual.notice(&checkpoint.tensors[tensor].name, request.quantization.model_dtype)
-    }));
+    let warnings = written.unusual.iter().filter_map(|(&tensor, unusual)| {
+        unusual.warning(&checkpoint.tensors[tensor].name, request.quantization.model_dtype)
+    });
+    let warnings = warnings.collect();
     for (shard, sum) in index.shards.iter_mut().zip(written.sums) {
         shard.md5sum = Some(sum);
     }
@@ -110,6 +113,7 @@ pub fn convert(
         conv_template: chat.template().and_then(|template| template.name),
         chat_template: chat.chat_template,
         notices,
+        warnings,
     })
 }
 

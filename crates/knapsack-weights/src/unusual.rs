@@ -36,7 +36,7 @@ impl Unusual {
     }
 
     /// What to say of them; `None` when there are none.
-    pub(crate) fn notice(self, tensor: &str, model: DType) -> Option<String> {
+    pub(crate) fn warning(self, tensor: &str, model: DType) -> Option<String> {
         let Unusual { nan, infinite } = self;
         let values = |count: u64, what: &str| match count {
             0 => None,

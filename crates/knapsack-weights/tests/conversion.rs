@@ -151,14 +151,14 @@ fn values_that_nobody_can_mean_are_told() {
     }
     std::fs::write(&file, bytes).unwrap();
     let report = run(&checkpoint, &output, "q4f16_1", None, 2).unwrap();
-    let told: Vec<_> = report.notices.iter().filter(|notice| notice.contains(name)).collect();
+    let told: Vec<_> = report.warnings.iter().filter(|warning| warning.contains(name)).collect();
     let expected = format!(
         "`{name}` has 1 value not a number (NaN) and 2 values beyond what float16 can hold, infinite from now on"
     );
     assert_eq!(told, [&expected]);
     std::fs::remove_dir_all(&output).unwrap();
     let report = run(&fixture("llama"), &output, "q4f16_1", None, 2).unwrap();
-    assert!(report.notices.iter().all(|notice| !notice.contains("NaN")), "{:?}", report.notices);
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
 }
 
 #[test]

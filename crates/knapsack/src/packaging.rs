@@ -189,6 +189,7 @@ impl Observer for Shown<'_> {
             }
             Event::ConvertingEnd | Event::BundlingEnd => self.end(),
             Event::Notice { text } => reporter.notice(text),
+            Event::Warning { text } => reporter.warning(text),
             // Events of a later version of the library that are not known here change nothing.
             _ => {}
         }
