@@ -6,7 +6,7 @@ use crate::encoding::{Decoded, Wrong, decode};
 use crate::environment::Environment;
 use crate::manifest::Manifest;
 use crate::parse::{MAX_FILE_BYTES, parse};
-use crate::render::{quoted, shown};
+use crate::render::{looked_for, quoted, shown};
 use crate::resolve::resolve;
 use crate::source_map::{FileId, Span, Spanned};
 use crate::written::{Field, Written};
@@ -189,7 +189,7 @@ impl Loader<'_> {
             Err(reason) => {
                 let message = format!("can not read {}: {reason}", quoted(&name.value));
                 let error = Diagnostic::error(codes::UNREADABLE, name.span, message);
-                self.report.push(error.help(format!("looked for {}", shown(&path))));
+                self.report.push(error.maybe_help(looked_for(&name.value, &path)));
                 None
             }
         };

@@ -23,6 +23,11 @@ pub fn quoted(text: &str) -> String {
     format!("`{shown}`")
 }
 
+/// Advice where a file was looked for, unless that is just what was written.
+pub(crate) fn looked_for(written: &str, path: &Path) -> Option<String> {
+    (path != Path::new(written)).then(|| format!("looked for {}", shown(path)))
+}
+
 /// A path for use inside a message: control characters escaped, and the middle of a very long one left out, since where it begins
 /// and what it ends with tell most.
 pub fn shown(path: &Path) -> String {
@@ -127,6 +132,12 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_not_told_twice() {
+        assert_eq!(looked_for("models/a", Path::new("models/a")), None);
+        assert_eq!(looked_for("models/a", Path::new("app/models/a")).as_deref(), Some("looked for app/models/a"));
+    }
 
     #[test]
     fn paths_in_messages_are_short_and_move_no_cursor() {

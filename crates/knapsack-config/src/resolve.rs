@@ -7,7 +7,7 @@ use crate::environment::Environment;
 use crate::local::{self, NotAModel};
 use crate::manifest::{ChatTemplate, DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
 use crate::overrides::{OverrideConflict, OverrideKey, Overrides};
-use crate::render::{quoted, shown};
+use crate::render::{looked_for, quoted};
 use crate::source::{HubSource, LocalKind, LocalSource, ModelSource, SourceText};
 use crate::source_map::{SourceMap, Span, Spanned};
 use crate::suggest::nearest;
@@ -185,7 +185,7 @@ impl Resolver<'_> {
         if !path.is_file() {
             let message = format!("the chat template {} does not exist", quoted(&name));
             let error = Diagnostic::error(codes::MISSING_PATH, span, message);
-            self.diagnostics.push(error.help(format!("looked for {}", shown(&path))));
+            self.diagnostics.push(error.maybe_help(looked_for(&name, &path)));
             return None;
         }
         Some(Spanned::new(ChatTemplate::File(path), span))
@@ -201,7 +201,7 @@ impl Resolver<'_> {
             Ok(kind) => return Some(Spanned::new(ModelSource::Local(LocalSource { path, kind }), text.span)),
             Err(NotAModel::Missing) => {
                 let message = format!("the folder {} does not exist", quoted(name));
-                (codes::MISSING_PATH, message, vec![format!("looked for {}", shown(&path))])
+                (codes::MISSING_PATH, message, looked_for(name, &path).into_iter().collect())
             }
             Err(NotAModel::Unreadable(reason)) => {
                 (codes::MISSING_PATH, format!("the folder {} can not be read", quoted(name)), vec![reason])
@@ -318,7 +318,7 @@ impl Resolver<'_> {
                 let what = if path.is_dir() { "is a folder, not a library" } else { "does not exist" };
                 let message = format!("the prebuilt library {} {what}", quoted(&name));
                 let error = Diagnostic::error(codes::MISSING_PREBUILT, field.span, message);
-                self.diagnostics.push(error.help(format!("looked for {}", shown(&path))));
+                self.diagnostics.push(error.maybe_help(looked_for(&name, &path)));
                 continue;
             }
             libraries.push(PrebuiltLibrary { prefix, path: Spanned::new(path, field.span) });
