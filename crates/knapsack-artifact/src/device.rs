@@ -6,7 +6,7 @@ use std::fmt;
 
 /// A kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Device {
+pub struct DeviceKind {
     /// As manifests and command lines write it.
     pub name: &'static str,
     /// What it is, for people.
@@ -21,9 +21,9 @@ pub struct Device {
     pub platform: Option<Platform>,
 }
 
-impl Device {
+impl DeviceKind {
     /// iPhones and iPads. Their package has a slice for Catalyst too, so that one framework serves an app on both.
-    pub const IPHONE: Device = Device {
+    pub const IPHONE: DeviceKind = DeviceKind {
         name: "iphone",
         about: "iPhone and iPad",
         aliases: &["ios", "ipad", "ipados", "iphoneos", "metal", "iphonesimulator"],
@@ -32,7 +32,7 @@ impl Device {
         platform: Some(Platform::Ios),
     };
     /// Android phones and the emulator.
-    pub const ANDROID: Device = Device {
+    pub const ANDROID: DeviceKind = DeviceKind {
         name: "android",
         about: "Android",
         aliases: &["apk", "aar", "opencl", "arm64-v8a"],
@@ -41,7 +41,7 @@ impl Device {
         platform: Some(Platform::Android),
     };
     /// iPad apps on the Mac.
-    pub const MACABI: Device = Device {
+    pub const MACABI: DeviceKind = DeviceKind {
         name: "macabi",
         about: "Mac Catalyst",
         aliases: &["mac", "macos", "catalyst", "maccatalyst", "osx"],
@@ -50,7 +50,7 @@ impl Device {
         platform: Some(Platform::Macos),
     };
     /// The machine that packages.
-    pub const HOST: Device = Device {
+    pub const HOST: DeviceKind = DeviceKind {
         name: "host",
         about: "The machine at hand, as a `.knapsack` file",
         aliases: &[],
@@ -60,26 +60,27 @@ impl Device {
     };
 
     /// Every row.
-    pub const ALL: &'static [Device] = &[Device::IPHONE, Device::ANDROID, Device::MACABI, Device::HOST];
+    pub const ALL: &'static [DeviceKind] =
+        &[DeviceKind::IPHONE, DeviceKind::ANDROID, DeviceKind::MACABI, DeviceKind::HOST];
 
     /// Those that an app can be packaged for.
-    pub fn packaged() -> impl Iterator<Item = Device> {
-        Device::ALL.iter().copied().filter(|device| device.platform.is_some())
+    pub fn packaged() -> impl Iterator<Item = DeviceKind> {
+        DeviceKind::ALL.iter().copied().filter(|device| device.platform.is_some())
     }
 
     /// The device of a name.
-    pub fn named(name: &str) -> Option<Device> {
-        Device::ALL.iter().copied().find(|device| device.name == name)
+    pub fn named(name: &str) -> Option<DeviceKind> {
+        DeviceKind::ALL.iter().copied().find(|device| device.name == name)
     }
 }
 
-impl fmt::Display for Device {
+impl fmt::Display for DeviceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name)
     }
 }
 
-impl Serialize for Device {
+impl Serialize for DeviceKind {
     /// Its name.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name)
@@ -215,12 +216,12 @@ mod tests {
     #[test]
     fn names_and_aliases_are_unique_and_read_back() {
         let mut names: Vec<&str> =
-            Device::ALL.iter().flat_map(|device| [&[device.name], device.aliases].concat()).collect();
+            DeviceKind::ALL.iter().flat_map(|device| [&[device.name], device.aliases].concat()).collect();
         let count = names.len();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count);
-        assert!(Device::ALL.iter().all(|device| Device::named(device.name) == Some(*device)));
-        assert!(Device::packaged().all(|device| device.form != Form::Blob));
+        assert!(DeviceKind::ALL.iter().all(|device| DeviceKind::named(device.name) == Some(*device)));
+        assert!(DeviceKind::packaged().all(|device| device.form != Form::Blob));
     }
 }

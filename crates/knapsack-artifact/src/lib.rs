@@ -4,7 +4,7 @@
 //! * [`WeightIndex`]: which tensor lies where in a weight folder ([`weight_index`]).
 //! * [`ChatConfig`]: what the runtime must know beside the weights ([`chat_config`], [`conv_template`]).
 //! * [`AppConfig`]: what the app reads to know its models ([`app_config`]).
-//! * [`Device`]: what libraries are compiled for and packages are made for ([`device`]).
+//! * [`DeviceKind`]: what libraries are compiled for and packages are made for ([`device`]).
 //! * [`ModelLibrary`]: one compiled model, as data ([`library`], [`plan`]); validated as a whole before anything executes it;
 //!   module `container` (a feature) finds it in the files that carry it.
 //! * [`ModelTable`]: all libraries of a package behind one symbol ([`table`]).
@@ -28,7 +28,7 @@ pub mod weight_index;
 pub use app_config::AppConfig;
 pub use chat_config::ChatConfig;
 pub use conv_template::ConvTemplate;
-pub use device::Device;
+pub use device::DeviceKind;
 pub use library::{LibraryError, ModelLibrary};
 pub use table::ModelTable;
 pub use validate::InvalidLibrary;

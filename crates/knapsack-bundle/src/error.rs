@@ -3,7 +3,7 @@
 use knapsack_artifact::app_config::AppConfigError;
 use knapsack_artifact::container::ContainerError;
 use knapsack_artifact::names::UnsafeName;
-use knapsack_artifact::{Device, LibraryError};
+use knapsack_artifact::{DeviceKind, LibraryError};
 use std::path::{Path, PathBuf};
 
 /// Why a package could not be written. The old one, if any, is still there.
@@ -57,7 +57,7 @@ pub enum BundleError {
     #[error("there are no packages for {device}")]
     NoPackage {
         /// The device.
-        device: Device,
+        device: DeviceKind,
     },
     /// Two outputs would be the same file.
     #[error("two files of the package would both be `{path}`")]

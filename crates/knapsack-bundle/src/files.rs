@@ -16,6 +16,15 @@ pub enum LinkMode {
     Hardlink,
 }
 
+impl LinkMode {
+    /// Every mode with its name and what it does, for command lines.
+    pub const ALL: [(&'static str, LinkMode, &'static str); 3] = [
+        ("reflink", LinkMode::Reflink, "Share blocks where the file system can, else copy"),
+        ("copy", LinkMode::Copy, "Copy"),
+        ("hardlink", LinkMode::Hardlink, "Hard links: no space, but a later change shows in both"),
+    ];
+}
+
 /// Puts the content of `source` at `target`, which must not exist. Never makes a symbolic link.
 pub(crate) fn place(source: &Path, target: &Path, mode: LinkMode) -> io::Result<()> {
     // A hard link to a symbolic link would be a symbolic link.

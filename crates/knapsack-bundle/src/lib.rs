@@ -20,7 +20,7 @@ pub use error::BundleError;
 pub use files::LinkMode;
 pub use objects::Library;
 pub use package::{
-    Entry, FileReport, Options, PackageChanges, PackageContents, WeightSupply, WriteReason, check_output, write,
+    Entry, FileReport, PackageChanges, PackageContents, WeightSupply, WriteOptions, WriteReason, check_output, write,
 };
 #[cfg(test)]
 mod testing;

@@ -2,7 +2,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use knapsack_artifact::library::Target;
-use knapsack_compiler::{CompileRequest, Overrides, Own, choose, compile, plan};
+use knapsack_compiler::{CompileRequest, GivenSizes, Own, choose, compile, plan};
 use knapsack_ir::Windows;
 use knapsack_models::ModelConfig;
 
@@ -28,7 +28,7 @@ fn benches(criterion: &mut Criterion) {
     criterion.bench_function("choose for 3 GB", |bencher| {
         let own = Own { windows: config.own_windows(), trained: None };
         let graph = |windows: &Windows| config.graph(&quantization, windows);
-        bencher.iter(|| choose(&own, &Overrides::default(), Some(3_000_000_000), graph).expect("sizes"));
+        bencher.iter(|| choose(&own, &GivenSizes::default(), Some(3_000_000_000), graph).expect("sizes"));
     });
 }
 

@@ -4,7 +4,7 @@
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{MemoryPlan, Target};
 use knapsack_compiler::codegen::{KernelTraffic, kernel_traffic};
-use knapsack_compiler::{Chosen, CompileRequest, Overrides, Own, choose, compile};
+use knapsack_compiler::{Chosen, CompileRequest, GivenSizes, Own, choose, compile};
 use knapsack_models::{FAMILIES, ModelConfig};
 use knapsack_tensor::{Layout, QUANTIZATIONS, Quantization};
 use serde_json::{Value, json};
@@ -17,10 +17,10 @@ struct Entry {
     name: &'static str,
     config: ModelConfig,
     quantization: Quantization,
-    overrides: Overrides,
+    overrides: GivenSizes,
 }
 
-fn entry(name: &'static str, config: ModelConfig, quantization: &str, overrides: Overrides) -> Entry {
+fn entry(name: &'static str, config: ModelConfig, quantization: &str, overrides: GivenSizes) -> Entry {
     Entry { name, config, quantization: quantization.parse().unwrap(), overrides }
 }
 
@@ -38,12 +38,12 @@ fn dims(
     ModelConfig::from_hf(&config).unwrap()
 }
 
-fn chunk(tokens: u32) -> Overrides {
-    Overrides { prefill_chunk_size: Some(tokens), ..Overrides::default() }
+fn chunk(tokens: u32) -> GivenSizes {
+    GivenSizes { prefill_chunk_size: Some(tokens), ..GivenSizes::default() }
 }
 
-fn context(positions: u32, tokens: u32) -> Overrides {
-    Overrides { context_window_size: Some(positions), ..chunk(tokens) }
+fn context(positions: u32, tokens: u32) -> GivenSizes {
+    GivenSizes { context_window_size: Some(positions), ..chunk(tokens) }
 }
 
 fn llama3(factor: f64) -> Value {
@@ -101,7 +101,7 @@ fn others() -> Vec<Entry> {
         [4096, 14_336, 32, 32, 8, 32_768],
         json!({"max_position_embeddings": 32_768, "rope_theta": 1e6}),
     );
-    let sliding = Overrides { sliding_window_size: Some(768), ..chunk(256) };
+    let sliding = GivenSizes { sliding_window_size: Some(768), ..chunk(256) };
     vec![
         entry("Mistral-7B-Instruct-v0.3", mistral, "q4f16_1", sliding),
         entry("Qwen2.5-0.5B-Instruct", qwen("qwen2", [896, 4864, 24, 14, 2, 151_936], json!({})), "q4f16_1", moderate),

@@ -1,10 +1,10 @@
-//! What a manifest packages for: the rows of [`Device`] that apps are made for.
+//! What a manifest packages for: the rows of [`DeviceKind`] that apps are made for.
 
-use knapsack_artifact::Device;
+use knapsack_artifact::DeviceKind;
 
 /// Every accepted name.
 pub(crate) fn names() -> Vec<&'static str> {
-    Device::packaged().map(|device| device.name).collect()
+    DeviceKind::packaged().map(|device| device.name).collect()
 }
 
 /// The names as alternatives, each quoted as in JSON.
@@ -18,8 +18,8 @@ pub(crate) fn alternatives() -> String {
 }
 
 /// The device that another name for it probably means.
-pub(crate) fn guess(name: &str) -> Option<Device> {
+pub(crate) fn guess(name: &str) -> Option<DeviceKind> {
     let name = name.to_ascii_lowercase();
-    let alias = Device::packaged().find(|device| device.aliases.contains(&name.as_str()));
-    alias.or_else(|| crate::suggest::nearest(&name, names()).and_then(Device::named))
+    let alias = DeviceKind::packaged().find(|device| device.aliases.contains(&name.as_str()));
+    alias.or_else(|| crate::suggest::nearest(&name, names()).and_then(DeviceKind::named))
 }

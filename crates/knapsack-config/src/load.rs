@@ -24,7 +24,7 @@ const MAX_FINDINGS: usize = 200;
 
 /// A manifest that is right, with the warnings and notices about it.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub struct LoadedManifest {
     /// The manifest.
     pub manifest: Manifest,
     /// Warnings and notices, and the texts that the manifest's spans point into: later findings go here too.
@@ -32,7 +32,7 @@ pub struct Loaded {
 }
 
 /// Reads and checks a manifest. The error holds everything that is wrong with it, at least one error.
-pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Box<Report>> {
+pub fn load(path: &Path, environment: &Environment) -> Result<LoadedManifest, Box<Report>> {
     let mut loader = Loader { environment, report: Report::default(), read: HashMap::new(), stack: Vec::new() };
     let root = match read_text(path, false) {
         Ok(decoded) => loader.add(path.to_owned(), decoded),
@@ -47,7 +47,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Box<Report
 }
 
 /// Reads and checks a manifest whose text is given; `path` says where it stands, for relative paths and messages.
-pub fn load_text(path: &Path, text: &str, environment: &Environment) -> Result<Loaded, Box<Report>> {
+pub fn load_text(path: &Path, text: &str, environment: &Environment) -> Result<LoadedManifest, Box<Report>> {
     let mut loader = Loader { environment, report: Report::default(), read: HashMap::new(), stack: Vec::new() };
     if text.len() as u64 > MAX_FILE_BYTES {
         let message = format!("can not read {}: {}", shown(path), too_large());
@@ -58,7 +58,7 @@ pub fn load_text(path: &Path, text: &str, environment: &Environment) -> Result<L
     finish(loader, root)
 }
 
-fn finish(mut loader: Loader<'_>, root: FileId) -> Result<Loaded, Box<Report>> {
+fn finish(mut loader: Loader<'_>, root: FileId) -> Result<LoadedManifest, Box<Report>> {
     let environment = loader.environment;
     let written = loader.file(root).map(Written::without_nulls);
     let mut report = loader.report;
@@ -68,7 +68,7 @@ fn finish(mut loader: Loader<'_>, root: FileId) -> Result<Loaded, Box<Report>> {
     report.sort();
     cap(&mut report);
     match manifest {
-        Some(manifest) if !report.has_errors() => Ok(Loaded { manifest, report }),
+        Some(manifest) if !report.has_errors() => Ok(LoadedManifest { manifest, report }),
         _ => Err(Box::new(report)),
     }
 }

@@ -4,7 +4,7 @@ use crate::devices::{AppMemory, DeviceProfile};
 use crate::overrides::{OverrideKey, Overrides};
 use crate::source::ModelSource;
 use crate::source_map::{Span, Spanned};
-use knapsack_artifact::Device;
+use knapsack_artifact::DeviceKind;
 use knapsack_tensor::Quantization;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 pub const DEFAULT_QUANTIZATION: &str = "q4f16_1";
 
 /// A manifest in which every value was checked, as far as that is possible without the models. Spans point into the
-/// texts of [`crate::Loaded::report`], so that what is found later is reported at its place too.
+/// texts of [`crate::LoadedManifest::report`], so that what is found later is reported at its place too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// The file it was read from.
     pub path: PathBuf,
     /// What to package for.
-    pub device: Spanned<Device>,
+    pub device: Spanned<DeviceKind>,
     /// The models, at least one, in the order of the app config. Ids are unique without regard to case.
     pub models: Vec<ModelEntry>,
     /// Prebuilt libraries; each is used by at least one model.
@@ -67,14 +67,14 @@ pub struct ModelEntry {
     /// MLC model; for a hub source it is what the manifest says, since what the repository holds is known only later.
     pub quantization: Option<Spanned<Quantization>>,
     /// Chat template of a checkpoint; its own when absent.
-    pub chat_template: Option<Spanned<ChatTemplate>>,
+    pub chat_template: Option<Spanned<ChatTemplateRef>>,
     /// The app's own keys for this model.
     pub app: AppKeys,
 }
 
 /// Where a checkpoint's chat template comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ChatTemplate {
+pub enum ChatTemplateRef {
     /// `model`, or the name of a conversation template of MLC.
     Named(String),
     /// A file, joined to the manifest's folder. It was there when it was checked.

@@ -5,7 +5,7 @@ use crate::devices::{AppMemory, DEVICES_FILE, DeviceProfile};
 use crate::diagnostic::Diagnostic;
 use crate::environment::Environment;
 use crate::local::{self, NotAModel};
-use crate::manifest::{ChatTemplate, DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
+use crate::manifest::{ChatTemplateRef, DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
 use crate::overrides::{OverrideConflict, OverrideKey, Overrides};
 use crate::render::{looked_for, quoted};
 use crate::source::{HubSource, LocalKind, LocalSource, ModelSource, SourceText};
@@ -14,7 +14,7 @@ use crate::suggest::nearest;
 use crate::written::{
     Field, Given, Models, TemplateText, Written, WrittenModel, WrittenOverride, WrittenPrebuilt, duplicate_id,
 };
-use knapsack_artifact::Device;
+use knapsack_artifact::DeviceKind;
 use knapsack_tensor::Quantization;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -157,7 +157,7 @@ impl Resolver<'_> {
         &mut self,
         text: Spanned<TemplateText>,
         source: Option<&ModelSource>,
-    ) -> Option<Spanned<ChatTemplate>> {
+    ) -> Option<Spanned<ChatTemplateRef>> {
         let Spanned { value: TemplateText(name), span } = text;
         if let Some(ModelSource::Local(LocalSource { kind: LocalKind::Mlc, .. })) = source {
             let message = "`chat_template` is only for a checkpoint, and this model is converted already";
@@ -179,7 +179,7 @@ impl Resolver<'_> {
                 )));
                 return None;
             }
-            return Some(Spanned::new(ChatTemplate::Named(name), span));
+            return Some(Spanned::new(ChatTemplateRef::Named(name), span));
         }
         let path = self.sources.file(span.file).folder().join(&name);
         if !path.is_file() {
@@ -188,7 +188,7 @@ impl Resolver<'_> {
             self.diagnostics.push(error.maybe_help(looked_for(&name, &path)));
             return None;
         }
-        Some(Spanned::new(ChatTemplate::File(path), span))
+        Some(Spanned::new(ChatTemplateRef::File(path), span))
     }
 
     fn source(&mut self, text: Spanned<SourceText>) -> Option<Spanned<ModelSource>> {
@@ -330,7 +330,7 @@ impl Resolver<'_> {
     fn target_devices(
         &mut self,
         names: &[Spanned<String>],
-        device: Option<&Spanned<Device>>,
+        device: Option<&Spanned<DeviceKind>>,
     ) -> Vec<Spanned<DeviceProfile>> {
         let mut profiles = Vec::new();
         for name in names {

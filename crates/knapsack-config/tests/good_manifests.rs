@@ -3,7 +3,7 @@
 mod common;
 
 use common::Folder;
-use knapsack_artifact::Device;
+use knapsack_artifact::DeviceKind;
 use knapsack_config::{AppMemory, LocalKind, Manifest, ModelSource, OverrideKey, Severity};
 
 fn read(manifest: &str, files: &[(&str, &str)]) -> (Folder, Manifest, String) {
@@ -71,7 +71,7 @@ const FULL: &str = r#"// everything
 #[test]
 fn mlc_manifests_work_unchanged() {
     let (_, manifest, warnings) = read(MLC_CHAT_ANDROID, &[]);
-    assert_eq!(manifest.device.value, Device::ANDROID);
+    assert_eq!(manifest.device.value, DeviceKind::ANDROID);
     assert_eq!(manifest.models.len(), 4);
     assert_eq!(manifest.models[3].overrides.sliding_window_size, Some(768));
     assert_eq!(manifest.models[0].source.value.to_string(), "HF://mlc-ai/Phi-3.5-mini-instruct-q4f16_0-MLC");
@@ -184,7 +184,7 @@ fn several_bases_the_last_wins_and_a_diamond_is_no_circle() {
     let root = r#"{ "model_list": [{ "model": "HF://x/a", "model_id": "a" }] }"#;
     let child = r#"{ "extends": ["one.json", "two.json"] }"#;
     let (_, manifest, _) = read(child, &[("one.json", one), ("two.json", two), ("root.json", root)]);
-    assert_eq!((manifest.device.value, manifest.models.len()), (Device::ANDROID, 1));
+    assert_eq!((manifest.device.value, manifest.models.len()), (DeviceKind::ANDROID, 1));
 }
 
 #[test]

@@ -1,42 +1,12 @@
-#[cfg(not(target_vendor = "apple"))]
-use crate::opencl::{OpenClDevice, OpenClOptions};
 use crate::{CpuDevice, Device, DeviceError, LoadedModel, Watch, WeightFiles};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The best that there is for each model: the GPU, where there is one and it can run the model's library, else the CPU.
 pub struct BestDevice {
     gpu: Result<Box<dyn Device>, DeviceError>,
     cpu: CpuDevice,
-}
-
-/// Opens the best device there is: Metal on Apple's systems, OpenCL on a GPU elsewhere, and always the CPU for what those cannot do.
-/// `programs` is a folder for the OpenCL programs that the driver compiled; without one every load compiles.
-pub fn best(programs: Option<PathBuf>) -> BestDevice {
-    let gpu = gpu(programs);
-    if let Err(reason) = &gpu {
-        log::info!("models run on the CPU: {reason}");
-    }
-    BestDevice { gpu, cpu: CpuDevice::new() }
-}
-
-#[cfg(target_vendor = "apple")]
-fn gpu(_: Option<PathBuf>) -> Result<Box<dyn Device>, DeviceError> {
-    Ok(Box::new(crate::metal::MetalDevice::open()?))
-}
-
-#[cfg(not(target_vendor = "apple"))]
-fn gpu(programs: Option<PathBuf>) -> Result<Box<dyn Device>, DeviceError> {
-    let device = OpenClDevice::open(OpenClOptions { cache: programs, ..OpenClOptions::default() })?;
-    match device.info().gpu {
-        true => Ok(Box::new(device)),
-        // The CPU through OpenCL is slower than our own routines.
-        false => {
-            Err(DeviceError::Unavailable { device: "opencl", reason: format!("{} is no GPU", device.info().name) })
-        }
-    }
 }
 
 impl BestDevice {
@@ -176,6 +146,5 @@ mod tests {
         let device = BestDevice::new(Err(reason), CpuDevice::new());
         assert_eq!(device.target(), Target::Host);
         assert!(device.gpu().is_err() && device.description().contains("no library"), "{}", device.description());
-        assert!(!best(None).description().is_empty());
     }
 }

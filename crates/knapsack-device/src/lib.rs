@@ -11,6 +11,7 @@ mod best;
 mod call;
 mod cpu;
 mod error;
+mod executor;
 mod fake;
 mod files;
 pub mod gpu;
@@ -24,10 +25,11 @@ mod reference;
 mod watch;
 mod weights;
 
-pub use best::{BestDevice, best};
+pub use best::BestDevice;
 pub use call::{Call, check_forward, check_logits, write_rope_rows};
 pub use cpu::{CpuDevice, Isa};
 pub use error::DeviceError;
+pub use executor::{Executor, OpenOptions, best};
 pub use fake::FakeDevice;
 pub use files::{FileRange, FileRanges, Folder, WeightFiles};
 pub use memory::{Account, Charge, Part, Region};
@@ -44,7 +46,7 @@ use std::sync::Arc;
 
 /// Somewhere a model can be loaded.
 pub trait Device: Send + Sync {
-    /// The name that `--device` takes: `cpu`, `cpu-reference`, `opencl`, `metal`.
+    /// That of its row, see [`Executor`].
     fn name(&self) -> &'static str;
 
     /// What was found, for people: instruction sets, driver, GPU.

@@ -87,7 +87,7 @@ fn results_do_not_depend_on_how_a_prompt_is_cut() {
     for (family, quantization, windows) in cut_models() {
         let parent = tempfile::tempdir().unwrap();
         let (checkpoint, folder) = (fixture(family), parent.path().join("out"));
-        let request = knapsack_weights::Request {
+        let request = knapsack_weights::ConvertRequest {
             checkpoint: &checkpoint,
             output: &folder,
             quantization,

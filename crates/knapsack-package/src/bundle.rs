@@ -2,7 +2,7 @@
 
 use crate::{Error, Event, Packager, Ready};
 use knapsack_bundle::package::BundleStep;
-use knapsack_bundle::{BundleError, Entry, LinkMode, Options, PackageChanges, PackageContents};
+use knapsack_bundle::{BundleError, Entry, LinkMode, PackageChanges, PackageContents, WriteOptions};
 use knapsack_config::{Manifest, ModelSource};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ impl Packager<'_> {
             self.observer.event(Event::BundlingFile { path, bytes });
             if self.observer.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let options = Options {
+        let options = WriteOptions {
             link_mode: destination.link_mode,
             protected: &protected,
             digests: self.cache.digests(),

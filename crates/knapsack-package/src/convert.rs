@@ -3,7 +3,7 @@
 use crate::{Error, Event, Observer};
 use knapsack_bundle::cache::{Bucket, Cache, CacheEntry, Inputs};
 use knapsack_tensor::Quantization;
-use knapsack_weights::{ConvertError, Progress, Report, Request, TemplateChoice};
+use knapsack_weights::{Conversion, ConvertError, ConvertProgress, ConvertRequest, TemplateChoice};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 ///
 /// # Errors
 /// Those of [`knapsack_weights::convert`]; [`Error::Interrupted`] when the observer wants to stop. Nothing is left then.
-pub fn convert(request: &Request<'_>, name: &str, observer: &dyn Observer) -> Result<Report, Error> {
+pub fn convert(request: &ConvertRequest<'_>, name: &str, observer: &dyn Observer) -> Result<Conversion, Error> {
     observer.event(Event::Converting { name, quantization: request.quantization.name });
     let cancel = AtomicBool::new(false);
-    let result = knapsack_weights::convert(request, &cancel, &|Progress { done, total }| {
+    let result = knapsack_weights::convert(request, &cancel, &|ConvertProgress { done, total }| {
         observer.event(Event::ConvertingProgress { done, total });
         if observer.cancelled() {
             cancel.store(true, Ordering::Relaxed);
@@ -60,7 +60,7 @@ pub fn converted(
         .with_files(folder, files, cache.digests())
         .map_err(Error::io("read the checkpoint in", folder))?;
     let (entry, reason) = cache.get_or_make(Bucket::Converted, &inputs, |output| -> Result<(), Error> {
-        let request = Request { checkpoint: folder, output, quantization, chat_template, jobs: None };
+        let request = ConvertRequest { checkpoint: folder, output, quantization, chat_template, jobs: None };
         convert(&request, model_id, observer).map(drop)
     })?;
     observer.event(Event::Converted { model_id, reason: &reason });

@@ -38,7 +38,7 @@ pub use error::Error;
 pub use event::{Event, Observer, Silent};
 pub use find::{Found, FoundModels};
 pub use knapsack_config::ModelEntry;
-pub use model::{FolderKind, Model, ModelError, compiler_overrides};
+pub use model::{FolderKind, Model, ModelError, given_sizes};
 pub use outcome::Outcome;
 pub use plan::{PlanRow, Planned};
 pub use ready::Ready;

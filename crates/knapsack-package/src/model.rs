@@ -3,7 +3,7 @@
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::chat_config;
 use knapsack_artifact::library::{MemoryPlan, Target};
-use knapsack_compiler::{ChooseError, Chosen, CompileError, CompileRequest, Fixed, Overrides, Own, OwnSizes};
+use knapsack_compiler::{ChooseError, Chosen, CompileError, CompileRequest, Fixed, GivenSizes, Own, OwnSizes};
 use knapsack_config::{DEFAULT_QUANTIZATION, OverrideKey};
 use knapsack_ir::Windows;
 use knapsack_models::{ConfigError, GraphError, ModelConfig};
@@ -140,7 +140,7 @@ impl Model {
     ///
     /// # Errors
     /// Sizes that do not go together, or a configuration that makes no graph.
-    pub fn choose(&self, overrides: &Overrides, budget: Option<u64>) -> Result<Chosen, ChooseError<GraphError>> {
+    pub fn choose(&self, overrides: &GivenSizes, budget: Option<u64>) -> Result<Chosen, ChooseError<GraphError>> {
         knapsack_compiler::choose(&self.own(), overrides, budget, |windows| {
             self.config.graph(&self.quantization, windows)
         })
@@ -192,9 +192,9 @@ impl Model {
 }
 
 /// A manifest's or a command line's overrides as the compiler takes them. The parser limits them to positive `i32`.
-pub fn compiler_overrides(overrides: &knapsack_config::Overrides) -> Overrides {
+pub fn given_sizes(overrides: &knapsack_config::Overrides) -> GivenSizes {
     let size = |value: Option<u64>| value.map(|value| u32::try_from(value).unwrap_or(u32::MAX));
-    Overrides {
+    GivenSizes {
         context_window_size: size(overrides.context_window_size),
         sliding_window_size: size(overrides.sliding_window_size),
         attention_sink_size: size(overrides.attention_sink_size),

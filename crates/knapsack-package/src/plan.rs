@@ -2,7 +2,7 @@
 
 use crate::budget::{Budget, fixed_sizes};
 use crate::find::Found;
-use crate::model::{Model, compiler_overrides};
+use crate::model::{Model, given_sizes};
 use crate::ready::template_choice;
 use crate::text::chain;
 use crate::{Outcome, Packager, weights};
@@ -169,7 +169,7 @@ fn plan_one(found: Found, budget: &Budget, severity: Severity) -> Outcome<Planne
         }
     };
     let mut of_weights = weights::check(&found, &model);
-    match model.choose(&compiler_overrides(&entry.overrides), budget.bytes) {
+    match model.choose(&given_sizes(&entry.overrides), budget.bytes) {
         Err(error) => {
             of_weights.extend(choose_errors(entry, &error));
             Outcome { product: None, findings: of_weights }

@@ -5,7 +5,7 @@ use crate::{Built, Error, Outcome, Packager, converted};
 use knapsack_artifact::app_config::AppFile;
 use knapsack_bundle::WeightSupply;
 use knapsack_bundle::cache::CacheEntry;
-use knapsack_config::{ChatTemplate, Diagnostic, ModelEntry, codes};
+use knapsack_config::{ChatTemplateRef, Diagnostic, ModelEntry, codes};
 use knapsack_source::ModelFolder;
 use knapsack_weights::TemplateChoice;
 
@@ -62,8 +62,8 @@ impl Packager<'_> {
 pub(crate) fn template_choice(entry: &ModelEntry) -> TemplateChoice {
     match entry.chat_template.as_ref().map(|template| &template.value) {
         None => TemplateChoice::Model,
-        Some(ChatTemplate::Named(name)) => TemplateChoice::parse(name),
-        Some(ChatTemplate::File(path)) => TemplateChoice::File(path.clone()),
+        Some(ChatTemplateRef::Named(name)) => TemplateChoice::parse(name),
+        Some(ChatTemplateRef::File(path)) => TemplateChoice::File(path.clone()),
     }
 }
 

@@ -9,7 +9,7 @@ use knapsack_artifact::WeightIndex;
 use knapsack_config::{Diagnostic, codes};
 use knapsack_models::{TensorUse, TensorsError};
 use knapsack_source::Pinned;
-use knapsack_weights::{ConvertError, Request};
+use knapsack_weights::{ConvertError, ConvertRequest};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The file that a model must have to run on text.
@@ -104,7 +104,7 @@ fn tokenizer(found: &Found, model: &Model) -> Option<Diagnostic> {
 fn checkpoint(found: &Found, model: &Model) -> Option<Diagnostic> {
     let folder = &found.folder.path;
     // Nothing is written there, nor looked at.
-    let request = Request {
+    let request = ConvertRequest {
         checkpoint: folder,
         output: folder,
         quantization: model.quantization,

@@ -2,7 +2,7 @@
 
 use crate::grammar::{Grammar, GrammarError, Guide, Vocabulary};
 use crate::text::{
-    ChatTemplate, ConvTemplate, JinjaTemplate, MARKS, Message, Prompt, PromptOptions, TextError, ThinkingMarks,
+    ChatTemplate, JinjaTemplate, MARKS, Message, MlcTemplate, Prompt, PromptOptions, TextError, ThinkingMarks,
     Tokenizer, read_capped,
 };
 use crate::tools::ToolFormat;
@@ -109,7 +109,7 @@ impl ChatModel {
         let chat = read_json(files, "mlc-chat-config.json")?;
         let tokens = read_json(files, "tokenizer_config.json")?;
         let generation = read_json(files, "generation_config.json")?;
-        let conversation = chat.get("conv_template").and_then(|value| ConvTemplate::from_json(value).ok());
+        let conversation = chat.get("conv_template").and_then(|value| MlcTemplate::from_json(value).ok());
         let mut stops = Stops { tokenizer: &tokenizer, vocab_size, tokens: Vec::new(), strings: Vec::new() };
         if let Some(conversation) = &conversation {
             conversation.stop_token_ids().iter().take(MAX_STOPS).for_each(|&id| stops.token(id));

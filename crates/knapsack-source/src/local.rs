@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::model::{FileRole, ModelKind, SourceFile};
+use crate::model::{FileRole, ModelFile, ModelKind};
 use crate::select::{Contents, MAX_INDEX, Selection};
 
 /// What a local folder holds.
@@ -15,7 +15,7 @@ pub struct LocalModel {
     /// Its kind.
     pub kind: ModelKind,
     /// The files that belong to the model; their content was not read.
-    pub files: Vec<SourceFile>,
+    pub files: Vec<ModelFile>,
 }
 
 /// Looks at `folder`: which kind of model it is, and which of its files belong to it.
@@ -23,7 +23,7 @@ pub fn open_local(folder: &Path) -> Result<LocalModel> {
     let (files, selection) = select_in(folder)?;
     let with_role = |role| {
         let size = |name: &String| files.get(name).copied().unwrap_or(0);
-        move |name: String| SourceFile { size: size(&name), path: name, sha256: None, role }
+        move |name: String| ModelFile { size: size(&name), path: name, sha256: None, role }
     };
     let metadata = selection.metadata.into_iter().map(with_role(FileRole::Metadata));
     let weights = selection.weights.into_iter().map(with_role(FileRole::Weights));

@@ -18,7 +18,7 @@ pub struct ModelFolder {
     /// Where it came from.
     pub origin: Origin,
     /// The model's files, sorted by path. Without weights asked for, weight files are listed but not in the folder.
-    pub files: Vec<SourceFile>,
+    pub files: Vec<ModelFile>,
 }
 
 /// A checkpoint is converted, an MLC model is used as it is.
@@ -46,7 +46,7 @@ pub enum Origin {
 
 /// One file of a model.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SourceFile {
+pub struct ModelFile {
     /// Path in the folder, with `/`.
     pub path: String,
     /// Bytes.

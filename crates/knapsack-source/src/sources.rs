@@ -14,7 +14,7 @@ use crate::hub::{Hub, HubFile};
 use crate::layout::HubCache;
 use crate::local::{open_local, read_small, select_in};
 use crate::location::{HubLocation, Location};
-use crate::model::{FileRole, ModelFolder, Origin, SourceFile};
+use crate::model::{FileRole, ModelFile, ModelFolder, Origin};
 use crate::parallel::parallel;
 use crate::progress::{Event, Progress};
 use crate::resolution::{LockPolicy, ModelRequest, Pinned, Resolution, ResolvedModel};
@@ -314,7 +314,7 @@ fn locked_file(location: &HubLocation, commit: &str, file: &LockedFile) -> Wante
     }
 }
 
-fn source_file(file: &LockedFile) -> SourceFile {
+fn source_file(file: &LockedFile) -> ModelFile {
     let role = if is_weights(&file.path) { FileRole::Weights } else { FileRole::Metadata };
-    SourceFile { path: file.path.clone(), size: file.size, sha256: Some(file.sha256.clone()), role }
+    ModelFile { path: file.path.clone(), size: file.size, sha256: Some(file.sha256.clone()), role }
 }

@@ -1,6 +1,6 @@
 //! Converts a checkpoint and says how long it took: `convert CHECKPOINT OUTPUT [FORMAT] [THREADS]`.
 
-use knapsack_weights::{Request, TemplateChoice, convert};
+use knapsack_weights::{ConvertRequest, TemplateChoice, convert};
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let jobs = rest.get(1).map(|threads| threads.parse::<NonZero<usize>>()).transpose()?;
     let (checkpoint, output) = (Path::new(checkpoint), Path::new(output));
     let start = Instant::now();
-    let request = Request { checkpoint, output, quantization, chat_template: &TemplateChoice::Model, jobs };
+    let request = ConvertRequest { checkpoint, output, quantization, chat_template: &TemplateChoice::Model, jobs };
     let report = convert(&request, &AtomicBool::new(false), &|_| {})?;
     let seconds = start.elapsed().as_secs_f64();
     let rate = report.source_bytes as f64 / seconds / 1e6;

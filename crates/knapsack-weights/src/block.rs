@@ -3,12 +3,12 @@
 use crate::checkpoint::Checkpoint;
 use crate::element::{Bf16, Element, F16, F32, Rounding};
 use crate::error::ConvertError;
-use crate::layout::{Block, Job, Layout, Place};
+use crate::layout::{Block, Job, Place, ShardLayout};
 use crate::quantize::{Quantized, quantize_rows};
 use crate::safetensors_header::SourceDType;
 use crate::unusual::Unusual;
 use half::slice::HalfFloatSliceExt;
-use knapsack_tensor::{DType, GroupFormat, Layout as Axes, Quantization};
+use knapsack_tensor::{DType, GroupFormat, Layout, Quantization};
 
 /// Buffers that a thread keeps from block to block.
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub(crate) type Write<'a> = dyn FnMut(usize, u64, &[u8]) -> Result<(), ConvertEr
 /// Converts one block, and says what it found in it.
 pub(crate) fn convert_block(
     checkpoint: &Checkpoint,
-    layout: &Layout,
+    layout: &ShardLayout,
     block: &Block,
     quantization: &Quantization,
     buffers: &mut Buffers,
@@ -133,12 +133,12 @@ fn write_quantized(
     round_to_halves(format.scale, values, halves);
     let [code_place, scale_place] = [job.places[0], job.places[1]];
     match format.layout {
-        Axes::Nk => {
+        Layout::Nk => {
             let at = |place: Place, row_bytes: usize| place.offset + block.to * row_bytes as u64;
             write(code_place.shard, at(code_place, 4 * words), bytemuck::cast_slice(codes))?;
             write(scale_place.shard, at(scale_place, 2 * groups), bytemuck::cast_slice(halves))
         }
-        Axes::Kn => {
+        Layout::Kn => {
             transpose(codes, words, transposed);
             write_columns(job, block, code_place, transposed, write)?;
             transpose(halves, groups, transposed_halves);

@@ -1,7 +1,7 @@
 use crate::chat::{self, Chat};
 use crate::checkpoint::Checkpoint;
 use crate::error::ConvertError;
-use crate::layout::Layout;
+use crate::layout::ShardLayout;
 use crate::output::Output;
 use crate::template::TemplateChoice;
 use crate::{io, pipeline};
@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 
 /// What is to be converted, and how.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct ConvertRequest<'a> {
     /// The checkpoint's folder.
     pub checkpoint: &'a Path,
     /// The weight folder that is to be made. It must not exist, or be empty.
@@ -27,18 +27,9 @@ pub struct Request<'a> {
     pub jobs: Option<NonZero<usize>>,
 }
 
-/// How far a conversion is, in bytes of the checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Converted so far.
-    pub done: u64,
-    /// Altogether.
-    pub total: u64,
-}
-
 /// What a conversion did.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Report {
+pub struct Conversion {
     /// The model's family.
     pub family: &'static Family,
     /// The format.
@@ -69,10 +60,10 @@ pub struct Report {
 /// # Errors
 /// [`ConvertError`]; nothing was written to the output's place then.
 pub fn convert(
-    request: &Request<'_>,
+    request: &ConvertRequest<'_>,
     cancel: &AtomicBool,
-    progress: &(dyn Fn(Progress) + Sync),
-) -> Result<Report, ConvertError> {
+    progress: &(dyn Fn(ConvertProgress) + Sync),
+) -> Result<Conversion, ConvertError> {
     let Prepared { checkpoint, config, layout, chat: Chat { config: chat, files, mut notices } } = prepare(request)?;
     let output = Output::create(request.output)?;
     let needed = layout.index.total_bytes();
@@ -102,7 +93,7 @@ pub fn convert(
     }
     output.write(chat_config::FILE_NAME, chat.to_json().as_bytes())?;
     output.commit()?;
-    Ok(Report {
+    Ok(Conversion {
         family: config.family,
         quantization: request.quantization,
         tensors: index.metadata.tensors,
@@ -121,15 +112,15 @@ pub fn convert(
 struct Prepared {
     checkpoint: Checkpoint,
     config: ModelConfig,
-    layout: Layout,
+    layout: ShardLayout,
     chat: Chat,
 }
 
-fn prepare(request: &Request<'_>) -> Result<Prepared, ConvertError> {
+fn prepare(request: &ConvertRequest<'_>) -> Result<Prepared, ConvertError> {
     refuse_converted(request.checkpoint, &request.quantization)?;
     let checkpoint = Checkpoint::open(request.checkpoint)?;
     let config = model_config(&checkpoint.folder, &checkpoint.config)?;
-    let layout = Layout::new(&checkpoint, &config, &request.quantization)?;
+    let layout = ShardLayout::new(&checkpoint, &config, &request.quantization)?;
     let chat =
         chat::build(&checkpoint.folder, &checkpoint.config, &config, &request.quantization, request.chat_template)?;
     Ok(Prepared { checkpoint, config, layout, chat })
@@ -140,7 +131,7 @@ fn prepare(request: &Request<'_>) -> Result<Prepared, ConvertError> {
 ///
 /// # Errors
 /// As [`convert`], before it reads a weight.
-pub fn check(request: &Request<'_>) -> Result<(), ConvertError> {
+pub fn check(request: &ConvertRequest<'_>) -> Result<(), ConvertError> {
     prepare(request).map(drop)
 }
 

@@ -6,7 +6,7 @@ use crate::error::ConvertError;
 use crate::safetensors_header::SourceDType;
 use knapsack_artifact::weight_index::{Encoding, Metadata, Record, Shard, WeightIndex};
 use knapsack_models::{ModelConfig, Parameter, StoredTensor, TensorUse, TensorsError, Transform};
-use knapsack_tensor::{GroupFormat, Layout as Axes, Quantization};
+use knapsack_tensor::{GroupFormat, Layout, Quantization};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -53,7 +53,7 @@ pub(crate) struct Block {
 
 /// The whole conversion.
 #[derive(Debug)]
-pub(crate) struct Layout {
+pub(crate) struct ShardLayout {
     pub(crate) jobs: Vec<Job>,
     pub(crate) blocks: Vec<Block>,
     /// Without MD5 sums.
@@ -66,7 +66,7 @@ pub(crate) struct Layout {
     pub(crate) left_out: Vec<(&'static str, u64, u64)>,
 }
 
-impl Layout {
+impl ShardLayout {
     pub(crate) fn new(
         checkpoint: &Checkpoint,
         config: &ModelConfig,
@@ -114,7 +114,14 @@ impl Layout {
             other: serde_json::Map::new(),
         };
         let left_out = left_out(checkpoint, &uses);
-        Ok(Layout { jobs, blocks, index: WeightIndex { metadata, shards }, blocks_of_shard, source_bytes, left_out })
+        Ok(ShardLayout {
+            jobs,
+            blocks,
+            index: WeightIndex { metadata, shards },
+            blocks_of_shard,
+            source_bytes,
+            left_out,
+        })
     }
 }
 
@@ -224,7 +231,7 @@ fn push_blocks(
     let mut push = |tensor: usize, from: u64, to: u64, rows: u64| {
         let row_bytes = job.columns * checkpoint.tensors[tensor].dtype.bytes();
         let target = match job.format {
-            Some(GroupFormat { layout: Axes::Kn, .. }) => TRANSPOSED_BLOCK_BYTES,
+            Some(GroupFormat { layout: Layout::Kn, .. }) => TRANSPOSED_BLOCK_BYTES,
             _ => BLOCK_BYTES,
         };
         let most = (target / row_bytes).max(1);
@@ -341,7 +348,7 @@ impl Shards {
     }
 }
 
-impl Layout {
+impl ShardLayout {
     /// File names of the shards in `folder`.
     pub(crate) fn shard_paths(&self, folder: &std::path::Path) -> Vec<PathBuf> {
         self.index.shards.iter().map(|shard| folder.join(&shard.data_path)).collect()

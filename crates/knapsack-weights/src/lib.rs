@@ -28,7 +28,8 @@ mod tokenizer;
 mod unusual;
 
 pub use chat::chat_config;
-pub use convert::{Progress, Report, Request, check, convert};
+pub use convert::{Conversion, ConvertRequest, check, convert};
 pub use error::ConvertError;
 pub use jinja::check_chat_template;
+pub use pipeline::ConvertProgress;
 pub use template::TemplateChoice;

@@ -3,10 +3,9 @@
 
 use crate::block::{Buffers, convert_block};
 use crate::checkpoint::Checkpoint;
-use crate::convert::Progress;
 use crate::error::ConvertError;
 use crate::io::write_all_at;
-use crate::layout::{Layout, shards_of};
+use crate::layout::{ShardLayout, shards_of};
 use crate::md5;
 use crate::unusual::Unusual;
 use knapsack_tensor::Quantization;
@@ -20,16 +19,25 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// Finished shards that make a thread stop converting and hash them.
 const HASH_AT: usize = md5::LANES / 2;
 
+/// How far a conversion is, in bytes of the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvertProgress {
+    /// Converted so far.
+    pub done: u64,
+    /// Altogether.
+    pub total: u64,
+}
+
 /// What the threads share.
 struct Work<'a> {
     checkpoint: &'a Checkpoint,
-    layout: &'a Layout,
+    layout: &'a ShardLayout,
     quantization: &'a Quantization,
     paths: Vec<PathBuf>,
     next: AtomicUsize,
     done_bytes: AtomicU64,
     cancel: &'a AtomicBool,
-    progress: &'a (dyn Fn(Progress) + Sync),
+    progress: &'a (dyn Fn(ConvertProgress) + Sync),
     state: Mutex<State>,
     changed: Condvar,
     threads: usize,
@@ -61,12 +69,12 @@ pub(crate) struct Written {
 /// Writes all shards into `folder`.
 pub(crate) fn run(
     checkpoint: &Checkpoint,
-    layout: &Layout,
+    layout: &ShardLayout,
     quantization: &Quantization,
     folder: &Path,
     threads: usize,
     cancel: &AtomicBool,
-    progress: &(dyn Fn(Progress) + Sync),
+    progress: &(dyn Fn(ConvertProgress) + Sync),
 ) -> Result<Written, ConvertError> {
     let shards = layout.index.shards.len();
     let state = State {
@@ -194,7 +202,7 @@ impl Work<'_> {
             state.ready.len()
         };
         let done = self.done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        (self.progress)(Progress { done, total: self.layout.source_bytes });
+        (self.progress)(ConvertProgress { done, total: self.layout.source_bytes });
         ready
     }
 

@@ -2,7 +2,9 @@
 
 use knapsack_artifact::{ChatConfig, WeightIndex};
 use knapsack_testkit::{GENERATED, fixture, fixtures, mlc_fixture, tiny_assistant};
-use knapsack_weights::{ConvertError, Progress, Report, Request, TemplateChoice, chat_config, convert};
+use knapsack_weights::{
+    Conversion, ConvertError, ConvertProgress, ConvertRequest, TemplateChoice, chat_config, convert,
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -16,11 +18,11 @@ fn run(
     quantization: &str,
     template: Option<&str>,
     jobs: usize,
-) -> Result<Report, ConvertError> {
+) -> Result<Conversion, ConvertError> {
     let quantization = quantization.parse().unwrap();
     let chat_template = &template.map_or(TemplateChoice::Model, |name| TemplateChoice::Preset(name.to_owned()));
-    let request = Request { checkpoint, output, quantization, chat_template, jobs: NonZero::new(jobs) };
-    convert(&request, &AtomicBool::new(false), &|_: Progress| {})
+    let request = ConvertRequest { checkpoint, output, quantization, chat_template, jobs: NonZero::new(jobs) };
+    convert(&request, &AtomicBool::new(false), &|_: ConvertProgress| {})
 }
 
 fn json_file(path: &Path) -> Value {
@@ -166,7 +168,7 @@ fn progress_covers_the_checkpoint() {
     let parent = tempfile::tempdir().unwrap();
     let (fixture, output) = (fixture("llama"), parent.path().join("out"));
     let quantization = "q4f16_1".parse().unwrap();
-    let request = Request {
+    let request = ConvertRequest {
         checkpoint: &fixture,
         output: &output,
         quantization,
@@ -174,7 +176,7 @@ fn progress_covers_the_checkpoint() {
         jobs: None,
     };
     let most = AtomicU64::new(0);
-    let report = convert(&request, &AtomicBool::new(false), &|progress: Progress| {
+    let report = convert(&request, &AtomicBool::new(false), &|progress: ConvertProgress| {
         assert!(progress.done <= progress.total);
         most.fetch_max(progress.done, Ordering::Relaxed);
     })
@@ -188,7 +190,7 @@ fn a_cancelled_conversion_leaves_nothing() {
     let parent = tempfile::tempdir().unwrap();
     let (fixture, output) = (fixture("llama"), parent.path().join("out"));
     let quantization = "q4f16_1".parse().unwrap();
-    let request = Request {
+    let request = ConvertRequest {
         checkpoint: &fixture,
         output: &output,
         quantization,

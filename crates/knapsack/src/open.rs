@@ -1,7 +1,7 @@
 //! From a path on the command line to a model that can be run: a package, a weight folder (compiled on the fly for the host)
 //! or a checkpoint (converted into the cache first).
 
-use crate::cli::{ModelArgs, RunDevice};
+use crate::cli::{DeviceArgs, ModelArgs};
 use crate::exit::{OrWrongInput, wrong_input};
 use crate::first_use;
 use crate::packaging::{Shown, cache};
@@ -10,10 +10,9 @@ use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::app_config::WeightsLocation;
 use knapsack_artifact::library::Target;
 use knapsack_bundle::cache::{Cache, CacheEntry};
-use knapsack_device::opencl::{OpenClDevice, OpenClOptions};
-use knapsack_device::{CpuDevice, Device, Isa, ReferenceDevice};
+use knapsack_device::{Device, OpenOptions};
 use knapsack_ir::Windows;
-use knapsack_package::{FolderKind, Model, compiler_overrides, converted};
+use knapsack_package::{FolderKind, Model, converted, given_sizes};
 use knapsack_runtime::text::TextError;
 use knapsack_runtime::{ChatModel, Engine, EngineError, Package, Session};
 use knapsack_source::open_local;
@@ -23,19 +22,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A model that can be loaded.
-pub struct Opened {
+struct Opened {
     /// Its name: the id in a package, else the folder's name.
-    pub name: String,
+    name: String,
     /// What the device executes.
-    pub library: Arc<ModelLibrary>,
+    library: Arc<ModelLibrary>,
     /// The weight folder.
-    pub weights: PathBuf,
+    weights: PathBuf,
     /// Keeps a converted folder in the cache while it is in use.
     converted: Option<CacheEntry>,
 }
 
 /// A model on a device.
-pub struct Loaded {
+pub struct Runnable {
     /// Its name.
     pub name: String,
     /// The library that is executed.
@@ -52,7 +51,7 @@ pub struct Loaded {
     converted: Option<CacheEntry>,
 }
 
-impl Loaded {
+impl Runnable {
     /// The text side of a model that is to read or write text.
     ///
     /// # Errors
@@ -64,24 +63,24 @@ impl Loaded {
     /// The model with its text side, and what is to be held as long as it is used: a converted folder in the cache.
     ///
     /// # Errors
-    /// As [`Loaded::chat`].
+    /// As [`Runnable::chat`].
     pub fn into_engine(self) -> anyhow::Result<(Engine, Option<CacheEntry>)> {
         let chat = self.chat()?;
         Ok((Engine::new(self.session, chat), self.converted))
     }
 }
 
-/// Finds the model that the arguments name, converts and compiles it if need be.
+/// Finds the model that the arguments name, converts and compiles it for `target` if need be.
 ///
 /// # Errors
 /// Nothing usable at the path (exit code 2), or a conversion or compilation that fails.
-pub fn open(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened> {
+fn open(args: &ModelArgs, target: Target, reporter: &Reporter) -> anyhow::Result<Opened> {
     let path = &args.path;
     if !path.exists() {
         return Err(wrong_input(format!("there is nothing at {}", path.display())));
     }
     if Package::is_package(path) {
-        return open_package(args, reporter);
+        return open_package(args, target, reporter);
     }
     if let Some(id) = &args.model {
         return Err(wrong_input(format!("--model {id} names a model of a package, but {} is none", path.display())));
@@ -97,14 +96,14 @@ pub fn open(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened> {
     let model = Model::open(path, args.quantization.as_deref()).or_wrong_input()?;
     let name = folder_name(path);
     match model.kind {
-        FolderKind::Mlc => compiled(name, &model, args, reporter),
+        FolderKind::Mlc => compiled(name, &model, args, target, reporter),
         FolderKind::Checkpoint => {
             let local = open_local(path).or_wrong_input()?;
             let files: Vec<String> = local.files.into_iter().map(|file| file.path).collect();
             let (cache, template) = (cache()?, TemplateChoice::Model);
             let entry = converted(&cache, &name, path, &files, model.quantization, &template, &Shown::new(reporter))?;
             let weights = Model::open(entry.content(), None)?;
-            Ok(Opened { converted: Some(entry), ..compiled(name, &weights, args, reporter)? })
+            Ok(Opened { converted: Some(entry), ..compiled(name, &weights, args, target, reporter)? })
         }
     }
 }
@@ -113,9 +112,9 @@ pub fn open(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened> {
 ///
 /// # Errors
 /// As [`open`]; a device that is not there, or that cannot load the model.
-pub fn load(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Loaded> {
-    let Opened { name, library, weights, converted } = open(args, reporter)?;
-    let device = run_device(args.device, args.threads)?;
+pub fn load(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Runnable> {
+    let device = device(&args.device)?;
+    let Opened { name, library, weights, converted } = open(args, device.target(), reporter)?;
     reporter.detail("Loading", format_args!("{name} on {}", device.description()));
     let start = Instant::now();
     let model = device.load(library.clone(), &weights)?;
@@ -126,25 +125,16 @@ pub fn load(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Loaded> {
     };
     let load_time = start.elapsed();
     let device = device.description();
-    Ok(Loaded { name, library, device, load_time, session: Session::new(model), chat, converted })
+    Ok(Runnable { name, library, device, load_time, session: Session::new(model), chat, converted })
 }
 
-/// The device of that name.
+/// The device that the arguments name.
 ///
 /// # Errors
 /// One that this machine does not have.
-pub fn run_device(device: RunDevice, threads: Option<u32>) -> anyhow::Result<Box<dyn Device>> {
-    Ok(match (device, threads) {
-        (RunDevice::Cpu, None) => Box::new(CpuDevice::new()),
-        (RunDevice::Cpu, Some(threads)) => Box::new(CpuDevice::with(Isa::best(), threads as usize)?),
-        (RunDevice::CpuReference, _) => Box::new(ReferenceDevice),
-        (RunDevice::Opencl, _) => {
-            let cache = Cache::place(|name| std::env::var_os(name)).ok().map(|root| root.join("opencl-v1"));
-            Box::new(OpenClDevice::open(OpenClOptions { cache, ..OpenClOptions::default() })?)
-        }
-        #[cfg(target_vendor = "apple")]
-        (RunDevice::Metal, _) => Box::new(knapsack_device::metal::MetalDevice::open()?),
-    })
+pub fn device(args: &DeviceArgs) -> anyhow::Result<Box<dyn Device>> {
+    let programs = Cache::place(|name| std::env::var_os(name)).ok().map(|root| root.join("opencl-v1"));
+    Ok(args.device.open(&OpenOptions { threads: args.threads.map(|threads| threads as usize), programs })?)
 }
 
 /// Whether an error of the engine is the caller's wrong input.
@@ -166,7 +156,7 @@ pub fn engine_error(error: EngineError) -> anyhow::Error {
     }
 }
 
-fn open_package(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened> {
+fn open_package(args: &ModelArgs, target: Target, reporter: &Reporter) -> anyhow::Result<Opened> {
     if args.quantization.is_some() {
         return Err(wrong_input("--quantization is for checkpoints: a package's weights are converted already"));
     }
@@ -182,10 +172,9 @@ fn open_package(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened>
     if args.overrides.overrides.as_ref().is_some_and(|overrides| !overrides.is_empty()) {
         // What ships has its sizes compiled in; other sizes are another library over the same weights.
         reporter.detail("Compiling", format_args!("{name} anew: the package's own library has other sizes"));
-        return compiled(name, &Model::open(&weights, None)?, args, reporter);
+        return compiled(name, &Model::open(&weights, None)?, args, target, reporter);
     }
     let mut library = package.library(model)?;
-    let target = args.device.target();
     if target != Target::Host && library.target != target {
         reporter.detail("Compiling", format_args!("{name} for {target:?}: the package is for another device"));
         library = Arc::new(retargeted(&Model::open(&weights, None)?, &library, target)?);
@@ -198,15 +187,21 @@ fn folder_name(path: &Path) -> String {
     absolute.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Compiles the model of a weight folder for the device of the arguments. It takes no longer than looking into a cache would.
-fn compiled(name: String, model: &Model, args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Opened> {
-    let overrides = compiler_overrides(&args.overrides.overrides.clone().unwrap_or_default());
+/// Compiles the model of a weight folder. It takes no longer than looking into a cache would.
+fn compiled(
+    name: String,
+    model: &Model,
+    args: &ModelArgs,
+    target: Target,
+    reporter: &Reporter,
+) -> anyhow::Result<Opened> {
+    let overrides = given_sizes(&args.overrides.overrides.clone().unwrap_or_default());
     let start = Instant::now();
     let chosen = model.choose(&overrides, None).or_wrong_input()?;
     for notice in &chosen.notices {
         reporter.detail("Chose", notice);
     }
-    let library = model.compile(chosen.windows, args.device.target(), None).or_wrong_input()?;
+    let library = model.compile(chosen.windows, target, None).or_wrong_input()?;
     reporter.detail("Compiled", format_args!("{} in {:.3} s", library.name, start.elapsed().as_secs_f64()));
     Ok(Opened { name, library: Arc::new(library), weights: model.folder.clone(), converted: None })
 }

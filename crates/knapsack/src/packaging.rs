@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use knapsack_bundle::Cache;
 use knapsack_config::{
-    DEVICES_FILE, DeviceProfiles, Diagnostic, Environment, Loaded, Manifest, Report, Severity, codes,
+    DEVICES_FILE, DeviceProfiles, Diagnostic, Environment, LoadedManifest, Manifest, Report, Severity, codes,
 };
 use knapsack_package::{Event, Observer, Outcome, Packager};
 use knapsack_source::Settings;
@@ -67,7 +67,7 @@ pub fn read<'a>(args: &ManifestArgs, reporter: &'a Reporter) -> Result<Read<'a>>
         chat_templates: knapsack_artifact::ConvTemplate::names().map(str::to_owned).collect(),
     };
     match knapsack_config::load(&args.config, &environment) {
-        Ok(Loaded { manifest, report }) => Ok(Read { manifest, report, reporter }),
+        Ok(LoadedManifest { manifest, report }) => Ok(Read { manifest, report, reporter }),
         Err(report) => {
             reporter.diagnostics(&report);
             Err(AlreadyReported(WRONG_INPUT).into())

@@ -1,10 +1,10 @@
 //! `knapsack inspect` and `knapsack cache` through the real binary.
 
-use knapsack_artifact::Device;
+use knapsack_artifact::DeviceKind;
 use knapsack_artifact::device::{Abi, AppleSlice};
 use knapsack_artifact::library::Target;
 use knapsack_bundle::objects::{archive, shared_library};
-use knapsack_bundle::{Entry, FileDigests, Library, LinkMode, Options, PackageContents, WeightSupply};
+use knapsack_bundle::{Entry, FileDigests, Library, LinkMode, PackageContents, WeightSupply, WriteOptions};
 use knapsack_compiler::CompileRequest;
 use knapsack_ir::Windows;
 use knapsack_models::ModelConfig;
@@ -122,7 +122,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         weights: WeightSupply::Bundled { folder: weights },
         app: Default::default(),
     };
-    let options = Options {
+    let options = WriteOptions {
         link_mode: LinkMode::Copy,
         protected: &[],
         digests: &FileDigests::in_memory(),
@@ -131,7 +131,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         progress: &|_| ControlFlow::Continue(()),
     };
     knapsack_bundle::write(
-        &PackageContents { device: Device::ANDROID, entries: vec![entry], app: Default::default() },
+        &PackageContents { device: DeviceKind::ANDROID, entries: vec![entry], app: Default::default() },
         &dist,
         &options,
     )

@@ -4,7 +4,7 @@ mod support;
 
 use knapsack_runtime::ChatModel;
 use knapsack_runtime::text::{Message, PromptOptions, Tokenizer};
-use knapsack_weights::{Request, TemplateChoice, convert};
+use knapsack_weights::{ConvertRequest, TemplateChoice, convert};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -67,7 +67,7 @@ fn checkpoint(tokenizer: &Path, vocab: u32, folder: &Path) {
 fn packaged(tokenizer: &Path, vocab: u32, place: &Path) -> PathBuf {
     let (from, to) = (place.join("checkpoint"), place.join("packaged"));
     checkpoint(tokenizer, vocab, &from);
-    let request = Request {
+    let request = ConvertRequest {
         checkpoint: &from,
         output: &to,
         quantization: "q0f16".parse().unwrap(),

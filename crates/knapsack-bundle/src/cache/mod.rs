@@ -125,7 +125,7 @@ impl Cache {
         &self.digests
     }
 
-    /// Where locks are, for [`crate::Options::locks`] too.
+    /// Where locks are, for [`crate::WriteOptions::locks`] too.
     pub fn locks(&self) -> PathBuf {
         self.root.join(LOCKS)
     }

@@ -39,7 +39,7 @@ struct Export {
 }
 
 /// Offsets in the file, which are the addresses too: the file is mapped as it is.
-struct Layout {
+struct ElfLayout {
     note: u64,
     dynsym: u64,
     gnu_hash: u64,
@@ -79,7 +79,7 @@ fn write_elf(abi: Abi, table: &[u8], exports: &[Export], buckets: u32) -> object
     let rodata_end = writer.reserved_len();
     writer.reserve(0, PAGE);
     let dynamic = writer.reserve_dynamic(DYNAMIC_ENTRIES);
-    let layout = Layout { note, dynsym, gnu_hash, hash, dynstr, rodata, rodata_end, dynamic };
+    let layout = ElfLayout { note, dynsym, gnu_hash, hash, dynstr, rodata, rodata_end, dynamic };
 
     let note_name = writer.add_section_name(b".note.gnu.build-id");
     writer.reserve_section_index();
@@ -130,7 +130,7 @@ fn file_header(abi: Abi) -> FileHeader {
     }
 }
 
-fn write_program_headers(writer: &mut Writer<'_>, layout: &Layout) {
+fn write_program_headers(writer: &mut Writer<'_>, layout: &ElfLayout) {
     writer.write_align_program_headers();
     let dynamic_bytes = DYNAMIC_ENTRIES as u64 * 16;
     let mut header = |p_type, p_flags, start, file_bytes, memory_bytes, align| {
@@ -155,7 +155,7 @@ fn write_program_headers(writer: &mut Writer<'_>, layout: &Layout) {
 }
 
 /// The build id is a hash of what the file is made from, so equal inputs give equal files.
-fn write_build_id(writer: &mut Writer<'_>, layout: &Layout, abi: Abi, table: &[u8]) {
+fn write_build_id(writer: &mut Writer<'_>, layout: &ElfLayout, abi: Abi, table: &[u8]) {
     let mut hasher = Sha256::new();
     hasher.update(b"knapsack elf 2");
     hasher.update(abi.name);
@@ -171,7 +171,7 @@ fn write_build_id(writer: &mut Writer<'_>, layout: &Layout, abi: Abi, table: &[u
 
 fn write_symbols(
     writer: &mut Writer<'_>,
-    layout: &Layout,
+    layout: &ElfLayout,
     exports: &[Export],
     names: &[StringId],
     rodata: SectionIndex,
@@ -191,7 +191,7 @@ fn write_symbols(
     }
 }
 
-fn write_dynamic(writer: &mut Writer<'_>, layout: &Layout, soname: StringId) -> object::write::Result<()> {
+fn write_dynamic(writer: &mut Writer<'_>, layout: &ElfLayout, soname: StringId) -> object::write::Result<()> {
     writer.write_align_dynamic();
     writer.write_dynamic_string(elf::DT_SONAME, soname)?;
     writer.write_dynamic(elf::DT_HASH, layout.hash)?;
@@ -206,7 +206,7 @@ fn write_dynamic(writer: &mut Writer<'_>, layout: &Layout, soname: StringId) -> 
 
 fn write_section_headers(
     writer: &mut Writer<'_>,
-    layout: &Layout,
+    layout: &ElfLayout,
     note: StringId,
     rodata: StringId,
     padding: StringId,

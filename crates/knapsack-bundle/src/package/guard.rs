@@ -1,7 +1,7 @@
 //! The output folder: which one it is, whether Knapsack may change it, and what is in it.
 
 use super::record::{self, Record};
-use super::{Options, PackageContents, WeightSupply};
+use super::{PackageContents, WeightSupply, WriteOptions};
 use crate::digest::sha256;
 use crate::error::BundleError;
 use std::collections::BTreeMap;
@@ -74,7 +74,11 @@ fn contents(path: &Path) -> Result<(Option<Record>, BTreeMap<String, bool>), Bun
 }
 
 /// Finds, locks, cleans and reads the folder. Nothing in it is changed, but leftovers beside it are removed.
-pub(super) fn prepare(package: &PackageContents, out: &Path, options: &Options<'_>) -> Result<Target, BundleError> {
+pub(super) fn prepare(
+    package: &PackageContents,
+    out: &Path,
+    options: &WriteOptions<'_>,
+) -> Result<Target, BundleError> {
     let path = resolve(out)?;
     refuse_dangerous(&path, options.protected)?;
     refuse_weights(package, &path)?;

@@ -17,7 +17,7 @@ use crate::digest::FileDigests;
 use crate::error::BundleError;
 use crate::files::LinkMode;
 use crate::objects::Library;
-use knapsack_artifact::Device;
+use knapsack_artifact::DeviceKind;
 use knapsack_artifact::app_config::AppFile;
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug)]
 pub struct PackageContents {
     /// What for: decides the form of the libraries.
-    pub device: Device,
+    pub device: DeviceKind,
     /// In the order of the manifest.
     pub entries: Vec<Entry>,
     /// Keys that the app wants to find in its app config.
@@ -68,13 +68,13 @@ pub enum WeightSupply {
     },
 }
 
-impl std::fmt::Debug for Options<'_> {
+impl std::fmt::Debug for WriteOptions<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("link_mode", &self.link_mode).field("protected", &self.protected).finish()
+        f.debug_struct("WriteOptions").field("link_mode", &self.link_mode).field("protected", &self.protected).finish()
     }
 }
 
-impl Options<'_> {
+impl WriteOptions<'_> {
     fn report(&self, progress: BundleStep<'_>) -> Result<(), BundleError> {
         match (self.progress)(progress) {
             ControlFlow::Continue(()) => Ok(()),
@@ -84,7 +84,7 @@ impl Options<'_> {
 }
 
 /// How a package is written.
-pub struct Options<'a> {
+pub struct WriteOptions<'a> {
     /// How bundled files get into the package.
     pub link_mode: LinkMode,
     /// Folders that the output may not be or contain, such as the manifest's.
@@ -183,7 +183,7 @@ impl PackageChanges {
 /// # Errors
 /// [`BundleError`]: an output folder that is not Knapsack's to change, weights that do not match their index, entries that
 /// contradict each other, a library that does not read back, or a failing file system.
-pub fn write(package: &PackageContents, out: &Path, options: &Options<'_>) -> Result<PackageChanges, BundleError> {
+pub fn write(package: &PackageContents, out: &Path, options: &WriteOptions<'_>) -> Result<PackageChanges, BundleError> {
     // 1 Every file of the package with what it is made from. Weights are verified here.
     let outputs = outputs::plan(package, options)?;
     // 2 The folder: ours, empty or absent. Leftovers of interrupted runs are cleared.

@@ -1,16 +1,16 @@
 //! Every file of a package, decided before anything is written.
 
 use super::output::Output;
-use super::{Options, PackageContents, WeightSupply, app, record::Record, weights};
+use super::{PackageContents, WeightSupply, WriteOptions, app, record::Record, weights};
 use crate::error::BundleError;
 use crate::objects::{self, Library, XCFRAMEWORK};
-use knapsack_artifact::device::{Abi, AppleSlice, Device, Form};
+use knapsack_artifact::device::{Abi, AppleSlice, DeviceKind, Form};
 use knapsack_artifact::{AppConfig, app_config, names};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// All files: libraries, bundles, app config, and last the record of them all.
-pub(super) fn plan(package: &PackageContents, options: &Options<'_>) -> Result<Vec<Output>, BundleError> {
+pub(super) fn plan(package: &PackageContents, options: &WriteOptions<'_>) -> Result<Vec<Output>, BundleError> {
     check_entries(package)?;
     let libraries = distinct_libraries(package)?;
     let mut outputs = library_files(package.device, &libraries)?;
@@ -59,7 +59,7 @@ fn distinct_libraries(package: &PackageContents) -> Result<Vec<Library>, BundleE
     Ok(by_name.into_values().map(|(_, library)| library.clone()).collect())
 }
 
-fn library_files(device: Device, libraries: &[Library]) -> Result<Vec<Output>, BundleError> {
+fn library_files(device: DeviceKind, libraries: &[Library]) -> Result<Vec<Output>, BundleError> {
     match device.form {
         Form::Framework(slices) => framework(slices, libraries),
         Form::SharedLibraries(abis) => {

@@ -2,7 +2,7 @@
 
 use super::guard::{self, Target};
 use super::output::{Content, Output};
-use super::{BundleStep, FileReport, Options, PackageChanges, PackageContents, WriteReason, record};
+use super::{BundleStep, FileReport, PackageChanges, PackageContents, WriteOptions, WriteReason, record};
 use crate::digest::{Digests, Stamp, Wanted};
 use crate::error::BundleError;
 use crate::files::{self, LinkMode, Swapped};
@@ -28,7 +28,7 @@ impl Decision {
 }
 
 /// Compares what should be with what is there. Nothing is changed.
-pub(super) fn decide(outputs: &[Output], target: &Target, options: &Options<'_>) -> Result<Decision, BundleError> {
+pub(super) fn decide(outputs: &[Output], target: &Target, options: &WriteOptions<'_>) -> Result<Decision, BundleError> {
     let mut report = PackageChanges { foreign: target.foreign(), ..PackageChanges::default() };
     let mut kept = HashSet::new();
     for output in outputs {
@@ -69,7 +69,7 @@ fn in_the_way(output: &Output, target: &Target) -> Result<(), BundleError> {
 }
 
 /// Why an output must be written; `None`: what is there is right.
-fn why(output: &Output, target: &Target, options: &Options<'_>) -> Result<Option<WriteReason>, BundleError> {
+fn why(output: &Output, target: &Target, options: &WriteOptions<'_>) -> Result<Option<WriteReason>, BundleError> {
     let path = target.path.join(&output.path);
     if output.path == record::PATH {
         // Read in full already; anything but the same bytes is out of date.
@@ -107,7 +107,7 @@ pub(super) fn write(
     outputs: &[Output],
     target: &Target,
     decision: Decision,
-    options: &Options<'_>,
+    options: &WriteOptions<'_>,
 ) -> Result<PackageChanges, BundleError> {
     fs::create_dir_all(&target.parent).map_err(BundleError::io("create", &target.parent))?;
     let staging = target.staging();
@@ -160,7 +160,7 @@ fn fill(
     outputs: &[Output],
     target: &Target,
     decision: &Decision,
-    options: &Options<'_>,
+    options: &WriteOptions<'_>,
     staging: &Path,
 ) -> Result<(), BundleError> {
     let libraries: Vec<Library> = package.entries.iter().map(|entry| entry.library.clone()).collect();
@@ -181,7 +181,7 @@ fn fill(
 }
 
 /// A second name for a file of the old package, until the old one goes.
-fn keep(old: &Path, new: &Path, output: &Output, options: &Options<'_>) -> Result<(), BundleError> {
+fn keep(old: &Path, new: &Path, output: &Output, options: &WriteOptions<'_>) -> Result<(), BundleError> {
     if fs::hard_link(old, new).is_ok() {
         return Ok(());
     }
@@ -192,7 +192,12 @@ fn keep(old: &Path, new: &Path, output: &Output, options: &Options<'_>) -> Resul
     .map_err(BundleError::io("copy", old))
 }
 
-fn write_one(output: &Output, path: &Path, libraries: &[Library], options: &Options<'_>) -> Result<(), BundleError> {
+fn write_one(
+    output: &Output,
+    path: &Path,
+    libraries: &[Library],
+    options: &WriteOptions<'_>,
+) -> Result<(), BundleError> {
     match &output.content {
         Content::Bytes(bytes) => fs::write(path, bytes).map_err(BundleError::io("write", path)),
         Content::Libraries(bytes, slices) => {

@@ -16,7 +16,7 @@ struct Bench {
 
 impl Bench {
     /// Two bundled models and one to download, two of which share a library.
-    fn new(device: Device) -> Self {
+    fn new(device: DeviceKind) -> Self {
         let root = tempfile::Builder::new().prefix("a folder with spaces ").tempdir().unwrap();
         for (name, seed) in [("one", 1), ("two", 2)] {
             weight_folder(&root.path().join("models").join(name), seed);
@@ -58,7 +58,7 @@ impl Bench {
         write(
             &self.package,
             &self.dist(),
-            &Options {
+            &WriteOptions {
                 link_mode,
                 protected: &protected,
                 digests: &digests,
@@ -101,17 +101,17 @@ fn paths(files: &[FileReport]) -> Vec<&str> {
 
 #[test]
 fn a_package_holds_what_the_app_needs() {
-    for device in Device::packaged() {
+    for device in DeviceKind::packaged() {
         let bench = Bench::new(device);
         let report = bench.write().unwrap();
         let files = contents(&bench.dist());
         let names: Vec<_> = files.keys().map(|path| path.to_str().unwrap().replace('\\', "/")).collect();
         let expected: &[&str] = match device {
-            Device::IPHONE => &[
+            DeviceKind::IPHONE => &[
                 "lib/libmodel_iphone.a",
                 "lib/KnapsackModels.xcframework/ios-arm64_x86_64-maccatalyst/libKnapsackModels.a",
             ],
-            Device::MACABI => &["lib/libmodel_iphone.a", "lib/KnapsackModels.xcframework/Info.plist"],
+            DeviceKind::MACABI => &["lib/libmodel_iphone.a", "lib/KnapsackModels.xcframework/Info.plist"],
             _ => &["lib/arm64-v8a/libmodel_android.so", "lib/x86_64/libmodel_android.so"],
         };
         let bundle = ["mlc-app-config.json", "one/params_shard_0.bin", "one/tokenizer.json", "two/tensor-cache.json"];
@@ -138,7 +138,7 @@ fn a_package_holds_what_the_app_needs() {
 
 #[test]
 fn a_second_run_copies_nothing_and_a_change_only_what_it_touches() {
-    let mut bench = Bench::new(Device::ANDROID);
+    let mut bench = Bench::new(DeviceKind::ANDROID);
     bench.write().unwrap();
     let before = contents(&bench.dist());
     let modified =
@@ -169,13 +169,13 @@ fn a_second_run_copies_nothing_and_a_change_only_what_it_touches() {
 
 #[test]
 fn what_is_no_longer_named_goes_and_what_is_foreign_stays() {
-    let mut bench = Bench::new(Device::ANDROID);
+    let mut bench = Bench::new(DeviceKind::ANDROID);
     bench.write().unwrap();
     fs::write(bench.dist().join("bundle/two/notes.txt"), "mine").unwrap();
     fs::create_dir_all(bench.dist().join("mine/deep")).unwrap();
     fs::write(bench.dist().join("mine/deep/file"), "mine too").unwrap();
     bench.package.entries.remove(1);
-    bench.package.device = Device::MACABI;
+    bench.package.device = DeviceKind::MACABI;
     let report = bench.write().unwrap();
     assert!(paths(&report.removed).contains(&"bundle/two/params_shard_0.bin"));
     assert!(paths(&report.removed).contains(&"lib/x86_64/libmodel_android.so"));
@@ -190,7 +190,7 @@ fn what_is_no_longer_named_goes_and_what_is_foreign_stays() {
 
 #[test]
 fn damage_in_the_package_is_repaired() {
-    let bench = Bench::new(Device::ANDROID);
+    let bench = Bench::new(DeviceKind::ANDROID);
     bench.write().unwrap();
     let before = contents(&bench.dist());
     let shard = bench.dist().join("bundle/one/params_shard_0.bin");
@@ -206,7 +206,7 @@ fn damage_in_the_package_is_repaired() {
 
 #[test]
 fn folders_that_are_not_ours_are_refused_untouched() {
-    let bench = Bench::new(Device::ANDROID);
+    let bench = Bench::new(DeviceKind::ANDROID);
     fs::create_dir(bench.dist()).unwrap();
     fs::write(bench.dist().join("thesis.tex"), "years").unwrap();
     assert!(matches!(bench.write(), Err(BundleError::ForeignOutput { example, .. }) if example == "thesis.tex"));
@@ -218,7 +218,7 @@ fn folders_that_are_not_ours_are_refused_untouched() {
     bench.write().unwrap();
     // Where an output must go, a foreign file is not replaced either.
     let mut bench = bench;
-    bench.package.device = Device::IPHONE;
+    bench.package.device = DeviceKind::IPHONE;
     fs::write(bench.dist().join("lib/libmodel_iphone.a"), "by hand").unwrap();
     let before = contents(&bench.dist());
     assert!(matches!(bench.write(), Err(BundleError::InTheWay { .. })));
@@ -233,21 +233,21 @@ fn folders_that_are_not_ours_are_refused_untouched() {
 #[test]
 fn a_foreign_name_that_is_not_unicode_is_not_lost() {
     use std::os::unix::ffi::OsStrExt;
-    let mut bench = Bench::new(Device::ANDROID);
+    let mut bench = Bench::new(DeviceKind::ANDROID);
     bench.write().unwrap();
     let foreign = bench.dist().join(std::ffi::OsStr::from_bytes(b"\xff\xfe"));
     fs::write(&foreign, "mine").unwrap();
-    bench.package.device = Device::IPHONE;
+    bench.package.device = DeviceKind::IPHONE;
     assert!(matches!(bench.write(), Err(BundleError::Io { .. })));
     assert_eq!(fs::read(&foreign).unwrap(), b"mine");
 }
 
 #[test]
 fn dangerous_folders_are_refused() {
-    let bench = Bench::new(Device::ANDROID);
+    let bench = Bench::new(DeviceKind::ANDROID);
     let digests = FileDigests::in_memory();
     let protected = [bench.root.path().join("models")];
-    let options = Options {
+    let options = WriteOptions {
         link_mode: LinkMode::Copy,
         protected: &protected,
         digests: &digests,
@@ -272,7 +272,7 @@ fn dangerous_folders_are_refused() {
 /// the next run clears what was left.
 #[test]
 fn a_run_that_is_killed_at_any_step_leaves_the_old_package() {
-    let mut bench = Bench::new(Device::IPHONE);
+    let mut bench = Bench::new(DeviceKind::IPHONE);
     bench.write().unwrap();
     let before = contents(&bench.dist());
     for entry in &mut bench.package.entries {
@@ -303,7 +303,7 @@ fn a_run_that_is_killed_at_any_step_leaves_the_old_package() {
 
 #[test]
 fn an_interruption_cleans_up_after_itself() {
-    let bench = Bench::new(Device::ANDROID);
+    let bench = Bench::new(DeviceKind::ANDROID);
     let stop = bench.write_with(LinkMode::default(), &|progress| match progress {
         BundleStep::Writing { path, .. } if path.starts_with("bundle/two") => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
@@ -315,7 +315,7 @@ fn an_interruption_cleans_up_after_itself() {
 /// Where names cannot be exchanged, a kill between the two renames leaves no package but the one set aside.
 #[test]
 fn a_half_done_swap_is_undone() {
-    let bench = Bench::new(Device::ANDROID);
+    let bench = Bench::new(DeviceKind::ANDROID);
     bench.write().unwrap();
     let before = contents(&bench.dist());
     fs::rename(bench.dist(), bench.root.path().join(".dist.old")).unwrap();
@@ -355,7 +355,7 @@ fn weights_that_are_not_what_their_index_says_are_refused() {
         }),
     ];
     for (expected, damage) in damages {
-        let bench = Bench::new(Device::ANDROID);
+        let bench = Bench::new(DeviceKind::ANDROID);
         damage(&bench.root.path().join("models/two"));
         let error = bench.write().unwrap_err().to_string();
         assert!(error.contains(expected), "{expected}: {error}");
@@ -365,12 +365,12 @@ fn weights_that_are_not_what_their_index_says_are_refused() {
 
 #[test]
 fn entries_that_contradict_each_other_are_refused() {
-    let mut bench = Bench::new(Device::ANDROID);
+    let mut bench = Bench::new(DeviceKind::ANDROID);
     bench.package.entries[1].library = library("llama_q0f32", 9);
     let error = bench.write().unwrap_err();
     assert!(matches!(&error, BundleError::LibraryClash { first, second, .. } if first == "one" && second == "two"));
     for bad in ["ONE", "..", "a/b", "con"] {
-        let mut bench = Bench::new(Device::ANDROID);
+        let mut bench = Bench::new(DeviceKind::ANDROID);
         bench.package.entries[1].model_id = bad.into();
         assert!(matches!(bench.write(), Err(BundleError::SamePath { .. } | BundleError::Name { .. })), "{bad}");
     }
@@ -380,7 +380,7 @@ fn entries_that_contradict_each_other_are_refused() {
 #[test]
 fn links_are_what_the_mode_says() {
     use std::os::unix::fs::MetadataExt;
-    let bench = Bench::new(Device::ANDROID);
+    let bench = Bench::new(DeviceKind::ANDROID);
     let go_on = &|_: BundleStep<'_>| ControlFlow::Continue(());
     let shard = bench.dist().join("bundle/one/params_shard_0.bin");
     let links = || fs::symlink_metadata(&shard).unwrap().nlink();
@@ -407,7 +407,7 @@ fn links_are_what_the_mode_says() {
 
 #[test]
 fn packages_from_different_folders_are_identical() {
-    let (a, b) = (Bench::new(Device::IPHONE), Bench::new(Device::IPHONE));
+    let (a, b) = (Bench::new(DeviceKind::IPHONE), Bench::new(DeviceKind::IPHONE));
     a.write().unwrap();
     b.write_with(LinkMode::Copy, &|_| ControlFlow::Continue(())).unwrap();
     assert_eq!(contents(&a.dist()), contents(&b.dist()));

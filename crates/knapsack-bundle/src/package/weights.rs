@@ -2,7 +2,7 @@
 
 use super::chat_config;
 use super::output::Output;
-use super::{BundleStep, Entry, Options};
+use super::{BundleStep, Entry, WriteOptions};
 use crate::digest::{Hashed, Wanted};
 use crate::error::BundleError;
 use knapsack_artifact::names;
@@ -15,7 +15,7 @@ const CHAT_CONFIG: &str = "mlc-chat-config.json";
 const MAX_CHAT_CONFIG_BYTES: u64 = 64 << 20;
 
 /// Every file of one model, below `bundle/<model_id>/`: chat configuration, index, shards, tokenizer.
-pub(super) fn collect(entry: &Entry, folder: &Path, options: &Options<'_>) -> Result<Vec<Output>, BundleError> {
+pub(super) fn collect(entry: &Entry, folder: &Path, options: &WriteOptions<'_>) -> Result<Vec<Output>, BundleError> {
     let check = Check { entry, folder };
     let source = check.read_chat_config()?;
     let tokenizer = check.tokenizer_files(&source)?;
@@ -109,7 +109,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn shards(&self, index: &WeightIndex, options: &Options<'_>) -> Result<Vec<Output>, BundleError> {
+    fn shards(&self, index: &WeightIndex, options: &WriteOptions<'_>) -> Result<Vec<Output>, BundleError> {
         let mut paths = Vec::with_capacity(index.shards.len());
         for shard in &index.shards {
             names::check_relative_path(&shard.data_path)
@@ -133,7 +133,12 @@ impl Check<'_> {
     }
 
     /// Hashes a few shards at a time, so that progress is seen and an interruption is heard.
-    fn hash(&self, index: &WeightIndex, paths: &[PathBuf], options: &Options<'_>) -> Result<Vec<Hashed>, BundleError> {
+    fn hash(
+        &self,
+        index: &WeightIndex,
+        paths: &[PathBuf],
+        options: &WriteOptions<'_>,
+    ) -> Result<Vec<Hashed>, BundleError> {
         let batch = std::thread::available_parallelism().map_or(1, usize::from) * 2;
         let mut all = Vec::with_capacity(paths.len());
         for (shards, paths) in index.shards.chunks(batch).zip(paths.chunks(batch)) {

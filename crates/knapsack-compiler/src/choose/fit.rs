@@ -1,6 +1,6 @@
 //! The largest context for a budget, whatever a manifest says about it.
 
-use super::{CHUNK_STEP, ChooseError, Chosen, OverBudget, Overrides, Own, OwnSizes, Search, notice};
+use super::{CHUNK_STEP, ChooseError, Chosen, GivenSizes, OverBudget, Own, OwnSizes, Search, notice};
 use knapsack_ir::{Graph, Windows};
 
 /// What stays as it is when sizes are fitted.
@@ -36,7 +36,7 @@ pub fn fit<E: std::error::Error>(
         ..own.windows
     };
     let attention_sink_size = fixed.attention_sink_size;
-    let overrides = Overrides { attention_sink_size, own: OwnSizes::ALL, ..Overrides::default() };
+    let overrides = GivenSizes { attention_sink_size, own: OwnSizes::ALL, ..GivenSizes::default() };
     let mut search = Search { overrides: &overrides, graph };
     let start = search.start(&windows);
     let mut chosen = start;

@@ -35,7 +35,7 @@ pub const MIN_CHUNK: u32 = 128;
 
 /// Sizes that a request gives; what is `None` is to be chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Overrides {
+pub struct GivenSizes {
     /// Most positions of a conversation.
     pub context_window_size: Option<u32>,
     /// Positions that a query sees on every layer.
@@ -104,7 +104,7 @@ pub enum ChooseError<E: std::error::Error + 'static> {
 /// When the model has no graph or cannot be compiled, whatever is chosen.
 pub fn choose<E: std::error::Error>(
     own: &Own,
-    overrides: &Overrides,
+    overrides: &GivenSizes,
     budget: Option<u64>,
     graph: impl FnMut(&Windows) -> Result<Graph, E>,
 ) -> Result<Chosen, ChooseError<E>> {
@@ -123,7 +123,7 @@ pub fn choose<E: std::error::Error>(
 }
 
 struct Search<'a, F> {
-    overrides: &'a Overrides,
+    overrides: &'a GivenSizes,
     graph: F,
 }
 

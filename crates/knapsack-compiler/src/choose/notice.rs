@@ -1,6 +1,6 @@
 //! What users are told about chosen sizes.
 
-use super::{Overrides, Own};
+use super::{GivenSizes, Own};
 use knapsack_artifact::library::MemoryPlan;
 use knapsack_ir::Windows;
 use std::fmt;
@@ -135,7 +135,7 @@ impl std::error::Error for OverBudget {}
 /// The notices of a choice; `start` is what it was before anything was reduced, `fits` whether that helped.
 pub(super) fn notices(
     own: &Own,
-    given: &Overrides,
+    given: &GivenSizes,
     start: &Windows,
     chosen: &Windows,
     memory: &MemoryPlan,

@@ -12,7 +12,7 @@ fn model(name: &str) -> (ModelConfig, Quantization) {
     (ModelConfig::from_mlc(&chat).unwrap(), chat["quantization"].as_str().unwrap().parse().unwrap())
 }
 
-fn chosen((config, quantization): &(ModelConfig, Quantization), overrides: Overrides, budget: Option<u64>) -> Chosen {
+fn chosen((config, quantization): &(ModelConfig, Quantization), overrides: GivenSizes, budget: Option<u64>) -> Chosen {
     let own = Own { windows: config.own_windows(), trained: config.trained_positions };
     choose(&own, &overrides, budget, |windows| config.graph(quantization, windows)).unwrap()
 }
@@ -23,7 +23,7 @@ fn text(chosen: &Chosen) -> Vec<String> {
 
 #[test]
 fn without_budget_or_overrides_sizes_are_moderate() {
-    let chosen = chosen(&llama(), Overrides::default(), None);
+    let chosen = chosen(&llama(), GivenSizes::default(), None);
     assert_eq!((chosen.windows.context, chosen.windows.chunk), (4096, 512));
     assert_eq!(
         text(&chosen),
@@ -37,13 +37,13 @@ fn without_budget_or_overrides_sizes_are_moderate() {
 /// A budget copied from a larger model is not filled with context.
 #[test]
 fn a_budget_makes_nothing_larger() {
-    let copied = chosen(&llama(), Overrides::default(), Some(u64::MAX));
-    assert_eq!(copied, chosen(&llama(), Overrides::default(), None));
+    let copied = chosen(&llama(), GivenSizes::default(), Some(u64::MAX));
+    assert_eq!(copied, chosen(&llama(), GivenSizes::default(), None));
 }
 
 /// Everything that is left out is the model's own.
-fn all_own() -> Overrides {
-    Overrides { own: OwnSizes::ALL, ..Overrides::default() }
+fn all_own() -> GivenSizes {
+    GivenSizes { own: OwnSizes::ALL, ..GivenSizes::default() }
 }
 
 #[test]
@@ -52,14 +52,14 @@ fn a_cache_larger_than_the_weights_is_told() {
     let MemoryPlan { weights, kv_cache, .. } = large.memory;
     assert!(kv_cache > weights && large.notices.contains(&Notice::LargeCache { kv_cache, weights }));
     assert!(
-        chosen(&llama(), Overrides::default(), None).notices.iter().all(|n| !matches!(n, Notice::LargeCache { .. }))
+        chosen(&llama(), GivenSizes::default(), None).notices.iter().all(|n| !matches!(n, Notice::LargeCache { .. }))
     );
 }
 
 #[test]
 fn what_is_given_is_kept_even_over_budget() {
     let overrides =
-        Overrides { context_window_size: Some(2048), prefill_chunk_size: Some(128), ..Overrides::default() };
+        GivenSizes { context_window_size: Some(2048), prefill_chunk_size: Some(128), ..GivenSizes::default() };
     let chosen = chosen(&llama(), overrides, Some(2_000_000_000));
     assert_eq!((chosen.windows.context, chosen.windows.chunk), (2048, 128));
     assert!(chosen.notices.is_empty());
@@ -85,24 +85,25 @@ fn the_context_is_the_largest_that_fits() {
     let fits = chosen(&llama(), all_own(), Some(budget));
     assert_eq!(fits.windows.chunk, MIN_CHUNK);
     assert!(fits.windows.context.is_multiple_of(CONTEXT_STEP) && fits.memory.total() <= budget);
-    let next = Overrides {
+    let next = GivenSizes {
         context_window_size: Some(fits.windows.context + CONTEXT_STEP),
         prefill_chunk_size: Some(MIN_CHUNK),
-        ..Overrides::default()
+        ..GivenSizes::default()
     };
     assert!(chosen(&llama(), next, Some(budget)).over_budget.is_some());
 }
 
 #[test]
 fn nothing_fits_a_budget_below_the_weights() {
-    let chosen = chosen(&llama(), Overrides::default(), Some(1_000_000_000));
+    let chosen = chosen(&llama(), GivenSizes::default(), Some(1_000_000_000));
     assert_eq!((chosen.windows.context, chosen.windows.chunk), (MIN_CONTEXT, MIN_CHUNK));
     assert!(chosen.over_budget.is_some());
 }
 
 #[test]
 fn a_sliding_window_counts_in_place_of_the_context() {
-    let overrides = Overrides { sliding_window_size: Some(768), prefill_chunk_size: Some(256), ..Overrides::default() };
+    let overrides =
+        GivenSizes { sliding_window_size: Some(768), prefill_chunk_size: Some(256), ..GivenSizes::default() };
     let kept = chosen(&model("Mistral-7B-Instruct-v0.3-q4f16_1"), overrides, None);
     assert_eq!((kept.windows.sliding, kept.windows.sinks, kept.windows.chunk), (Some(768), 4, 256));
     assert_eq!(text(&kept), ["attention_sink_size = 4, the model's own"]);
@@ -114,11 +115,11 @@ fn a_sliding_window_counts_in_place_of_the_context() {
 fn contradictions_are_refused_all_at_once() {
     let (config, quantization) = llama();
     let own = Own { windows: config.own_windows(), trained: None };
-    let overrides = Overrides {
+    let overrides = GivenSizes {
         sliding_window_size: Some(64),
         prefill_chunk_size: Some(128),
         attention_sink_size: Some(64),
-        ..Overrides::default()
+        ..GivenSizes::default()
     };
     let error = choose(&own, &overrides, None, |windows| config.graph(&quantization, windows)).unwrap_err();
     assert_eq!(
@@ -132,15 +133,15 @@ fn contradictions_are_refused_all_at_once() {
 /// weights and a window of 768 positions.
 #[test]
 fn mlc_chat_s_manifest() {
-    let chunk = |chunk| Overrides { prefill_chunk_size: Some(chunk), ..Overrides::default() };
-    let both = Overrides { context_window_size: Some(2048), ..chunk(128) };
-    let sliding = Overrides { sliding_window_size: Some(768), ..chunk(256) };
+    let chunk = |chunk| GivenSizes { prefill_chunk_size: Some(chunk), ..GivenSizes::default() };
+    let both = GivenSizes { context_window_size: Some(2048), ..chunk(128) };
+    let sliding = GivenSizes { sliding_window_size: Some(768), ..chunk(256) };
     for (name, overrides, budget, context) in [
         ("Phi-3.5-mini-instruct-q4f16_1", chunk(128), 4_250_586_449, Some(4096)),
         ("Qwen3-0.6B-q0f16", both, 3_000_000_000, Some(2048)),
         ("Qwen3-1.7B-q4f16_1", both, 3_000_000_000, Some(2048)),
-        ("gemma-2-2b-it-q4f16_1", Overrides::default(), 3_000_000_000, Some(4096)),
-        ("Llama-3.2-3B-Instruct-q4f16_1", Overrides::default(), 4_679_979_417, Some(4096)),
+        ("gemma-2-2b-it-q4f16_1", GivenSizes::default(), 3_000_000_000, Some(4096)),
+        ("Llama-3.2-3B-Instruct-q4f16_1", GivenSizes::default(), 4_679_979_417, Some(4096)),
         ("Llama-3.2-3B-Instruct-q4f16_1", all_own(), 4_679_979_417, Some(24_832)),
         ("Mistral-7B-Instruct-v0.3-q4f16_1", sliding, 4_115_131_883, None),
     ] {
@@ -164,7 +165,7 @@ fn fitting_leaves_nothing_over() {
     let model = llama();
     let memory = |context, chunk| {
         let sizes =
-            Overrides { context_window_size: Some(context), prefill_chunk_size: Some(chunk), ..Overrides::default() };
+            GivenSizes { context_window_size: Some(context), prefill_chunk_size: Some(chunk), ..GivenSizes::default() };
         chosen(&model, sizes, None).memory.total()
     };
     let mut larger_chunks = 0;

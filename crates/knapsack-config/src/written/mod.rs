@@ -18,7 +18,7 @@ use crate::overrides::OverrideKey;
 use crate::parse::{Member, Node};
 use crate::source::SourceText;
 use crate::source_map::Span;
-use knapsack_artifact::Device;
+use knapsack_artifact::DeviceKind;
 use knapsack_tensor::Quantization;
 use object::object;
 use reader::{Place, Reader, names};
@@ -31,7 +31,7 @@ object! {
     struct Written;
 
     /// What to package for: decides kernels (Metal or OpenCL), the libraries' format, and where weights go.
-    "device" device: Device,
+    "device" device: DeviceKind,
         wrong "missing, unknown: error naming the accepted values",
         required format!("add \"device\": {}", device::alternatives());
 

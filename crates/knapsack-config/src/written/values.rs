@@ -15,7 +15,7 @@ use crate::schema;
 use crate::source::SourceText;
 use crate::source_map::{Span, Spanned};
 use crate::suggest::nearest;
-use knapsack_artifact::Device;
+use knapsack_artifact::DeviceKind;
 use knapsack_tensor::{QUANTIZATIONS, Quantization};
 use serde_json::json;
 
@@ -105,10 +105,10 @@ fn nonempty() -> serde_json::Value {
     json!({ "type": "string", "minLength": 1 })
 }
 
-impl Value for Device {
+impl Value for DeviceKind {
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
         let name = reader.string(node)?;
-        if let Some(device) = Device::packaged().find(|device| device.name == name) {
+        if let Some(device) = DeviceKind::packaged().find(|device| device.name == name) {
             return Some(device);
         }
         let label = device::guess(name).map(|device| format!("did you mean `{device}`?")).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! A folder with a manifest and the models that it names.
 
-use knapsack_config::{DeviceProfiles, Environment, Loaded, Report, load};
+use knapsack_config::{DeviceProfiles, Environment, LoadedManifest, Report, load};
 use std::fs;
 use std::path::PathBuf;
 
@@ -41,7 +41,7 @@ impl Folder {
     }
 
     /// Reads `mlc-package-config.json`.
-    pub(crate) fn load(&self) -> Result<Loaded, Box<Report>> {
+    pub(crate) fn load(&self) -> Result<LoadedManifest, Box<Report>> {
         let devices = DeviceProfiles::built_in().unwrap();
         load(
             &self.path("mlc-package-config.json"),

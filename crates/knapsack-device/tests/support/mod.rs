@@ -57,7 +57,7 @@ impl Model {
     pub(crate) fn generated(model: &GeneratedModel, quantization: &str) -> Self {
         let parent = tempfile::tempdir().unwrap();
         let (checkpoint, output) = (model.checkpoint(), parent.path().join("out"));
-        let request = knapsack_weights::Request {
+        let request = knapsack_weights::ConvertRequest {
             checkpoint: &checkpoint,
             output: &output,
             quantization: quantization.parse().unwrap(),

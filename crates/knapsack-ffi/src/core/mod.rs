@@ -12,6 +12,7 @@ pub use library::{loaded_table, table_at};
 
 use gate::Gate;
 use knapsack_artifact::app_config::{AppModel, WeightsLocation};
+use knapsack_device::OpenOptions;
 use knapsack_runtime::download::{Body, DownloadProgress, Store, Transport, TransportError, WantedFile};
 use knapsack_runtime::manager::{Acquire, Handle, Listener, Manager, Pressure, system_budget};
 use knapsack_runtime::{CancelFlag, Package, PackageLoader, table_libraries};
@@ -101,7 +102,7 @@ impl Models {
         let package = Package::with_libraries(&options.bundle, table_libraries(options.table)?)?;
         // Beside the models: names that begin with a dot are none of theirs.
         let programs = options.storage.as_ref().map(|folder| folder.join(".programs"));
-        let device = Box::new(knapsack_device::best(programs));
+        let device = Box::new(knapsack_device::best(&OpenOptions { threads: None, programs }));
         let transport = options.transport.unwrap_or_else(|| Arc::new(NoTransport));
         let store = options.storage.map(|folder| Store::new(folder, transport));
         let loader = PackageLoader::new(package, device, store);

@@ -15,7 +15,7 @@ use attention::History;
 use rows::Matrix;
 use std::collections::HashMap;
 use std::rc::Rc;
-use weights::Weights;
+use weights::Parameters;
 
 /// Why a graph cannot be executed.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -63,7 +63,7 @@ enum Value {
 /// A graph with its weights and the history of one conversation.
 pub struct Interpreter<'g> {
     graph: &'g Graph,
-    weights: Weights<'g>,
+    weights: Parameters<'g>,
     history: Vec<History>,
     position: u32,
 }
@@ -76,7 +76,7 @@ impl<'g> Interpreter<'g> {
     /// When the graph is invalid or the tensors are not its parameters'.
     pub fn new(graph: &'g Graph, tensors: &'g [TensorData]) -> Result<Self, InterpretError> {
         verify(graph)?;
-        let weights = Weights::new(graph, tensors)?;
+        let weights = Parameters::new(graph, tensors)?;
         let history = graph.kv_layers.iter().map(|_| History::default()).collect();
         Ok(Interpreter { graph, weights, history, position: 0 })
     }

@@ -26,12 +26,12 @@ impl TensorData {
 }
 
 /// Parameter values by number, with matrices kept as floats once they were needed.
-pub(super) struct Weights<'g> {
+pub(super) struct Parameters<'g> {
     tensors: &'g [TensorData],
     matrices: HashMap<Weight, Rc<Matrix>>,
 }
 
-impl<'g> Weights<'g> {
+impl<'g> Parameters<'g> {
     pub(super) fn new(graph: &Graph, tensors: &'g [TensorData]) -> Result<Self, InterpretError> {
         if tensors.len() != graph.parameters.len() {
             return Err(InterpretError::Tensors { found: tensors.len(), expected: graph.parameters.len() });
@@ -44,7 +44,7 @@ impl<'g> Weights<'g> {
                 return Err(InterpretError::Tensor { name, found: tensor.len(), expected });
             }
         }
-        Ok(Weights { tensors, matrices: HashMap::new() })
+        Ok(Parameters { tensors, matrices: HashMap::new() })
     }
 
     pub(super) fn vector(&self, id: ParameterId) -> &'g [f32] {

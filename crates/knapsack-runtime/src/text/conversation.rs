@@ -16,7 +16,7 @@ pub(super) const MAX_PROMPT_BYTES: usize = 16 << 20;
 
 /// The template of `mlc-chat-config.json`, complete.
 #[derive(Clone, Debug)]
-pub struct ConvTemplate {
+pub struct MlcTemplate {
     raw: Box<Raw>,
 }
 
@@ -79,7 +79,7 @@ fn by_name(value: &Value) -> Option<Value> {
     serde_json::to_value(knapsack_artifact::ConvTemplate::named(name)?).ok()
 }
 
-impl ConvTemplate {
+impl MlcTemplate {
     /// Reads the value of the key `conv_template`; a name alone, as older configurations have it, is the template that MLC has under it.
     ///
     /// # Errors
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn chatml_with_the_default_and_a_given_system_message() {
-        let template = ConvTemplate::from_json(&qwen3()).unwrap();
+        let template = MlcTemplate::from_json(&qwen3()).unwrap();
         let prompt = template.render(&[message(Role::User, "Hi {user_message}")], &PromptOptions::default()).unwrap();
         assert_eq!(
             prompt.text,
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn llama2_joins_the_first_user_message_to_the_system_message() {
-        let template = ConvTemplate::from_json(&json!({
+        let template = MlcTemplate::from_json(&json!({
             "name": "llama-2", "system_template": "[INST] <<SYS>>\n{system_message}\n<</SYS>>\n\n ",
             "system_message": "S", "system_prefix_token_ids": [1], "add_role_after_system_message": false,
             "roles": {"user": "<s>[INST]", "assistant": "[/INST]", "tool": "[INST]"},
@@ -346,7 +346,7 @@ mod tests {
         json["role_templates"]["user"] = "{function_string}|{user_message}".into();
         json["function_string"] = "F".into();
         json["system_message"] = "{function_string}".into();
-        let text = ConvTemplate::from_json(&json)
+        let text = MlcTemplate::from_json(&json)
             .unwrap()
             .render(&[message(Role::User, "x")], &PromptOptions::default())
             .unwrap()
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn nothing_that_is_said_is_lost_or_becomes_a_placeholder() {
-        let template = ConvTemplate::from_json(&qwen3()).unwrap();
+        let template = MlcTemplate::from_json(&qwen3()).unwrap();
         let render = |messages: &[Message], options: &PromptOptions| template.render(messages, options).unwrap();
         let none = PromptOptions::default();
         let said = [
@@ -385,7 +385,7 @@ mod tests {
         json["role_templates"]["user"] = "{function_string}|{user_message}".into();
         let tools = vec![json!({"type": "function", "function": {"name": "f"}})];
         let options = PromptOptions { tools, ..PromptOptions::default() };
-        let prompt = ConvTemplate::from_json(&json).unwrap().render(&said[1..2], &options).unwrap();
+        let prompt = MlcTemplate::from_json(&json).unwrap().render(&said[1..2], &options).unwrap();
         assert!(prompt.text.contains("user\n[{\"name\":\"f\"}]|What is {function_string}?"), "{}", prompt.text);
     }
 
@@ -394,7 +394,7 @@ mod tests {
         let mut json = qwen3();
         json["system_template"] = "{system_message}".repeat(100_000).into();
         let long = [message(Role::System, &"x".repeat(100_000)), message(Role::User, "y")];
-        let error = ConvTemplate::from_json(&json).unwrap().render(&long, &PromptOptions::default()).unwrap_err();
+        let error = MlcTemplate::from_json(&json).unwrap().render(&long, &PromptOptions::default()).unwrap_err();
         assert!(matches!(error, TextError::PromptTooLong(_)));
     }
 
@@ -402,7 +402,7 @@ mod tests {
     fn built_in_messages_come_first() {
         let mut json = qwen3();
         json["messages"] = json!([["user", "u0"], ["assistant", "a0"]]);
-        let text = ConvTemplate::from_json(&json)
+        let text = MlcTemplate::from_json(&json)
             .unwrap()
             .render(&[message(Role::User, "u1")], &PromptOptions::default())
             .unwrap()
@@ -413,7 +413,7 @@ mod tests {
     #[test]
     fn a_name_alone_is_the_known_template() {
         for value in [json!("llama-3"), json!({"name": "llama-3"}), json!({"name": "llama-3", "roles": {}})] {
-            let template = ConvTemplate::from_json(&value).unwrap();
+            let template = MlcTemplate::from_json(&value).unwrap();
             let prompt = template.render(&[message(Role::User, "hi")], &PromptOptions::default()).unwrap();
             assert!(prompt.text.contains("<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"), "{value}");
         }
@@ -427,14 +427,14 @@ mod tests {
             (json!({"roles": {"user": "u"}, "seps": ["\n"]}), "assistant"),
             (json!({"roles": {"user": "u", "assistant": "a"}, "seps": []}), "seps has 0"),
         ] {
-            let error = ConvTemplate::from_json(&value).unwrap_err();
+            let error = MlcTemplate::from_json(&value).unwrap_err();
             assert!(error.to_string().contains(problem), "{error}");
         }
     }
 
     #[test]
     fn an_undefined_role_is_an_error() {
-        let template = ConvTemplate::from_json(&qwen3()).unwrap();
+        let template = MlcTemplate::from_json(&qwen3()).unwrap();
         let error = template.render(&[message(Role::Tool, "x")], &PromptOptions::default()).unwrap_err();
         assert_eq!(error.to_string(), "the conversation template \"qwen3\" has no role \"tool\"");
     }

@@ -12,7 +12,7 @@ mod thinking;
 mod tokenizer;
 mod tokenizer_limits;
 
-pub use conversation::{ConvTemplate, IncompleteTemplate};
+pub use conversation::{IncompleteTemplate, MlcTemplate};
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use jinja::JinjaTemplate;

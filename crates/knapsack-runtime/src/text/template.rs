@@ -1,4 +1,4 @@
-use super::{ConvTemplate, JinjaTemplate, Message, TextError, clock};
+use super::{JinjaTemplate, Message, MlcTemplate, TextError, clock};
 use serde_json::{Map, Value};
 use std::ops::Range;
 
@@ -32,7 +32,7 @@ pub struct Prompt {
 #[derive(Clone, Debug)]
 pub enum ChatTemplate {
     /// `conv_template` of `mlc-chat-config.json`.
-    Conversation(ConvTemplate),
+    Conversation(MlcTemplate),
     /// The model's own, in Jinja.
     Jinja(JinjaTemplate),
 }
@@ -41,7 +41,7 @@ impl ChatTemplate {
     /// The prompt that asks for the assistant's answer to `messages`.
     ///
     /// # Errors
-    /// See [`ConvTemplate::render`] and [`JinjaTemplate::render`].
+    /// See [`MlcTemplate::render`] and [`JinjaTemplate::render`].
     pub fn render(&self, messages: &[Message], options: &PromptOptions) -> Result<Prompt, TextError> {
         match self {
             ChatTemplate::Conversation(template) => template.render(messages, options),

@@ -1,43 +1,7 @@
 //! The arguments that decide what a conversation becomes.
 
-use super::{DownloadsArg, JsonArg};
 use clap::{Args, ValueEnum, ValueHint};
 use std::path::PathBuf;
-
-/// `knapsack prompt`.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "\
-Examples:
-  knapsack prompt dist --prompt 'What is 37 plus 48?'
-  knapsack prompt path/to/checkpoint --system 'Be brief.' --prompt Hello --json
-  knapsack prompt dist --model my-model --messages conversation.json --tools tools.json
-  knapsack prompt dist --prompt Hello --template-variable enable_thinking=false")]
-pub struct PromptArgs {
-    /// A package (dist/), a weight folder, a checkpoint, or a folder with a tokenizer
-    #[arg(value_hint = ValueHint::AnyPath)]
-    pub path: PathBuf,
-    /// The model of a package; needed when it has several
-    #[arg(long, value_name = "ID")]
-    pub model: Option<String>,
-    /// System message
-    #[arg(long, value_name = "TEXT")]
-    pub system: Option<String>,
-    /// What the user says; `-` reads it from stdin
-    #[arg(long, value_name = "TEXT")]
-    pub prompt: Option<String>,
-    /// A conversation: a JSON list of messages as in the OpenAI protocol
-    #[arg(long, value_name = "FILE", conflicts_with = "prompt", value_hint = ValueHint::FilePath)]
-    pub messages: Option<PathBuf>,
-    /// Result as JSON.
-    #[command(flatten)]
-    pub json: JsonArg,
-    /// What else the prompt depends on.
-    #[command(flatten)]
-    pub options: PromptOptionArgs,
-    /// Where a package's models go that are not part of it.
-    #[command(flatten)]
-    pub downloads: DownloadsArg,
-}
 
 /// What a prompt depends on besides the conversation.
 #[derive(Clone, Debug, Default, Args)]

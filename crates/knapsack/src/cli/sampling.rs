@@ -1,4 +1,4 @@
-use super::{number, positive};
+use super::value::{number, positive};
 use clap::{Args, ValueHint};
 use std::path::PathBuf;
 

@@ -8,7 +8,7 @@ use anyhow::Result;
 use knapsack_artifact::device::Form;
 use knapsack_bundle::Library;
 use knapsack_bundle::objects::{archive, shared_library};
-use knapsack_package::{Model, compiler_overrides};
+use knapsack_package::{Model, given_sizes};
 use std::sync::Arc;
 
 /// Compiles the model and writes the library: a static archive for Apple devices, a shared library (arm64-v8a) for Android,
@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub fn run(args: &CompileArgs, reporter: &Reporter) -> Result<()> {
     let model = Model::open(&args.model, args.quantization.as_deref()).or_wrong_input()?;
     let overrides = args.overrides.overrides.clone().unwrap_or_default();
-    let chosen = model.choose(&compiler_overrides(&overrides), None).or_wrong_input()?;
+    let chosen = model.choose(&given_sizes(&overrides), None).or_wrong_input()?;
     for notice in &chosen.notices {
         reporter.notice(notice);
     }

@@ -6,7 +6,7 @@ use crate::report::Reporter;
 use crate::table::bytes;
 use knapsack_package::convert;
 use knapsack_tensor::Quantization;
-use knapsack_weights::{Report, Request};
+use knapsack_weights::{Conversion, ConvertRequest};
 use serde_json::json;
 use std::num::NonZero;
 use std::path::Path;
@@ -14,7 +14,7 @@ use std::time::Instant;
 
 /// Converts a checkpoint to a weight folder.
 pub fn run(args: &ConvertArgs, reporter: &Reporter) -> anyhow::Result<()> {
-    let request = Request {
+    let request = ConvertRequest {
         checkpoint: &args.checkpoint,
         output: &args.output,
         quantization: args.quantization.parse::<Quantization>()?,
@@ -27,7 +27,7 @@ pub fn run(args: &ConvertArgs, reporter: &Reporter) -> anyhow::Result<()> {
     show(&report, &args.output, start, reporter)
 }
 
-fn show(report: &Report, output: &Path, start: Instant, reporter: &Reporter) -> anyhow::Result<()> {
+fn show(report: &Conversion, output: &Path, start: Instant, reporter: &Reporter) -> anyhow::Result<()> {
     let seconds = start.elapsed().as_secs_f64();
     if reporter.is_json() {
         let value = json!({

@@ -5,7 +5,7 @@ use crate::exit::wrong_input;
 use crate::files::write_atomically;
 use crate::report::Reporter;
 use anyhow::Context;
-use knapsack_artifact::Device;
+use knapsack_artifact::DeviceKind;
 use knapsack_config::DeviceProfiles;
 use knapsack_config::devices::DEFAULT_APP_RESERVE;
 use serde_json::Value;
@@ -41,7 +41,8 @@ pub fn run(args: &InitArgs, reporter: &Reporter) -> anyhow::Result<()> {
 /// The manifest's text: every key once, the optional ones as comments.
 fn manifest(args: &InitArgs) -> String {
     let device = args.device;
-    let devices: Vec<String> = Device::packaged().map(|device| format!("\"{device}\" ({})", device.about)).collect();
+    let devices: Vec<String> =
+        DeviceKind::packaged().map(|device| format!("\"{device}\" ({})", device.about)).collect();
     let devices = devices.join(", ");
     let source = args.model.as_deref().unwrap_or(DEFAULT_MODEL);
     let (model, id) = (Value::from(source), Value::from(model_id(source)));
@@ -76,7 +77,7 @@ fn manifest(args: &InitArgs) -> String {
 }
 
 /// The lines about phones, for a device that has profiles of some.
-fn target_devices(device: Device) -> String {
+fn target_devices(device: DeviceKind) -> String {
     /// Names that show how it is written.
     const SHOWN: usize = 2;
     let profiles = DeviceProfiles::built_in().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! `knapsack package`: the whole way from a manifest to a package.
 
-use crate::cli::{LinkMode, PackageArgs};
+use crate::cli::PackageArgs;
 use crate::ops::plan::table;
 use crate::packaging::{self, Shown};
 use crate::report::Reporter;
@@ -23,12 +23,7 @@ pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
     let built = read.settle(built)?;
     let ready = packager.make_ready(built)?;
     let ready = read.settle(ready)?;
-    let link_mode = match args.link_mode {
-        LinkMode::Reflink => knapsack_bundle::LinkMode::Reflink,
-        LinkMode::Copy => knapsack_bundle::LinkMode::Copy,
-        LinkMode::Hardlink => knapsack_bundle::LinkMode::Hardlink,
-    };
-    let destination = Destination { folder: &args.output, link_mode, sync: !args.no_sync };
+    let destination = Destination { folder: &args.output, link_mode: args.link_mode, sync: !args.no_sync };
     let report = packager.bundle(&read.manifest, &ready, destination)?;
     let planned = || ready.iter().map(|model| &model.built.planned);
     for file in &report.written {

@@ -36,7 +36,7 @@ pub fn run(args: &ServeArgs, reporter: &Reporter) -> anyhow::Result<()> {
         true => Some(first_use::store(args.downloads.downloads.as_deref())?),
         false => None,
     };
-    let device = open::run_device(args.device, args.threads)?;
+    let device = open::device(&args.device)?;
     reporter.detail("Device", device.description());
     let verbose = reporter.verbosity() > 0;
     let listener = Box::new(move |event: &Event<'_>| {
