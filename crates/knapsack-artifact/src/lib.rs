@@ -29,7 +29,6 @@ pub use app_config::AppConfig;
 pub use chat_config::ChatConfig;
 pub use conv_template::ConvTemplate;
 pub use device::DeviceKind;
-pub use library::{LibraryError, ModelLibrary};
+pub use library::{InvalidLibrary, LibraryError, ModelLibrary};
 pub use table::ModelTable;
-pub use validate::InvalidLibrary;
 pub use weight_index::WeightIndex;

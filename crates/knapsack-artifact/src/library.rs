@@ -5,7 +5,6 @@
 //! symbol in a linked image is enough to find its end.
 
 use crate::plan::{Function, KvLayer, RopeTable, Rows, Scratch};
-use crate::validate::InvalidLibrary;
 use knapsack_tensor::DType;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -186,6 +185,16 @@ pub struct ModelLibrary {
     /// GPU code; `None` for [`Target::Host`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernels: Option<KernelModule>,
+}
+
+/// The first contradiction found in a library.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{place}: {problem}")]
+pub struct InvalidLibrary {
+    /// Where, such as `prefill launch 3 (linear)`.
+    pub place: String,
+    /// What does not hold, with the values.
+    pub problem: String,
 }
 
 /// Why bytes are not a usable library.

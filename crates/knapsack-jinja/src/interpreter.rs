@@ -2,8 +2,8 @@
 
 use crate::ast::{Arguments, Expr, Kind, Name, Node};
 use crate::budget::{Budget, Limits};
+use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::template::Context;
 use crate::text::Text;
 use crate::value::{Closure, Dict, Function, Heap, Id, Key, Scope, Seen, Value};
 use std::cell::RefCell;

@@ -9,6 +9,7 @@
 
 mod ast;
 mod budget;
+mod context;
 mod error;
 mod filters;
 mod format;
@@ -27,6 +28,7 @@ mod text;
 mod value;
 
 pub use budget::Limits;
+pub use context::Context;
 pub use error::{Error, ErrorKind};
-pub use template::{Context, Template};
+pub use template::Template;
 pub use text::Text;

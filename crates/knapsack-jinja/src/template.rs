@@ -1,5 +1,6 @@
 use crate::ast::{Name, Node};
 use crate::budget::Limits;
+use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::interpreter::Interpreter;
 use crate::text::Text;
@@ -10,19 +11,6 @@ use std::sync::Arc;
 const MAX_BYTES: usize = 1 << 20;
 /// Stack of the threads that parse and render: what the depths that are allowed need, many times over.
 const STACK: usize = 16 << 20;
-
-/// A value that a template is given.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Context {
-    /// Text that counts as the template's own, such as the name of a role.
-    Trusted(String),
-    /// JSON whose strings are data.
-    Data(serde_json::Value),
-    /// A list.
-    List(Vec<Context>),
-    /// A dictionary.
-    Map(Vec<(String, Context)>),
-}
 
 /// A template that was parsed. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -3,10 +3,11 @@
 use crate::text::chain;
 use crate::{Error, Event, Outcome, Packager};
 use knapsack_config::lockfile::LOCKFILE_NAME;
-use knapsack_config::{Diagnostic, Lockfile, Manifest, ModelEntry, ModelSource, codes};
+use knapsack_config::{ChatTemplateRef, Diagnostic, Lockfile, Manifest, ModelEntry, ModelSource, codes};
 use knapsack_source::{
     Location, LockChange, LockPolicy, ModelFolder, ModelRequest, Resolution, ResolvedModel, Sources,
 };
+use knapsack_weights::TemplateChoice;
 use std::path::{Path, PathBuf};
 
 /// A model whose source was found.
@@ -24,6 +25,15 @@ impl Found {
     /// The manifest's name for it.
     pub fn id(&self) -> &str {
         &self.entry.model_id.value
+    }
+
+    /// The chat template that it asks for.
+    pub(crate) fn template_choice(&self) -> TemplateChoice {
+        match self.entry.chat_template.as_ref().map(|template| &template.value) {
+            None => TemplateChoice::Model,
+            Some(ChatTemplateRef::Named(name)) => TemplateChoice::parse(name),
+            Some(ChatTemplateRef::File(path)) => TemplateChoice::File(path.clone()),
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use crate::budget::{Budget, fixed_sizes};
 use crate::find::Found;
 use crate::model::{Model, given_sizes};
-use crate::ready::template_choice;
 use crate::text::chain;
 use crate::{Outcome, Packager, weights};
 use knapsack_artifact::library::{MemoryPlan, Target};
@@ -109,7 +108,7 @@ fn unusable_template(found: &Found) -> Option<Diagnostic> {
         return None;
     }
     let asked = found.entry.chat_template.as_ref();
-    let error = knapsack_weights::check_chat_template(folder, &template_choice(&found.entry)).err()?;
+    let error = knapsack_weights::check_chat_template(folder, &found.template_choice()).err()?;
     let span = asked.map_or(found.entry.source.span, |asked| asked.span);
     let message = format!("{}: {}", found.id(), chain(&error));
     let finding = Diagnostic::error(codes::BAD_CHAT_TEMPLATE, span, message);

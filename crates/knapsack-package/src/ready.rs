@@ -5,9 +5,8 @@ use crate::{Built, Error, Outcome, Packager, converted};
 use knapsack_artifact::app_config::AppFile;
 use knapsack_bundle::WeightSupply;
 use knapsack_bundle::cache::CacheEntry;
-use knapsack_config::{ChatTemplateRef, Diagnostic, ModelEntry, codes};
+use knapsack_config::{Diagnostic, codes};
 use knapsack_source::ModelFolder;
-use knapsack_weights::TemplateChoice;
 
 /// A model that can go into a package.
 #[derive(Debug)]
@@ -37,7 +36,7 @@ impl Packager<'_> {
                 (true, FolderKind::Checkpoint) => {
                     let files: Vec<String> = source.files.iter().map(|file| file.path.clone()).collect();
                     let (cache, observer) = (&self.cache, self.observer);
-                    let template = template_choice(entry);
+                    let template = built.planned.found.template_choice();
                     let format = model.quantization;
                     let found = converted(cache, built.id(), &source.path, &files, format, &template, observer)?;
                     let folder = found.content().to_owned();
@@ -55,15 +54,6 @@ impl Packager<'_> {
             }
         }
         Ok(Outcome::of(ready, findings))
-    }
-}
-
-/// The chat template that an entry asks for.
-pub(crate) fn template_choice(entry: &ModelEntry) -> TemplateChoice {
-    match entry.chat_template.as_ref().map(|template| &template.value) {
-        None => TemplateChoice::Model,
-        Some(ChatTemplateRef::Named(name)) => TemplateChoice::parse(name),
-        Some(ChatTemplateRef::File(path)) => TemplateChoice::File(path.clone()),
     }
 }
 

@@ -3,7 +3,6 @@
 
 use crate::find::Found;
 use crate::model::{FolderKind, Model, read_json};
-use crate::ready::template_choice;
 use crate::text::{chain, listed};
 use knapsack_artifact::WeightIndex;
 use knapsack_config::{Diagnostic, codes};
@@ -23,8 +22,7 @@ pub(crate) fn check(found: &Found, model: &Model) -> Vec<Diagnostic> {
         // The headers of its weights are at the hub still.
         (FolderKind::Checkpoint, Pinned::Hub(_)) => {
             let chat =
-                knapsack_weights::chat_config(&found.folder.path, &model.quantization, &template_choice(&found.entry))
-                    .err();
+                knapsack_weights::chat_config(&found.folder.path, &model.quantization, &found.template_choice()).err();
             let chat = chat.and_then(|problem| unusable(found, &problem));
             [checkpoint_index(found, model), chat].into_iter().flatten().collect()
         }
@@ -108,7 +106,7 @@ fn checkpoint(found: &Found, model: &Model) -> Option<Diagnostic> {
         checkpoint: folder,
         output: folder,
         quantization: model.quantization,
-        chat_template: &template_choice(&found.entry),
+        chat_template: &found.template_choice(),
         jobs: None,
     };
     knapsack_weights::check(&request).err().and_then(|problem| unusable(found, &problem))

@@ -1,4 +1,4 @@
-use crate::session::CancelFlag;
+use crate::cancel::CancelFlag;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -1,9 +1,10 @@
+use crate::cancel::CancelFlag;
 use crate::chat_config::ChatModel;
 use crate::context::{ContextPolicy, FittedPrompt};
 use crate::error::EngineError;
 use crate::grammar::{Grammar, GrammarError, Guide};
 use crate::sampling::{Sampler, SamplingOptions, TokenLogProbs};
-use crate::session::{CancelFlag, Session};
+use crate::session::Session;
 use crate::text::{Message, PromptOptions, TextError, ToolCall};
 use crate::tools::{self, ToolChoice, ToolFormat};
 use output::Output;

@@ -8,6 +8,7 @@
 //! template, stops), and an [`Engine`] both together.
 
 mod activity;
+mod cancel;
 mod chat_config;
 mod context;
 pub mod download;
@@ -27,6 +28,7 @@ pub mod text;
 mod tools;
 
 pub use activity::Activity;
+pub use cancel::CancelFlag;
 pub use chat_config::{ChatModel, SamplingDefaults};
 pub use context::{ContextPolicy, FittedPrompt, Tokenize};
 pub use engine::{Engine, Event, FinishReason, GenerateOptions, Generation, GenerationStats};
@@ -36,5 +38,5 @@ pub use loader::{LoadFailed, PackageLoader};
 pub use package::{BUNDLE, FindFiles, FindLibrary, LIB, Package, PackageError, table_libraries};
 pub use sampling::{InvalidSampling, LogProb, Sampler, SamplingOptions, TokenLogProbs};
 pub use saved::SavedError;
-pub use session::{CancelFlag, Session};
+pub use session::Session;
 pub use tools::{ToolChoice, ToolFormat};

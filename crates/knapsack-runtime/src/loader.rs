@@ -1,11 +1,12 @@
 use crate::activity::Activity;
+use crate::cancel::CancelFlag;
 use crate::chat_config::ChatModel;
 use crate::download::{DownloadError, DownloadProgress, Store};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::manager::{BoxError, Cancelled, Loader};
 use crate::package::{Package, PackageError};
-use crate::session::{CancelFlag, Session};
+use crate::session::Session;
 use knapsack_artifact::app_config::{AppModel, WeightsLocation};
 use knapsack_device::{Device, DeviceError, Folder, Watch, WeightFiles};
 use std::path::PathBuf;

@@ -1,42 +1,10 @@
 use crate::activity::{Activity, Permit};
+use crate::cancel::CancelFlag;
 use crate::error::EngineError;
 use knapsack_artifact::library::{MemoryPlan, ModelInfo};
 use knapsack_artifact::plan::KvLayer;
 use knapsack_device::{DeviceError, LoadedModel, Watch};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// A flag that ends a running call from another thread.
-#[derive(Clone, Debug, Default)]
-pub struct CancelFlag(Arc<AtomicBool>);
-
-impl CancelFlag {
-    /// A flag that is down.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Raises the flag.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Lowers it again.
-    pub fn reset(&self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether it is raised.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Watch for CancelFlag {
-    fn proceed(&self) -> bool {
-        !self.is_cancelled()
-    }
-}
 
 /// A loaded model and the tokens that are in its KV cache.
 ///

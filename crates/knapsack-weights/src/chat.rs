@@ -1,6 +1,6 @@
 //! The `mlc-chat-config.json` of a checkpoint.
 
-use crate::convert::{model_config, refuse_converted};
+use crate::checkpoint::{model_config, refuse_converted};
 use crate::error::ConvertError;
 use crate::io::read_json;
 use crate::jinja::{check_chat_template, read_text};

@@ -2,23 +2,14 @@
 
 use crate::error::ConvertError;
 use crate::io::{read_exact_at, read_json};
-use crate::safetensors_header::{self, SourceDType};
+use crate::safetensors_header::{self, Tensor};
+use knapsack_artifact::chat_config;
+use knapsack_models::ModelConfig;
+use knapsack_tensor::Quantization;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-
-/// One tensor of the checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Tensor {
-    pub(crate) name: String,
-    pub(crate) shape: Vec<u64>,
-    pub(crate) dtype: SourceDType,
-    /// Which of the checkpoint's files.
-    pub(crate) file: usize,
-    /// Where it starts in the file.
-    pub(crate) offset: u64,
-}
 
 /// A checkpoint whose files are open and whose headers were checked.
 #[derive(Debug)]
@@ -135,4 +126,22 @@ fn is_plain_safetensors_name(name: &str) -> bool {
         && name.ends_with(".safetensors")
         && !name.starts_with('.')
         && !name.chars().any(|c| matches!(c, '/' | '\\' | ':') || c.is_control())
+}
+
+/// The model that a `config.json` describes.
+pub(crate) fn model_config(folder: &Path, config: &Value) -> Result<ModelConfig, ConvertError> {
+    let wrong = |source| ConvertError::Config { path: folder.join("config.json"), source };
+    ModelConfig::from_hf(config).map_err(wrong)
+}
+
+/// A folder that is converted already is not converted again, least of all to another format.
+pub(crate) fn refuse_converted(folder: &Path, quantization: &Quantization) -> Result<(), ConvertError> {
+    let Some(chat) = read_json(&folder.join(chat_config::FILE_NAME))? else { return Ok(()) };
+    let found = chat.get("quantization").and_then(Value::as_str).unwrap_or("an unknown format");
+    let (folder, found) = (folder.to_owned(), found.chars().take(40).collect());
+    if found == quantization.name {
+        Err(ConvertError::AlreadyConverted { folder, quantization: found })
+    } else {
+        Err(ConvertError::OtherQuantization { folder, found, asked: quantization.name.to_owned() })
+    }
 }

@@ -1,5 +1,5 @@
 use crate::chat::{self, Chat};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, model_config, refuse_converted};
 use crate::error::ConvertError;
 use crate::layout::ShardLayout;
 use crate::output::Output;
@@ -133,22 +133,4 @@ fn prepare(request: &ConvertRequest<'_>) -> Result<Prepared, ConvertError> {
 /// As [`convert`], before it reads a weight.
 pub fn check(request: &ConvertRequest<'_>) -> Result<(), ConvertError> {
     prepare(request).map(drop)
-}
-
-/// The model that a `config.json` describes.
-pub(crate) fn model_config(folder: &Path, config: &serde_json::Value) -> Result<ModelConfig, ConvertError> {
-    let wrong = |source| ConvertError::Config { path: folder.join("config.json"), source };
-    ModelConfig::from_hf(config).map_err(wrong)
-}
-
-/// A folder that is converted already is not converted again, least of all to another format.
-pub(crate) fn refuse_converted(folder: &Path, quantization: &Quantization) -> Result<(), ConvertError> {
-    let Some(chat) = io::read_json(&folder.join(chat_config::FILE_NAME))? else { return Ok(()) };
-    let found = chat.get("quantization").and_then(serde_json::Value::as_str).unwrap_or("an unknown format");
-    let (folder, found) = (folder.to_owned(), found.chars().take(40).collect());
-    if found == quantization.name {
-        Err(ConvertError::AlreadyConverted { folder, quantization: found })
-    } else {
-        Err(ConvertError::OtherQuantization { folder, found, asked: quantization.name.to_owned() })
-    }
 }

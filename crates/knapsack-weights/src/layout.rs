@@ -1,9 +1,9 @@
 //! What will be written where, decided before anything is read: each parameter's tensors, their shards and offsets, and the
 //! blocks of rows that are converted independently of each other.
 
-use crate::checkpoint::{Checkpoint, Tensor};
+use crate::checkpoint::Checkpoint;
 use crate::error::ConvertError;
-use crate::safetensors_header::SourceDType;
+use crate::safetensors_header::{SourceDType, Tensor};
 use knapsack_artifact::weight_index::{Encoding, Metadata, Record, Shard, WeightIndex};
 use knapsack_models::{ModelConfig, Parameter, StoredTensor, TensorUse, TensorsError, Transform};
 use knapsack_tensor::{GroupFormat, Layout, Quantization};

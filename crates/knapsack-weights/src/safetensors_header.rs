@@ -3,7 +3,6 @@
 //! The `safetensors` crate wants the whole file in memory and takes the last of two tensors of one name, so the header is read
 //! here; a test compares with the crate.
 
-use crate::checkpoint::Tensor;
 use crate::error::ConvertError;
 use crate::io::read_exact_at;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -62,6 +61,18 @@ impl<'de> Deserialize<'de> for SourceDType {
             _ => SourceDType::Other(name.chars().take(20).collect()),
         })
     }
+}
+
+/// One tensor of the checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) dtype: SourceDType,
+    /// Which of the checkpoint's files.
+    pub(crate) file: usize,
+    /// Where it starts in the file.
+    pub(crate) offset: u64,
 }
 
 /// One tensor of a file.

@@ -1,8 +1,7 @@
 //! From the result of a verb to the exit code.
 
-use crate::report::Reporter;
+use crate::report::{Reporter, StdoutClosed};
 use std::fmt;
-use std::io;
 use std::process::ExitCode;
 
 /// Done.
@@ -105,32 +104,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<StdoutClosed>())
 }
 
-/// The reader of stdout went away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StdoutClosed;
-
-impl fmt::Display for StdoutClosed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the reader of the output went away")
-    }
-}
-
-impl std::error::Error for StdoutClosed {}
-
-impl StdoutClosed {
-    /// Marks a broken pipe on stdout, leaves other errors as they are.
-    pub fn wrap(error: io::Error) -> anyhow::Error {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => StdoutClosed.into(),
-            _ => anyhow::Error::new(error).context("writing to stdout"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use anyhow::Context;
+    use std::io;
 
     #[test]
     fn codes() {

@@ -4,13 +4,12 @@
 //! `--message-format json`: one JSON object per line on stdout, told apart by `reason`.
 
 use crate::cli::{ColorChoice, MessageFormat, OutputArgs};
-use crate::exit::StdoutClosed;
 use anstyle::{AnsiColor, Style};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use knapsack_config::{Diagnostic, Report, Severity, SourceMap};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -224,4 +223,26 @@ fn json_line(reason: &str, value: &impl Serialize) -> String {
         Err(error) => drop(fields.insert("unserializable".to_owned(), error.to_string().into())),
     }
     Value::Object(fields).to_string()
+}
+
+/// The reader of stdout went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StdoutClosed;
+
+impl fmt::Display for StdoutClosed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the reader of the output went away")
+    }
+}
+
+impl std::error::Error for StdoutClosed {}
+
+impl StdoutClosed {
+    /// Marks a broken pipe on stdout, leaves other errors as they are.
+    pub fn wrap(error: io::Error) -> anyhow::Error {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => StdoutClosed.into(),
+            _ => anyhow::Error::new(error).context("writing to stdout"),
+        }
+    }
 }

@@ -11,7 +11,7 @@ mod regions;
 mod tests;
 
 use crate::ModelLibrary;
-use crate::library::Target;
+use crate::library::{InvalidLibrary, Target};
 use crate::plan::{Function, KvLayer, Launch, Op, RopeTable};
 use knapsack_tensor::DType;
 use std::collections::HashSet;
@@ -40,16 +40,6 @@ pub const MAX_CHUNK: u32 = 1 << 16;
 pub const MAX_BYTES: u64 = 1 << 44;
 /// Most threads of a GPU work group.
 pub const MAX_THREADS: u64 = 1 << 10;
-
-/// The first contradiction found in a library.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{place}: {problem}")]
-pub struct InvalidLibrary {
-    /// Where, such as `prefill launch 3 (linear)`.
-    pub place: String,
-    /// What does not hold, with the values.
-    pub problem: String,
-}
 
 /// A check's outcome; the place is added by the caller that knows it.
 type Check<T = ()> = Result<T, String>;

@@ -1,6 +1,5 @@
 //! What kernels do with packed codes, written from the numbers of a [`Grouping`]: one set of functions for each in use.
 
-use super::module::Specialization;
 use knapsack_tensor::Grouping;
 use std::fmt::Write as _;
 
@@ -17,20 +16,6 @@ pub(super) const fn inputs(grouping: Grouping) -> u32 {
 /// Whether inputs can be read in fours: no word ends inside of one.
 pub(super) const fn reads_fours(grouping: Grouping) -> bool {
     grouping.codes_per_word().is_multiple_of(4)
-}
-
-/// The names under which the kernel templates know [`functions`], and where the scale of a step is.
-pub(super) fn define(kernel: &mut Specialization, grouping: Grouping) {
-    let bits = grouping.bits;
-    kernel.grouping = Some(grouping);
-    kernel.define("STEP_DOT(words, s, x)", format!("step_dot_q{bits}(words, s, x)"));
-    kernel.define(
-        "SCALE_OF(step)",
-        match grouping.steps_per_group() {
-            1 => "(step)".to_owned(),
-            steps => format!("((step) / {steps}u)"),
-        },
-    );
 }
 
 /// `word`, shifted so that its code `index` comes first.

@@ -215,7 +215,7 @@ impl<'a> Shape<'a> {
         match grouping {
             Some(grouping) => {
                 kernel.define("LOAD_X(x, start)", format!("LOAD_X_Q{}(x, start)", grouping.bits));
-                grouped::define(kernel, grouping);
+                kernel.define_grouping(grouping);
                 self.define_input(kernel, grouping.group, grouped::reads_fours(grouping));
             }
             None => {
@@ -311,7 +311,7 @@ fn gemm(shape: &Shape<'_>) -> Specialization {
     if let Some(format) = shape.format {
         kernel.define("PER_WORD", format!("{}u", format.codes_per_word()));
         kernel.define("FILL_WORD(tile, k, at, word, s)", format!("FILL_WORD_Q{}(tile, k, at, word, s)", format.bits));
-        grouped::define(&mut kernel, format.grouping());
+        kernel.define_grouping(format.grouping());
     }
     shape.define_input(&mut kernel, shape.format.map_or(depth, |f| f.group), true);
     kernel.reads.weights = u64::from(TILE_ROWS) * shape.row_bytes;

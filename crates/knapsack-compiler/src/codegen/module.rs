@@ -157,6 +157,20 @@ impl Specialization {
         self.define(format!("{load}(p, i)"), format!("LOAD_{suffix}(p, i)"));
         Ok(suffix)
     }
+
+    /// The names under which the kernel templates know [`grouped::functions`], and where the scale of a step is.
+    pub(super) fn define_grouping(&mut self, grouping: Grouping) {
+        let bits = grouping.bits;
+        self.grouping = Some(grouping);
+        self.define("STEP_DOT(words, s, x)", format!("step_dot_q{bits}(words, s, x)"));
+        self.define(
+            "SCALE_OF(step)",
+            match grouping.steps_per_group() {
+                1 => "(step)".to_owned(),
+                steps => format!("((step) / {steps}u)"),
+            },
+        );
+    }
 }
 
 impl Specialization {

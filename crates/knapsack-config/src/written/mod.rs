@@ -6,10 +6,11 @@
 mod document;
 mod object;
 mod reader;
+mod unknown;
 mod values;
 
 pub use document::key_tables;
-pub(crate) use object::{Field, Given, Key, Null, Value};
+pub(crate) use object::{Field, Given, Key, Value, object_schema};
 pub(crate) use values::{Models, TemplateText, WrittenOverride, WrittenPrebuilt, duplicate_id};
 
 use crate::device;
@@ -21,7 +22,8 @@ use crate::source_map::Span;
 use knapsack_artifact::DeviceKind;
 use knapsack_tensor::Quantization;
 use object::object;
-use reader::{Place, Reader, names};
+use reader::Reader;
+use unknown::{Place, names};
 use values::{
     Address, AppKeys, AppReserve, Bases, Budget, LibraryPrefix, ModelId, OverrideValues, PrebuiltPaths, TargetDevices,
 };

@@ -1,8 +1,11 @@
 //! Objects with keys: what one row of [`crate::written`] makes of a key.
 
 use super::reader::Reader;
-use crate::parse::Node;
+use crate::codes;
+use crate::diagnostic::Diagnostic;
+use crate::parse::{Kind, Member, Node};
 use crate::source_map::Span;
+use serde_json::{Map, Value as Json, json};
 
 /// What a key was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +53,7 @@ pub(crate) trait Value: Sized {
     }
 
     /// The JSON Schema of the value, in a file that extends another or in a complete one.
-    fn schema(extending: bool) -> serde_json::Value;
+    fn schema(extending: bool) -> Json;
 }
 
 impl<T: Value> Field<T> {
@@ -83,6 +86,39 @@ impl<T> Given<T> {
     }
 }
 
+impl Reader<'_> {
+    /// A key's value of the kind that its row names.
+    pub(crate) fn field<T: Value>(&mut self, member: &Member) -> Field<T> {
+        self.value(member, T::NULL, |reader, node| T::read(node, reader))
+    }
+
+    /// A key's value, which null may stand in place of.
+    pub(crate) fn value<T>(
+        &mut self,
+        member: &Member,
+        null: Null,
+        read: impl FnOnce(&mut Self, &Node) -> Option<T>,
+    ) -> Field<T> {
+        let node = &member.value;
+        let given = match null {
+            Null::Removes | Null::Absent if node.kind == Kind::Null => self.null(node.span, null),
+            _ => read(self, node).map_or(Given::Wrong, Given::Value),
+        };
+        Field { key: member.key.span, span: node.span, given }
+    }
+
+    fn null<T>(&mut self, span: Span, null: Null) -> Given<T> {
+        if self.extends || null == Null::Absent {
+            return Given::Null;
+        }
+        let error = Diagnostic::error(codes::NULL_WITHOUT_BASE, span, "null has nothing to remove")
+            .label("leave the key out")
+            .help("null removes what a file named by `extends` says; this file extends nothing");
+        self.diagnostics.push(error);
+        Given::Wrong
+    }
+}
+
 /// What is known of a key without a manifest: for messages, the schema and the documentation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Key {
@@ -96,7 +132,33 @@ pub(crate) struct Key {
     pub(crate) null: Null,
     /// What it is called in files that look like manifests: told, not accepted.
     pub(crate) elsewhere: &'static [&'static str],
-    pub(crate) schema: fn(extending: bool) -> serde_json::Value,
+    pub(crate) schema: fn(extending: bool) -> Json,
+}
+
+/// An object of the given keys. In a file that extends another everything may be left out but what says which object is meant.
+pub(crate) fn object_schema(keys: &[Key], extending: bool) -> Json {
+    let required = keys.iter().filter(|key| key.required.is_some() && !(extending && key.null != Null::Wrong));
+    let properties = keys.iter().map(|key| {
+        let schema = (key.schema)(extending);
+        let mut schema = nullable(schema, key.null, extending);
+        schema["description"] = key.meaning.trim().into();
+        (key.name.to_owned(), schema)
+    });
+    json!({
+        "type": "object",
+        "properties": Map::from_iter(properties),
+        "required": required.map(|key| key.name).collect::<Vec<_>>(),
+        "additionalProperties": false,
+    })
+}
+
+/// Also accepts null, where it says something.
+pub(crate) fn nullable(schema: Json, null: Null, extending: bool) -> Json {
+    if null == Null::Absent || null == Null::Removes && extending {
+        json!({ "anyOf": [schema, { "type": "null" }] })
+    } else {
+        schema
+    }
 }
 
 /// Declares an object by its keys, a row each: what it means, its name, its field and kind of value, what is wrong, what other

@@ -1,8 +1,9 @@
 //! The kinds of values that keys of a manifest have: how each is read, merged and described.
 
 use super::WrittenModel;
-use super::object::{Field, Given, Null, Value};
-use super::reader::{Place, Reader, names};
+use super::object::{Field, Given, Null, Value, nullable, object_schema};
+use super::reader::Reader;
+use super::unknown::{Place, names};
 use crate::codes;
 use crate::device;
 use crate::devices::DEFAULT_APP_RESERVE;
@@ -11,7 +12,6 @@ use crate::manifest::DEFAULT_QUANTIZATION;
 use crate::overrides::{Accepts, OverrideKey, check_number};
 use crate::parse::{Kind, Member, Node};
 use crate::render::quoted;
-use crate::schema;
 use crate::source::SourceText;
 use crate::source_map::{Span, Spanned};
 use crate::suggest::nearest;
@@ -205,7 +205,7 @@ impl Value for PrebuiltPaths {
             "type": "object",
             "maxProperties": MAX_ITEMS,
             "propertyNames": { "pattern": PREFIX },
-            "additionalProperties": schema::nullable(nonempty(), Null::Removes, extending),
+            "additionalProperties": nullable(nonempty(), Null::Removes, extending),
         })
     }
 }
@@ -258,7 +258,7 @@ impl Value for Models {
 
     fn schema(extending: bool) -> serde_json::Value {
         let least = u32::from(!extending);
-        let entry = schema::object(WrittenModel::KEYS, extending);
+        let entry = object_schema(WrittenModel::KEYS, extending);
         json!({ "type": "array", "minItems": least, "maxItems": MAX_ITEMS, "items": entry })
     }
 }
@@ -525,7 +525,7 @@ impl Value for OverrideValues {
         let keys = OverrideKey::ALL.map(|key| {
             let mut schema = key.accepts().schema();
             schema["description"] = key.meaning().into();
-            (key.as_str().to_owned(), schema::nullable(schema, Null::Absent, extending))
+            (key.as_str().to_owned(), nullable(schema, Null::Absent, extending))
         });
         json!({
             "type": "object",

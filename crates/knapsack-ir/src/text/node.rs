@@ -1,6 +1,5 @@
 //! One operation, written and read. The two halves stand side by side so that they stay inverse.
 
-use super::print::Optional;
 use super::words::Words;
 use crate::{Columns, Epilogue, Linear, Norm, NormPlace, Op, QkvOrder, RopeAppend, Storage, Weight};
 use knapsack_tensor::{Activation, GroupFormat, Layout, NormKind};
@@ -8,6 +7,18 @@ use std::fmt;
 
 /// An operation's text.
 pub(super) struct Text<'a>(pub(super) &'a Op);
+
+/// `-` where there is nothing.
+pub(super) struct Optional<T>(pub(super) Option<T>);
+
+impl<T: fmt::Display> fmt::Display for Optional<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}
 
 struct ShowWeight<'a>(&'a Weight);
 struct ShowNorm<'a>(&'a Norm);

@@ -1,6 +1,6 @@
 //! Writing.
 
-use super::node;
+use super::node::{Optional, Text};
 use crate::Graph;
 use std::fmt::{self, Write};
 
@@ -10,18 +10,6 @@ pub fn print(graph: &Graph) -> String {
     // Writing to a string cannot fail.
     let _ = write_graph(&mut text, graph);
     text
-}
-
-/// `-` where there is nothing.
-pub(super) struct Optional<T>(pub(super) Option<T>);
-
-impl<T: fmt::Display> fmt::Display for Optional<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Some(value) => value.fmt(f),
-            None => f.write_str("-"),
-        }
-    }
 }
 
 fn write_graph(out: &mut String, graph: &Graph) -> fmt::Result {
@@ -48,7 +36,7 @@ fn write_graph(out: &mut String, graph: &Graph) -> fmt::Result {
     }
     for node in &graph.nodes {
         let results: Vec<String> = node.results.iter().map(|(id, ty)| format!("{id}:{ty}")).collect();
-        writeln!(out, "{} = {}", results.join(" "), node::Text(&node.op))?;
+        writeln!(out, "{} = {}", results.join(" "), Text(&node.op))?;
     }
     writeln!(out, "return {}", graph.output)
 }

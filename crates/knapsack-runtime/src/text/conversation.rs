@@ -2,7 +2,7 @@
 //! `Conversation.as_prompt` and of its engine, which replaces the template's system message by the conversation's.
 
 use super::TextError;
-use super::template::{Prompt, PromptOptions};
+use super::prompt::{MAX_PROMPT_BYTES, Prompt, PromptOptions};
 use super::{Message, Role};
 use knapsack_jinja::Text;
 use serde::Deserialize;
@@ -11,8 +11,6 @@ use std::collections::BTreeMap;
 
 const SYSTEM: &str = "{system_message}";
 const FUNCTION: &str = "{function_string}";
-/// Longest prompt that is rendered.
-pub(super) const MAX_PROMPT_BYTES: usize = 16 << 20;
 
 /// The template of `mlc-chat-config.json`, complete.
 #[derive(Clone, Debug)]

@@ -1,7 +1,6 @@
 //! Jinja chat templates as Hugging Face tokenizers bring them.
 
-use super::conversation::MAX_PROMPT_BYTES;
-use super::template::{Prompt, PromptOptions};
+use super::prompt::{MAX_PROMPT_BYTES, Prompt, PromptOptions};
 use super::{Message, TextError, ToolCall, clock};
 use crate::tools::ToolFormat;
 use knapsack_jinja::{Context, ErrorKind, Limits, Template};

@@ -11,8 +11,11 @@ use knapsack_package::Model;
 use knapsack_runtime::text::{Message, PromptOptions, Role};
 use knapsack_runtime::{ChatModel, Package};
 use serde_json::json;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+/// Longest prompt that is read from stdin.
+const MAX_PROMPT_BYTES: u64 = 64 << 20;
 /// Largest file of messages or tools.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
@@ -101,7 +104,7 @@ fn messages(args: &PromptArgs) -> anyhow::Result<Vec<Message>> {
     let system = args.system.iter().map(|text| Message::new(Role::System, text));
     let said: Vec<Message> = match (&args.messages, &args.prompt) {
         (Some(path), _) => read(path)?,
-        (None, Some(prompt)) => vec![Message::new(Role::User, super::run::prompt(prompt)?)],
+        (None, Some(prompt)) => vec![Message::new(Role::User, typed(prompt)?)],
         (None, None) => return Err(wrong_input("what is said to the model? --prompt TEXT or --messages FILE")),
     };
     Ok(system.chain(said).collect())
@@ -110,4 +113,17 @@ fn messages(args: &PromptArgs) -> anyhow::Result<Vec<Message>> {
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     let bytes = read_limited(path, MAX_FILE_BYTES).or_wrong_input()?;
     serde_json::from_slice(&bytes).map_err(|error| wrong_input(format!("{}: {error}", path.display())))
+}
+
+/// `-` stands for what stdin says.
+pub(super) fn typed(text: &str) -> anyhow::Result<String> {
+    if text != "-" {
+        return Ok(text.to_owned());
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().take(MAX_PROMPT_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_PROMPT_BYTES {
+        return Err(wrong_input(format!("the prompt on stdin has more than {MAX_PROMPT_BYTES} bytes")));
+    }
+    String::from_utf8(bytes).or_wrong_input()
 }

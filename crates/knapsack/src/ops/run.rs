@@ -12,18 +12,15 @@ use knapsack_runtime::{
 };
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-/// Longest prompt that is read from stdin.
-const MAX_PROMPT_BYTES: u64 = 64 << 20;
 /// Largest file with a schema or a grammar.
 const MAX_FORM_BYTES: u64 = 4 << 20;
 
 /// Answers one prompt. The default is greedy, so that the same package gives the same answer each time.
 pub fn run(args: &RunArgs, reporter: &Reporter) -> anyhow::Result<()> {
-    let text = prompt(&args.prompt)?;
+    let text = super::prompt::typed(&args.prompt)?;
     let grammar = form(&args.form)?;
     let loaded = open::load(&args.model, reporter)?;
     let (memory, load_time) = (loaded.session.memory(), loaded.load_time);
@@ -138,19 +135,6 @@ fn form_file(path: &Path) -> anyhow::Result<String> {
         true => Err(wrong_input(format!("{} has more than {MAX_FORM_BYTES} bytes", path.display()))),
         false => Ok(text),
     }
-}
-
-/// `-` stands for what stdin says.
-pub(super) fn prompt(text: &str) -> anyhow::Result<String> {
-    if text != "-" {
-        return Ok(text.to_owned());
-    }
-    let mut bytes = Vec::new();
-    std::io::stdin().lock().take(MAX_PROMPT_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_PROMPT_BYTES {
-        return Err(wrong_input(format!("the prompt on stdin has more than {MAX_PROMPT_BYTES} bytes")));
-    }
-    String::from_utf8(bytes).or_wrong_input()
 }
 
 /// The model's defaults with what the command line says on top.

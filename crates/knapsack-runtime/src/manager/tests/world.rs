@@ -1,8 +1,8 @@
 //! Six models on the fake device. What the manager promises about memory is held against what the device counts: its memory
 //! is as large as the budget, so a load beyond it fails.
 
+use crate::cancel::CancelFlag;
 use crate::manager::{Acquire, BoxError, Cancelled, Handle, Loader, Manager};
-use crate::session::CancelFlag;
 use knapsack_artifact::library::{Io, MemoryPlan, ModelInfo, ModelLibrary, Parameter, Target};
 use knapsack_artifact::plan::{
     ALIGNMENT, Embed, Function, KvLayer, Launch, Norm, NormWeights, Op, ParameterId, RowSelect, Rows, Scratch, Weight,
