@@ -4,7 +4,6 @@ use crate::error::EngineError;
 use knapsack_artifact::library::{MemoryPlan, ModelInfo};
 use knapsack_artifact::plan::KvLayer;
 use knapsack_device::{DeviceError, LoadedModel, Watch};
-use std::sync::Arc;
 
 /// A loaded model and the tokens that are in its KV cache.
 ///

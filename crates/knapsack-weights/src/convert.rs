@@ -3,6 +3,7 @@ use crate::checkpoint::{Checkpoint, model_config, refuse_converted};
 use crate::error::ConvertError;
 use crate::layout::ShardLayout;
 use crate::output::Output;
+use crate::pipeline::ConvertProgress;
 use crate::template::TemplateChoice;
 use crate::{io, pipeline};
 use knapsack_artifact::{chat_config, weight_index};

@@ -143,6 +143,7 @@ fn the_example_answers() {
     };
     assert_eq!(run("What is 37 plus 48?", &[]), "37 plus 48 is 85.\n");
     assert_eq!(run("What is 37 plus 48?", &["--device", "cpu-reference"]), "37 plus 48 is 85.\n");
+    assert_eq!(run("What is 37 plus 48?", &["--device", "best"]), "37 plus 48 is 85.\n");
     assert_eq!(run("What is 37 plus 48?", &["--max-tokens", "2"]).split_whitespace().next(), Some("37"));
     assert_eq!(run("What is 37 plus 48?", &["--stop", " is"]), "37 plus 48\n");
     let raw = "<|begin_of_text|><|im_start|>user\nWhat is 37 plus 48?<|im_end|>\n<|im_start|>assistant\n";

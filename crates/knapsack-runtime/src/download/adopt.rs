@@ -3,7 +3,7 @@
 use super::error::io;
 use super::fetch::{self, hash_file};
 use super::{DownloadError, RECORD, Store, address, file_url};
-use crate::session::CancelFlag;
+use crate::cancel::CancelFlag;
 use knapsack_artifact::app_config::{AppFile, AppModel};
 use std::fs;
 use std::io::ErrorKind;

@@ -5,7 +5,7 @@
 
 use super::error::io;
 use super::{DownloadError, Pace, Transport, TransportError};
-use crate::session::CancelFlag;
+use crate::cancel::CancelFlag;
 use knapsack_artifact::app_config::AppFile;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};

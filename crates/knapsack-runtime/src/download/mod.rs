@@ -25,7 +25,7 @@ pub use error::DownloadError;
 pub use http::HttpTransport;
 pub use transport::{Body, Transport, TransportError};
 
-use crate::session::CancelFlag;
+use crate::cancel::CancelFlag;
 use error::io;
 use fetch::{Fetch, hash_file};
 use knapsack_artifact::app_config::{AppFile, AppModel, WeightsLocation};

@@ -1,5 +1,5 @@
 use super::{Loader, Manager, POLL};
-use crate::session::CancelFlag;
+use crate::cancel::CancelFlag;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// A model in use. As long as a handle lives, its model is not evicted.

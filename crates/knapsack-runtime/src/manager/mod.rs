@@ -17,7 +17,7 @@ pub use error::{Holder, ManagerError, Use};
 pub use event::{Event, EvictionReason, Listener};
 pub use handle::Handle;
 
-use crate::session::CancelFlag;
+use crate::cancel::CancelFlag;
 use state::{Phase, Place, State};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -2,6 +2,7 @@ use super::*;
 use crate::rng::SplitMix64;
 use crate::scripted::{Scripted, info};
 use proptest::prelude::*;
+use std::sync::atomic::Ordering;
 
 const VOCAB: u32 = 7;
 

@@ -12,6 +12,7 @@ use knapsack_runtime::{
 };
 use serde_json::{Value, json};
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
