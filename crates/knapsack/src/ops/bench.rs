@@ -61,8 +61,11 @@ pub fn run(args: &BenchArgs, reporter: &Reporter) -> anyhow::Result<()> {
         }
     }
     bar.finish_and_clear();
-    let threads =
-        args.model.device.threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), |n| n as usize);
+    let threads = args
+        .model
+        .device
+        .threads
+        .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), |n| n as usize);
     let bytes_per_token = decoded_bytes(&loaded.library);
     // Before the bandwidth is measured, which needs memory of its own.
     let peak_rss_bytes = peak_rss();
