@@ -1,6 +1,6 @@
 //! The phone's instruction set, emulated: the CPU device's tests as 64-bit Arm Linux programs under qemu.
 
-use crate::toolchain::{Toolchain, run, tool};
+use crate::toolchain::{STD, Toolchain, run, tool};
 use anyhow::Result;
 use std::path::Path;
 
@@ -14,14 +14,23 @@ const TESTS: [(&[&str], &[&str]); 3] = [
     (&["--test", "conformance", "cpu_neon"], &["max"]),
 ];
 
+/// Runs programs for 64-bit Arm.
+pub(crate) fn qemu() -> Result<String> {
+    tool(&["qemu-aarch64-static", "qemu-aarch64"], "qemu-user-static")
+}
+
+/// Compiles and links them for Linux.
+pub(crate) fn gcc() -> Result<String> {
+    tool(&["aarch64-linux-gnu-gcc"], "gcc-aarch64-linux-gnu libc6-dev-arm64-cross")
+}
+
 /// Builds and runs them.
 pub(crate) fn check(root: &Path) -> Result<()> {
-    let qemu = tool(&["qemu-aarch64-static", "qemu-aarch64"], "qemu-user-static")?;
-    let linker = tool(&["aarch64-linux-gnu-gcc"], "gcc-aarch64-linux-gnu libc6-dev-arm64-cross")?;
+    let (qemu, linker) = (qemu()?, gcc()?);
     let toolchain = Toolchain::of(root, TARGET)?;
     for (tests, processors) in TESTS {
         for processor in processors {
-            let mut cargo = toolchain.cargo(root, "test", ",test");
+            let mut cargo = toolchain.cargo(root, "test", &format!("{STD},test"))?;
             cargo.args(["--release", "--package", "knapsack-device"]).args(tests);
             cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", &linker);
             let runner = format!("{qemu} -cpu {processor} -L /usr/aarch64-linux-gnu");

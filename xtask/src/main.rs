@@ -1,5 +1,6 @@
 //! Project automation. `cargo xtask ci` is everything that CI checks, in the order in which it fails fastest.
 
+mod android;
 mod apple;
 mod architecture;
 mod arm64;
@@ -30,7 +31,9 @@ enum Task {
     Generate,
     /// The CPU device's tests as 64-bit Arm programs under qemu: NEON, with and without the dot product.
     Arm64,
-    /// Type-checks what an iPhone app links, for Apple's targets, without Xcode.
+    /// The Android library, built without the NDK: its size, its symbols, and an answer out of it under qemu.
+    Android,
+    /// The library for the iPhone, built and linked into an app without Xcode; the simulator's and the Mac's type-checked.
     Apple,
     /// The Swift package, built and tested with Swift 6 on Linux.
     Swift(sdk::Repeat),
@@ -43,6 +46,7 @@ fn main() -> Result<()> {
     match Task::parse() {
         Task::Check => check(&root),
         Task::Arm64 => arm64::check(&root),
+        Task::Android => android::check(&root),
         Task::Apple => apple::check(&root),
         Task::Swift(repeat) => sdk::swift(&root, repeat),
         Task::Kotlin(repeat) => sdk::kotlin(&root, repeat),

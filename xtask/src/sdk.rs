@@ -1,7 +1,7 @@
 //! The Swift package and the Kotlin library, tested on this machine: Swift 6 on Linux, Kotlin on the JVM, both against the
 //! runtime as a shared library, a package of the tiny assistant and a hub on loopback.
 
-use crate::toolchain::{cache, mirror, run, tool};
+use crate::toolchain::{cache, host_target, mirror, run, tool};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -64,6 +64,8 @@ pub(crate) fn kotlin(root: &Path, repeat: Repeat) -> Result<()> {
     let classes = format!("{}:{}", classes.join(":"), compiler.runtime());
     repeat.times(|| {
         let mut command = Command::new("java");
+        // For a test's stand-in for Android's descriptors.
+        command.args(["--add-opens", "java.base/java.io=ALL-UNNAMED"]);
         command.args(["-Xcheck:jni", "-cp", &classes]);
         command.arg(format!("-Dai.knapsack.library={}", library.display())).arg("BehaviourKt").arg(&world.file);
         println!("$ java -Xcheck:jni … BehaviourKt");
@@ -113,7 +115,7 @@ impl Drop for Load {
 }
 
 fn folder(root: &Path) -> Result<PathBuf> {
-    let folder = root.join("target/sdk");
+    let folder = host_target(root).join("sdk");
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
 }
@@ -123,7 +125,7 @@ fn library(root: &Path) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
     command.args(["rustc", "--locked", "--package", "knapsack-ffi", "--lib", "--features", "jni"]);
     run(command.args(["--crate-type", "cdylib"]).current_dir(root))?;
-    let folder = root.join("target/debug");
+    let folder = host_target(root).join("debug");
     ensure!(folder.join("libknapsack.so").is_file(), "cargo made no libknapsack.so");
     Ok(folder)
 }
@@ -205,10 +207,10 @@ impl Swift {
 }
 
 /// Kotlin's compiler out of npm.
-struct Kotlin(PathBuf);
+pub(crate) struct Kotlin(PathBuf);
 
 impl Kotlin {
-    fn find(root: &Path) -> Result<Self> {
+    pub(crate) fn find(root: &Path) -> Result<Self> {
         tool(&["java"], "default-jdk-headless")?;
         let folder = cache(root)?.join(KOTLIN.replace('@', "-"));
         let library = folder.join("node_modules/kotlin-compiler/lib");
@@ -219,6 +221,11 @@ impl Kotlin {
             run(Command::new("npm").args(["install", "--no-audit", "--no-fund", KOTLIN]).current_dir(&folder))?;
         }
         Ok(Self(library))
+    }
+
+    /// As `KOTLIN_HOME` names it.
+    pub(crate) fn home(&self) -> &Path {
+        self.0.parent().unwrap_or(&self.0)
     }
 
     /// What compiled code needs: Kotlin's library and the coroutines.
@@ -239,7 +246,7 @@ impl Kotlin {
 }
 
 /// Every file below the folders whose name ends so, in order.
-fn sources(folders: &[PathBuf], extension: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn sources(folders: &[PathBuf], extension: &str) -> Result<Vec<PathBuf>> {
     let (mut files, mut pending) = (Vec::new(), folders.to_vec());
     while let Some(folder) = pending.pop() {
         for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {

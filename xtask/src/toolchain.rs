@@ -22,8 +22,22 @@ pub(crate) fn cache(root: &Path) -> Result<PathBuf> {
 
 /// The target folder for everything that is not built for this machine, so that the two do not rebuild each other's crates.
 pub(crate) fn target(root: &Path) -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir)).join("cross")
+    host_target(root).join("cross")
 }
+
+/// The target folder of this machine's programs.
+pub(crate) fn host_target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
+}
+
+/// Builds the command line for this machine; returns its program.
+pub(crate) fn knapsack(root: &Path) -> Result<PathBuf> {
+    run(Command::new("cargo").args(["build", "--locked", "--package", "knapsack"]).current_dir(root))?;
+    Ok(host_target(root).join("debug/knapsack"))
+}
+
+/// What the standard library needs where panics are caught.
+pub(crate) const STD: &str = "std,panic_unwind";
 
 /// What a program prints; its failure is ours.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
@@ -72,24 +86,30 @@ impl Toolchain {
         Ok(Self { target: target.to_owned(), from_source })
     }
 
-    /// `cargo VERB … --target TARGET`, with the standard library's parts that a build needs beside `std`.
-    pub(crate) fn cargo(&self, root: &Path, verb: &str, parts: &str) -> Command {
-        let mut command = match &self.from_source {
-            None => Command::new("cargo"),
-            Some(toolchain) => {
-                let mut command = Command::new(toolchain.join("bin/cargo"));
-                // Unstable options for the standard library only: the workspace itself is stable code.
-                command.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", toolchain.join("bin/rustc")).env("RUSTC_WRAPPER", "");
-                command
-            }
-        };
-        command.arg(verb).args(["--locked", "--target", &self.target]).env("CARGO_TARGET_DIR", target(root));
-        if self.from_source.is_some() {
-            command.arg(format!("-Zbuild-std=std,panic_unwind{parts}"));
+    /// `cargo VERB … --target TARGET`, with these parts of the standard library where it is built.
+    pub(crate) fn cargo(&self, root: &Path, verb: &str, parts: &str) -> Result<Command> {
+        let mut command = Command::new(self.from_source.as_ref().map_or("cargo".into(), |t| t.join("bin/cargo")));
+        command.arg(verb).args(["--locked", "--target", &self.target]).current_dir(root);
+        self.enter(root, &mut command, parts)?;
+        Ok(command)
+    }
+
+    /// Lets a program that calls cargo and rustc use this toolchain.
+    pub(crate) fn enter(&self, root: &Path, command: &mut Command, parts: &str) -> Result<()> {
+        if let Some(toolchain) = &self.from_source {
+            let (bin, path) = (toolchain.join("bin"), std::env::var_os("PATH").unwrap_or_default());
+            let folders = std::iter::once(bin.clone()).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(folders)?);
+            // Unstable options for the standard library only: the workspace itself is stable code.
+            command.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", bin.join("rustc")).env("RUSTC_WRAPPER", "");
+            command.env("CARGO_UNSTABLE_BUILD_STD", parts);
         }
-        // A setting of the shell that runs `cargo xtask` is not meant for other targets.
-        command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").current_dir(root);
-        command
+        command.env("CARGO_TARGET_DIR", target(root));
+        // Settings of the shell that runs `cargo xtask` are not meant for other targets.
+        for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO", "CARGO_RESOLVER_FEATURE_UNIFICATION"] {
+            command.env_remove(name);
+        }
+        Ok(())
     }
 }
 

@@ -3,10 +3,12 @@
 //!
 //! * [`package::write`] is the whole way: plan every output, guard the folder, verify weights, stage beside, read back, swap.
 //! * [`objects`] writes libraries as Mach-O, ELF and xcframework without any foreign tool.
+//! * [`android`] writes AARs and their places in a Maven repository.
 //! * [`cache`] keeps converted weights and compiled libraries between runs; [`digest`] remembers the hashes of large files.
 //!
 //! Before it in the flow: `knapsack-weights` and `knapsack-compiler`. After it: the app, through `knapsack-runtime`.
 
+pub mod android;
 pub mod cache;
 pub mod digest;
 mod error;

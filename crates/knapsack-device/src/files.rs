@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The files of a model, wherever they are.
 pub trait WeightFiles: Send + Sync {
@@ -25,12 +26,17 @@ pub trait WeightFiles: Send + Sync {
     }
 }
 
-/// Bytes of a file: all, or a part.
+/// Bytes of a file: all, or a part; or bytes that were read already, of a file that lies nowhere as it is.
 #[derive(Debug)]
 pub struct FileRange {
-    file: File,
-    offset: u64,
+    place: Place,
     length: u64,
+}
+
+#[derive(Debug)]
+enum Place {
+    File { file: File, offset: u64 },
+    Memory(Arc<[u8]>),
 }
 
 impl FileRange {
@@ -40,7 +46,13 @@ impl FileRange {
     /// What is no regular file.
     pub fn whole(file: File) -> io::Result<Self> {
         let length = regular_length(&file)?;
-        Ok(FileRange { file, offset: 0, length })
+        Ok(FileRange { place: Place::File { file, offset: 0 }, length })
+    }
+
+    /// The bytes of a file, such as one that lies compressed in another.
+    pub fn of_bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
+        let bytes = bytes.into();
+        FileRange { length: bytes.len() as u64, place: Place::Memory(bytes) }
     }
 
     /// `length` bytes from `offset` on. The descriptor is the caller's gift; where it stands does not matter.
@@ -53,7 +65,18 @@ impl FileRange {
             let problem = format!("{length} bytes at {offset} of a file of {all}");
             return Err(io::Error::new(ErrorKind::UnexpectedEof, problem));
         }
-        Ok(FileRange { file, offset, length })
+        Ok(FileRange { place: Place::File { file, offset }, length })
+    }
+
+    /// The same bytes again, by a descriptor of its own.
+    ///
+    /// # Errors
+    /// What the system says, or a file that was shortened meanwhile.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        match &self.place {
+            Place::File { file, offset } => FileRange::new(file.try_clone()?, *offset, self.length),
+            Place::Memory(bytes) => Ok(FileRange { place: Place::Memory(bytes.clone()), length: self.length }),
+        }
     }
 
     /// Its bytes, by number.
@@ -66,8 +89,12 @@ impl FileRange {
         self.length == 0
     }
 
-    pub(crate) const fn parts(&self) -> (&File, u64, u64) {
-        (&self.file, self.offset, self.length)
+    /// What can be mapped: a file, where the bytes begin in it, and how many there are.
+    pub(crate) fn parts(&self) -> io::Result<(&File, u64, u64)> {
+        match &self.place {
+            Place::File { file, offset } => Ok((file, *offset, self.length)),
+            Place::Memory(_) => Err(io::Error::new(ErrorKind::InvalidInput, "this is no file, so it cannot be mapped")),
+        }
     }
 
     /// Its bytes. Where the descriptor stands is left alone: copies of one share it.
@@ -79,10 +106,14 @@ impl FileRange {
             let problem = format!("{} bytes, more than the limit of {limit}", self.length);
             return Err(io::Error::new(ErrorKind::FileTooLarge, problem));
         }
+        let (file, offset) = match &self.place {
+            Place::File { file, offset } => (file, *offset),
+            Place::Memory(bytes) => return Ok(bytes.to_vec()),
+        };
         let mut bytes = vec![0; self.length as usize];
         let mut filled = 0;
         while filled < bytes.len() {
-            match read_at(&self.file, &mut bytes[filled..], self.offset + filled as u64) {
+            match read_at(file, &mut bytes[filled..], offset + filled as u64) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -159,8 +190,7 @@ impl FileRanges {
 
 impl WeightFiles for FileRanges {
     fn open(&self, name: &str) -> io::Result<FileRange> {
-        let range = self.ranges.get(name).ok_or(ErrorKind::NotFound)?;
-        FileRange::new(range.file.try_clone()?, range.offset, range.length)
+        self.ranges.get(name).ok_or(ErrorKind::NotFound)?.try_clone()
     }
 
     fn place(&self) -> &Path {
@@ -194,6 +224,14 @@ mod tests {
         assert_eq!(ranges.open("b.bin").unwrap().len(), 8);
         assert_eq!(ranges.open("c").unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(ranges.read("a.json", 5).unwrap_err().kind(), ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn bytes_are_a_file_that_cannot_be_mapped() {
+        let range = FileRange::of_bytes(*b"{json}").try_clone().unwrap();
+        assert_eq!((range.len(), range.read(6).unwrap()), (6, b"{json}".to_vec()));
+        assert_eq!(range.read(5).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        assert_eq!(range.parts().unwrap_err().kind(), ErrorKind::InvalidInput);
     }
 
     #[test]

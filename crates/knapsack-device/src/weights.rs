@@ -189,7 +189,7 @@ fn map(files: &dyn WeightFiles, shard: &Shard) -> Result<(Mmap, Option<Origin>),
     let path = files.place().join(&shard.data_path);
     let io = |source| DeviceError::Io { path: path.clone(), source };
     let range = files.open(&shard.data_path).map_err(io)?;
-    let (file, offset, length) = range.parts();
+    let (file, offset, length) = range.parts().map_err(io)?;
     if length != shard.nbytes {
         let problem = format!("{} has {length} bytes, {} expected", shard.data_path, shard.nbytes);
         return Err(DeviceError::Weights { folder: files.place().to_owned(), problem });

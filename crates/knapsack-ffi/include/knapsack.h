@@ -56,6 +56,14 @@ KnapsackCancel *knapsack_cancel_new(void);
 void knapsack_cancel_raise(const KnapsackCancel *cancel);
 void knapsack_cancel_free(KnapsackCancel *cancel);
 
+/* -- What happens inside, for the app's log. -- */
+
+/* A line. Level: 1 error, 2 warning, 3 info, 4 debug, 5 trace. Comes from any thread. */
+typedef void (*KnapsackOnLog)(void *context, uint32_t level, KnapsackStr part, KnapsackStr text);
+
+/* Gives every line up to `level` to `on_log` from now on, in the whole process; null: nobody is told, which is how it begins. */
+void knapsack_set_log(uint32_t level, KnapsackOnLog on_log, void *context);
+
 /* -- Opening -- */
 
 /* What happened to a model. Kind: 0 loading (value: share that is done, in millionths), 1 loaded (bytes), 2 evicted for another's

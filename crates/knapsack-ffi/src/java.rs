@@ -6,7 +6,7 @@
 
 use crate::c::{number_of, role, state_numbers};
 use crate::core::{
-    AnswerOptions, Background, Code, Error, Models, Options, Result as Outcome, guard, holding, loaded_table,
+    AnswerOptions, Background, Bundle, Code, Error, Models, Options, Result as Outcome, guard, holding, loaded_table, log,
 };
 use jni::objects::{
     JByteArray, JClass, JFloatArray, JIntArray, JLongArray, JObject, JObjectArray, JString, JThrowable,
@@ -14,11 +14,12 @@ use jni::objects::{
 use jni::refs::Global;
 use jni::sys::{jboolean, jint, jlong};
 use jni::{Env, EnvUnowned, JValue, JavaVM, jni_sig, jni_str};
+use knapsack_device::{FileRange, WeightFiles};
 use knapsack_runtime::CancelFlag;
 use knapsack_runtime::download::{Body, Transport, TransportError};
 use knapsack_runtime::manager::Listener;
 use knapsack_runtime::text::Message;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,6 +160,97 @@ impl Transport for JavaTransport {
     }
 }
 
+/// The files of a package that the app opens: its assets.
+struct JavaFiles {
+    host: Arc<Host>,
+    place: PathBuf,
+}
+
+/// Most bytes of a file that is read and not mapped: a tokenizer.
+const MOST_READ: u64 = 256 << 20;
+
+impl JavaFiles {
+    /// Where a file lies in another; `None`: there is none of that name, or it is compressed.
+    fn slice(&self, name: &str) -> io::Result<Option<FileRange>> {
+        let found = self.host.call(|env| {
+            let name = env.new_string(name)?;
+            let signature = jni_sig!("(Ljava/lang/String;)[J");
+            let values = [JValue::Object(&name)];
+            let numbers = env.call_method(&self.host.object, jni_str!("slice"), signature, &values)?.l()?;
+            if numbers.is_null() {
+                return Ok(None);
+            }
+            let numbers = env.cast_local::<JLongArray>(numbers)?;
+            let mut slice = [0; 3];
+            numbers.get_region(env, 0, &mut slice)?;
+            Ok(Some(slice))
+        });
+        match found.ok_or_else(|| io::Error::other(format!("the app could not open {name}")))? {
+            Some([descriptor, offset, length]) => range(descriptor, offset, length).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn range(descriptor: jlong, offset: jlong, length: jlong) -> io::Result<FileRange> {
+    use std::os::fd::FromRawFd;
+    let descriptor = i32::try_from(descriptor).ok().filter(|fd| *fd >= 0).ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: the Kotlin side has let go of the descriptor, so it is this file's alone.
+    let file = unsafe { std::fs::File::from_raw_fd(descriptor) };
+    let number = |number: jlong| u64::try_from(number).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    FileRange::new(file, number(offset)?, number(length)?)
+}
+
+#[cfg(not(unix))]
+fn range(_: jlong, _: jlong, _: jlong) -> io::Result<FileRange> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+impl WeightFiles for JavaFiles {
+    fn open(&self, name: &str) -> io::Result<FileRange> {
+        if let Some(range) = self.slice(name)? {
+            return Ok(range);
+        }
+        let bytes = self.read(name, if name.ends_with(WEIGHTS) { 0 } else { MOST_READ });
+        bytes.map(FileRange::of_bytes).map_err(|error| match error.kind() {
+            // It is there, and has more bytes than none.
+            io::ErrorKind::FileTooLarge if name.ends_with(WEIGHTS) => {
+                let advice = "keep it as it is with androidResources { noCompress += \"bin\" }";
+                io::Error::new(io::ErrorKind::InvalidInput, format!("it is compressed in the app, so it cannot be mapped: {advice}"))
+            }
+            _ => error,
+        })
+    }
+
+    fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// The app reads it: whether it is compressed does not matter.
+    fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
+        let most = limit.min(MOST_READ);
+        let found = self.host.call(|env| {
+            let name = env.new_string(name)?;
+            let values = [JValue::Object(&name), JValue::Int(most as jint)];
+            let signature = jni_sig!("(Ljava/lang/String;I)[B");
+            let bytes = env.call_method(&self.host.object, jni_str!("read"), signature, &values)?.l()?;
+            if bytes.is_null() {
+                return Ok(None);
+            }
+            let bytes = env.cast_local::<JByteArray>(bytes)?;
+            env.convert_byte_array(&bytes).map(Some)
+        });
+        let found = found.ok_or_else(|| io::Error::other(format!("the app could not read {name}")))?;
+        let bytes = found.ok_or(io::ErrorKind::NotFound)?;
+        // The app gives a byte more than it was asked for where there are more.
+        if bytes.len() as u64 > most { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    }
+}
+
+/// Weights are mapped, never read.
+const WEIGHTS: &str = ".bin";
+
 /// Bytes that cross at a time.
 const CHUNK: usize = 64 << 10;
 
@@ -207,6 +299,7 @@ extern "system" fn Java_ai_knapsack_internal_Native_open<'l>(
     storage: JString<'l>,
     budget: jlong,
     background: jint,
+    files_of_host: jboolean,
     host: JObject<'l>,
 ) -> jlong {
     enter(&mut env, |env| {
@@ -214,8 +307,12 @@ extern "system" fn Java_ai_knapsack_internal_Native_open<'l>(
         let storage = storage.try_to_string(env)?;
         let host = Arc::new(Host { vm: env.get_java_vm()?, object: env.new_global_ref(host)? });
         let opened = guard(|| {
+            let bundle = match files_of_host {
+                true => Bundle::Files(Arc::new(JavaFiles { host: host.clone(), place: PathBuf::from(bundle) })),
+                false => Bundle::Folder(PathBuf::from(bundle)),
+            };
             Models::open(Options {
-                bundle: PathBuf::from(bundle),
+                bundle,
                 table: loaded_table(&library)?,
                 storage: (!storage.is_empty()).then(|| PathBuf::from(storage)),
                 budget: (budget > 0).then_some(budget as u64),
@@ -230,6 +327,34 @@ extern "system" fn Java_ai_knapsack_internal_Native_open<'l>(
         });
         give(env, opened.map(|models| Box::into_raw(Box::new(models)) as jlong))
     })
+}
+
+/// Gives the log to an `ai.knapsack.internal.LogSink`; null: to nobody.
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_setLog<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    level: jint,
+    sink: JObject<'l>,
+) {
+    enter(&mut env, |env| {
+        let sink: Option<log::Sink> = match sink.is_null() {
+            true => None,
+            false => {
+                let host = Host { vm: env.get_java_vm()?, object: env.new_global_ref(sink)? };
+                Some(Arc::new(move |level, part, text| {
+                    host.call(|env| {
+                        let (part, text) = (env.new_string(part)?, env.new_string(text)?);
+                        let values = [JValue::Int(level as jint), JValue::Object(&part), JValue::Object(&text)];
+                        let signature = jni_sig!("(ILjava/lang/String;Ljava/lang/String;)V");
+                        env.call_method(&host.object, jni_str!("line"), signature, &values).map(drop)
+                    });
+                }))
+            }
+        };
+        log::set(u32::try_from(level).unwrap_or(0), sink);
+        Ok(())
+    });
 }
 
 #[unsafe(no_mangle)]

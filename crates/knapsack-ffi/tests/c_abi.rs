@@ -189,6 +189,18 @@ impl Models {
         (text, answer.unwrap())
     }
 
+    fn complete(&self, request: &str, cancel: &Cancel) -> Result<Vec<String>, Failure> {
+        let mut events = Vec::new();
+        let mut push = |event: &str| {
+            events.push(event.to_owned());
+            true
+        };
+        let mut each: &mut OnText<'_> = &mut push;
+        let (request, context) = (s(request), (&raw mut each).cast());
+        call(|error| unsafe { knapsack_complete(self.0, request, cancel.0, on_text, context, error) })?;
+        Ok(events)
+    }
+
     fn load(&self) -> Result<(), Failure> {
         call(|error| unsafe { knapsack_load(self.0, s(MODEL), Cancel::new().0, error) })
     }
@@ -295,18 +307,7 @@ fn every_mistake_has_its_number() {
 #[test]
 fn openais_requests_are_answered() {
     let models = Setup::bundled().open().unwrap();
-    let complete = |request: &str| {
-        let mut events = Vec::new();
-        let mut push = |event: &str| {
-            events.push(event.to_owned());
-            true
-        };
-        let mut each: &mut OnText<'_> = &mut push;
-        let context = (&raw mut each).cast();
-        let (request, cancel) = (s(request), Cancel::new());
-        call(|error| unsafe { knapsack_complete(models.0, request, cancel.0, on_text, context, error) })
-            .map(|()| events)
-    };
+    let complete = |request: &str| models.complete(request, &Cancel::new());
     let whole = complete(r#"{"messages":[{"role":"user","content":"What is 37 plus 48?"}],"temperature":0}"#).unwrap();
     assert!(whole.len() == 1 && whole[0].contains("\"chat.completion\"") && whole[0].contains("85"), "{whole:?}");
     let streamed = r#"{"messages":[{"role":"user","content":"What is 37 plus 48?"}],"temperature":0,"stream":true}"#;
@@ -372,6 +373,57 @@ fn an_answer_can_be_ended_at_any_moment() {
         });
     }
     assert_eq!(models.ask(SUM).0, whole);
+}
+
+/// A call that waits for the answer of another ends when its flag is raised, long before that answer does.
+#[test]
+fn a_call_that_waits_for_the_model_can_be_cancelled() {
+    let models = Setup::bundled().open().unwrap();
+    let (begun, wait) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let models = &models;
+        let holder = scope.spawn(move || {
+            let mut first = true;
+            models.answer(&[(1, SUM)], &options(), &Cancel::new(), &mut |_| {
+                if std::mem::take(&mut first) {
+                    begun.send(()).unwrap();
+                    // The model is held until both others have ended.
+                    released.recv().unwrap();
+                }
+                true
+            })
+        });
+        wait.recv().unwrap();
+        let (asking, completing) = (Cancel::new(), Cancel::new());
+        let answer = scope.spawn(|| models.answer(&[(1, SUM)], &options(), &asking, &mut |_| true).unwrap_err());
+        let request = r#"{"messages":[{"role":"user","content":"What is 37 plus 48?"}]}"#;
+        let completion = scope.spawn(|| models.complete(request, &completing).unwrap_err());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!answer.is_finished() && !completion.is_finished());
+        asking.raise();
+        completing.raise();
+        assert_eq!(answer.join().unwrap().code, 16);
+        assert_eq!(completion.join().unwrap().code, 16);
+        release.send(()).unwrap();
+        assert_eq!(holder.join().unwrap().unwrap().finish, 0);
+    });
+}
+
+#[test]
+fn the_log_goes_where_the_app_wants_it() {
+    static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    unsafe extern "C" fn line(context: *mut c_void, level: u32, part: KnapsackStr, text: KnapsackStr) {
+        assert_eq!(context.addr(), 8);
+        let line = unsafe { format!("{level} {} {}", part.text().unwrap(), text.text().unwrap()) };
+        LINES.lock().unwrap().push(line);
+    }
+    unsafe { knapsack_set_log(3, Some(line), std::ptr::without_provenance_mut(8)) };
+    let models = Setup::bundled().open().unwrap();
+    models.load().unwrap();
+    let heard = LINES.lock().unwrap().clone();
+    assert!(heard.iter().any(|line| line.starts_with("3 ") && line.contains(&format!("loaded {MODEL}"))), "{heard:?}");
+    unsafe { knapsack_set_log(0, None, null_mut()) };
 }
 
 #[test]

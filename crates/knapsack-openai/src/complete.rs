@@ -51,7 +51,7 @@ pub fn complete(
     loader.prepare(model_id, &progress, &call.cancel).map_err(|error| ApiError::internal(&error))?;
     let how = Acquire { wait: call.patience, cancel: call.cancel.clone() };
     let handle = manager.acquire(model_id, &how).map_err(|error| ApiError::from(&error))?;
-    let mut engine = handle.lock();
+    let mut engine = handle.lock_unless(&call.cancel).ok_or_else(ApiError::cancelled)?;
     let envelope = Envelope::new(model_id);
     let options = request.options(engine.chat().defaults)?;
     let mut answering = Answering { engine: &mut engine, request, envelope, options, cancel: &call.cancel };

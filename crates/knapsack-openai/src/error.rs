@@ -48,6 +48,12 @@ impl ApiError {
         Self::server("internal_error", 500, error)
     }
 
+    /// The caller gave up before the answer began.
+    pub fn cancelled() -> Self {
+        let message = "cancelled while another answer of the model ran".to_owned();
+        Self { status: 503, kind: "server_error", code: "cancelled", param: None, message }
+    }
+
     /// The package has no model of that name.
     pub fn no_such_model(model_id: &str) -> Self {
         let message = format!("the package has no model `{}`", crate::request::shortened(model_id));

@@ -5,6 +5,7 @@ mod model;
 mod output;
 mod prompt;
 mod sampling;
+mod sdk;
 mod value;
 
 pub use manifest::{
@@ -18,6 +19,7 @@ pub use model::{
 pub use output::{ColorChoice, JsonArg, MessageFormat, OutputArgs};
 pub use prompt::{ContextPolicyArg, PromptOptionArgs, Thinking};
 pub use sampling::{FormArgs, SamplingArgs};
+pub use sdk::{SdkArgs, SdkBuildArgs, SdkCommand, SdkTarget};
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use std::path::PathBuf;
@@ -89,6 +91,8 @@ pub enum Command {
     Cache(CacheArgs),
     /// List the model families and formats that are supported, and what each was checked against
     Models(JsonArg),
+    /// Build the runtime for an app from Knapsack's sources; packaging needs none of it
+    Sdk(SdkArgs),
     /// Print the JSON Schema of the manifest
     Schema,
     /// Say which optional tools are there, and what to do about the rest

@@ -19,6 +19,7 @@ pub mod phones;
 pub mod report;
 pub mod serve;
 pub mod table;
+mod tools;
 
 use clap::Parser;
 use std::ffi::OsString;

@@ -25,19 +25,33 @@ const FAT_ALIGNMENT: u32 = 4;
 pub fn archive(slice: AppleSlice, libraries: &[Library]) -> Result<Vec<u8>, BundleError> {
     let table = model_table(libraries)?;
     let mut thin = Vec::new();
-    for architecture in slice.architectures {
-        let (architecture, cpu, subtype) = match architecture {
-            device::Architecture::Arm64 => (Architecture::Aarch64, macho::CPU_TYPE_ARM64, macho::CPU_SUBTYPE_ARM64_ALL),
-            device::Architecture::X86_64 => {
-                (Architecture::X86_64, macho::CPU_TYPE_X86_64, macho::CPU_SUBTYPE_X86_64_ALL)
-            }
+    for &architecture in slice.architectures {
+        let written = match architecture {
+            device::Architecture::Arm64 => Architecture::Aarch64,
+            device::Architecture::X86_64 => Architecture::X86_64,
         };
-        thin.push((cpu.0, subtype.0, thin_archive(slice, architecture, &table)?));
+        thin.push((architecture, thin_archive(slice, written, &table)?));
     }
-    match thin.len() {
-        1 => Ok(thin.remove(0).2),
-        _ => fat(&thin),
+    universal(thin)
+}
+
+/// One file of several, each for another processor, or the only one as it is.
+///
+/// # Errors
+/// More than a fat file of 4 GiB can hold.
+pub fn universal(mut thin: Vec<(device::Architecture, Vec<u8>)>) -> Result<Vec<u8>, BundleError> {
+    if thin.len() == 1 {
+        return Ok(thin.remove(0).1);
     }
+    let numbers = |architecture| match architecture {
+        device::Architecture::Arm64 => (macho::CPU_TYPE_ARM64.0, macho::CPU_SUBTYPE_ARM64_ALL.0),
+        device::Architecture::X86_64 => (macho::CPU_TYPE_X86_64.0, macho::CPU_SUBTYPE_X86_64_ALL.0),
+    };
+    let slices = thin.into_iter().map(|(architecture, data)| {
+        let (cpu, subtype) = numbers(architecture);
+        (cpu, subtype, data)
+    });
+    fat(&slices.collect::<Vec<_>>())
 }
 
 fn thin_archive(slice: AppleSlice, architecture: Architecture, table: &Table) -> Result<Vec<u8>, BundleError> {

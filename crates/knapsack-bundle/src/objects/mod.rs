@@ -6,9 +6,9 @@ mod apple;
 mod elf;
 mod xcframework;
 
-pub use apple::archive;
+pub use apple::{archive, universal};
 pub use elf::shared_library;
-pub use xcframework::{XCFRAMEWORK, xcframework};
+pub use xcframework::{FrameworkSlice, XCFRAMEWORK, xcframework, xcframework_info};
 pub(crate) use xcframework::{info_plist as framework_info, members as framework_members};
 
 use crate::error::BundleError;

@@ -5,6 +5,7 @@
 
 mod answer;
 mod error;
+mod log;
 mod models;
 mod transport;
 
@@ -16,6 +17,7 @@ pub use error::{
     KnapsackError, KnapsackHolder, knapsack_error_code, knapsack_error_free, knapsack_error_holder,
     knapsack_error_message, knapsack_error_number,
 };
+pub use log::{KnapsackOnLog, knapsack_set_log};
 pub use models::{
     KnapsackModelInfo, KnapsackModels, KnapsackOnEvent, KnapsackOnModel, KnapsackOnProgress, KnapsackOnWanted,
     KnapsackOpen, KnapsackState, KnapsackWanted, knapsack_adopt, knapsack_close, knapsack_fits, knapsack_load,

@@ -1,6 +1,6 @@
 use super::answer::KnapsackCancel;
 use super::{KnapsackError, KnapsackStr, KnapsackTransport, at, give, sized};
-use crate::core::{Background, Code, Error, ModelState, Models, Options, Result, guard, loaded_table, table_at};
+use crate::core::{Background, Bundle, Code, Error, ModelState, Models, Options, Result, guard, loaded_table, table_at};
 use knapsack_runtime::manager::{Event, EvictionReason, Listener};
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
@@ -111,7 +111,7 @@ impl KnapsackOpen {
             other => return Err(Error::new(Code::InvalidArgument, format!("background {other}"))),
         };
         Ok(Options {
-            bundle: PathBuf::from(bundle),
+            bundle: Bundle::Folder(PathBuf::from(bundle)),
             table,
             storage: (!storage.is_empty()).then(|| PathBuf::from(storage)),
             budget: (self.budget > 0).then_some(self.budget),

@@ -129,7 +129,7 @@ impl Models {
     /// # Errors
     /// What the request asks for and cannot be had; the message is the body that OpenAI's clients expect.
     pub fn complete(&self, request: &str, cancel: &CancelFlag, on_event: &mut dyn FnMut(&str) -> bool) -> Result<()> {
-        let _pass = self.gate.enter(cancel)?;
+        let pass = self.gate.enter(cancel)?;
         self.refresh_budget();
         let call = Call { cancel: cancel.clone(), ..Call::default() };
         let answered = Request::parse(request.as_bytes()).and_then(|request| {
@@ -141,6 +141,8 @@ impl Models {
         });
         answered.map_err(|error| {
             let code = match error.status {
+                _ if pass.stopped() => Code::Backgrounded,
+                _ if cancel.is_cancelled() => Code::Cancelled,
                 400..=403 | 405..=499 => Code::InvalidArgument,
                 404 => Code::NoSuchModel,
                 _ => Code::DeviceFailed,

@@ -177,8 +177,8 @@ thread_local! {
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs `body`; a panic becomes an error that says where it was. Nothing is printed, and no stack is looked at: that is left to
-/// the app, and has crashed in libraries whose pages are larger than the symbolizer expects.
+/// Runs `body`; a panic becomes an error that says where it was. It goes to the app's log; no stack is looked at, which would be slow and has
+/// crashed in libraries whose pages are larger than the symbolizer expects.
 ///
 /// # Errors
 /// The body's own, or [`Code::Internal`].
@@ -196,7 +196,11 @@ pub fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     DEPTH.set(DEPTH.get() + 1);
     let outcome = catch_unwind(AssertUnwindSafe(body));
     DEPTH.set(DEPTH.get() - 1);
-    outcome.unwrap_or_else(|panic| Err(panicked(&panic)))
+    outcome.unwrap_or_else(|panic| {
+        let error = panicked(&panic);
+        ::log::error!("{}", error.message);
+        Err(error)
+    })
 }
 
 /// What a panic said.

@@ -1,11 +1,14 @@
 //! What both faces call. Everything blocks and may be called from any thread.
 
 mod answer;
+mod bundle;
 mod error;
 mod gate;
 mod library;
+pub mod log;
 
 pub use answer::{Answer, AnswerOptions, Finish};
+pub use bundle::Bundle;
 pub(crate) use error::holding;
 pub use error::{Code, Error, Result, guard};
 pub use library::{loaded_table, table_at};
@@ -15,15 +18,15 @@ use knapsack_artifact::app_config::{AppModel, WeightsLocation};
 use knapsack_device::OpenOptions;
 use knapsack_runtime::download::{Body, DownloadProgress, Store, Transport, TransportError, WantedFile};
 use knapsack_runtime::manager::{Acquire, Handle, Listener, Manager, Pressure, system_budget};
-use knapsack_runtime::{CancelFlag, Package, PackageLoader, table_libraries};
+use knapsack_runtime::{CancelFlag, PackageLoader, table_libraries};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 
 /// What an app opens its models with.
 pub struct Options {
-    /// The package's `bundle` folder, which holds the app config.
-    pub bundle: PathBuf,
+    /// The app config and the files of bundled models.
+    pub bundle: Bundle,
     /// The model table.
     pub table: &'static [u8],
     /// Where downloaded models are kept; without it a model that is to be downloaded cannot be used.
@@ -99,7 +102,7 @@ impl Models {
     /// # Errors
     /// A package or a table that cannot be used.
     pub fn open(options: Options) -> Result<Self> {
-        let package = Package::with_libraries(&options.bundle, table_libraries(options.table)?)?;
+        let package = options.bundle.open(table_libraries(options.table)?)?;
         // Beside the models: names that begin with a dot are none of theirs.
         let programs = options.storage.as_ref().map(|folder| folder.join(".programs"));
         let device = Box::new(knapsack_device::best(&OpenOptions { threads: None, programs }));

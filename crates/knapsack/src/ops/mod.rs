@@ -21,6 +21,7 @@ pub mod plan;
 pub mod prompt;
 pub mod run;
 pub mod schema;
+pub mod sdk;
 pub mod serve;
 pub mod update;
 
@@ -49,6 +50,7 @@ pub fn dispatch(command: &Command, reporter: &Reporter) -> anyhow::Result<()> {
         Command::Logits(args) => logits::run(args, reporter),
         Command::Serve(args) => serve::run(args, reporter),
         Command::Models(args) => models::run(args, reporter),
+        Command::Sdk(args) => sdk::run(args, reporter),
         Command::Schema => schema::run(reporter),
         Command::Doctor(args) => doctor::run(args, reporter),
         Command::Completions(args) => completions::run(args, reporter),

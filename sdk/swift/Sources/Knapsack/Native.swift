@@ -26,6 +26,28 @@ final class Guarded<Value>: @unchecked Sendable {
     }
 }
 
+/// Where the log of the whole process goes.
+enum LogHook {
+    final class Sink: Sendable {
+        let line: @Sendable (LogLevel, String, String) -> Void
+        init(_ line: @escaping @Sendable (LogLevel, String, String) -> Void) { self.line = line }
+    }
+    /// Every sink that was ever set: a line may be on its way to one while another is set.
+    private static let sinks = Guarded<[Sink]>([])
+
+    static func set(_ level: LogLevel, _ line: (@Sendable (LogLevel, String, String) -> Void)?) {
+        guard let line else { return knapsack_set_log(0, nil, nil) }
+        let sink = Sink(line)
+        sinks.with { $0.append(sink) }
+        knapsack_set_log(
+            level.rawValue,
+            { context, level, part, text in
+                let sink = Unmanaged<Sink>.fromOpaque(context!).takeUnretainedValue()
+                sink.line(LogLevel(rawValue: level) ?? .trace, String(part), String(text))
+            }, Unmanaged.passUnretained(sink).toOpaque())
+    }
+}
+
 /// A flag that ends a running call.
 final class Cancel: @unchecked Sendable {
     // The C interface lets any thread use it.

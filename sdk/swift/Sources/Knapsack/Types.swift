@@ -46,6 +46,25 @@ public struct Options: Sendable {
     }
 }
 
+/// How important a line of the log is.
+public enum LogLevel: UInt32, Sendable, Comparable {
+    case error = 1, warning, info, debug, trace
+
+    public static func < (left: LogLevel, right: LogLevel) -> Bool { left.rawValue < right.rawValue }
+}
+
+/// What happens inside: nobody is told until an app asks.
+public enum KnapsackLog {
+    /// Gives every line up to `level` to `line` from now on, in the whole process: for `os.Logger`. `line` takes the level, the part of the
+    /// runtime that says it, and the text, on any thread.
+    public static func listen(_ level: LogLevel = .info, _ line: @escaping @Sendable (LogLevel, String, String) -> Void) {
+        LogHook.set(level, line)
+    }
+
+    /// Nobody is told any more.
+    public static func stop() { LogHook.set(.error, nil) }
+}
+
 /// What stops while the app is in the background.
 public enum BackgroundPolicy: UInt32, Sendable {
     /// Work on the GPU, which iOS forbids there; the CPU goes on.

@@ -265,6 +265,18 @@ final class BehaviourTests: XCTestCase {
         XCTAssertTrue(answer.text.contains("85"))
     }
 
+    func testTheLogGoesWhereTheAppWantsIt() async throws {
+        let world = try World()
+        let lines = Guarded<[String]>([])
+        KnapsackLog.listen(.info) { level, part, text in lines.with { $0.append("\(level) \(part) \(text)") } }
+        try await world.models().load(world.model)
+        XCTAssertTrue(lines.with { $0.contains { $0.contains("info") && $0.contains("loaded \(world.model)") } }, "\(lines.with { $0 })")
+        KnapsackLog.stop()
+        lines.with { $0 = [] }
+        try await world.models().load(world.model)
+        XCTAssertEqual(lines.with { $0 }, [])
+    }
+
     func testADownloadSurvivesTheNetwork() async throws {
         let world = try World()
         let storage = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
@@ -278,6 +290,12 @@ final class BehaviourTests: XCTestCase {
         // Stopped by its consumer, cut off twice, taken up again.
         try await world.hub("slow")
         for try await step in models.prepare(world.model) where step.done > 0 { break }
+        // The network is gone, and comes back.
+        try await world.hub("down")
+        let lost = await failure { for try await _ in models.prepare(world.model) {} }
+        guard case .network(let problem)? = lost as? KnapsackError, problem.status == 503 else {
+            return XCTFail("\(String(describing: lost))")
+        }
         try await world.hub("back")
         try await world.hub("lose?times=2")
         var last: DownloadProgress?

@@ -2,15 +2,19 @@ import ai.knapsack.BackgroundPolicy
 import ai.knapsack.DownloadProgress
 import ai.knapsack.Event
 import ai.knapsack.EvictionReason
+import ai.knapsack.FileSlice
 import ai.knapsack.FinishReason
 import ai.knapsack.GenerationOptions
 import ai.knapsack.KnapsackError
+import ai.knapsack.KnapsackLog
 import ai.knapsack.LocalModels
+import ai.knapsack.LogLevel
 import ai.knapsack.Message
 import ai.knapsack.ModelEvent
 import ai.knapsack.ModelPackage
 import ai.knapsack.ModelState
 import ai.knapsack.Options
+import ai.knapsack.PackageFiles
 import ai.knapsack.ContextPolicy
 import ai.knapsack.Role
 import kotlinx.coroutines.CoroutineStart
@@ -261,6 +265,41 @@ private val tests: List<Pair<String, suspend () -> Unit>> = listOf(
         }
         copy.deleteRecursively()
     },
+    "assets are read where they lie in the app" to {
+        val apk = Files.createTempFile("knapsack", ".apk").toFile()
+        Apk.write(apk, bundle) { !it.endsWith(".bin") }
+        LocalModels(ModelPackage(Apk(apk), library)).use { models ->
+            check(models.state(model) == ModelState.Bundled, models.state(model))
+            check("85" in models.session(model).respond(SUM, greedy).text, "the answer out of the app")
+            // The weights are pages of the app itself.
+            val maps = File("/proc/self/maps").readLines()
+            check(maps.any { apk.path in it }, "the app is not mapped")
+        }
+        Apk.write(apk, bundle) { it.endsWith("params_shard_0.bin") }
+        LocalModels(ModelPackage(Apk(apk), library)).use { models ->
+            val error = fails<KnapsackError.DeviceFailed> { models.load(model) }
+            check("compressed" in error.message.orEmpty() && "noCompress" in error.message.orEmpty(), error)
+        }
+        Apk.write(apk, File(bundle, model)) { false }
+        fails<KnapsackError.PackageUnusable> { LocalModels(ModelPackage(Apk(apk), library)) }
+        val broken = object : PackageFiles {
+            override val place = "broken"
+            override fun slice(path: String): FileSlice = throw IllegalStateException("no")
+            override fun read(path: String, most: Int): ByteArray = throw IllegalStateException("no")
+        }
+        fails<KnapsackError.PackageUnusable> { LocalModels(ModelPackage(broken, library)) }
+        apk.delete()
+    },
+    "the log goes where the app wants it" to {
+        val lines = java.util.concurrent.ConcurrentLinkedQueue<String>()
+        KnapsackLog.listen(LogLevel.INFO) { level, part, text -> lines += "$level $part $text" }
+        open().use { it.load(model) }
+        check(lines.any { "INFO" in it && "loaded $model" in it }, lines)
+        KnapsackLog.listen(LogLevel.OFF, null)
+        lines.clear()
+        open().use { it.load(model) }
+        check(lines.isEmpty(), lines)
+    },
     "a download survives the network" to {
         val storage = Files.createTempDirectory("knapsack").toFile()
         LocalModels(ModelPackage(File(world.getValue("remote")), library), Options(storage = storage)).use { models ->
@@ -270,6 +309,12 @@ private val tests: List<Pair<String, suspend () -> Unit>> = listOf(
             // Stopped by its collector, cut off twice, taken up again.
             hub("slow")
             models.prepare(model).first { it.done > 0 }
+            // The network is gone, and comes back: what was fetched is not fetched again.
+            hub("down")
+            val lost = fails<KnapsackError.Network> { models.prepare(model).toList() }
+            check(lost.status == 503, lost)
+            val here = models.state(model)
+            check(here is ModelState.Partial || here is ModelState.Missing, here)
             hub("back")
             hub("lose?times=2")
             val last: DownloadProgress = models.prepare(model).last()

@@ -1,6 +1,5 @@
 package android.content;
 
-import android.content.pm.PackageManager;
 import android.content.res.AssetManager;
 import java.io.File;
 
@@ -12,10 +11,6 @@ public abstract class Context {
     public abstract AssetManager getAssets();
 
     public abstract File getNoBackupFilesDir();
-
-    public abstract PackageManager getPackageManager();
-
-    public abstract String getPackageName();
 
     public abstract Object getSystemService(String name);
 

@@ -4,7 +4,7 @@ import java.io.IOException;
 import java.io.InputStream;
 
 public final class AssetManager {
-    public native String[] list(String path) throws IOException;
-
     public native InputStream open(String name) throws IOException;
+
+    public native AssetFileDescriptor openFd(String name) throws IOException;
 }

@@ -5,9 +5,11 @@ package ai.knapsack
 import android.app.ActivityManager
 import android.content.ComponentCallbacks2
 import android.content.Context
+import android.content.res.AssetManager
 import android.content.res.Configuration
+import java.io.ByteArrayOutputStream
 import java.io.File
-import java.io.IOException
+import java.io.FileNotFoundException
 
 /** The folder of a package in the assets of an app. */
 private const val ASSETS = "knapsack"
@@ -65,33 +67,35 @@ private class AppCallbacks(private val models: LocalModels) : ComponentCallbacks
     }
 }
 
-/**
- * The package in the app's assets, copied to files once for each version of the app: the app config, and the weights that are
- * bundled. Blocks while it copies.
- *
- * @throws IOException the assets are missing or the disk is full
- */
-fun packageFromAssets(context: Context): ModelPackage {
-    val version = context.packageManager.getPackageInfo(context.packageName, 0).lastUpdateTime
-    val folder = File(context.noBackupFilesDir, "knapsack-package")
-    val target = File(folder, version.toString())
-    if (!target.isDirectory) {
-        val partial = File(folder, "partial")
-        partial.deleteRecursively()
-        copyAssets(context, ASSETS, partial)
-        folder.listFiles()?.filter { it != partial }?.forEach { it.deleteRecursively() }
-        if (!partial.renameTo(target)) throw IOException("cannot rename $partial")
+/** The package in the app's assets. Nothing is copied: weights are mapped where they lie in the APK. */
+fun packageFromAssets(context: Context): ModelPackage = ModelPackage(AssetFiles(context.applicationContext.assets))
+
+private class AssetFiles(private val assets: AssetManager) : PackageFiles {
+    override val place = "assets/$ASSETS"
+
+    override fun slice(path: String): FileSlice? = try {
+        assets.openFd("$ASSETS/$path").use { asset ->
+            FileSlice(asset.parcelFileDescriptor.detachFd(), asset.startOffset, asset.length)
+        }
+    } catch (_: FileNotFoundException) {
+        // Also when it is compressed.
+        null
     }
-    return ModelPackage(target)
+
+    override fun read(path: String, most: Int): ByteArray? = try {
+        assets.open("$ASSETS/$path").use { from ->
+            val bytes = ByteArrayOutputStream()
+            val buffer = ByteArray(CHUNK)
+            while (bytes.size() < most) {
+                val read = from.read(buffer, 0, minOf(buffer.size, most - bytes.size()))
+                if (read < 0) break
+                bytes.write(buffer, 0, read)
+            }
+            bytes.toByteArray()
+        }
+    } catch (_: FileNotFoundException) {
+        null
+    }
 }
 
-private fun copyAssets(context: Context, path: String, target: File) {
-    val names = context.assets.list(path).orEmpty()
-    if (names.isEmpty()) {
-        target.parentFile?.mkdirs()
-        context.assets.open(path).use { from -> target.outputStream().use { from.copyTo(it) } }
-        return
-    }
-    if (!target.mkdirs() && !target.isDirectory) throw IOException("cannot make $target")
-    for (name in names) copyAssets(context, "$path/$name", File(target, name))
-}
+private const val CHUNK = 64 shl 10

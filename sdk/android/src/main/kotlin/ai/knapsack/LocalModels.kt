@@ -49,8 +49,8 @@ class LocalModels @JvmOverloads constructor(pkg: ModelPackage, options: Options 
     internal val handle: Handle = Handle(
         typed {
             Native.open(
-                pkg.bundle.path, pkg.library, options.storage?.path.orEmpty(), options.memoryBudget ?: 0,
-                options.background.ordinal, Callbacks(published),
+                pkg.place, pkg.library, options.storage?.path.orEmpty(), options.memoryBudget ?: 0,
+                options.background.ordinal, pkg.files != null, Callbacks(published, pkg.files),
             )
         },
         { KnapsackError.Closed("the models were closed") },
@@ -219,7 +219,10 @@ class LocalModels @JvmOverloads constructor(pkg: ModelPackage, options: Options 
     }
 }
 
-private class Callbacks(private val published: MutableSharedFlow<ModelEvent>) : Host {
+private class Callbacks(
+    private val published: MutableSharedFlow<ModelEvent>,
+    private val files: PackageFiles?,
+) : Host {
     override fun event(kind: Int, id: String, value: Long, text: String) {
         val event = when (kind) {
             0 -> ModelEvent.Loading(id, value / 1e6)
@@ -232,4 +235,9 @@ private class Callbacks(private val published: MutableSharedFlow<ModelEvent>) : 
     }
 
     override fun get(url: String, from: Long): Body? = download(url, from)
+
+    override fun slice(path: String): LongArray? =
+        files?.slice(path)?.let { longArrayOf(it.descriptor.toLong(), it.offset, it.length) }
+
+    override fun read(path: String, most: Int): ByteArray? = files?.read(path, most + 1)
 }

@@ -1,14 +1,59 @@
 package ai.knapsack
 
+import ai.knapsack.internal.LogSink
+import ai.knapsack.internal.Native
 import java.io.File
 
 /**
- * What `knapsack package` wrote and the app ships.
+ * What `knapsack package` wrote and the app ships: the app config, the weights that are bundled, and the models.
  *
- * @property bundle the folder that holds the app config, and the weights that are bundled
  * @property library the shared library with the models; the system finds it by its name in the app
  */
-class ModelPackage @JvmOverloads constructor(val bundle: File, val library: String = "libmodel_android.so")
+class ModelPackage private constructor(internal val place: String, internal val files: PackageFiles?, val library: String) {
+    /** The package's folder `bundle` is a folder on this device too. */
+    @JvmOverloads
+    constructor(bundle: File, library: String = "libmodel_android.so") : this(bundle.path, null, library)
+
+    /** The files of that folder are somewhere else, such as in the assets of an app. */
+    @JvmOverloads
+    constructor(files: PackageFiles, library: String = "libmodel_android.so") : this(files.place, files, library)
+}
+
+/** The files of a package, by their paths in its folder `bundle`. Called from any thread; what is thrown is a failed load. */
+interface PackageFiles {
+    /** What messages call the place. */
+    val place: String
+
+    /** Where a file lies uncompressed in another; null: there is none of that name, or it is compressed. */
+    fun slice(path: String): FileSlice?
+
+    /** The first [most] bytes of a file, or all; null: there is none of that name. */
+    fun read(path: String, most: Int): ByteArray?
+}
+
+/**
+ * Bytes of an open file, which are mapped and never copied.
+ *
+ * @property descriptor given away with this: the runtime closes it
+ */
+class FileSlice(val descriptor: Int, val offset: Long, val length: Long)
+
+/** How important a line of the log is. */
+enum class LogLevel { OFF, ERROR, WARNING, INFO, DEBUG, TRACE }
+
+/** Is told what happens inside, from any thread. */
+fun interface LogListener {
+    /** [part] is the part of the runtime that says it. */
+    fun line(level: LogLevel, part: String, text: String)
+}
+
+/** What happens inside: nobody is told until an app asks. */
+object KnapsackLog {
+    /** Gives every line up to [level] to [listener] from now on, in the whole process; null: to nobody. */
+    @JvmStatic
+    fun listen(level: LogLevel, listener: LogListener?) =
+        Native.setLog(level.ordinal, listener?.let { LogSink { number, part, text -> it.line(LogLevel.values()[number], part, text) } })
+}
 
 /**
  * How [LocalModels] works.

@@ -14,8 +14,10 @@ internal object Native {
     @JvmStatic external fun abiVersion(): Int
 
     @JvmStatic external fun open(
-        bundle: String, library: String, storage: String, budget: Long, background: Int, host: Host,
+        bundle: String, library: String, storage: String, budget: Long, background: Int, filesOfHost: Boolean, host: Host,
     ): Long
+
+    @JvmStatic external fun setLog(level: Int, sink: LogSink?)
 
     @JvmStatic external fun close(models: Long)
 
@@ -70,6 +72,11 @@ internal fun interface TextSink {
     fun text(piece: String): Boolean
 }
 
+/** A line of the log. */
+internal fun interface LogSink {
+    fun line(level: Int, part: String, text: String)
+}
+
 /** How far a download is; false stops it. */
 internal fun interface ProgressSink {
     fun step(done: Long, total: Long): Boolean
@@ -81,6 +88,12 @@ internal interface Host {
 
     /** Null: no answer. */
     fun get(url: String, from: Long): Body?
+
+    /** Descriptor, offset and length of a file of the package. */
+    fun slice(path: String): LongArray?
+
+    /** A byte more than [most] where a file of the package has more. */
+    fun read(path: String, most: Int): ByteArray?
 }
 
 /** The bytes of a download. */

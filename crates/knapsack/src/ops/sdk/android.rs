@@ -1,0 +1,158 @@
+//! The Kotlin library `ai.knapsack:runtime` as an AAR in a Maven repository.
+
+use super::{Built, Missing, Sources, cargo, replace_folder};
+use crate::cli::SdkBuildArgs;
+use crate::report::Reporter;
+use crate::tools::{self, Ndk, android_sdks, in_path, newest_first};
+use anyhow::{Context, Result, bail};
+use knapsack_artifact::device::Abi;
+use knapsack_bundle::android::{Dependency, MavenArtifact, aar};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What an ABI is built as.
+pub(super) struct Build {
+    pub(super) abi: Abi,
+    pub(super) target: &'static str,
+}
+
+/// Every ABI.
+pub(super) const ABIS: [Build; 2] = [
+    Build { abi: Abi::ARM64, target: "aarch64-linux-android" },
+    Build { abi: Abi::X86_64, target: "x86_64-linux-android" },
+];
+
+/// Oldest Android: its NDK's linker has this in its name.
+const API: u32 = 26;
+/// What the library's users need.
+const COROUTINES: Dependency<'_> =
+    Dependency { group: "org.jetbrains.kotlinx", name: "kotlinx-coroutines-core", version: "1.8.0" };
+const KOTLIN: Dependency<'_> = Dependency { group: "org.jetbrains.kotlin", name: "kotlin-stdlib", version: "2.1.0" };
+
+/// Builds the ABIs that are asked for.
+pub(super) fn build(sources: &Sources, args: &SdkBuildArgs, reporter: &Reporter) -> Result<Built> {
+    let chosen: Vec<&Build> =
+        ABIS.iter().filter(|build| args.only.is_empty() || args.only.iter().any(|name| name == build.abi.name)).collect();
+    let mut missing = Missing::default();
+    let ndk = missing.need("The Android NDK", tools::ndk(), tools::GET_NDK);
+    missing.targets(chosen.iter().map(|build| build.target))?;
+    let java = missing.need("Java", java(), "install a JDK 11 or newer, or set JAVA_HOME to its folder");
+    let kotlin = missing.need("Kotlin's compiler", tools::kotlin(), tools::GET_KOTLIN);
+    let platform = missing.need(
+        "An Android platform (android.jar)",
+        platform(),
+        "install one with Android Studio's SDK manager, or set ANDROID_HOME to the SDK's folder",
+    );
+    missing.check()?;
+    let (Some(ndk), Some(java), Some(kotlin), Some(platform)) = (ndk, java, kotlin, platform) else {
+        bail!("something is missing");
+    };
+    let mut files = Vec::new();
+    for build in chosen {
+        reporter.status("Building", format_args!("the runtime for {}", build.target));
+        let file = cargo::build(sources, &library(&ndk, build.target)?)?;
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        files.push((format!("jni/{}/libknapsack.so", build.abi.name), bytes));
+    }
+    reporter.status("Building", "the Kotlin library");
+    let work = tempfile::tempdir()?;
+    let classes = work.path().join("classes.jar");
+    compile(sources, &java, &kotlin, &platform, &classes)?;
+    files.push(("classes.jar".to_owned(), fs::read(&classes)?));
+    files.push(("proguard.txt".to_owned(), sources.read("sdk/android/consumer-rules.pro")?.into_bytes()));
+    let manifest = sources.read("sdk/android/AndroidManifest.xml")?;
+    let artifact = MavenArtifact {
+        group: "ai.knapsack",
+        name: "runtime",
+        version: env!("CARGO_PKG_VERSION"),
+        description: "Language models on the phone",
+        dependencies: &[COROUTINES, KOTLIN],
+    };
+    let repository = args.output.join("maven");
+    let place = repository.join(artifact.folder());
+    let bytes = aar(&manifest, &files)?;
+    replace_folder(&place, |folder| {
+        fs::write(folder.join(artifact.file("aar")), &bytes)?;
+        Ok(fs::write(folder.join(artifact.file("pom")), artifact.pom())?)
+    })?;
+    let next = format!(
+        "In settings.gradle.kts: maven {{ url = uri(\"{}\") }}; in the app: implementation(\"{}\")",
+        repository.display(),
+        artifact.coordinates()
+    );
+    Ok(Built { files: vec![place.join(artifact.file("aar")), place.join(artifact.file("pom"))], next })
+}
+
+/// `java` of `JAVA_HOME`, or of PATH.
+fn java() -> Option<PathBuf> {
+    let program = format!("bin/java{}", std::env::consts::EXE_SUFFIX);
+    let home = std::env::var_os("JAVA_HOME").map(|home| PathBuf::from(home).join(program));
+    home.filter(|java| java.is_file()).or_else(|| in_path("java"))
+}
+
+/// The classes of the newest Android that is installed.
+fn platform() -> Option<PathBuf> {
+    let platforms = android_sdks().flat_map(|sdk| newest_first(&sdk.join("platforms")));
+    platforms.map(|folder| folder.join("android.jar")).find(|jar| jar.is_file())
+}
+
+fn library<'a>(ndk: &Ndk, target: &'a str) -> Result<cargo::Library<'a>> {
+    let linker = linker(ndk, target)?;
+    let name = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
+    // Undefined symbols are an error here and not in the app; segments fit phones with pages of 16 KiB.
+    let link = ["-Wl,-z,defs", "-Wl,-z,max-page-size=16384", "-Wl,-soname,libknapsack.so"].map(str::to_owned);
+    Ok(cargo::Library {
+        target,
+        kind: "cdylib",
+        features: &["jni"],
+        environment: vec![(name, linker)],
+        link: link.to_vec(),
+    })
+}
+
+/// The NDK's clang for a target and [`API`].
+fn linker(ndk: &Ndk, target: &str) -> Result<PathBuf> {
+    let name = format!("{target}{API}-clang{}", if cfg!(windows) { ".cmd" } else { "" });
+    let hosts = newest_first(&ndk.folder.join("toolchains/llvm/prebuilt"));
+    hosts.into_iter().map(|host| host.join("bin").join(&name)).find(|path| path.is_file()).with_context(|| {
+        format!("the NDK {} at {} has no {name}: {}", ndk.version, ndk.folder.display(), tools::GET_NDK)
+    })
+}
+
+/// Compiles the library's Kotlin to a JAR.
+fn compile(sources: &Sources, java: &Path, kotlin: &Path, platform: &Path, out: &Path) -> Result<()> {
+    let jar = |name: &str| kotlin.join("lib").join(name);
+    let coroutines = jar("kotlinx-coroutines-core-jvm.jar");
+    if !coroutines.is_file() {
+        bail!("Kotlin at {} has no {}: install Kotlin 2.1 or newer", kotlin.display(), coroutines.display());
+    }
+    let classes = std::env::join_paths([&jar("kotlin-stdlib.jar"), &coroutines, &platform.to_owned()])?;
+    let mut command = Command::new(java);
+    command.arg("-cp").arg(kotlin.join("lib/*")).arg("org.jetbrains.kotlin.cli.jvm.K2JVMCompiler");
+    command.args(["-no-reflect", "-no-stdlib", "-jvm-target", "1.8", "-cp"]).arg(classes).arg("-d").arg(out);
+    command.args([sources.join("sdk/android/src/main"), sources.join("sdk/android/src/android")]);
+    let status = command.status().context("cannot start java")?;
+    if !status.success() {
+        bail!("Kotlin's compiler failed; its messages are above");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_linker_of_the_oldest_android() {
+        let folder = tempfile::tempdir().unwrap();
+        let ndk = Ndk { folder: folder.path().to_owned(), version: "28.0.1".to_owned() };
+        let error = linker(&ndk, "aarch64-linux-android").unwrap_err().to_string();
+        assert!(error.contains("aarch64-linux-android26-clang") && error.contains("SDK manager"), "{error}");
+        let bin = folder.path().join("toolchains/llvm/prebuilt/linux-x86_64/bin");
+        fs::create_dir_all(&bin).unwrap();
+        let name = format!("aarch64-linux-android26-clang{}", if cfg!(windows) { ".cmd" } else { "" });
+        fs::write(bin.join(&name), "").unwrap();
+        assert_eq!(linker(&ndk, "aarch64-linux-android").unwrap(), bin.join(name));
+    }
+}

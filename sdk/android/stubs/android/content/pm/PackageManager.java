@@ -1,5 +1,0 @@
-package android.content.pm;
-
-public abstract class PackageManager {
-    public abstract PackageInfo getPackageInfo(String name, int flags);
-}

@@ -1,0 +1,180 @@
+//! The Android library, built by `knapsack sdk build` as its users build it, and run.
+//!
+//! There is no NDK: clang and lld of this machine stand in for its compiler, and libraries that have only the names of bionic's
+//! symbols for its libraries, so that a symbol that an old phone lacks does not link. There is no phone: qemu runs the library, with
+//! glibc in place of bionic where the two agree, and a shim where they do not. Kotlin and JNI cannot run there.
+
+use crate::arm64::{gcc, qemu};
+use crate::sdk::{Kotlin, sources};
+use crate::toolchain::{STD, Toolchain, knapsack, output, run, target, tool};
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const TARGET: &str = "aarch64-linux-android";
+/// Bytes of the stripped library, of which BENCHMARKS.md has the parts; and how much more is a mistake, in percent.
+const SIZE: u64 = 4_000_000;
+const GROWTH: u64 = 5;
+/// What everything else of the library is measured against: no phone needs more.
+const MOST: u64 = 4_000_000;
+/// Pages of older and of newer phones.
+const PAGES: [&str; 2] = ["4096", "16384"];
+
+/// Builds it, looks at it and asks it.
+pub(crate) fn check(root: &Path) -> Result<()> {
+    let (qemu, gcc) = (&qemu()?, &gcc()?);
+    let toolchain = Toolchain::of(root, TARGET)?;
+    let program = knapsack(root)?;
+    let kit = Kit::make(root, &toolchain, gcc)?;
+    let out = target(root).join("sdk");
+    let mut build = Command::new(&program);
+    build.args(["sdk", "build", "--target", "android", "--only", "arm64-v8a", "--source"]).arg(root).arg("-o").arg(&out);
+    toolchain.enter(root, &mut build, STD)?;
+    // The panic hook says message and place, so nothing is looked up in symbols; a phone's library has none anyway.
+    build.env("CARGO_UNSTABLE_BUILD_STD_FEATURES", "panic-unwind");
+    build.env("ANDROID_NDK_HOME", kit.0.join("ndk")).env("ANDROID_HOME", kit.0.join("sdk"));
+    run(build.env("KOTLIN_HOME", Kotlin::find(root)?.home()))?;
+    let library = target(root).join(TARGET).join("mobile/libknapsack.so");
+    segments(&library)?;
+    exports(&library)?;
+    size(&library)?;
+
+    let dist = target(root).join("tiny-android");
+    let manifest = root.join("examples/tiny-assistant-android/mlc-package-config.json");
+    run(Command::new(&program).args(["package", "-q", "-c"]).arg(manifest).arg("-o").arg(&dist))?;
+    let app = kit.app(root, gcc)?;
+    for pages in PAGES {
+        let mut command = Command::new(qemu);
+        command.args(["-cpu", "max", "-p", pages, "-L", "/usr/aarch64-linux-gnu", "-E"]);
+        command.arg(format!("LD_LIBRARY_PATH={}", kit.0.join("run").display())).arg(&app).arg(&library);
+        command.arg(dist.join("bundle")).arg(dist.join("lib/arm64-v8a/libmodel_android.so"));
+        let answer = output(&mut command)?;
+        println!("pages of {pages} bytes: {}", answer.trim());
+        ensure!(answer.contains("85"), "not the answer");
+    }
+    Ok(())
+}
+
+/// Google Play: every segment fits pages of 16 KiB.
+fn segments(library: &Path) -> Result<()> {
+    let listed = output(Command::new("readelf").arg("-lW").arg(library))?;
+    let loads: Vec<&str> = listed.lines().filter(|line| line.trim_start().starts_with("LOAD")).collect();
+    ensure!(!loads.is_empty(), "no segment in {listed}");
+    for load in loads {
+        let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16);
+        let fields: Vec<&str> = load.split_whitespace().collect();
+        let (offset, address) = (number(fields[1])?, number(fields[2])?);
+        let alignment = number(fields.last().context("a line")?)?;
+        ensure!(alignment >= 16384 && offset % 16384 == address % 16384, "not for pages of 16 KiB: {load}");
+    }
+    Ok(())
+}
+
+/// The library shows the app its two interfaces and nothing else.
+fn exports(library: &Path) -> Result<()> {
+    let listed = output(Command::new("readelf").args(["--dyn-syms", "-W"]).arg(library))?;
+    let defined = listed.lines().filter(|line| line.contains(" GLOBAL ") && !line.contains(" UND "));
+    let names: Vec<&str> = defined.filter_map(|line| line.split_whitespace().last()).collect();
+    let ours = |name: &&str| name.starts_with("knapsack_") || name.starts_with("Java_ai_knapsack_");
+    let others: Vec<&&str> = names.iter().filter(|name| !ours(name)).collect();
+    ensure!(others.is_empty(), "{} exports {others:?}", library.display());
+    ensure!(names.len() > 50, "only {} exports", names.len());
+    Ok(())
+}
+
+fn size(library: &Path) -> Result<()> {
+    let bytes = std::fs::metadata(library)?.len();
+    println!("the runtime for {TARGET}: {bytes} bytes");
+    ensure!(bytes <= MOST, "{bytes} bytes are more than {MOST}");
+    ensure!(bytes <= SIZE + SIZE * GROWTH / 100, "{bytes} bytes: {GROWTH} % more than the {SIZE} that BENCHMARKS.md tells of");
+    Ok(())
+}
+
+/// Everything that stands in for Google's.
+struct Kit(PathBuf);
+
+impl Kit {
+    fn make(root: &Path, toolchain: &Toolchain, gcc: &str) -> Result<Self> {
+        let clang = tool(&["clang", "clang-19", "clang-16", "clang-15", "clang-14"], "clang")?;
+        tool(&["ld.lld"], "lld")?;
+        let kit = Self(target(root).join("android-kit"));
+        let _ = std::fs::remove_dir_all(&kit.0);
+        let bin = kit.0.join("ndk/toolchains/llvm/prebuilt/linux-x86_64/bin");
+        for folder in ["lib", "run", "classes", "sdk/platforms/android-35"].map(|name| kit.0.join(name)) {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::create_dir_all(&bin)?;
+        std::fs::write(kit.0.join("ndk/source.properties"), "Pkg.Revision = 0.0.0\n")?;
+        let linker = bin.join(format!("{TARGET}26-clang"));
+        let libraries = kit.0.join("lib");
+        let flags = format!("--target={TARGET}26 -fuse-ld=lld -nostartfiles '-L{}'", libraries.display());
+        std::fs::write(&linker, format!("#!/bin/sh\nexec {clang} {flags} \"$@\"\n"))?;
+        std::fs::set_permissions(&linker, std::fs::Permissions::from_mode(0o755))?;
+        kit.system_libraries(root, gcc)?;
+        kit.unwinder(root, toolchain)?;
+        kit.platform(root)?;
+        Ok(kit)
+    }
+
+    /// For the link: libraries with bionic's names in them. For the run: libraries of the same names over glibc.
+    fn system_libraries(&self, root: &Path, gcc: &str) -> Result<()> {
+        for (library, symbols) in symbols(root)? {
+            let code: String = symbols.iter().map(|name| format!(".globl {name}\n.type {name},%function\n{name}:\n")).collect();
+            let source = self.0.join("symbols.s");
+            std::fs::write(&source, code)?;
+            let soname = format!("-Wl,-soname,{library}");
+            let shared = ["-shared", "-nostdlib", &soname, "-o"];
+            run(Command::new(gcc).args(shared).arg(self.0.join("lib").join(&library)).arg(&source))?;
+            let mut shim = Command::new(gcc);
+            shim.args(["-shared", "-O1", "-Wall", "-Werror", "-Wno-builtin-declaration-mismatch", &soname, "-o"]).arg(self.0.join("run").join(&library));
+            if library == "libc.so" {
+                shim.arg(root.join("xtask/android/shim.c"));
+            }
+            run(shim.args(["-Wl,--no-as-needed", "-lm"]))?;
+        }
+        Ok(())
+    }
+
+    /// The NDK has a library that unwinds stacks, and Rust's standard library links it.
+    fn unwinder(&self, root: &Path, toolchain: &Toolchain) -> Result<()> {
+        let mut cargo = toolchain.cargo(root, "build", "core")?;
+        cargo.args(["--release", "--manifest-path", "xtask/android/unwinder/Cargo.toml"]);
+        run(&mut cargo)?;
+        let built = target(root).join(TARGET).join("release/libunwind.a");
+        std::fs::copy(&built, self.0.join("lib/libunwind.a")).with_context(|| built.display().to_string())?;
+        Ok(())
+    }
+
+    /// Android's classes, as far as the Kotlin library names them.
+    fn platform(&self, root: &Path) -> Result<()> {
+        tool(&["javac"], "default-jdk-headless")?;
+        let classes = self.0.join("classes");
+        run(Command::new("javac").arg("-d").arg(&classes).args(sources(&[root.join("sdk/android/stubs")], "java")?))?;
+        let jar = self.0.join("sdk/platforms/android-35/android.jar");
+        run(Command::new("jar").arg("cf").arg(jar).arg("-C").arg(&classes).arg("."))
+    }
+
+    /// A C program that uses the library as an app does.
+    fn app(&self, root: &Path, gcc: &str) -> Result<PathBuf> {
+        let app = self.0.join("run/app");
+        let mut command = Command::new(gcc);
+        command.args(["-O1", "-Wall", "-Werror", "-o"]).arg(&app).arg("-I").arg(root.join("crates/knapsack-ffi/include"));
+        run(command.arg(root.join("xtask/android/app.c")).arg("-ldl"))?;
+        Ok(app)
+    }
+}
+
+/// Names by library out of `xtask/android/bionic.txt`.
+fn symbols(root: &Path) -> Result<BTreeMap<String, Vec<String>>> {
+    let text = std::fs::read_to_string(root.join("xtask/android/bionic.txt"))?;
+    let mut libraries: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let mut words = line.split_whitespace().map(str::to_owned);
+        if let Some(library) = words.next() {
+            libraries.entry(library).or_default().extend(words);
+        }
+    }
+    Ok(libraries)
+}
