@@ -381,8 +381,9 @@ fn a_call_that_waits_for_the_model_can_be_cancelled() {
     let models = Setup::bundled().open().unwrap();
     let (begun, wait) = std::sync::mpsc::channel();
     let (release, released) = std::sync::mpsc::channel::<()>();
+    let (asking, completing) = (Cancel::new(), Cancel::new());
     std::thread::scope(|scope| {
-        let models = &models;
+        let (models, asking, completing) = (&models, &asking, &completing);
         let holder = scope.spawn(move || {
             let mut first = true;
             models.answer(&[(1, SUM)], &options(), &Cancel::new(), &mut |_| {
@@ -395,10 +396,9 @@ fn a_call_that_waits_for_the_model_can_be_cancelled() {
             })
         });
         wait.recv().unwrap();
-        let (asking, completing) = (Cancel::new(), Cancel::new());
-        let answer = scope.spawn(|| models.answer(&[(1, SUM)], &options(), &asking, &mut |_| true).unwrap_err());
+        let answer = scope.spawn(move || models.answer(&[(1, SUM)], &options(), asking, &mut |_| true).unwrap_err());
         let request = r#"{"messages":[{"role":"user","content":"What is 37 plus 48?"}]}"#;
-        let completion = scope.spawn(|| models.complete(request, &completing).unwrap_err());
+        let completion = scope.spawn(move || models.complete(request, completing).unwrap_err());
         std::thread::sleep(std::time::Duration::from_millis(50));
         assert!(!answer.is_finished() && !completion.is_finished());
         asking.raise();
