@@ -30,7 +30,11 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     let kit = Kit::make(root, &toolchain, gcc)?;
     let out = target(root).join("sdk");
     let mut build = Command::new(&program);
-    build.args(["sdk", "build", "--target", "android", "--only", "arm64-v8a", "--source"]).arg(root).arg("-o").arg(&out);
+    build
+        .args(["sdk", "build", "--target", "android", "--only", "arm64-v8a", "--source"])
+        .arg(root)
+        .arg("-o")
+        .arg(&out);
     toolchain.enter(root, &mut build, STD)?;
     // The panic hook says message and place, so nothing is looked up in symbols; a phone's library has none anyway.
     build.env("CARGO_UNSTABLE_BUILD_STD_FEATURES", "panic-unwind");
@@ -88,7 +92,10 @@ fn size(library: &Path) -> Result<()> {
     let bytes = std::fs::metadata(library)?.len();
     println!("the runtime for {TARGET}: {bytes} bytes");
     ensure!(bytes <= MOST, "{bytes} bytes are more than {MOST}");
-    ensure!(bytes <= SIZE + SIZE * GROWTH / 100, "{bytes} bytes: {GROWTH} % more than the {SIZE} that BENCHMARKS.md tells of");
+    ensure!(
+        bytes <= SIZE + SIZE * GROWTH / 100,
+        "{bytes} bytes: {GROWTH} % more than the {SIZE} that BENCHMARKS.md tells of"
+    );
     Ok(())
 }
 
@@ -121,14 +128,16 @@ impl Kit {
     /// For the link: libraries with bionic's names in them. For the run: libraries of the same names over glibc.
     fn system_libraries(&self, root: &Path, gcc: &str) -> Result<()> {
         for (library, symbols) in symbols(root)? {
-            let code: String = symbols.iter().map(|name| format!(".globl {name}\n.type {name},%function\n{name}:\n")).collect();
+            let code: String =
+                symbols.iter().map(|name| format!(".globl {name}\n.type {name},%function\n{name}:\n")).collect();
             let source = self.0.join("symbols.s");
             std::fs::write(&source, code)?;
             let soname = format!("-Wl,-soname,{library}");
             let shared = ["-shared", "-nostdlib", &soname, "-o"];
             run(Command::new(gcc).args(shared).arg(self.0.join("lib").join(&library)).arg(&source))?;
             let mut shim = Command::new(gcc);
-            shim.args(["-shared", "-O1", "-Wall", "-Werror", "-Wno-builtin-declaration-mismatch", &soname, "-o"]).arg(self.0.join("run").join(&library));
+            shim.args(["-shared", "-O1", "-Wall", "-Werror", "-Wno-builtin-declaration-mismatch", &soname, "-o"])
+                .arg(self.0.join("run").join(&library));
             if library == "libc.so" {
                 shim.arg(root.join("xtask/android/shim.c"));
             }
@@ -160,7 +169,11 @@ impl Kit {
     fn app(&self, root: &Path, gcc: &str) -> Result<PathBuf> {
         let app = self.0.join("run/app");
         let mut command = Command::new(gcc);
-        command.args(["-O1", "-Wall", "-Werror", "-o"]).arg(&app).arg("-I").arg(root.join("crates/knapsack-ffi/include"));
+        command
+            .args(["-O1", "-Wall", "-Werror", "-o"])
+            .arg(&app)
+            .arg("-I")
+            .arg(root.join("crates/knapsack-ffi/include"));
         run(command.arg(root.join("xtask/android/app.c")).arg("-ldl"))?;
         Ok(app)
     }

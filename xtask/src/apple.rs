@@ -53,11 +53,18 @@ fn link(root: &Path) -> Result<()> {
     run(command.args(stubs(root, &work)?))?;
 
     let inspected = output(Command::new(&program).arg("inspect").arg(&app))?;
-    ensure!(inspected.contains("tiny-assistant") || inspected.contains("tiny_assistant"), "no model in the app: {inspected}");
+    ensure!(
+        inspected.contains("tiny-assistant") || inspected.contains("tiny_assistant"),
+        "no model in the app: {inspected}"
+    );
     // The GPU's kernels are compiled by Metal at run time: a runtime without the device would not name it.
     let bytes = std::fs::read(&app)?;
     let metal = bytes.windows(26).any(|window| window == b"MTLCreateSystemDefaultDevice");
-    println!("an iPhone app with the runtime and a model: {} bytes{}", bytes.len(), if metal { ", with Metal" } else { "" });
+    println!(
+        "an iPhone app with the runtime and a model: {} bytes{}",
+        bytes.len(),
+        if metal { ", with Metal" } else { "" }
+    );
     Ok(())
 }
 

@@ -95,8 +95,10 @@ fn escaped(text: &str) -> String {
 pub fn aar(manifest: &str, files: &[(String, Vec<u8>)]) -> Result<Vec<u8>, BundleError> {
     let jar = zip(&[("META-INF/MANIFEST.MF", b"Manifest-Version: 1.0\n\n")])?;
     let metadata = b"aarFormatVersion=1.0\naarMetadataVersion=1.0\n";
-    let mut members: Vec<(&str, &[u8])> =
-        vec![("AndroidManifest.xml", manifest.as_bytes()), ("META-INF/com/android/build/gradle/aar-metadata.properties", metadata)];
+    let mut members: Vec<(&str, &[u8])> = vec![
+        ("AndroidManifest.xml", manifest.as_bytes()),
+        ("META-INF/com/android/build/gradle/aar-metadata.properties", metadata),
+    ];
     let given = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
     for (name, bytes) in [("classes.jar", jar.as_slice()), ("R.txt", b"")] {
         if !files.iter().any(|(given, _)| given == name) {
@@ -117,7 +119,9 @@ fn zip(members: &[(&str, &[u8])]) -> Result<Vec<u8>, BundleError> {
         .unix_permissions(0o644);
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in members {
-        writer.start_file(*name, options.large_file(bytes.len() as u64 > u64::from(u32::MAX))).map_err(|e| problem(e.to_string()))?;
+        writer
+            .start_file(*name, options.large_file(bytes.len() as u64 > u64::from(u32::MAX)))
+            .map_err(|e| problem(e.to_string()))?;
         writer.write_all(bytes).map_err(|e| problem(e.to_string()))?;
     }
     writer.finish().map(Cursor::into_inner).map_err(|e| problem(e.to_string()))
@@ -139,7 +143,8 @@ mod tests {
 
     #[test]
     fn an_aar_has_what_gradle_needs_and_what_was_given() {
-        let files = [("jni/arm64-v8a/libx.so".to_owned(), vec![7; 100]), ("proguard.txt".to_owned(), b"-keep".to_vec())];
+        let files =
+            [("jni/arm64-v8a/libx.so".to_owned(), vec![7; 100]), ("proguard.txt".to_owned(), b"-keep".to_vec())];
         let bytes = aar("<manifest/>", &files).unwrap();
         assert_eq!(bytes, aar("<manifest/>", &files).unwrap(), "not deterministic");
         let mut archive = ZipArchive::new(Cursor::new(&bytes)).unwrap();
@@ -161,7 +166,10 @@ mod tests {
     #[test]
     fn a_repository_has_its_places_and_project_files() {
         assert_eq!(ARTIFACT.coordinates(), "ai.knapsack:runtime:0.1.0");
-        assert_eq!(format!("{}/{}", ARTIFACT.folder(), ARTIFACT.file("aar")), "ai/knapsack/runtime/0.1.0/runtime-0.1.0.aar");
+        assert_eq!(
+            format!("{}/{}", ARTIFACT.folder(), ARTIFACT.file("aar")),
+            "ai/knapsack/runtime/0.1.0/runtime-0.1.0.aar"
+        );
         let pom = ARTIFACT.pom();
         assert!(pom.contains("<description>A &amp; B</description>") && pom.contains("<artifactId>other</artifactId>"));
         assert_eq!(pom.matches('<').count(), pom.matches('>').count());

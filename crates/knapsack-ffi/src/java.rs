@@ -6,7 +6,8 @@
 
 use crate::c::{number_of, role, state_numbers};
 use crate::core::{
-    AnswerOptions, Background, Bundle, Code, Error, Models, Options, Result as Outcome, guard, holding, loaded_table, log,
+    AnswerOptions, Background, Bundle, Code, Error, Models, Options, Result as Outcome, guard, holding, loaded_table,
+    log,
 };
 use jni::objects::{
     JByteArray, JClass, JFloatArray, JIntArray, JLongArray, JObject, JObjectArray, JString, JThrowable,
@@ -217,7 +218,10 @@ impl WeightFiles for JavaFiles {
             // It is there, and has more bytes than none.
             io::ErrorKind::FileTooLarge if name.ends_with(WEIGHTS) => {
                 let advice = "keep it as it is with androidResources { noCompress += \"bin\" }";
-                io::Error::new(io::ErrorKind::InvalidInput, format!("it is compressed in the app, so it cannot be mapped: {advice}"))
+                io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("it is compressed in the app, so it cannot be mapped: {advice}"),
+                )
             }
             _ => error,
         })

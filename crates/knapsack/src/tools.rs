@@ -36,8 +36,7 @@ pub(crate) fn ndk() -> Option<Ndk> {
 }
 
 /// How to get Kotlin's compiler.
-pub(crate) const GET_KOTLIN: &str =
-    "install Kotlin's command line compiler (https://kotlinlang.org/docs/command-line.html), or set KOTLIN_HOME to its folder";
+pub(crate) const GET_KOTLIN: &str = "install Kotlin's command line compiler (https://kotlinlang.org/docs/command-line.html), or set KOTLIN_HOME to its folder";
 
 /// The folder of Kotlin's compiler: `KOTLIN_HOME`, or where the `kotlinc` of PATH lies.
 pub(crate) fn kotlin() -> Option<PathBuf> {

@@ -96,7 +96,8 @@ fn an_aar_in_a_repository() {
     assert!(fs::read_to_string(folder.join("runtime-0.1.0.pom")).unwrap().contains("kotlinx-coroutines-core"));
     let asked = fs::read_to_string(machine.path("cargo.log")).unwrap();
     let first = asked.lines().next().unwrap();
-    for flag in ["--profile mobile", "--features jni", "--target aarch64-linux-android", "-Wl,-z,defs", "max-page-size=16384"]
+    for flag in
+        ["--profile mobile", "--features jni", "--target aarch64-linux-android", "-Wl,-z,defs", "max-page-size=16384"]
     {
         assert!(first.contains(flag), "{flag}: {first}");
     }
@@ -129,8 +130,12 @@ fn everything_that_is_missing_is_said_with_how_to_get_it() {
     let out = machine.run(&["--target", "android"]);
     assert_eq!(out.status.code(), Some(1));
     let said = text(&out.stderr);
-    for advice in ["ANDROID_NDK_HOME", "rustup target add aarch64-linux-android x86_64-linux-android", "KOTLIN_HOME", "ANDROID_HOME"]
-    {
+    for advice in [
+        "ANDROID_NDK_HOME",
+        "rustup target add aarch64-linux-android x86_64-linux-android",
+        "KOTLIN_HOME",
+        "ANDROID_HOME",
+    ] {
         assert!(said.contains(advice), "{advice}: {said}");
     }
     assert!(!machine.path("a b").exists(), "something was written");

@@ -5,8 +5,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 /// A line of the log.
-pub type KnapsackOnLog =
-    unsafe extern "C" fn(context: *mut c_void, level: u32, part: KnapsackStr, text: KnapsackStr);
+pub type KnapsackOnLog = unsafe extern "C" fn(context: *mut c_void, level: u32, part: KnapsackStr, text: KnapsackStr);
 
 /// Gives the log to the app.
 ///

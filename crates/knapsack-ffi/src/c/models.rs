@@ -1,6 +1,8 @@
 use super::answer::KnapsackCancel;
 use super::{KnapsackError, KnapsackStr, KnapsackTransport, at, give, sized};
-use crate::core::{Background, Bundle, Code, Error, ModelState, Models, Options, Result, guard, loaded_table, table_at};
+use crate::core::{
+    Background, Bundle, Code, Error, ModelState, Models, Options, Result, guard, loaded_table, table_at,
+};
 use knapsack_runtime::manager::{Event, EvictionReason, Listener};
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};

@@ -39,8 +39,7 @@ impl Finding {
 
 /// Looks for everything and shows it. Always succeeds: nothing is required.
 pub fn run(args: &DoctorArgs, reporter: &Reporter) -> anyhow::Result<()> {
-    let findings =
-        [&opencl as &dyn Fn() -> Finding, &clang, &xcode, &ndk, &kotlin, &rust_targets].map(|look| look());
+    let findings = [&opencl as &dyn Fn() -> Finding, &clang, &xcode, &ndk, &kotlin, &rust_targets].map(|look| look());
     if args.json.json || reporter.is_json() {
         return reporter
             .result("doctor", &serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "findings": findings }));
@@ -100,7 +99,11 @@ fn ndk() -> Finding {
 
 fn kotlin() -> Finding {
     let found = tools::kotlin().map(|folder| folder.display().to_string());
-    Finding::new("Kotlin", "building the runtime's library for an Android app", found.ok_or(tools::GET_KOTLIN.to_owned()))
+    Finding::new(
+        "Kotlin",
+        "building the runtime's library for an Android app",
+        found.ok_or(tools::GET_KOTLIN.to_owned()),
+    )
 }
 
 fn rust_targets() -> Finding {

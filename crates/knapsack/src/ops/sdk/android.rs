@@ -32,8 +32,10 @@ const KOTLIN: Dependency<'_> = Dependency { group: "org.jetbrains.kotlin", name:
 
 /// Builds the ABIs that are asked for.
 pub(super) fn build(sources: &Sources, args: &SdkBuildArgs, reporter: &Reporter) -> Result<Built> {
-    let chosen: Vec<&Build> =
-        ABIS.iter().filter(|build| args.only.is_empty() || args.only.iter().any(|name| name == build.abi.name)).collect();
+    let chosen: Vec<&Build> = ABIS
+        .iter()
+        .filter(|build| args.only.is_empty() || args.only.iter().any(|name| name == build.abi.name))
+        .collect();
     let mut missing = Missing::default();
     let ndk = missing.need("The Android NDK", tools::ndk(), tools::GET_NDK);
     missing.targets(chosen.iter().map(|build| build.target))?;

@@ -6,7 +6,7 @@ use crate::report::Reporter;
 use crate::tools::{first_line, in_path};
 use anyhow::{Context, Result};
 use knapsack_artifact::device::Architecture;
-use knapsack_bundle::objects::{FrameworkSlice, xcframework_info, universal};
+use knapsack_bundle::objects::{FrameworkSlice, universal, xcframework_info};
 use std::fs;
 use std::path::PathBuf;
 

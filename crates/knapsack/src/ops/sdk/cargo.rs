@@ -17,8 +17,10 @@ pub(super) fn missing_targets<'a>(targets: impl Iterator<Item = &'a str>) -> Res
     }
     let mut missing = Vec::new();
     for target in targets {
-        let mut rustc = Command::new(in_path("rustc").context("rustc is missing: install Rust from https://rustup.rs")?);
-        let out = rustc.args(["--print", "target-libdir", "--target", target]).output().context("cannot start rustc")?;
+        let mut rustc =
+            Command::new(in_path("rustc").context("rustc is missing: install Rust from https://rustup.rs")?);
+        let out =
+            rustc.args(["--print", "target-libdir", "--target", target]).output().context("cannot start rustc")?;
         let folder = String::from_utf8_lossy(&out.stdout);
         if !out.status.success() || !Path::new(folder.trim()).is_dir() {
             missing.push(target);
@@ -69,7 +71,11 @@ fn artifact(line: &str) -> Option<PathBuf> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
     let ours = message["reason"] == "compiler-artifact" && message["target"]["name"] == "knapsack";
     let files = message["filenames"].as_array().filter(|_| ours)?;
-    files.iter().filter_map(|file| file.as_str()).find(|file| file.ends_with(".a") || file.ends_with(".so")).map(Into::into)
+    files
+        .iter()
+        .filter_map(|file| file.as_str())
+        .find(|file| file.ends_with(".a") || file.ends_with(".so"))
+        .map(Into::into)
 }
 
 #[cfg(test)]

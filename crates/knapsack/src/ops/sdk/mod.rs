@@ -72,7 +72,9 @@ impl Sources {
         let current = std::env::current_dir().context("there is no current folder")?;
         let found = current.ancestors().find(|folder| is_ours(folder));
         found.map(|folder| Self(folder.to_owned())).ok_or_else(|| {
-            wrong_input("Knapsack's sources are not here: run this in a clone of its repository, or name one with --source")
+            wrong_input(
+                "Knapsack's sources are not here: run this in a clone of its repository, or name one with --source",
+            )
         })
     }
 
