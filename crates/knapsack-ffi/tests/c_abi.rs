@@ -1,7 +1,11 @@
 //! The C interface as a C program calls it: only its functions and structs, on a package of the tiny assistant.
 
 #![cfg(all(unix, not(target_vendor = "apple")))]
-#![allow(unsafe_code, reason = "the tests call the C ABI as C does")]
+#![allow(
+    unsafe_code,
+    clippy::undocumented_unsafe_blocks,
+    reason = "the tests call the C ABI as C does: with what it gave them, not freed before, and texts that outlive the call"
+)]
 
 mod support;
 

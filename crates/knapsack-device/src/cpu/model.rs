@@ -82,15 +82,16 @@ impl Launcher<'_> {
     /// Runs a routine over rows or units: here when there is little to do, else on all threads.
     fn spread<T: Copy>(&self, routine: unsafe fn(&T, usize), task: &T, units: usize, elements: usize) {
         let task = &Shared(*task);
-        // SAFETY (both): the routine comes from the table of an available instruction set, and the task was made by this
-        // model from a validated library and checked arguments; units below `units` exist and write disjoint parts.
-        if elements < SMALL {
-            (0..units).for_each(|unit| unsafe { routine(&task.0, unit) });
-        } else {
-            self.executor.pool.run(units, &move |unit| {
-                let task = task;
-                unsafe { routine(&task.0, unit) }
-            });
+        let call = move |unit| {
+            // The whole of it, so that the closure may be called by other threads.
+            let Shared(task) = task;
+            // SAFETY: the routine comes from the table of an available instruction set, and the task was made by this model
+            // from a validated library and checked arguments; units below `units` exist and write disjoint parts.
+            unsafe { routine(task, unit) }
+        };
+        match elements < SMALL {
+            true => (0..units).for_each(call),
+            false => self.executor.pool.run(units, &call),
         }
     }
 

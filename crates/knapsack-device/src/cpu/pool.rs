@@ -206,8 +206,8 @@ impl Pool {
         let turn = lock(&self.turn);
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes; nobody uses the pointer after this call, see `Task`.
-        let task: Task =
-            (unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) }, units);
+        let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
+        let task: Task = (task, units);
         // SAFETY: this thread holds the turn, the last task is closed and its workers have left.
         unsafe { *shared.task.get() = Some(task) };
         shared.next.store(0, Ordering::Relaxed);

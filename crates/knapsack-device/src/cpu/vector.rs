@@ -132,15 +132,16 @@ pub(crate) struct Brain;
 /// Marker of float32.
 pub(crate) struct Single;
 
-// SAFETY of the three: the callers' promises are handed on unchanged, reads are unaligned.
 impl Stored for Half {
     const SIZE: usize = 2;
     #[inline(always)]
     unsafe fn load<V: Vector>(p: *const u8) -> V::F {
+        // SAFETY: the caller's promises are those of the method.
         unsafe { V::load_f16(p) }
     }
     #[inline(always)]
     unsafe fn one(p: *const u8) -> f32 {
+        // SAFETY: the caller promises `SIZE` bytes; the read is unaligned.
         f16::from_bits(unsafe { p.cast::<u16>().read_unaligned() }).to_f32()
     }
 }
@@ -149,10 +150,12 @@ impl Stored for Brain {
     const SIZE: usize = 2;
     #[inline(always)]
     unsafe fn load<V: Vector>(p: *const u8) -> V::F {
+        // SAFETY: the caller's promises are those of the method.
         unsafe { V::load_bf16(p) }
     }
     #[inline(always)]
     unsafe fn one(p: *const u8) -> f32 {
+        // SAFETY: the caller promises `SIZE` bytes; the read is unaligned.
         bf16::from_bits(unsafe { p.cast::<u16>().read_unaligned() }).to_f32()
     }
 }
@@ -161,10 +164,12 @@ impl Stored for Single {
     const SIZE: usize = 4;
     #[inline(always)]
     unsafe fn load<V: Vector>(p: *const u8) -> V::F {
+        // SAFETY: the caller's promises are those of the method, which needs no alignment.
         unsafe { V::load(p.cast()) }
     }
     #[inline(always)]
     unsafe fn one(p: *const u8) -> f32 {
+        // SAFETY: the caller promises `SIZE` bytes; the read is unaligned.
         unsafe { p.cast::<f32>().read_unaligned() }
     }
 }
@@ -172,47 +177,56 @@ impl Stored for Single {
 /// Loads `count` floats, at most `LANES`; the lanes beyond are zero.
 ///
 /// # Safety
-/// `count` floats are readable at `p`.
+/// The instruction set of `V` is available and `count` floats are readable at `p`.
 #[inline(always)]
 pub(crate) unsafe fn load_some<V: Vector>(p: *const f32, count: usize) -> V::F {
     if count >= V::LANES {
+        // SAFETY: `LANES` floats are among the `count` of the caller's promise.
         return unsafe { V::load(p) };
     }
     let mut lanes = [0.0f32; MAX_LANES];
     for (i, lane) in lanes.iter_mut().enumerate().take(count) {
+        // SAFETY: `i` is below `count`.
         *lane = unsafe { p.add(i).read_unaligned() };
     }
+    // SAFETY: the buffer has the lanes of any vector.
     unsafe { V::load(lanes.as_ptr()) }
 }
 
 /// Loads `count` stored floats, at most `LANES`; the lanes beyond are zero.
 ///
 /// # Safety
-/// `count` elements are readable at `p`.
+/// The instruction set of `V` is available and `count` elements are readable at `p`.
 #[inline(always)]
 pub(crate) unsafe fn load_stored<V: Vector, S: Stored>(p: *const u8, count: usize) -> V::F {
     if count >= V::LANES {
+        // SAFETY: `LANES` elements are among the `count` of the caller's promise.
         return unsafe { S::load::<V>(p) };
     }
     let mut lanes = [0.0f32; MAX_LANES];
     for (i, lane) in lanes.iter_mut().enumerate().take(count) {
+        // SAFETY: `i` is below `count`.
         *lane = unsafe { S::one(p.add(i * S::SIZE)) };
     }
+    // SAFETY: the buffer has the lanes of any vector.
     unsafe { V::load(lanes.as_ptr()) }
 }
 
 /// Stores the first `count` lanes, at most `LANES`.
 ///
 /// # Safety
-/// `count` floats are writable at `p`.
+/// The instruction set of `V` is available and `count` floats are writable at `p`.
 #[inline(always)]
 pub(crate) unsafe fn store_some<V: Vector>(p: *mut f32, v: V::F, count: usize) {
     if count >= V::LANES {
+        // SAFETY: `LANES` floats are among the `count` of the caller's promise.
         return unsafe { V::store(p, v) };
     }
     let mut lanes = [0.0f32; MAX_LANES];
+    // SAFETY: the buffer has the lanes of any vector.
     unsafe { V::store(lanes.as_mut_ptr(), v) };
     for (i, lane) in lanes.iter().enumerate().take(count) {
+        // SAFETY: `i` is below `count`.
         unsafe { p.add(i).write_unaligned(*lane) };
     }
 }

@@ -18,6 +18,7 @@ static FAILING: AtomicI64 = AtomicI64::new(0);
 #[unsafe(no_mangle)]
 pub extern "C" fn enableOpenCL() {
     ENABLED.store(true, SeqCst);
+    // SAFETY: a name that ends; the driver that is tested may be loaded.
     DRIVER.store(unsafe { dlopen(c"libOpenCL.so.1".as_ptr(), 2) }, SeqCst);
 }
 
@@ -27,10 +28,12 @@ pub unsafe extern "C" fn loadOpenCLPointer(name: *const c_char) -> *mut c_void {
         return null_mut();
     }
     let driver = DRIVER.load(SeqCst);
+    // SAFETY: the interface passes names that end.
     match (unsafe { CStr::from_ptr(name) }.to_bytes(), driver.is_null()) {
         (b"clGetPlatformIDs", true) => no_platforms as *mut c_void,
         (_, true) => unsupported as *mut c_void,
         (b"clGetEventInfo", false) => event_info as *mut c_void,
+        // SAFETY: an open library, and a name that ends.
         (_, false) => unsafe { dlsym(driver, name) },
     }
 }
@@ -52,9 +55,12 @@ extern "C" fn unsupported() -> i32 {
 type Info = unsafe extern "C" fn(*mut c_void, u32, usize, *mut c_void, *mut usize) -> i32;
 
 unsafe extern "C" fn event_info(event: *mut c_void, name: u32, size: usize, value: *mut c_void, needed: *mut usize) -> i32 {
+    // SAFETY: the OpenCL specification gives the function of this name this signature.
     let own = unsafe { transmute::<*mut c_void, Info>(dlsym(DRIVER.load(SeqCst), c"clGetEventInfo".as_ptr())) };
+    // SAFETY: the caller's promises are those of the function.
     let code = unsafe { own(event, name, size, value, needed) };
     if name == 0x11D3 && FAILING.fetch_sub(1, SeqCst) == 1 {
+        // SAFETY: the function has just written there.
         unsafe { *value.cast::<i32>() = -5 };
     }
     code

@@ -14,7 +14,7 @@ pub(crate) struct AvxVnni;
 /// Unsigned times signed bytes, summed by fours: no saturation, since codes are at most 15.
 #[inline(always)]
 unsafe fn dot_by_pairs(acc: __m256i, codes: __m256i, acts: __m256i) -> __m256i {
-    // SAFETY: AVX2 is available by the trait's contract.
+    // SAFETY: AVX2 is available by the contract of `Vector`; registers only.
     unsafe {
         let pairs = _mm256_maddubs_epi16(codes, acts);
         _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
@@ -24,123 +24,65 @@ unsafe fn dot_by_pairs(acc: __m256i, codes: __m256i, acts: __m256i) -> __m256i {
 /// Each of the two low lanes four times.
 #[inline(always)]
 unsafe fn fan_out(v: __m128) -> __m256 {
-    // SAFETY: AVX2 is available by the trait's contract.
+    // SAFETY: AVX2 is available by the contract of `Vector`; registers only.
     unsafe { _mm256_permutevar8x32_ps(_mm256_castps128_ps256(v), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)) }
 }
 
 /// Four times two 16-bit numbers.
 #[inline(always)]
 unsafe fn together(rows: [u64; 4]) -> __m128i {
-    // SAFETY: AVX2 is available by the trait's contract.
+    // SAFETY: AVX2 is available by the contract of `Vector`; registers only.
     unsafe { _mm_setr_epi32(rows[0] as i32, rows[1] as i32, rows[2] as i32, rows[3] as i32) }
 }
 
 /// Lane `2 r + g` to lane `4 g + r`.
 #[inline(always)]
 unsafe fn groups_first(v: __m256) -> __m256 {
-    // SAFETY: AVX2 is available by the trait's contract.
+    // SAFETY: AVX2 is available by the contract of `Vector`; registers only.
     unsafe { _mm256_permutevar8x32_ps(v, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7)) }
 }
 
 macro_rules! implement {
     ($name:ident, $dot:path, $wide:literal) => {
-        // SAFETY of every block: the trait's contract, the instruction set is available; pointers go to unaligned loads
-        // and stores of the size that the contract names.
         impl Vector for $name {
             const LANES: usize = 8;
             const WIDE_CODES: bool = $wide;
             type F = __m256;
             type I = __m256i;
 
-            #[inline(always)]
-            unsafe fn splat(x: f32) -> __m256 {
-                unsafe { _mm256_set1_ps(x) }
-            }
-            #[inline(always)]
-            unsafe fn load(p: *const f32) -> __m256 {
-                unsafe { _mm256_loadu_ps(p) }
-            }
-            #[inline(always)]
-            unsafe fn store(p: *mut f32, v: __m256) {
-                unsafe { _mm256_storeu_ps(p, v) }
-            }
-            #[inline(always)]
-            unsafe fn load_f16(p: *const u8) -> __m256 {
-                unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
-            }
-            #[inline(always)]
-            unsafe fn load_bf16(p: *const u8) -> __m256 {
-                unsafe {
+            methods! {
+                fn splat(x: f32) -> __m256 { _mm256_set1_ps(x) }
+                fn load(p: *const f32) -> __m256 { _mm256_loadu_ps(p) }
+                fn store(p: *mut f32, v: __m256) { _mm256_storeu_ps(p, v) }
+                fn load_f16(p: *const u8) -> __m256 { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+                fn load_bf16(p: *const u8) -> __m256 {
                     _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()))))
                 }
-            }
-            #[inline(always)]
-            unsafe fn store_f16(p: *mut u8, v: __m256) {
-                unsafe { _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
-            }
-            #[inline(always)]
-            unsafe fn add(a: __m256, b: __m256) -> __m256 {
-                unsafe { _mm256_add_ps(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn sub(a: __m256, b: __m256) -> __m256 {
-                unsafe { _mm256_sub_ps(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn mul(a: __m256, b: __m256) -> __m256 {
-                unsafe { _mm256_mul_ps(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn div(a: __m256, b: __m256) -> __m256 {
-                unsafe { _mm256_div_ps(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
-                unsafe { _mm256_fmadd_ps(a, b, c) }
-            }
-            #[inline(always)]
-            unsafe fn max(a: __m256, b: __m256) -> __m256 {
-                unsafe { _mm256_max_ps(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn min(a: __m256, b: __m256) -> __m256 {
-                unsafe { _mm256_min_ps(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn sum(v: __m256) -> f32 {
-                unsafe {
+                fn store_f16(p: *mut u8, v: __m256) {
+                    _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v))
+                }
+                fn add(a: __m256, b: __m256) -> __m256 { _mm256_add_ps(a, b) }
+                fn sub(a: __m256, b: __m256) -> __m256 { _mm256_sub_ps(a, b) }
+                fn mul(a: __m256, b: __m256) -> __m256 { _mm256_mul_ps(a, b) }
+                fn div(a: __m256, b: __m256) -> __m256 { _mm256_div_ps(a, b) }
+                fn fma(a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fmadd_ps(a, b, c) }
+                fn max(a: __m256, b: __m256) -> __m256 { _mm256_max_ps(a, b) }
+                fn min(a: __m256, b: __m256) -> __m256 { _mm256_min_ps(a, b) }
+                fn sum(v: __m256) -> f32 {
                     let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
                     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
                     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
                 }
-            }
-            #[inline(always)]
-            unsafe fn largest(v: __m256) -> f32 {
-                unsafe {
+                fn largest(v: __m256) -> f32 {
                     let four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
                     let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
                     _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
                 }
-            }
-            #[inline(always)]
-            unsafe fn isplat(x: i32) -> __m256i {
-                unsafe { _mm256_set1_epi32(x) }
-            }
-            #[inline(always)]
-            unsafe fn iload(p: *const u8) -> __m256i {
-                unsafe { _mm256_loadu_si256(p.cast()) }
-            }
-            #[inline(always)]
-            unsafe fn istore(p: *mut u8, v: __m256i) {
-                unsafe { _mm256_storeu_si256(p.cast(), v) }
-            }
-            #[inline(always)]
-            unsafe fn quad(p: *const u8) -> __m256i {
-                unsafe { _mm256_set1_epi32(p.cast::<i32>().read_unaligned()) }
-            }
-            #[inline(always)]
-            unsafe fn store_bytes(p: *mut u8, v: __m256i) {
-                unsafe {
+                fn isplat(x: i32) -> __m256i { _mm256_set1_epi32(x) }
+                fn iload(p: *const u8) -> __m256i { _mm256_loadu_si256(p.cast()) }
+                fn istore(p: *mut u8, v: __m256i) { _mm256_storeu_si256(p.cast(), v) }
+                fn quad(p: *const u8) -> __m256i { _mm256_set1_epi32(p.cast::<i32>().read_unaligned()) }
+                fn store_bytes(p: *mut u8, v: __m256i) {
                     let low = _mm256_setr_epi8(
                         0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1,
                         -1, -1, -1, -1, -1, -1, -1,
@@ -150,66 +92,26 @@ macro_rules! implement {
                     let second = _mm_cvtsi128_si32(_mm256_extracti128_si256::<1>(packed));
                     p.cast::<[i32; 2]>().write_unaligned([first, second]);
                 }
-            }
-            #[inline(always)]
-            unsafe fn iadd(a: __m256i, b: __m256i) -> __m256i {
-                unsafe { _mm256_add_epi32(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn isum(v: __m256i) -> i32 {
-                unsafe {
+                fn iadd(a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi32(a, b) }
+                fn isum(v: __m256i) -> i32 {
                     let four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
                     let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
                     _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two)))
                 }
-            }
-            #[inline(always)]
-            unsafe fn and(a: __m256i, b: __m256i) -> __m256i {
-                unsafe { _mm256_and_si256(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn or(a: __m256i, b: __m256i) -> __m256i {
-                unsafe { _mm256_or_si256(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn shl<const N: u32>(v: __m256i) -> __m256i {
-                unsafe { _mm256_sll_epi32(v, _mm_cvtsi32_si128(N as i32)) }
-            }
-            #[inline(always)]
-            unsafe fn shr<const N: u32>(v: __m256i) -> __m256i {
-                unsafe { _mm256_srl_epi32(v, _mm_cvtsi32_si128(N as i32)) }
-            }
-            #[inline(always)]
-            unsafe fn to_float(v: __m256i) -> __m256 {
-                unsafe { _mm256_cvtepi32_ps(v) }
-            }
-            #[inline(always)]
-            unsafe fn to_int(v: __m256) -> __m256i {
-                unsafe { _mm256_cvtps_epi32(v) }
-            }
-            #[inline(always)]
-            unsafe fn as_float(v: __m256i) -> __m256 {
-                unsafe { _mm256_castsi256_ps(v) }
-            }
-            #[inline(always)]
-            unsafe fn as_int(v: __m256) -> __m256i {
-                unsafe { _mm256_castps_si256(v) }
-            }
-            #[inline(always)]
-            unsafe fn dot(acc: __m256i, codes: __m256i, acts: __m256i) -> __m256i {
-                unsafe { $dot(acc, codes, acts) }
-            }
-            #[inline(always)]
-            unsafe fn spread(p: *const f32) -> __m256 {
-                unsafe { fan_out(_mm_castsi128_ps(_mm_loadl_epi64(p.cast()))) }
-            }
-            #[inline(always)]
-            unsafe fn ispread(p: *const i32) -> __m256i {
-                unsafe { _mm256_castps_si256(fan_out(_mm_castsi128_ps(_mm_loadl_epi64(p.cast())))) }
-            }
-            #[inline(always)]
-            unsafe fn transpose(v: [__m256i; 4]) -> [__m256i; 4] {
-                unsafe {
+                fn and(a: __m256i, b: __m256i) -> __m256i { _mm256_and_si256(a, b) }
+                fn or(a: __m256i, b: __m256i) -> __m256i { _mm256_or_si256(a, b) }
+                fn shl<const N: u32>(v: __m256i) -> __m256i { _mm256_sll_epi32(v, _mm_cvtsi32_si128(N as i32)) }
+                fn shr<const N: u32>(v: __m256i) -> __m256i { _mm256_srl_epi32(v, _mm_cvtsi32_si128(N as i32)) }
+                fn to_float(v: __m256i) -> __m256 { _mm256_cvtepi32_ps(v) }
+                fn to_int(v: __m256) -> __m256i { _mm256_cvtps_epi32(v) }
+                fn as_float(v: __m256i) -> __m256 { _mm256_castsi256_ps(v) }
+                fn as_int(v: __m256) -> __m256i { _mm256_castps_si256(v) }
+                fn dot(acc: __m256i, codes: __m256i, acts: __m256i) -> __m256i { $dot(acc, codes, acts) }
+                fn spread(p: *const f32) -> __m256 { fan_out(_mm_castsi128_ps(_mm_loadl_epi64(p.cast()))) }
+                fn ispread(p: *const i32) -> __m256i {
+                    _mm256_castps_si256(fan_out(_mm_castsi128_ps(_mm_loadl_epi64(p.cast()))))
+                }
+                fn transpose(v: [__m256i; 4]) -> [__m256i; 4] {
                     let (a, b) = (_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpacklo_epi32(v[2], v[3]));
                     let (c, d) = (_mm256_unpackhi_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[2], v[3]));
                     [
@@ -219,10 +121,7 @@ macro_rules! implement {
                         _mm256_unpackhi_epi64(c, d),
                     ]
                 }
-            }
-            #[inline(always)]
-            unsafe fn quads(v: __m256i) -> [__m256i; 4] {
-                unsafe {
+                fn quads(v: __m256i) -> [__m256i; 4] {
                     [
                         _mm256_shuffle_epi32::<0b00_00_00_00>(v),
                         _mm256_shuffle_epi32::<0b01_01_01_01>(v),
@@ -230,37 +129,22 @@ macro_rules! implement {
                         _mm256_shuffle_epi32::<0b11_11_11_11>(v),
                     ]
                 }
-            }
-            #[inline(always)]
-            unsafe fn store_groups(p: *mut u8, stride: usize, v: __m256i) {
-                unsafe {
+                fn store_groups(p: *mut u8, stride: usize, v: __m256i) {
                     _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(v));
                     _mm_storeu_si128(p.add(stride).cast(), _mm256_extracti128_si256::<1>(v));
                 }
-            }
-            #[inline(always)]
-            unsafe fn f16_of_rows(rows: [u64; 4]) -> __m256 {
-                unsafe { groups_first(_mm256_cvtph_ps(together(rows))) }
-            }
-            #[inline(always)]
-            unsafe fn bf16_of_rows(rows: [u64; 4]) -> __m256 {
-                unsafe {
+                fn f16_of_rows(rows: [u64; 4]) -> __m256 { groups_first(_mm256_cvtph_ps(together(rows))) }
+                fn bf16_of_rows(rows: [u64; 4]) -> __m256 {
                     let wide = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(together(rows)));
                     groups_first(_mm256_castsi256_ps(wide))
                 }
-            }
-            #[inline(always)]
-            unsafe fn fold(v: __m256) -> [f32; 4] {
-                unsafe {
+                fn fold(v: __m256) -> [f32; 4] {
                     let mut lanes = [0.0; 4];
                     let sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
                     _mm_storeu_ps(lanes.as_mut_ptr(), sum);
                     lanes
                 }
-            }
-            #[inline(always)]
-            unsafe fn prefetch(p: *const u8) {
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+                fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
             }
         }
     };

@@ -16,7 +16,7 @@ pub(crate) struct NeonDot;
 /// Codes are at most 15, so signed products are the same as unsigned by signed; pairs stay far below 16 bits.
 #[inline(always)]
 unsafe fn dot_by_pairs(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
-    // SAFETY: NEON is available by the trait's contract.
+    // SAFETY: NEON is available by the contract of `Vector`.
     unsafe {
         let (codes, acts) = (vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(acts));
         let low = vmull_s8(vget_low_s8(codes), vget_low_s8(acts));
@@ -30,7 +30,7 @@ unsafe fn dot_by_pairs(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int
 #[inline(always)]
 unsafe fn dot_product(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
     let mut sum = acc;
-    // SAFETY: the `dotprod` extension is available by the trait's contract; registers only.
+    // SAFETY: the `dotprod` extension is available by the contract of `Vector`; registers only.
     unsafe {
         asm!(
             ".arch_extension dotprod",
@@ -85,162 +85,61 @@ fn together(rows: [u64; 4]) -> u64 {
 
 macro_rules! implement {
     ($name:ident, $dot:path) => {
-        // SAFETY of every block: the trait's contract, the instruction set is available; pointers go to unaligned loads
-        // and stores of the size that the contract names.
         impl Vector for $name {
             const LANES: usize = 4;
             type F = float32x4_t;
             type I = int32x4_t;
 
-            #[inline(always)]
-            unsafe fn splat(x: f32) -> float32x4_t {
-                unsafe { vdupq_n_f32(x) }
-            }
-            #[inline(always)]
-            unsafe fn load(p: *const f32) -> float32x4_t {
-                unsafe { vreinterpretq_f32_u8(vld1q_u8(p.cast())) }
-            }
-            #[inline(always)]
-            unsafe fn store(p: *mut f32, v: float32x4_t) {
-                unsafe { vst1q_u8(p.cast(), vreinterpretq_u8_f32(v)) }
-            }
-            #[inline(always)]
-            unsafe fn load_f16(p: *const u8) -> float32x4_t {
-                unsafe { widen(vreinterpret_u16_u8(vld1_u8(p))) }
-            }
-            #[inline(always)]
-            unsafe fn load_bf16(p: *const u8) -> float32x4_t {
-                unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vreinterpret_u16_u8(vld1_u8(p)))) }
-            }
-            #[inline(always)]
-            unsafe fn store_f16(p: *mut u8, v: float32x4_t) {
-                unsafe { vst1_u8(p, vreinterpret_u8_u16(narrow(v))) }
-            }
-            #[inline(always)]
-            unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-                unsafe { vaddq_f32(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-                unsafe { vsubq_f32(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-                unsafe { vmulq_f32(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-                unsafe { vdivq_f32(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
-                unsafe { vfmaq_f32(c, a, b) }
-            }
-            #[inline(always)]
-            unsafe fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-                unsafe { vmaxq_f32(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-                unsafe { vminq_f32(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn sum(v: float32x4_t) -> f32 {
-                unsafe { vaddvq_f32(v) }
-            }
-            #[inline(always)]
-            unsafe fn largest(v: float32x4_t) -> f32 {
-                unsafe { vmaxvq_f32(v) }
-            }
-            #[inline(always)]
-            unsafe fn isplat(x: i32) -> int32x4_t {
-                unsafe { vdupq_n_s32(x) }
-            }
-            #[inline(always)]
-            unsafe fn iload(p: *const u8) -> int32x4_t {
-                unsafe { vreinterpretq_s32_u8(vld1q_u8(p)) }
-            }
-            #[inline(always)]
-            unsafe fn istore(p: *mut u8, v: int32x4_t) {
-                unsafe { vst1q_u8(p, vreinterpretq_u8_s32(v)) }
-            }
-            #[inline(always)]
-            unsafe fn quad(p: *const u8) -> int32x4_t {
-                unsafe { vdupq_n_s32(p.cast::<i32>().read_unaligned()) }
-            }
-            #[inline(always)]
-            unsafe fn store_bytes(p: *mut u8, v: int32x4_t) {
-                unsafe {
+            methods! {
+                fn splat(x: f32) -> float32x4_t { vdupq_n_f32(x) }
+                fn load(p: *const f32) -> float32x4_t { vreinterpretq_f32_u8(vld1q_u8(p.cast())) }
+                fn store(p: *mut f32, v: float32x4_t) { vst1q_u8(p.cast(), vreinterpretq_u8_f32(v)) }
+                fn load_f16(p: *const u8) -> float32x4_t { widen(vreinterpret_u16_u8(vld1_u8(p))) }
+                fn load_bf16(p: *const u8) -> float32x4_t {
+                    vreinterpretq_f32_u32(vshll_n_u16::<16>(vreinterpret_u16_u8(vld1_u8(p))))
+                }
+                fn store_f16(p: *mut u8, v: float32x4_t) { vst1_u8(p, vreinterpret_u8_u16(narrow(v))) }
+                fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t { vaddq_f32(a, b) }
+                fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t { vsubq_f32(a, b) }
+                fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t { vmulq_f32(a, b) }
+                fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t { vdivq_f32(a, b) }
+                fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t { vfmaq_f32(c, a, b) }
+                fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t { vmaxq_f32(a, b) }
+                fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t { vminq_f32(a, b) }
+                fn sum(v: float32x4_t) -> f32 { vaddvq_f32(v) }
+                fn largest(v: float32x4_t) -> f32 { vmaxvq_f32(v) }
+                fn isplat(x: i32) -> int32x4_t { vdupq_n_s32(x) }
+                fn iload(p: *const u8) -> int32x4_t { vreinterpretq_s32_u8(vld1q_u8(p)) }
+                fn istore(p: *mut u8, v: int32x4_t) { vst1q_u8(p, vreinterpretq_u8_s32(v)) }
+                fn quad(p: *const u8) -> int32x4_t { vdupq_n_s32(p.cast::<i32>().read_unaligned()) }
+                fn store_bytes(p: *mut u8, v: int32x4_t) {
                     let halves = vmovn_s32(v);
                     let bytes = vmovn_s16(vcombine_s16(halves, halves));
                     p.cast::<i32>().write_unaligned(vget_lane_s32::<0>(vreinterpret_s32_s8(bytes)));
                 }
-            }
-            #[inline(always)]
-            unsafe fn iadd(a: int32x4_t, b: int32x4_t) -> int32x4_t {
-                unsafe { vaddq_s32(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn isum(v: int32x4_t) -> i32 {
-                unsafe { vaddvq_s32(v) }
-            }
-            #[inline(always)]
-            unsafe fn and(a: int32x4_t, b: int32x4_t) -> int32x4_t {
-                unsafe { vandq_s32(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn or(a: int32x4_t, b: int32x4_t) -> int32x4_t {
-                unsafe { vorrq_s32(a, b) }
-            }
-            #[inline(always)]
-            unsafe fn shl<const N: u32>(v: int32x4_t) -> int32x4_t {
-                unsafe { vshlq_s32(v, vdupq_n_s32(N as i32)) }
-            }
-            #[inline(always)]
-            unsafe fn shr<const N: u32>(v: int32x4_t) -> int32x4_t {
-                unsafe { vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(v), vdupq_n_s32(-(N as i32)))) }
-            }
-            #[inline(always)]
-            unsafe fn to_float(v: int32x4_t) -> float32x4_t {
-                unsafe { vcvtq_f32_s32(v) }
-            }
-            #[inline(always)]
-            unsafe fn to_int(v: float32x4_t) -> int32x4_t {
-                unsafe { vcvtnq_s32_f32(v) }
-            }
-            #[inline(always)]
-            unsafe fn as_float(v: int32x4_t) -> float32x4_t {
-                unsafe { vreinterpretq_f32_s32(v) }
-            }
-            #[inline(always)]
-            unsafe fn as_int(v: float32x4_t) -> int32x4_t {
-                unsafe { vreinterpretq_s32_f32(v) }
-            }
-            #[inline(always)]
-            unsafe fn dot(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
-                unsafe { $dot(acc, codes, acts) }
-            }
-            #[inline(always)]
-            unsafe fn spread(p: *const f32) -> float32x4_t {
-                unsafe { vdupq_n_f32(p.read_unaligned()) }
-            }
-            #[inline(always)]
-            unsafe fn ispread(p: *const i32) -> int32x4_t {
-                unsafe { vdupq_n_s32(p.read_unaligned()) }
-            }
-            #[inline(always)]
-            unsafe fn transpose(v: [int32x4_t; 4]) -> [int32x4_t; 4] {
-                unsafe {
+                fn iadd(a: int32x4_t, b: int32x4_t) -> int32x4_t { vaddq_s32(a, b) }
+                fn isum(v: int32x4_t) -> i32 { vaddvq_s32(v) }
+                fn and(a: int32x4_t, b: int32x4_t) -> int32x4_t { vandq_s32(a, b) }
+                fn or(a: int32x4_t, b: int32x4_t) -> int32x4_t { vorrq_s32(a, b) }
+                fn shl<const N: u32>(v: int32x4_t) -> int32x4_t { vshlq_s32(v, vdupq_n_s32(N as i32)) }
+                fn shr<const N: u32>(v: int32x4_t) -> int32x4_t {
+                    vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(v), vdupq_n_s32(-(N as i32))))
+                }
+                fn to_float(v: int32x4_t) -> float32x4_t { vcvtq_f32_s32(v) }
+                fn to_int(v: float32x4_t) -> int32x4_t { vcvtnq_s32_f32(v) }
+                fn as_float(v: int32x4_t) -> float32x4_t { vreinterpretq_f32_s32(v) }
+                fn as_int(v: float32x4_t) -> int32x4_t { vreinterpretq_s32_f32(v) }
+                fn dot(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t { $dot(acc, codes, acts) }
+                fn spread(p: *const f32) -> float32x4_t { vdupq_n_f32(p.read_unaligned()) }
+                fn ispread(p: *const i32) -> int32x4_t { vdupq_n_s32(p.read_unaligned()) }
+                fn transpose(v: [int32x4_t; 4]) -> [int32x4_t; 4] {
                     let (a, b) = (vtrn1q_s32(v[0], v[1]), vtrn2q_s32(v[0], v[1]));
                     let (c, d) = (vtrn1q_s32(v[2], v[3]), vtrn2q_s32(v[2], v[3]));
                     let [a, b, c, d] = [a, b, c, d].map(|pair| vreinterpretq_s64_s32(pair));
                     [vtrn1q_s64(a, c), vtrn1q_s64(b, d), vtrn2q_s64(a, c), vtrn2q_s64(b, d)]
                         .map(|row| vreinterpretq_s32_s64(row))
                 }
-            }
-            #[inline(always)]
-            unsafe fn quads(v: int32x4_t) -> [int32x4_t; 4] {
-                unsafe {
+                fn quads(v: int32x4_t) -> [int32x4_t; 4] {
                     [
                         vdupq_laneq_s32::<0>(v),
                         vdupq_laneq_s32::<1>(v),
@@ -248,29 +147,20 @@ macro_rules! implement {
                         vdupq_laneq_s32::<3>(v),
                     ]
                 }
-            }
-            #[inline(always)]
-            unsafe fn store_groups(p: *mut u8, _: usize, v: int32x4_t) {
-                unsafe { Self::istore(p, v) }
-            }
-            #[inline(always)]
-            unsafe fn f16_of_rows(rows: [u64; 4]) -> float32x4_t {
-                unsafe { widen(vcreate_u16(together(rows))) }
-            }
-            #[inline(always)]
-            unsafe fn bf16_of_rows(rows: [u64; 4]) -> float32x4_t {
-                unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vcreate_u16(together(rows)))) }
-            }
-            #[inline(always)]
-            unsafe fn fold(v: float32x4_t) -> [f32; 4] {
-                let mut lanes = [0.0; 4];
-                unsafe { Self::store(lanes.as_mut_ptr(), v) };
-                lanes
-            }
-            #[inline(always)]
-            unsafe fn prefetch(p: *const u8) {
-                // SAFETY: a hint, of any address.
-                unsafe { asm!("prfm pldl1strm, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly)) }
+                fn store_groups(p: *mut u8, _: usize, v: int32x4_t) { Self::istore(p, v) }
+                fn f16_of_rows(rows: [u64; 4]) -> float32x4_t { widen(vcreate_u16(together(rows))) }
+                fn bf16_of_rows(rows: [u64; 4]) -> float32x4_t {
+                    vreinterpretq_f32_u32(vshll_n_u16::<16>(vcreate_u16(together(rows))))
+                }
+                fn fold(v: float32x4_t) -> [f32; 4] {
+                    let mut lanes = [0.0; 4];
+                    Self::store(lanes.as_mut_ptr(), v);
+                    lanes
+                }
+                fn prefetch(p: *const u8) {
+                    // A hint, of any address.
+                    asm!("prfm pldl1strm, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly))
+                }
             }
         }
     };
