@@ -105,6 +105,7 @@ pub struct AppFile {
 
 /// Why an app config is not usable.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum AppConfigError {
     /// The file cannot be read.
     #[error("cannot read the app config")]
@@ -133,12 +134,7 @@ pub enum AppConfigError {
     Duplicate(String),
     /// A value that makes no sense.
     #[error("app config, model `{model_id}`: {problem}")]
-    Value {
-        /// The model.
-        model_id: String,
-        /// What is wrong.
-        problem: String,
-    },
+    Value { model_id: String, problem: String },
 }
 
 impl AppConfig {

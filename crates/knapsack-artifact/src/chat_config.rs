@@ -179,13 +179,12 @@ fn chat() -> String {
 
 /// Why an `mlc-chat-config.json` cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum ChatConfigError {
     /// It cannot be read.
     #[error("cannot read {}", .path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },

@@ -51,13 +51,12 @@ pub struct Contained<'a> {
 
 /// Why no library could be taken out of a file.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum ContainerError {
     /// The file cannot be read.
     #[error("cannot read `{}`", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
@@ -81,11 +80,9 @@ pub enum ContainerError {
     /// A symbol is there, but not a library behind it.
     #[error("symbol `{symbol}` ({slice}) is not a model library")]
     Blob {
-        /// The symbol.
         symbol: String,
         /// For which machine ([`Slice`], as text).
         slice: String,
-        /// Why.
         #[source]
         source: LibraryError,
     },
@@ -94,7 +91,6 @@ pub enum ContainerError {
     Table {
         /// For which machine ([`Slice`], as text).
         slice: String,
-        /// Why.
         #[source]
         source: TableError,
     },

@@ -129,30 +129,8 @@ pub struct Metallib {
     /// `ios`, `ios-simulator` or `macabi`.
     pub platform: String,
     /// What Apple's compiler wrote; hexadecimal in the payload.
-    #[serde(with = "hexadecimal")]
+    #[serde(with = "hex")]
     pub data: Vec<u8>,
-}
-
-/// Bytes as text with two digits each.
-mod hexadecimal {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-    use std::fmt::Write as _;
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        let mut text = String::with_capacity(2 * bytes.len());
-        for byte in bytes {
-            let _ = write!(text, "{byte:02x}");
-        }
-        serializer.serialize_str(&text)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-        let bytes = pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect::<Option<Vec<u8>>>();
-        bytes.filter(|_| rest.is_empty()).ok_or_else(|| D::Error::custom("pairs of hexadecimal digits expected"))
-    }
 }
 
 /// One model compiled for one device.
@@ -164,7 +142,7 @@ pub struct ModelLibrary {
     pub compiler: String,
     /// What it was compiled for.
     pub target: Target,
-    /// The model.
+    /// What is known of the model without its weights: sizes, vocabulary, family.
     pub model: ModelInfo,
     /// Weights, in the order in which they are loaded.
     pub parameters: Vec<Parameter>,
@@ -199,6 +177,7 @@ pub struct InvalidLibrary {
 
 /// Why bytes are not a usable library.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum LibraryError {
     /// Shorter than its header says.
     #[error("the model library is cut short: {actual} bytes, {expected} expected")]
@@ -210,10 +189,7 @@ pub enum LibraryError {
     },
     /// Not a library.
     #[error("not a model library: starts with {found:02x?}, expected `KNAPSACK`")]
-    Magic {
-        /// The first bytes.
-        found: [u8; 8],
-    },
+    Magic { found: [u8; 8] },
     /// Written by another format version.
     #[error("model library format {found}, but this build reads {VERSION}: package the model again")]
     Version {

@@ -120,7 +120,7 @@ pub struct Norm {
     pub input: Rows,
     /// Which of its rows.
     pub rows: RowSelect,
-    /// How.
+    /// Kind, epsilon and weights.
     pub norm: NormWeights,
     /// Same columns as the input; may not overlap it.
     pub output: Rows,
@@ -440,7 +440,7 @@ pub enum Operand {
     Tokens,
     /// The rows of a rope table.
     RopeTable(u32),
-    /// A parameter.
+    /// Weights, at the beginning of their tensor.
     Parameter(ParameterId),
     /// Workspace rows that are read.
     Input(Rows),

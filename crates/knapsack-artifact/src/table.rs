@@ -37,6 +37,7 @@ pub struct ModelTable<'a> {
 /// Why bytes are not a usable table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum TableError {
     /// Not a table.
     #[error("not a model table: it does not start with `KNAPTABL`")]
@@ -56,12 +57,7 @@ pub enum TableError {
     #[error(
         "a model table of {libraries} libraries and {bytes} bytes exceeds the limit of {MAX_LIBRARIES} and {MAX_BYTES}"
     )]
-    TooLarge {
-        /// How many.
-        libraries: u64,
-        /// Its length.
-        bytes: u64,
-    },
+    TooLarge { libraries: u64, bytes: u64 },
     /// It contradicts itself.
     #[error("the model table is damaged: {0}")]
     Damaged(&'static str),

@@ -114,6 +114,7 @@ pub struct WeightIndex {
 
 /// Why a weight index cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum WeightIndexError {
     /// Neither of the two files is there.
     #[error("{}: neither {FILE_NAME} nor {OLD_FILE_NAME} is there", .0.display())]
@@ -121,9 +122,7 @@ pub enum WeightIndexError {
     /// It cannot be read.
     #[error("cannot read {}", .path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -138,23 +137,16 @@ pub enum WeightIndexError {
     TooMany {
         /// Of what.
         what: &'static str,
-        /// How many.
         found: usize,
         /// How many are accepted.
         limit: usize,
     },
     /// A shard that is not usable.
     #[error("the weight index names the file {path:?}: {problem}")]
-    Shard {
-        /// Its path.
-        path: String,
-        /// What is wrong.
-        problem: &'static str,
-    },
+    Shard { path: String, problem: &'static str },
     /// A tensor that is not usable.
     #[error("tensor {name:?} of the weight index: {problem}")]
     Tensor {
-        /// Its name.
         name: String,
         /// What is wrong, with the numbers.
         problem: String,
@@ -162,9 +154,7 @@ pub enum WeightIndexError {
     /// A file that is missing or of another length.
     #[error("{}: {actual} bytes, {expected} expected", .path.display())]
     Length {
-        /// The file.
         path: PathBuf,
-        /// Its length.
         actual: u64,
         /// The length in the index.
         expected: u64,

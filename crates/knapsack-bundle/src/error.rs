@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Why a package could not be written. The old one, if any, is still there.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum BundleError {
     /// The file system refused something.
     #[error("cannot {action} `{}`", path.display())]
@@ -49,16 +50,10 @@ pub enum BundleError {
     },
     /// A file that Knapsack did not write is where the package needs one.
     #[error("`{}` is in the way: Knapsack did not write it and will not replace it", path.display())]
-    InTheWay {
-        /// The file.
-        path: PathBuf,
-    },
+    InTheWay { path: PathBuf },
     /// A device that no app is made for.
     #[error("there are no packages for {device}")]
-    NoPackage {
-        /// The device.
-        device: DeviceKind,
-    },
+    NoPackage { device: DeviceKind },
     /// Two outputs would be the same file.
     #[error("two files of the package would both be `{path}`")]
     SamePath {
@@ -114,7 +109,6 @@ pub enum BundleError {
     /// What was written is not what is read back.
     #[error("`{}` does not read back as written: {problem}", path.display())]
     ReadBack {
-        /// The written file.
         path: PathBuf,
         /// What is missing or different.
         problem: String,
@@ -122,7 +116,6 @@ pub enum BundleError {
     /// A written library file is not readable.
     #[error("`{}` does not read back", path.display())]
     ReadBackContainer {
-        /// The written file.
         path: PathBuf,
         /// What its reader says.
         #[source]

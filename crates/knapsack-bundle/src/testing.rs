@@ -77,7 +77,7 @@ pub(crate) fn weight_folder(folder: &Path, seed: u8) {
     std::fs::create_dir_all(folder).unwrap();
     let weights: Vec<u8> = (0..128u32 * 64 * 4).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed)).collect();
     std::fs::write(folder.join("params_shard_0.bin"), &weights).unwrap();
-    let md5 = crate::digest::hex(&md5::Md5::digest(&weights));
+    let md5 = hex::encode(md5::Md5::digest(&weights));
     let index = serde_json::json!({
         "metadata": {"ParamSize": 1, "ParamBytes": weights.len() as f64, "BitsPerParam": 32.0},
         "records": [{

@@ -5,41 +5,26 @@ use std::fmt;
 
 /// One thing that is wrong with the window sizes asked for.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum WindowProblem {
     /// A size of 0 where at least 1 is needed, or beyond what a library may have.
     #[error("{name} is {value}, but must be between 1 and {max}")]
     Range {
         /// The key in `overrides`.
         name: &'static str,
-        /// Its value.
         value: u32,
         /// The largest that is accepted.
         max: u32,
     },
     /// A chunk that the context cannot hold.
     #[error("prefill_chunk_size {chunk} is larger than context_window_size {context}")]
-    ChunkBeyondContext {
-        /// The chunk.
-        chunk: u32,
-        /// The context.
-        context: u32,
-    },
+    ChunkBeyondContext { chunk: u32, context: u32 },
     /// A chunk that the sliding window cannot hold.
     #[error("prefill_chunk_size {chunk} is larger than sliding_window_size {window}")]
-    ChunkBeyondWindow {
-        /// The chunk.
-        chunk: u32,
-        /// The window.
-        window: u32,
-    },
+    ChunkBeyondWindow { chunk: u32, window: u32 },
     /// Sinks that leave nothing to slide.
     #[error("attention_sink_size {sinks} leaves nothing of sliding_window_size {window}")]
-    SinksBeyondWindow {
-        /// The sinks.
-        sinks: u32,
-        /// The window.
-        window: u32,
-    },
+    SinksBeyondWindow { sinks: u32, window: u32 },
 }
 
 /// Every window problem of a request, one a line.

@@ -36,7 +36,7 @@ pub struct CompileRequest<'a> {
     pub graph: &'a Graph,
     /// Window sizes.
     pub windows: Windows,
-    /// The device.
+    /// Whose kernels are generated.
     pub target: Target,
     /// The library's name; `None`: one made from the family, the quantization and the library's content.
     pub name: Option<&'a str>,

@@ -24,7 +24,7 @@ pub(crate) fn of_content(library: &ModelLibrary) -> String {
     let mut nameless = library.clone();
     nameless.name = String::new();
     let digest = Sha256::digest(nameless.encode());
-    let hash: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex::encode(&digest[..8]);
     let clean = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     format!("{}_{}_{hash}", clean(&library.model.family), clean(&library.model.quantization))
 }

@@ -85,6 +85,7 @@ pub struct DeviceProfiles {
 
 /// Why a file of profiles is refused.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum DeviceProfilesError {
     /// The file is too long.
     #[error("the device profiles are longer than {} bytes", DeviceProfiles::MAX_BYTES)]
@@ -104,23 +105,15 @@ pub enum DeviceProfilesError {
     /// A figure of zero, or beyond the phone's memory.
     #[error("the device profile `{name}` says {bytes} bytes for `{key}`, of {ram} in all")]
     Figure {
-        /// The profile.
         name: String,
-        /// Which figure.
         key: &'static str,
-        /// What it says.
         bytes: u64,
         /// The phone's memory.
         ram: u64,
     },
     /// A figure without a source.
     #[error("the device profile `{name}` names no source for `{key}`")]
-    NoSource {
-        /// The profile.
-        name: String,
-        /// Which figure.
-        key: &'static str,
-    },
+    NoSource { name: String, key: &'static str },
 }
 
 #[derive(Deserialize)]

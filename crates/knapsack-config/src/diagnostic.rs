@@ -158,7 +158,7 @@ impl Place {
 /// Another place that matters to a diagnostic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Related {
-    /// The place.
+    /// File, line and column.
     #[serde(flatten)]
     pub place: Place,
     /// Why it matters.
@@ -191,7 +191,7 @@ pub struct Located {
 /// Findings with the texts they point into.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// The texts.
+    /// What was read: spans of the findings point into it.
     pub sources: SourceMap,
     /// The findings, in the order in which they should be shown.
     pub diagnostics: Vec<Diagnostic>,

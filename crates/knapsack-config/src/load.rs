@@ -25,7 +25,7 @@ const MAX_FINDINGS: usize = 200;
 /// A manifest that is right, with the warnings and notices about it.
 #[derive(Clone, Debug)]
 pub struct LoadedManifest {
-    /// The manifest.
+    /// With defaults filled in and paths resolved.
     pub manifest: Manifest,
     /// Warnings and notices, and the texts that the manifest's spans point into: later findings go here too.
     pub report: Report,

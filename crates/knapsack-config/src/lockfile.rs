@@ -76,15 +76,14 @@ pub struct LockedFile {
 
 /// What is wrong with a lockfile.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum LockfileError {
     /// It cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     Io {
         /// `read` or `write`.
         action: &'static str,
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// It is larger than any real one.
@@ -111,7 +110,6 @@ pub enum LockfileError {
     Invalid {
         /// Which model or file.
         place: String,
-        /// What is wrong.
         reason: String,
     },
 }

@@ -217,39 +217,20 @@ impl fmt::Display for Overrides {
 
 /// Two overrides that can not both hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum OverrideConflict {
     /// A chunk must fit the context.
     #[error("prefill_chunk_size {chunk} is larger than context_window_size {window}")]
-    ChunkBeyondContext {
-        /// The chunk.
-        chunk: u64,
-        /// The context.
-        window: u64,
-    },
+    ChunkBeyondContext { chunk: u64, window: u64 },
     /// A chunk must fit the sliding window.
     #[error("prefill_chunk_size {chunk} is larger than sliding_window_size {window}")]
-    ChunkBeyondSlidingWindow {
-        /// The chunk.
-        chunk: u64,
-        /// The window.
-        window: u64,
-    },
+    ChunkBeyondSlidingWindow { chunk: u64, window: u64 },
     /// A window that is never full does not slide.
     #[error("sliding_window_size {window} is larger than context_window_size {context}, so it would never slide")]
-    SlidingBeyondContext {
-        /// The window.
-        window: u64,
-        /// The context.
-        context: u64,
-    },
+    SlidingBeyondContext { window: u64, context: u64 },
     /// Sinks are part of what the window sees.
     #[error("attention_sink_size {sinks} leaves nothing of sliding_window_size {window}")]
-    SinksBeyondSlidingWindow {
-        /// The sinks.
-        sinks: u64,
-        /// The window.
-        window: u64,
-    },
+    SinksBeyondSlidingWindow { sinks: u64, window: u64 },
 }
 
 impl OverrideConflict {
@@ -274,37 +255,20 @@ impl OverrideConflict {
 
 /// Why one override's value is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum OverrideValueError {
     /// 0 where at least one is needed.
     #[error("{key} must be at least 1, or -1 for the model's own value")]
-    Zero {
-        /// The key.
-        key: OverrideKey,
-    },
+    Zero { key: OverrideKey },
     /// Below -1.
     #[error("{key} {value} is negative; only -1 is, for the model's own value")]
-    Negative {
-        /// The key.
-        key: OverrideKey,
-        /// What was given.
-        value: i128,
-    },
+    Negative { key: OverrideKey, value: i128 },
     /// Beyond [`MAX_OVERRIDE`].
     #[error("{key} {value} is larger than {MAX_OVERRIDE}")]
-    TooLarge {
-        /// The key.
-        key: OverrideKey,
-        /// What was given.
-        value: i128,
-    },
+    TooLarge { key: OverrideKey, value: i128 },
     /// A key of which only one value is accepted.
     #[error("{key} must be {only}")]
-    Only {
-        /// The key.
-        key: OverrideKey,
-        /// The only value.
-        only: &'static str,
-    },
+    Only { key: OverrideKey, only: &'static str },
 }
 
 /// Checks a whole-number override. `Ok(None)` is the model's own value.
@@ -322,29 +286,20 @@ pub(crate) fn check_number(key: OverrideKey, value: i128) -> Result<Option<u64>,
 
 /// Why `--overrides` can not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum ParseOverridesError {
     /// A part without `=`.
     #[error("`{0}` is not of the form key=value")]
     NoValue(String),
     /// A key that does not exist or can not be set here.
     #[error("unknown override `{key}`{}", suggestion.as_ref().map(|s| format!(", did you mean `{s}`?")).unwrap_or_default())]
-    UnknownKey {
-        /// What was given.
-        key: String,
-        /// The nearest key.
-        suggestion: Option<String>,
-    },
+    UnknownKey { key: String, suggestion: Option<String> },
     /// A key given twice.
     #[error("{0} is given twice")]
     Twice(OverrideKey),
     /// Not a whole number.
     #[error("{key} must be a whole number, not `{value}`")]
-    NotANumber {
-        /// The key.
-        key: OverrideKey,
-        /// What was given.
-        value: String,
-    },
+    NotANumber { key: OverrideKey, value: String },
     /// A number out of range.
     #[error(transparent)]
     Value(#[from] OverrideValueError),

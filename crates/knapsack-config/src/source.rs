@@ -24,7 +24,7 @@ impl fmt::Display for ModelSource {
 /// A repository on a hub. Shown in its normal form, `HF://org/name[@revision]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HubSource {
-    /// The owner.
+    /// User or organization at the hub.
     pub org: String,
     /// The name within the owner.
     pub name: String,

@@ -10,7 +10,7 @@ pub struct FileId(u32);
 /// A range of bytes in one file of a [`SourceMap`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
-    /// The file.
+    /// Whose text the offsets are in.
     pub file: FileId,
     /// First byte.
     pub start: u32,
@@ -21,7 +21,7 @@ pub struct Span {
 /// A value and where it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spanned<T> {
-    /// The value.
+    /// What was read there.
     pub value: T,
     /// The text it was read from.
     pub span: Span,

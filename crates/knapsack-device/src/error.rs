@@ -6,54 +6,34 @@ use std::path::PathBuf;
 /// Why a device could not load or run a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum DeviceError {
     /// A file could not be read or mapped.
     #[error("cannot read {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// The library contradicts itself.
     #[error("the model library is invalid")]
-    Library {
-        /// How.
-        source: Box<InvalidLibrary>,
-    },
+    Library { source: Box<InvalidLibrary> },
     /// The weight folder's index cannot be used.
     #[error("cannot use the weights in {}", folder.display())]
-    WeightIndex {
-        /// The folder.
-        folder: PathBuf,
-        /// Why.
-        source: Box<WeightIndexError>,
-    },
+    WeightIndex { folder: PathBuf, source: Box<WeightIndexError> },
     /// The weight folder does not hold what the library needs.
     #[error("weights in {} do not match the model library: {problem}", folder.display())]
-    Weights {
-        /// The folder.
-        folder: PathBuf,
-        /// What differs.
-        problem: String,
-    },
+    Weights { folder: PathBuf, problem: String },
     /// Memory that the plan needs cannot be had.
     #[error("cannot allocate {bytes} bytes for the {what}")]
     OutOfMemory {
         /// Which part of the plan.
         what: &'static str,
-        /// How much.
         bytes: u64,
     },
     /// A part of the plan is larger than any buffer of the device. Parts are not spread over several buffers: kernels address a
     /// tensor as one.
     #[error("the {what} is {bytes} bytes, but the largest buffer of device {device} is {largest}")]
     BufferTooLarge {
-        /// Its name.
         device: &'static str,
         /// Which part of the plan, or which parameter.
         what: String,
-        /// How much.
         bytes: u64,
         /// What the device can do.
         largest: u64,
@@ -63,16 +43,10 @@ pub enum DeviceError {
     InvalidCall(String),
     /// The device is not there or lacks something.
     #[error("device {device} is unavailable: {reason}")]
-    Unavailable {
-        /// Its name.
-        device: &'static str,
-        /// Why.
-        reason: String,
-    },
+    Unavailable { device: &'static str, reason: String },
     /// The library holds no kernels for this device.
     #[error("device {device} runs libraries with its own kernels; this one was compiled for {found:?}")]
     WrongTarget {
-        /// Its name.
         device: &'static str,
         /// What the library was compiled for.
         found: Target,
@@ -80,7 +54,6 @@ pub enum DeviceError {
     /// The driver does not build the library's kernels.
     #[error("the kernels do not build on device {device}: {log}")]
     KernelBuild {
-        /// Its name.
         device: &'static str,
         /// The driver's log.
         log: String,
@@ -90,16 +63,11 @@ pub enum DeviceError {
     Interrupted,
     /// The system lets apps in the background do no work on the device. The work that was running is lost; nothing else is.
     #[error("device {device} may not be used while the app is in the background")]
-    NotPermitted {
-        /// Its name.
-        device: &'static str,
-    },
+    NotPermitted { device: &'static str },
     /// The driver refused something. The model that ran is not usable any more; others are.
     #[error("device {device} cannot {operation}: {status}")]
     Driver {
-        /// Its name.
         device: &'static str,
-        /// What was tried.
         operation: &'static str,
         /// The driver's code.
         status: String,

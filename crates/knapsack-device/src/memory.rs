@@ -125,7 +125,7 @@ impl Region {
         self.len == 0
     }
 
-    /// The bytes.
+    /// All of it, as it is now.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the map is at least this long, initialized by the system, and writing needs `&mut self`, or a promise of
         // whoever uses `as_mut_ptr`.

@@ -40,7 +40,7 @@ pub enum Type {
     Tokens,
     /// Float32 rows.
     Rows {
-        /// How many.
+        /// Known, or as many as the call has tokens.
         count: RowCount,
         /// Elements of a row.
         columns: u32,
@@ -94,7 +94,7 @@ pub struct RopeTable {
 /// model was first trained for, so that attention over many positions stays sharp.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Growth {
-    /// How fast.
+    /// `beta` of the growth: how much the rotary magnitude grows with the logarithm of the position.
     pub beta: f32,
     /// Positions up to which the factor is 1.
     pub original: u32,
@@ -164,9 +164,9 @@ pub struct Graph {
     pub rope_tables: Vec<RopeTable>,
     /// One entry for each layer.
     pub kv_layers: Vec<KvLayer>,
-    /// The operations.
+    /// Every value is defined before it is used.
     pub nodes: Vec<Node>,
-    /// The logits.
+    /// Logits of every row.
     pub output: ValueId,
 }
 

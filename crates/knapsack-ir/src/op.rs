@@ -107,11 +107,11 @@ pub enum Epilogue {
 pub struct Linear {
     /// Rows of `weight.columns`.
     pub input: ValueId,
-    /// The matrix.
+    /// `(n, k)`.
     pub weight: Weight,
     /// One element for each row of the matrix.
     pub bias: Option<ParameterId>,
-    /// What follows.
+    /// What is done with the product before it is stored.
     pub epilogue: Epilogue,
 }
 
@@ -174,14 +174,14 @@ pub enum Op {
     Embed {
         /// A matrix, `(vocab, hidden)`.
         table: ValueId,
-        /// The tokens.
+        /// Ids of the vocabulary.
         tokens: ValueId,
     },
     /// `input W^T`.
     Matmul {
         /// Rows of in_features.
         input: ValueId,
-        /// A matrix.
+        /// `(n, k)`.
         weight: ValueId,
     },
     /// Adds a parameter to each row.
@@ -223,21 +223,21 @@ pub enum Op {
     Activation {
         /// Rows.
         input: ValueId,
-        /// Which.
+        /// Applied to each element.
         function: Activation,
     },
     /// Some of the columns.
     Slice {
         /// Rows.
         input: ValueId,
-        /// Which columns.
+        /// The range that is kept of every row.
         columns: Columns,
     },
     /// Normalization.
     Norm {
         /// Rows.
         input: ValueId,
-        /// How.
+        /// Kind, epsilon and weights.
         norm: Norm,
     },
     /// Rotates the first `rotary` elements of each head in halves: `(a, b) -> (a cos - b sin, b cos + a sin)` with `a = x[i]`,
@@ -266,7 +266,7 @@ pub enum Op {
     Attention {
         /// Rows of all query heads.
         query: ValueId,
-        /// A cache.
+        /// Number of the layer whose keys and values are attended to.
         cache: ValueId,
         /// Multiplier of the scores.
         scale: f32,
@@ -283,7 +283,7 @@ pub enum Op {
     EmbedRows {
         /// `(vocab, hidden)`.
         table: Weight,
-        /// The tokens.
+        /// Ids of the vocabulary.
         tokens: ValueId,
         /// Multiplier.
         scale: f32,

@@ -14,9 +14,9 @@ pub enum ErrorKind {
 /// Why a template could not be parsed or rendered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// Its kind.
+    /// Whether the template, its data or a bound is at fault.
     pub kind: ErrorKind,
-    /// What happened.
+    /// One sentence, without the line.
     pub message: String,
     /// The line of the template, from 1, where it is known.
     pub line: Option<u32>,

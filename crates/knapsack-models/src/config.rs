@@ -147,7 +147,7 @@ impl Layer {
 /// `model_config`. There is at least one layer, counts are positive and bounded, floats are finite.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// The family.
+    /// The row of the registry that read it.
     pub family: &'static Family,
     /// What its parameters are called: the family's table, or that of a variant.
     pub(crate) modules: &'static Modules,

@@ -25,6 +25,7 @@ impl std::error::Error for UnsupportedFamily {}
 
 /// Why a model's configuration cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum ConfigError {
     /// Not an object, or not one that describes a model.
     #[error("the model configuration {0}")]
@@ -41,21 +42,17 @@ pub enum ConfigError {
     /// A value of the wrong type or out of range.
     #[error("`{key}` of the model configuration is {found}, expected {expected}")]
     Invalid {
-        /// The key.
         key: String,
         /// Its value, shortened.
         found: String,
-        /// What is accepted.
         expected: String,
     },
     /// A valid value that no supported model of the family has.
     #[error("`{key}` = {found} is not supported for {family}")]
     NotSupported {
-        /// The key.
         key: String,
         /// Its value, shortened.
         found: String,
-        /// The family.
         family: &'static str,
     },
     /// A rope scaling that is not known.
@@ -70,13 +67,11 @@ pub enum ConfigError {
     RopeKey {
         /// The key, with the dictionary's name.
         key: String,
-        /// The family.
         family: &'static str,
     },
     /// A checkpoint of a kind that cannot be converted.
     #[error("{found} cannot be packaged: {instead}")]
     Unusable {
-        /// What it is.
         found: String,
         /// What to use in its place.
         instead: &'static str,

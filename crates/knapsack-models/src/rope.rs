@@ -25,19 +25,19 @@ pub enum RopeScaling {
     None,
     /// All divided by a factor.
     Linear {
-        /// The divisor.
+        /// What positions are divided by.
         factor: f64,
     },
     /// The base grows with the context beyond what was trained (NTK).
     Dynamic {
-        /// How fast.
+        /// What the base grows with, as the context does.
         factor: f64,
         /// Positions trained with.
         trained: u32,
     },
     /// Long wavelengths divided by a factor, short ones kept, a ramp between (Llama 3.1).
     Llama3 {
-        /// The divisor.
+        /// What the frequencies of long wavelengths are divided by.
         factor: f64,
         /// Wavelengths above `original / low` are divided.
         low: f64,
@@ -59,7 +59,7 @@ pub enum RopeScaling {
     },
     /// A ramp over the pairs between kept and divided frequencies.
     Yarn {
-        /// The divisor.
+        /// What the frequencies at the far end of the ramp are divided by.
         factor: f64,
         /// Positions trained with before the extension.
         original: u32,
@@ -76,7 +76,7 @@ pub enum RopeScaling {
     Proportional {
         /// Pairs with a frequency; the others stand still.
         pairs: u32,
-        /// The divisor.
+        /// What the frequencies are divided by.
         factor: f64,
     },
 }
@@ -170,7 +170,7 @@ fn llama3(frequency: f64, factor: f64, low: f64, high: f64, original: f64) -> f6
 /// What a family says of its rotary embeddings where a configuration is silent.
 #[derive(Clone, Copy)]
 pub(crate) struct RopeDefaults {
-    /// The base.
+    /// Frequency `i` is `base^(-2 i / dim)`.
     pub(crate) base: f64,
     /// Share of a head that is rotated.
     pub(crate) partial: f64,

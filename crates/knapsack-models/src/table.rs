@@ -86,12 +86,12 @@ pub(crate) struct Row {
     pub(crate) change: Change,
 }
 
-/// A weight.
+/// A weight that is stored under these names.
 pub(crate) const fn row(role: Role, mlc: &'static str, sources: &'static [&'static str]) -> Row {
     Row { role, part: Part::Weight, mlc, sources, change: Change::Keep }
 }
 
-/// A bias.
+/// A bias that is stored under these names.
 pub(crate) const fn bias(role: Role, mlc: &'static str, sources: &'static [&'static str]) -> Row {
     Row { role, part: Part::Bias, mlc, sources, change: Change::Keep }
 }

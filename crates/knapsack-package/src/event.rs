@@ -14,7 +14,7 @@ pub enum Event<'a> {
     LockChange(&'a LockChange),
     /// The lockfile was written.
     Locked {
-        /// Its path.
+        /// Where the lockfile lies.
         path: &'a Path,
     },
     /// A library is being compiled.
@@ -35,7 +35,7 @@ pub enum Event<'a> {
     Prebuilt {
         /// For which model.
         model_id: &'a str,
-        /// The file.
+        /// The prebuilt library.
         path: &'a Path,
     },
     /// A checkpoint is being converted.
@@ -56,7 +56,7 @@ pub enum Event<'a> {
     ConvertingEnd,
     /// A converted model is there.
     Converted {
-        /// Which one.
+        /// `model_id` of the manifest.
         model_id: &'a str,
         /// Why it was converted, or was not.
         reason: &'a Reason,
@@ -67,7 +67,7 @@ pub enum Event<'a> {
     BundlingFile {
         /// In the package.
         path: &'a str,
-        /// Its size.
+        /// Bytes of the file.
         bytes: u64,
     },
     /// The package is written, or it failed.

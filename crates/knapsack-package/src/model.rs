@@ -90,7 +90,7 @@ pub struct Model {
     pub folder: PathBuf,
     /// What is there.
     pub kind: FolderKind,
-    /// The architecture.
+    /// Architecture and sizes, as the configuration says them.
     pub config: ModelConfig,
     /// The format of the weights, now or after conversion.
     pub quantization: Quantization,

@@ -17,7 +17,7 @@ use serde::Serialize;
 pub struct Planned {
     /// What stands behind the entry.
     pub found: Found,
-    /// Its configuration.
+    /// What its configuration says, ready to be compiled.
     pub model: Model,
     /// Sizes to compile for.
     pub windows: Windows,

@@ -71,7 +71,7 @@ impl Default for SamplingDefaults {
 /// The text side of a model: how its conversations look in tokens.
 #[derive(Clone, Debug)]
 pub struct ChatModel {
-    /// The tokenizer.
+    /// Between the model's text and its tokens.
     pub tokenizer: Tokenizer,
     /// Recommended sampling.
     pub defaults: SamplingDefaults,

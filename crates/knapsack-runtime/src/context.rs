@@ -79,7 +79,7 @@ impl ContextPolicy {
 /// A conversation as tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FittedPrompt {
-    /// The prompt.
+    /// Tokens of the whole prompt.
     pub tokens: Vec<u32>,
     /// Messages that were left out of it.
     pub dropped_messages: usize,

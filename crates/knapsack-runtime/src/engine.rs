@@ -148,7 +148,7 @@ pub enum Event<'a> {
     Token(&'a TokenLogProbs),
 }
 
-/// An answer.
+/// What was generated, and how it ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
     /// The whole text, as it was streamed.

@@ -6,6 +6,7 @@ use knapsack_device::DeviceError;
 /// Why a model could not be opened or an answer not be generated.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum EngineError {
     /// The device failed.
     #[error(transparent)]
@@ -25,7 +26,6 @@ pub enum EngineError {
     /// The prompt does not fit into the context.
     #[error("the prompt has {tokens} tokens, but the model was compiled for a context of {context}")]
     PromptTooLong {
-        /// Its length.
         tokens: usize,
         /// Most positions of a conversation.
         context: u32,
@@ -33,7 +33,6 @@ pub enum EngineError {
     /// A token that the model does not know.
     #[error("token {token} is outside the model's vocabulary of {vocab_size}")]
     TokenOutOfRange {
-        /// The token.
         token: u32,
         /// Rows of the logits.
         vocab_size: u32,

@@ -51,7 +51,7 @@ impl PackageLoader {
         &self.activity
     }
 
-    /// The package.
+    /// The package whose models are loaded.
     pub const fn package(&self) -> &Package {
         &self.package
     }

@@ -48,18 +48,14 @@ pub struct Package {
 /// Why a package cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum PackageError {
     /// The folder holds no app config.
     #[error("{} is not a package: it has no bundle/mlc-app-config.json", .0.display())]
     NotAPackage(PathBuf),
     /// The app config is not usable.
     #[error("cannot use {}", path.display())]
-    AppConfig {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: AppConfigError,
-    },
+    AppConfig { path: PathBuf, source: AppConfigError },
     /// The package has no such model.
     #[error("the package has no model `{model_id}`; it has {}", available.join(", "))]
     NoSuchModel {
@@ -76,50 +72,26 @@ pub enum PackageError {
     },
     /// A folder or file of the package cannot be read.
     #[error("cannot read {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// No library of that name in the package or the app.
     #[error("no model library `{name}` in {place}")]
     NoSuchLibrary {
-        /// Its name.
         name: String,
         /// Where it was looked for.
         place: String,
     },
     /// A library that is there cannot be used.
     #[error("cannot use the model library `{name}`")]
-    Library {
-        /// Its name.
-        name: String,
-        /// Why.
-        source: LibraryError,
-    },
+    Library { name: String, source: LibraryError },
     /// The app's model table cannot be read.
     #[error("cannot use the app's model table")]
-    Table {
-        /// Why.
-        source: TableError,
-    },
+    Table { source: TableError },
     /// A file that should carry libraries is damaged.
     #[error("cannot read the model libraries in {}: {problem}", path.display())]
-    Container {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
+    Container { path: PathBuf, problem: String },
     /// The weights are not part of the package.
     #[error("the weights of `{model_id}` are not in the package; the app downloads them from {url}")]
-    NotBundled {
-        /// The model.
-        model_id: String,
-        /// Where from.
-        url: String,
-    },
+    NotBundled { model_id: String, url: String },
 }
 
 impl Package {

@@ -28,29 +28,17 @@ const DIGEST: u64 = 32;
 /// Why a session could not be saved or restored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum SavedError {
     /// The file system refused something.
     #[error("cannot use {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// It is no saved session of this version, or a damaged one.
     #[error("{} is no saved session that can be used: {problem}", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: &'static str,
-    },
+    Invalid { path: PathBuf, problem: &'static str },
     /// It was saved with another library, other weights, or by another kind of device.
     #[error("{} was saved with another model library, other weights or on another device", path.display())]
-    OtherModel {
-        /// The file.
-        path: PathBuf,
-    },
+    OtherModel { path: PathBuf },
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -52,7 +52,7 @@ impl Session {
         (self.cached, self.written) = (cached, written);
     }
 
-    /// The model.
+    /// What is known of the model without its weights.
     pub fn info(&self) -> &ModelInfo {
         &self.model.library().model
     }

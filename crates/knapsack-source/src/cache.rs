@@ -20,9 +20,9 @@ const MAX_DEPTH: usize = 16;
 /// A repository in the hub cache, whoever downloaded it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedRepository {
-    /// The repository.
+    /// As the hub names it.
     pub repository: RepoId,
-    /// Its folder.
+    /// Its folder in the shared cache.
     pub path: PathBuf,
     /// Bytes on the disk, incomplete downloads included.
     pub size: u64,
@@ -39,7 +39,7 @@ pub struct CachedRepository {
 /// One commit of a cached repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedCommit {
-    /// The commit.
+    /// Its full hash.
     pub commit: String,
     /// Branches and tags that last stood for it.
     pub refs: Vec<String>,
@@ -52,9 +52,9 @@ pub struct CachedCommit {
 /// A file in the cache that is not what it should be.
 #[derive(Debug)]
 pub struct Damage {
-    /// The repository.
+    /// As the hub names it.
     pub repository: RepoId,
-    /// The file.
+    /// The file whose content is not what its name says.
     pub path: PathBuf,
     /// What is wrong with it.
     pub reason: String,

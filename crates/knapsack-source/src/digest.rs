@@ -1,6 +1,5 @@
 //! What a file must be, and hashing it, both as sha256 and as Git names it.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -49,8 +48,8 @@ impl Hasher {
     }
 
     pub(crate) fn finish(self) -> Found {
-        let git_oid = self.git.map(|git| hex(&git.finalize()));
-        Found { size: self.size, sha256: hex(&self.sha256.finalize()), git_oid }
+        let git_oid = self.git.map(|git| hex::encode(git.finalize()));
+        Found { size: self.size, sha256: hex::encode(self.sha256.finalize()), git_oid }
     }
 }
 
@@ -101,13 +100,6 @@ pub(crate) fn hash_file(path: &Path, git: bool) -> Result<Found> {
 /// sha256 of a file, in lower-case hexadecimal digits.
 pub fn sha256_file(path: &Path) -> Result<String> {
     hash_file(path, false).map(|found| found.sha256)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

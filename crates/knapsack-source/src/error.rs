@@ -7,13 +7,13 @@ use knapsack_config::lockfile::LockfileError;
 
 /// Failures of this crate. Addresses in it never carry a query (signed links) and never a token.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum Error {
     /// The `model` text is neither a repository nor a path.
     #[error("cannot read the model source {text:?}: {reason}")]
     Location {
         /// As written.
         text: String,
-        /// What is wrong.
         reason: String,
     },
     /// An environment variable cannot be used.
@@ -147,7 +147,6 @@ pub enum Error {
     TooSlow {
         /// The address without its query, which may hold a signature.
         url: String,
-        /// How slow.
         reason: String,
     },
     /// The server's name means nothing here.
@@ -179,19 +178,11 @@ pub enum Error {
     BadAnswer {
         /// The address without its query, which may hold a signature.
         url: String,
-        /// What is wrong.
         reason: String,
     },
     /// A name that would leave the model's folder, or that some file system cannot hold.
     #[error("the file name {name:?} in {place} is refused: {reason}")]
-    UnsafeName {
-        /// The name.
-        name: String,
-        /// Where it stood.
-        place: String,
-        /// The broken rule.
-        reason: &'static str,
-    },
+    UnsafeName { name: String, place: String, reason: &'static str },
     /// A file has another length than announced.
     #[error("{file} has {found} bytes, expected {expected}{hint}")]
     WrongSize {
@@ -221,9 +212,7 @@ pub enum Error {
     GaveUp {
         /// The file or address.
         file: String,
-        /// How many.
         attempts: u32,
-        /// The last failure.
         source: Box<Error>,
     },
     /// Another file failed first, so this one was stopped. Never the error that a caller gets.

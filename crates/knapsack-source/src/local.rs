@@ -12,7 +12,7 @@ use crate::select::{Contents, MAX_INDEX, Selection};
 /// What a local folder holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalModel {
-    /// Its kind.
+    /// Checkpoint, or converted already.
     pub kind: ModelKind,
     /// The files that belong to the model; their content was not read.
     pub files: Vec<ModelFile>,

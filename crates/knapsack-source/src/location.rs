@@ -19,7 +19,7 @@ pub enum Location {
 /// A repository and, where it was given, a branch, tag or commit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HubLocation {
-    /// The repository.
+    /// Owner and name.
     pub repository: RepoId,
     /// The revision as written; `main` when absent.
     pub revision: Option<String>,

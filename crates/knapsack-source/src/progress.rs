@@ -15,7 +15,7 @@ pub enum Event<'a> {
     },
     /// Files are about to be downloaded.
     Batch {
-        /// How many.
+        /// Files that are not in the cache.
         files: usize,
         /// Their sizes together, resumed parts included.
         bytes: u64,
@@ -35,7 +35,7 @@ pub enum Event<'a> {
     Bytes {
         /// Its number in the batch.
         file: usize,
-        /// How many.
+        /// Bytes since the last event.
         count: u64,
     },
     /// Another process downloads this file; its end is waited for.
@@ -45,7 +45,7 @@ pub enum Event<'a> {
     },
     /// An attempt failed and another one follows.
     Retry {
-        /// What failed.
+        /// The file or request, as messages name it.
         name: &'a str,
         /// Failures in a row.
         attempt: u32,

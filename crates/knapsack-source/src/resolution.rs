@@ -77,7 +77,7 @@ pub enum LockChange {
     Added {
         /// Its `model_id`.
         model_id: String,
-        /// Its source.
+        /// `model_id` of the manifest.
         model: String,
     },
     /// A model that the manifest no longer names.

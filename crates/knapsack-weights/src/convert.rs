@@ -20,7 +20,7 @@ pub struct ConvertRequest<'a> {
     pub checkpoint: &'a Path,
     /// The weight folder that is to be made. It must not exist, or be empty.
     pub output: &'a Path,
-    /// The format.
+    /// What weights are converted to.
     pub quantization: Quantization,
     /// The chat template.
     pub chat_template: &'a TemplateChoice,
@@ -33,7 +33,7 @@ pub struct ConvertRequest<'a> {
 pub struct Conversion {
     /// The model's family.
     pub family: &'static Family,
-    /// The format.
+    /// What weights were converted to.
     pub quantization: Quantization,
     /// Tensors written.
     pub tensors: u64,

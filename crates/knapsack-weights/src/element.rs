@@ -4,7 +4,7 @@ use knapsack_tensor::DType;
 
 /// Rounding of a float32 to a model dtype and back, to nearest, ties to even.
 pub trait Rounding {
-    /// The dtype.
+    /// As model libraries call it.
     const DTYPE: DType;
     /// Any float32.
     fn round(x: f32) -> f32;

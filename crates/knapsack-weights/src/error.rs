@@ -4,29 +4,22 @@ use std::path::PathBuf;
 
 /// Why a conversion failed. Nothing is left behind in the output's place.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum ConvertError {
     /// The folder is not a checkpoint.
     #[error("{}: {problem}", .folder.display())]
     NotACheckpoint {
-        /// The folder.
         folder: PathBuf,
         /// What was looked for.
         problem: String,
     },
     /// The folder is an MLC model already.
     #[error("{}: already converted to {quantization}: it has an mlc-chat-config.json", .folder.display())]
-    AlreadyConverted {
-        /// The folder.
-        folder: PathBuf,
-        /// Its format.
-        quantization: String,
-    },
+    AlreadyConverted { folder: PathBuf, quantization: String },
     /// An MLC model in another format than the one asked for.
     #[error("{}: converted to {found}, but {asked} is asked for; convert the original checkpoint instead", .folder.display())]
     OtherQuantization {
-        /// The folder.
         folder: PathBuf,
-        /// Its format.
         found: String,
         /// The format asked for.
         asked: String,
@@ -36,25 +29,20 @@ pub enum ConvertError {
     Io {
         /// `read`, `write`, …
         action: &'static str,
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// A JSON file that cannot be decoded.
     #[error("{} is not valid JSON", .path.display())]
     Json {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: knapsack_models::json::JsonError,
     },
     /// A safetensors file or its index that is not what it should be.
     #[error("{}: {problem}", .path.display())]
     Checkpoint {
-        /// The file.
         path: PathBuf,
         /// What is wrong, with the numbers.
         problem: String,
@@ -62,9 +50,7 @@ pub enum ConvertError {
     /// The model's configuration cannot be used.
     #[error("{}", .path.display())]
     Config {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: ConfigError,
     },
@@ -76,7 +62,6 @@ pub enum ConvertError {
     ConvTemplate {
         /// The name asked for.
         name: String,
-        /// The known names.
         known: String,
     },
     /// The output is there already.
@@ -87,7 +72,6 @@ pub enum ConvertError {
     ChatTemplate {
         /// The file that it is in.
         path: PathBuf,
-        /// Why.
         problem: String,
     },
     /// Not enough room for the result.

@@ -24,7 +24,7 @@ const HASH_AT: usize = md5::LANES / 2;
 pub struct ConvertProgress {
     /// Converted so far.
     pub done: u64,
-    /// Altogether.
+    /// That the conversion will read.
     pub total: u64,
 }
 
@@ -215,7 +215,7 @@ impl Work<'_> {
         };
         let done = |shard: usize, digest: [u8; 16]| {
             let mut state = self.lock();
-            state.sums[shard] = Some(hex(&digest));
+            state.sums[shard] = Some(hex::encode(digest));
             state.unhashed -= 1;
             self.changed.notify_all();
         };
@@ -268,8 +268,4 @@ impl md5::Source for ShardReader<'_> {
         }
         Ok(filled)
     }
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -89,7 +89,7 @@ fn tensors_are_those_of_the_reference_by_their_sums() {
             for record in shard["records"].as_array().unwrap() {
                 let number = |key: &str| record[key].as_u64().unwrap() as usize;
                 let data = &bytes[number("byteOffset")..][..number("nbytes")];
-                let sum: String = Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
+                let sum = hex::encode(Sha256::digest(data));
                 let what = json!([record["shape"], record["dtype"], record["nbytes"], sum]);
                 found.insert(record["name"].as_str().unwrap().to_owned(), what);
             }

@@ -35,7 +35,7 @@ struct Opened {
 
 /// A model on a device.
 pub struct Runnable {
-    /// Its name.
+    /// The id in a package, else the folder's name.
     pub name: String,
     /// The library that is executed.
     pub library: Arc<ModelLibrary>,
@@ -43,7 +43,7 @@ pub struct Runnable {
     pub device: String,
     /// From the library and the weight folder to a model that can run.
     pub load_time: Duration,
-    /// The model.
+    /// With an empty cache.
     pub session: Session,
     /// The text side.
     pub chat: Option<Arc<ChatModel>>,

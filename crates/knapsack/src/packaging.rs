@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard};
 /// A manifest that was read, and what is found out about it.
 #[derive(Debug)]
 pub struct Read<'a> {
-    /// The manifest.
+    /// With defaults filled in and paths resolved.
     pub manifest: Manifest,
     /// Findings that were not shown yet, and the texts that they point into.
     report: Report,

@@ -30,7 +30,7 @@ impl CacheEntry {
         &self.content
     }
 
-    /// Its key.
+    /// The hash of all inputs that it was made from.
     pub const fn key(&self) -> &Key {
         &self.key
     }

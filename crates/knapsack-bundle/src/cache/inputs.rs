@@ -1,6 +1,6 @@
 //! Keys: the hash of everything that a result depends on, and what changed when there is no result.
 
-use crate::digest::{FileDigests, Wanted, hex};
+use crate::digest::{FileDigests, Wanted};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ impl std::fmt::Display for Key {
 /// An input that is not what it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputChange {
-    /// Its name.
+    /// What the input is called when it is told why a step ran.
     pub name: String,
     /// What it was; `None`: it was not there.
     pub before: Option<String>,
@@ -109,7 +109,7 @@ impl Inputs {
             hasher.update((text.len() as u64).to_le_bytes());
             hasher.update(text);
         }
-        Key(hex(&hasher.finalize()))
+        Key(hex::encode(hasher.finalize()))
     }
 
     /// What is different from `before`.

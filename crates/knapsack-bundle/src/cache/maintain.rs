@@ -12,9 +12,9 @@ use std::time::SystemTime;
 pub struct Summary {
     /// In which bucket.
     pub bucket: Bucket,
-    /// Its key.
+    /// The hash of its inputs.
     pub key: Key,
-    /// Its folder.
+    /// Where its content lies.
     pub path: PathBuf,
     /// Bytes of its files, by its record.
     pub bytes: u64,
@@ -27,7 +27,7 @@ pub struct Summary {
 /// An entry that was checked in full.
 #[derive(Clone, Debug)]
 pub struct Verified {
-    /// Which.
+    /// The entry that was looked at.
     pub summary: Summary,
     /// What is wrong with it; empty: nothing.
     pub problems: Vec<String>,

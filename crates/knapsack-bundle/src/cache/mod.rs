@@ -80,7 +80,7 @@ impl CacheError {
     }
 }
 
-/// The cache.
+/// Converted weights and compiled libraries, by the hash of what they were made from.
 #[derive(Debug)]
 pub struct Cache {
     root: PathBuf,
@@ -115,7 +115,7 @@ impl Cache {
         folder.ok_or(CacheError::NoPlace)
     }
 
-    /// Its folder.
+    /// The folder that holds all of it.
     pub fn root(&self) -> &Path {
         &self.root
     }

@@ -74,14 +74,9 @@ impl Hashed {
     }
 }
 
-/// Lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The SHA-256 of bytes in memory.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn hash_file(path: &Path, wanted: Wanted) -> io::Result<Digests> {
@@ -109,7 +104,7 @@ fn hash_file(path: &Path, wanted: Wanted) -> io::Result<Digests> {
     }
     Ok(Digests {
         blake3: wanted.blake3.then(|| blake3.finalize().to_hex().to_string()),
-        sha256: wanted.sha256.then(|| hex(&sha256.finalize())),
-        md5: wanted.md5.then(|| hex(&md5.finalize())),
+        sha256: wanted.sha256.then(|| hex::encode(sha256.finalize())),
+        md5: wanted.md5.then(|| hex::encode(md5.finalize())),
     })
 }

@@ -106,14 +106,14 @@ pub enum BundleStep<'a> {
     Verifying {
         /// In the package.
         path: &'a str,
-        /// Its size.
+        /// Bytes that will be read.
         bytes: u64,
     },
     /// A file is about to be written or copied.
     Writing {
         /// In the package.
         path: &'a str,
-        /// Its size.
+        /// Bytes that will be written.
         bytes: u64,
     },
 }

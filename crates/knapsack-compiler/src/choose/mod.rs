@@ -51,7 +51,7 @@ pub struct GivenSizes {
 /// Sizes that shall be the model's own, however large, where no number is given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OwnSizes {
-    /// The context.
+    /// `context_window_size`.
     pub context: bool,
     /// The sliding window.
     pub sliding: bool,
@@ -73,7 +73,7 @@ pub struct Own {
     pub trained: Option<u32>,
 }
 
-/// The outcome.
+/// The sizes that were chosen, and what they need.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chosen {
     /// Sizes to compile for.

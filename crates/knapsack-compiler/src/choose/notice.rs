@@ -47,18 +47,18 @@ pub enum Reason {
 pub enum Notice {
     /// A size that was not given.
     Chosen {
-        /// Which.
+        /// Which of the sizes was not given.
         size: Size,
-        /// Its value.
+        /// In tokens or positions.
         value: u32,
         /// The model's own.
         own: u32,
-        /// Why.
+        /// What it was chosen by.
         reason: Reason,
     },
     /// A context beyond the positions that the model was trained for, without rope scaling. A warning.
     BeyondTrained {
-        /// The context.
+        /// Positions of the context that was chosen.
         context: u32,
         /// Positions trained for.
         trained: u32,

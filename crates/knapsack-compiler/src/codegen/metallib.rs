@@ -20,29 +20,17 @@ fn triple(slice: &AppleSlice) -> String {
 
 /// Why kernels were not compiled ahead.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum MetallibError {
     /// `xcrun` or a file failed to open, start, read or write.
     #[error("cannot use {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// Apple's compiler refused the kernels.
     #[error("`{command}` failed:\n{log}")]
-    Compiler {
-        /// The command line.
-        command: String,
-        /// What it printed.
-        log: String,
-    },
+    Compiler { command: String, log: String },
     /// It succeeded and wrote something else than a Metal library.
     #[error("`{command}` wrote no Metal library")]
-    NoLibrary {
-        /// The command line.
-        command: String,
-    },
+    NoLibrary { command: String },
     /// The library holds no Metal kernels.
     #[error("the model library holds no Metal kernels")]
     NoKernels,

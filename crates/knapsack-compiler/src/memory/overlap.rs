@@ -6,25 +6,21 @@ use std::collections::BTreeMap;
 
 /// What is wrong with a placement.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum Overlap {
     /// Two buffers share bytes during a launch.
     #[error("buffers {first} and {second} share bytes during launch {launch}")]
     Shared {
-        /// The launch.
         launch: usize,
         /// The one at the lower offset.
         first: usize,
-        /// The other.
         second: usize,
     },
     /// A buffer ends beyond the arena, or does not start on a multiple of the alignment.
     #[error("buffer {buffer} at {offset} with {bytes} bytes is misplaced in an arena of {arena}")]
     Misplaced {
-        /// Which.
         buffer: usize,
-        /// Its offset.
         offset: u64,
-        /// Its size.
         bytes: u64,
         /// The arena's size.
         arena: u64,

@@ -19,7 +19,7 @@ pub(super) fn file(folder: &Path, parts: &[&str]) -> PathBuf {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part.as_bytes());
     }
-    let name: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let name = hex::encode(&hash.finalize()[..16]);
     folder.join(format!("{name}.clbin"))
 }
 

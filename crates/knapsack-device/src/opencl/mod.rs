@@ -60,7 +60,7 @@ pub struct OpenClOptions {
 /// What a device says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenClInfo {
-    /// Its name.
+    /// `CL_DEVICE_NAME`.
     pub name: String,
     /// The platform's name.
     pub platform: String,

@@ -44,7 +44,7 @@ pub struct KnapsackOptions {
     pub seed: u64,
     /// Strings that end the answer.
     pub stop: *const KnapsackStr,
-    /// How many.
+    /// Entries of `stop`.
     pub stop_count: usize,
     /// 0 drops the oldest turns, 1 fails.
     pub when_full: u32,

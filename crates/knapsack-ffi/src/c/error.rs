@@ -2,7 +2,7 @@ use super::KnapsackStr;
 use crate::core::Error;
 use crate::core::holding;
 
-/// A failure.
+/// Why a function of this interface failed; to be freed with `knapsack_error_free`.
 #[derive(Debug)]
 pub struct KnapsackError(Error);
 
@@ -10,9 +10,9 @@ pub struct KnapsackError(Error);
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct KnapsackHolder {
-    /// The model.
+    /// The model that holds memory.
     pub model_id: KnapsackStr,
-    /// Its bytes.
+    /// Device memory that it holds.
     pub bytes: u64,
     /// 0 idle, 1 pinned, 2 in use, 3 loading.
     pub how: u32,
@@ -24,7 +24,7 @@ impl KnapsackError {
     }
 }
 
-/// Its number.
+/// The number of its code in `knapsack.h`, 0 without an error.
 ///
 /// # Safety
 /// See the module.

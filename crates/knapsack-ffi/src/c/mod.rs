@@ -40,7 +40,7 @@ pub const ABI_VERSION: u32 = 1;
 pub struct KnapsackStr {
     /// First byte; may be null when there is none.
     pub data: *const u8,
-    /// How many.
+    /// Bytes of the text, without an end mark.
     pub len: usize,
 }
 
@@ -50,7 +50,7 @@ impl KnapsackStr {
         Self { data: text.as_ptr(), len: text.len() }
     }
 
-    /// The text.
+    /// The text, where it is UTF-8.
     ///
     /// # Errors
     /// It is not UTF-8.

@@ -50,7 +50,7 @@ pub struct KnapsackOpen {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct KnapsackModelInfo {
-    /// Its name.
+    /// `model_id` of the manifest.
     pub id: KnapsackStr,
     /// Bytes when it is loaded.
     pub memory: u64,
@@ -66,7 +66,7 @@ pub struct KnapsackModelInfo {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct KnapsackWanted {
-    /// Its address.
+    /// Where it is downloaded from.
     pub url: KnapsackStr,
     /// Its name in the model.
     pub path: KnapsackStr,

@@ -48,7 +48,7 @@ pub enum Code {
     Backgrounded = 17,
 }
 
-/// A failure.
+/// Why a call failed: a code, a sentence and figures.
 #[derive(Clone, Debug)]
 pub struct Error {
     /// What went wrong.

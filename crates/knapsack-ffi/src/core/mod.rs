@@ -55,7 +55,7 @@ pub enum Background {
 /// One model of the package.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelInfo {
-    /// Its name.
+    /// `model_id` of the manifest.
     pub id: String,
     /// Bytes that it takes when it is loaded.
     pub memory: u64,

@@ -19,6 +19,7 @@ use weights::Parameters;
 
 /// Why a graph cannot be executed.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum InterpretError {
     /// The graph means nothing.
     #[error("the graph is invalid")]
@@ -34,7 +35,6 @@ pub enum InterpretError {
     /// A tensor that is not what the graph declares.
     #[error("tensor of `{name}`: {found} elements, {expected} expected, or of the wrong kind")]
     Tensor {
-        /// The parameter.
         name: String,
         /// Elements given.
         found: usize,
@@ -44,7 +44,6 @@ pub enum InterpretError {
     /// A token beyond an embedding table.
     #[error("token {token} of {vocab}")]
     Token {
-        /// The token.
         token: u32,
         /// Rows of the table.
         vocab: u32,

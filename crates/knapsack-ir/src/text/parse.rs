@@ -10,10 +10,10 @@ const MAX_LINES: usize = 1 << 20;
 /// A line that is not part of a graph.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("line {line}: {problem}")]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub struct ParseError {
     /// Counted from 1; one past the last when something is missing.
     pub line: usize,
-    /// What is wrong.
     pub problem: String,
 }
 

@@ -15,19 +15,14 @@ use knapsack_tensor::Quantization;
 
 /// Why a configuration has no graph.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum GraphError {
     /// The family's graph reads a parameter that its parameter list lacks.
     #[error("{family} has no parameter `{name}`")]
-    Parameter {
-        /// The family.
-        family: &'static str,
-        /// The parameter.
-        name: String,
-    },
+    Parameter { family: &'static str, name: String },
     /// Sizes that do not fit together.
     #[error("the {op} of {family} does not fit")]
     Shape {
-        /// The family.
         family: &'static str,
         /// The operation's name.
         op: &'static str,

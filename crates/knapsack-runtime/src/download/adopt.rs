@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// A file of a model, and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedFile {
-    /// Its address.
+    /// Where it was downloaded from.
     pub url: String,
     /// Its name in the model, for [`Store::adopt`].
     pub path: String,

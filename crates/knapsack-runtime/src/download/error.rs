@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 /// Why a model could not be downloaded, verified or removed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum DownloadError {
     /// The weights are in the package.
     #[error("`{0}` is bundled: there is nothing to download")]
@@ -17,7 +18,6 @@ pub enum DownloadError {
     /// The disk is too full.
     #[error("downloading `{model_id}` needs {needed} bytes, but only {available} are free")]
     NoSpace {
-        /// The model.
         model_id: String,
         /// Bytes still to be fetched.
         needed: u64,
@@ -29,33 +29,17 @@ pub enum DownloadError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// The server kept failing.
     #[error("cannot download {url}")]
-    Transport {
-        /// The address.
-        url: String,
-        /// The last failure.
-        source: TransportError,
-    },
+    Transport { url: String, source: TransportError },
     /// The file was wrong each time.
     #[error("{url} is not the file that was packaged: {problem}")]
-    WrongContent {
-        /// The address.
-        url: String,
-        /// What differs.
-        problem: String,
-    },
+    WrongContent { url: String, problem: String },
     /// A file that is no part of the model.
     #[error("`{model_id}` has no file `{path}`")]
-    NoSuchFile {
-        /// The model.
-        model_id: String,
-        /// The file.
-        path: String,
-    },
+    NoSuchFile { model_id: String, path: String },
     /// The cancel flag was raised.
     #[error("the download was cancelled")]
     Cancelled,

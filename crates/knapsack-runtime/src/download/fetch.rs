@@ -112,7 +112,7 @@ impl Fetch<'_> {
             pause *= 2;
         }
         output.sync_all().map_err(io(part))?;
-        Ok((have, hex(hasher)))
+        Ok((have, hex::encode(hasher.finalize())))
     }
 
     /// One request; appends what comes.
@@ -237,7 +237,7 @@ enum Failure {
 pub(super) fn hash_file(path: &Path) -> std::io::Result<(u64, String)> {
     let mut hasher = Sha256::new();
     let size = hash_into(&mut File::open(path)?, &mut hasher)?;
-    Ok((size, hex(hasher)))
+    Ok((size, hex::encode(hasher.finalize())))
 }
 
 /// Reads a file to its end; leaves it there.
@@ -253,8 +253,4 @@ fn hash_into(file: &mut File, hasher: &mut Sha256) -> std::io::Result<u64> {
         hasher.update(&buffer[..read]);
         size += read as u64;
     }
-}
-
-fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

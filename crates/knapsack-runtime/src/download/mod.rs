@@ -77,7 +77,7 @@ pub struct Store {
 pub struct Pace {
     /// Bytes in each window of a request.
     pub bytes: u64,
-    /// The window.
+    /// How long the rate is looked at.
     pub window: Duration,
 }
 

@@ -25,6 +25,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// Why a request failed.
 #[derive(Clone, Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum TransportError {
     /// The server answered so.
     #[error("the server answered with status {0}")]
@@ -38,7 +39,6 @@ pub enum TransportError {
     /// The server sends, but too little.
     #[error("the server sent only {bytes} bytes in {} s", .window.as_secs())]
     Slow {
-        /// What came.
         bytes: u64,
         /// In which time.
         window: Duration,

@@ -27,9 +27,9 @@ impl std::fmt::Display for Use {
 /// A model that occupies part of the budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// The model.
+    /// `model_id` of the manifest.
     pub model_id: String,
-    /// Its bytes.
+    /// Device memory that it holds.
     pub bytes: u64,
     /// Why it cannot be evicted.
     pub used: Use,
@@ -44,6 +44,7 @@ impl std::fmt::Display for Holder {
 /// Why a model could not be acquired or unloaded.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum ManagerError {
     /// There is no room, and nothing more that may be evicted.
     #[error(
@@ -51,13 +52,10 @@ pub enum ManagerError {
         held(holders)
     )]
     NoRoom {
-        /// The model.
         model_id: String,
-        /// Its bytes.
         needed: u64,
         /// Bytes that are free or could be made free.
         available: u64,
-        /// The budget.
         budget: u64,
         /// Who holds the rest.
         holders: Vec<Holder>,
@@ -65,25 +63,16 @@ pub enum ManagerError {
     /// The loader failed.
     #[error("cannot load `{model_id}`")]
     Load {
-        /// The model.
         model_id: String,
         /// Why; shared by all calls that waited for this load.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The model is in use.
     #[error("`{model_id}` cannot be unloaded: it is {used}")]
-    InUse {
-        /// The model.
-        model_id: String,
-        /// How.
-        used: Use,
-    },
+    InUse { model_id: String, used: Use },
     /// The caller's cancel flag was raised.
     #[error("loading `{model_id}` was cancelled")]
-    Cancelled {
-        /// The model.
-        model_id: String,
-    },
+    Cancelled { model_id: String },
 }
 
 fn held(holders: &[Holder]) -> String {

@@ -18,34 +18,34 @@ pub enum EvictionReason {
 pub enum Event<'a> {
     /// A model is being loaded.
     Loading {
-        /// The model.
+        /// `model_id` of the manifest.
         model_id: &'a str,
         /// The share that is done, 0 to 1.
         fraction: f32,
     },
     /// A model is there.
     Loaded {
-        /// The model.
+        /// `model_id` of the manifest.
         model_id: &'a str,
-        /// Its bytes.
+        /// Device memory that it takes.
         bytes: u64,
         /// How long loading took.
         time: Duration,
     },
     /// A model was freed; its memory has been given back.
     Evicted {
-        /// The model.
+        /// `model_id` of the manifest.
         model_id: &'a str,
-        /// Its bytes.
+        /// Device memory that was given back.
         bytes: u64,
-        /// Why.
+        /// For whom, or on whose word.
         reason: EvictionReason,
     },
     /// A load failed or was cancelled.
     Failed {
-        /// The model.
+        /// `model_id` of the manifest.
         model_id: &'a str,
-        /// Why.
+        /// What the caller gets too.
         error: &'a ManagerError,
     },
 }

@@ -73,7 +73,7 @@ pub enum Pressure {
 /// What the manager holds of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelStatus {
-    /// The model.
+    /// `model_id` of the manifest.
     pub model_id: String,
     /// Bytes it occupies.
     pub bytes: u64,

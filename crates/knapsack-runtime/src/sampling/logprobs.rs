@@ -1,7 +1,7 @@
 /// A token and the natural logarithm of its probability.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LogProb {
-    /// The token.
+    /// Its id in the vocabulary.
     pub token: u32,
     /// Logarithm of the probability that the model gives it, by softmax over the whole vocabulary; negative infinity for a
     /// probability of 0.

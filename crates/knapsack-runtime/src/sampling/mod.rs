@@ -105,10 +105,9 @@ impl From<SamplingDefaults> for SamplingOptions {
 /// A sampling option outside its range (or not a number).
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{name} is {value}, expected {low} to {high}")]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub struct InvalidSampling {
-    /// The option.
     pub name: &'static str,
-    /// Its value.
     pub value: f32,
     /// Smallest accepted value.
     pub low: f32,

@@ -3,33 +3,17 @@ use std::path::PathBuf;
 /// Why text could not be turned into tokens or a conversation into a prompt.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the message says what the fields are")]
 pub enum TextError {
     /// A file of the model folder could not be read.
     #[error("cannot read {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// A file is larger than any real one.
     #[error("{} has {bytes} bytes, more than the limit of {limit}", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-        /// The cap.
-        limit: u64,
-    },
+    TooLarge { path: PathBuf, bytes: u64, limit: u64 },
     /// A JSON file that is not what it should be.
     #[error("cannot decode {}", path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
-    },
+    Json { path: PathBuf, source: serde_json::Error },
     /// `tokenizer.json` is not a tokenizer.
     #[error("cannot build the tokenizer: {0}")]
     Tokenizer(String),
@@ -39,7 +23,6 @@ pub enum TextError {
     /// A text that is longer than the context whatever its tokens are.
     #[error("the prompt has {bytes} bytes, more than any {context} tokens, the model's context, can stand for")]
     LongerThanContext {
-        /// Its length.
         bytes: usize,
         /// Most tokens.
         context: u32,
@@ -55,7 +38,6 @@ pub enum TextError {
     Template {
         /// Where the template was found.
         place: String,
-        /// Why.
         problem: knapsack_jinja::Error,
     },
     /// The template itself refused the conversation.

@@ -44,9 +44,9 @@ impl Role {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct Message {
-    /// Who.
+    /// Who says it.
     pub role: Role,
-    /// What.
+    /// The text, as data: special tokens in it are spelled out.
     pub content: String,
     /// What the model thought before it said this.
     pub reasoning: Option<String>,

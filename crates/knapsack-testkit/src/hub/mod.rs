@@ -31,7 +31,7 @@ pub enum Host {
 /// One request that was answered, or at least begun to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// The host.
+    /// Which of the hub's hosts was asked.
     pub host: Host,
     /// Decoded, without the query. For stored files: the sha256.
     pub path: String,

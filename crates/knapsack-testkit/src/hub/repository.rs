@@ -1,7 +1,6 @@
 //! What the test hub serves: repositories with commits, branches and files.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -105,7 +104,7 @@ impl HubRepository {
     }
 
     fn add(mut self, path: &str, bytes: Vec<u8>, lfs: bool) -> Self {
-        let sha256 = hex(&Sha256::digest(&bytes));
+        let sha256 = hex::encode(Sha256::digest(&bytes));
         let git_oid = if lfs { git_oid(pointer(&sha256, bytes.len() as u64).as_bytes()) } else { git_oid(&bytes) };
         self.files.insert(path.to_owned(), HubFile { content: Content::Bytes(bytes.into()), lfs, sha256, git_oid });
         self
@@ -117,7 +116,7 @@ impl HubRepository {
         for (path, file) in &self.files {
             hasher.update(format!("{path}\0{}\0", file.sha256));
         }
-        hex(&hasher.finalize())
+        hex::encode(hasher.finalize())
     }
 }
 
@@ -137,12 +136,5 @@ fn pointer(sha256: &str, size: u64) -> String {
 }
 
 fn git_oid(bytes: &[u8]) -> String {
-    hex(&Sha1::new().chain_update(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(Sha1::new().chain_update(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize())
 }

@@ -1,5 +1,7 @@
 //! The arguments of verbs that read a manifest, or write one.
 
+#![allow(missing_docs, reason = "what is flattened says itself what it is")]
+
 use super::output::JsonArg;
 use super::value::{bytes, device_parser, link_mode_parser, reserve};
 use clap::{Args, ValueHint};
@@ -64,7 +66,6 @@ impl LockArgs {
 /// `knapsack package`.
 #[derive(Clone, Debug, Args)]
 pub struct PackageArgs {
-    /// Which manifest.
     #[command(flatten)]
     pub manifest: ManifestArgs,
     /// Folder for the package; replaced as a whole
@@ -79,7 +80,6 @@ pub struct PackageArgs {
     /// Do not wait until the package is on the disk: for machines whose disks are thrown away, such as CI's
     #[arg(long)]
     pub no_sync: bool,
-    /// How the lockfile and the network may be used.
     #[command(flatten)]
     pub lock: LockArgs,
 }
@@ -87,7 +87,6 @@ pub struct PackageArgs {
 /// `knapsack check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
-    /// Which manifest.
     #[command(flatten)]
     pub manifest: ManifestArgs,
 }
@@ -95,13 +94,11 @@ pub struct CheckArgs {
 /// `knapsack plan`.
 #[derive(Clone, Debug, Args)]
 pub struct PlanArgs {
-    /// Which manifest.
     #[command(flatten)]
     pub manifest: ManifestArgs,
     /// Only warn when a plan needs more memory than its model declares
     #[arg(long)]
     pub allow_over_budget: bool,
-    /// How the lockfile and the network may be used.
     #[command(flatten)]
     pub lock: LockArgs,
 }
@@ -112,16 +109,12 @@ pub struct OnPhonesArgs {
     /// The models, by model_id; without any: all
     #[arg(value_name = "MODEL_ID")]
     pub models: Vec<String>,
-    /// Which manifest.
     #[command(flatten)]
     pub manifest: ManifestArgs,
-    /// Result as JSON.
     #[command(flatten)]
     pub json: JsonArg,
-    /// Which phones.
     #[command(flatten)]
     pub phones: PhoneArgs,
-    /// How the lockfile and the network may be used.
     #[command(flatten)]
     pub lock: LockArgs,
 }
@@ -138,7 +131,6 @@ pub struct MemoryArgs {
     /// List the profiles of phones with the sources of their figures, and stop; needs no manifest
     #[arg(long, conflicts_with_all = ["models", "phone"])]
     pub list_phones: bool,
-    /// Which models on which phones.
     #[command(flatten)]
     pub on: OnPhonesArgs,
 }
@@ -162,7 +154,6 @@ pub struct FitArgs {
     /// Put the sizes into the manifest, without disturbing its comments and layout
     #[arg(long)]
     pub write: bool,
-    /// Which models on which phones.
     #[command(flatten)]
     pub on: OnPhonesArgs,
 }
@@ -173,7 +164,6 @@ pub struct UpdateArgs {
     /// The models to update, by model_id; without any: all
     #[arg(value_name = "MODEL_ID")]
     pub models: Vec<String>,
-    /// Which manifest.
     #[command(flatten)]
     pub manifest: ManifestArgs,
 }

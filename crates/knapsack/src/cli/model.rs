@@ -1,5 +1,7 @@
 //! The arguments of verbs that convert, compile or run a model.
 
+#![allow(missing_docs, reason = "what is flattened says itself what it is")]
+
 use super::output::JsonArg;
 use super::prompt::{ContextPolicyArg, PromptOptionArgs};
 use super::sampling::{FormArgs, SamplingArgs};
@@ -30,16 +32,13 @@ pub struct ModelArgs {
     /// The model of a package; needed when it has several
     #[arg(long, value_name = "ID")]
     pub model: Option<String>,
-    /// Device to run on.
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Format for converting a checkpoint
     #[arg(long, value_name = "FORMAT", value_parser = quantization_parser())]
     pub quantization: Option<String>,
-    /// Sizes to compile a weight folder or a checkpoint with.
     #[command(flatten)]
     pub overrides: OverridesArg,
-    /// Where a package's models go that are not part of it.
     #[command(flatten)]
     pub downloads: DownloadsArg,
 }
@@ -92,7 +91,6 @@ pub struct CompileArgs {
     /// Format, when the folder is a checkpoint
     #[arg(long, value_name = "FORMAT", value_parser = quantization_parser())]
     pub quantization: Option<String>,
-    /// Sizes to compile with.
     #[command(flatten)]
     pub overrides: OverridesArg,
     /// File for the model library
@@ -103,7 +101,6 @@ pub struct CompileArgs {
 /// `knapsack run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
     /// What to say to the model; `-` reads it from stdin
@@ -115,7 +112,6 @@ pub struct RunArgs {
     /// Continue the prompt as it is, without a chat template
     #[arg(long, conflicts_with = "system")]
     pub raw: bool,
-    /// The form of the answer.
     #[command(flatten)]
     pub form: FormArgs,
     /// Answers to give, each from random numbers of its own
@@ -124,13 +120,11 @@ pub struct RunArgs {
     /// Tell the log probability of each token and of the N likeliest in its place (with --message-format json)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=20))]
     pub logprobs: Option<u8>,
-    /// What else the prompt depends on.
     #[command(flatten)]
     pub options: PromptOptionArgs,
     /// What happens when the conversation is longer than the context
     #[arg(long, value_enum, default_value_t, value_name = "POLICY", help_heading = "Prompt")]
     pub context_policy: ContextPolicyArg,
-    /// How to choose tokens.
     #[command(flatten)]
     pub sampling: SamplingArgs,
 }
@@ -138,19 +132,16 @@ pub struct RunArgs {
 /// `knapsack chat`.
 #[derive(Clone, Debug, Args)]
 pub struct ChatArgs {
-    /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// What else the prompt depends on.
     #[command(flatten)]
     pub options: PromptOptionArgs,
     /// What happens when the conversation is longer than the context
     #[arg(long, value_enum, default_value_t, value_name = "POLICY", help_heading = "Prompt")]
     pub context_policy: ContextPolicyArg,
-    /// How to choose tokens.
     #[command(flatten)]
     pub sampling: SamplingArgs,
 }
@@ -179,13 +170,10 @@ pub struct PromptArgs {
     /// A conversation: a JSON list of messages as in the OpenAI protocol
     #[arg(long, value_name = "FILE", conflicts_with = "prompt", value_hint = ValueHint::FilePath)]
     pub messages: Option<PathBuf>,
-    /// Result as JSON.
     #[command(flatten)]
     pub json: JsonArg,
-    /// What else the prompt depends on.
     #[command(flatten)]
     pub options: PromptOptionArgs,
-    /// Where a package's models go that are not part of it.
     #[command(flatten)]
     pub downloads: DownloadsArg,
 }
@@ -193,7 +181,6 @@ pub struct PromptArgs {
 /// `knapsack bench`.
 #[derive(Clone, Debug, Args)]
 pub struct BenchArgs {
-    /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
     /// Tokens to prefill
@@ -205,7 +192,6 @@ pub struct BenchArgs {
     /// How often to measure; the median is shown
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repeat: u32,
-    /// Result as JSON.
     #[command(flatten)]
     pub json: JsonArg,
 }
@@ -213,7 +199,6 @@ pub struct BenchArgs {
 /// `knapsack perplexity`.
 #[derive(Clone, Debug, Args)]
 pub struct PerplexityArgs {
-    /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
     /// The text
@@ -222,7 +207,6 @@ pub struct PerplexityArgs {
     /// Positions of each chunk, BOS included; by default 512, or the context where it is smaller
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     pub positions: Option<u32>,
-    /// Result as JSON.
     #[command(flatten)]
     pub json: JsonArg,
 }
@@ -230,7 +214,6 @@ pub struct PerplexityArgs {
 /// `knapsack logits`.
 #[derive(Clone, Debug, Args)]
 pub struct LogitsArgs {
-    /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
     /// Token ids, separated by commas
@@ -271,10 +254,8 @@ pub struct ServeArgs {
     /// Connections at a time; more wait until one ends
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub max_connections: u32,
-    /// Device to run on.
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// Where the package's models go that are not part of it.
     #[command(flatten)]
     pub downloads: DownloadsArg,
 }

@@ -85,7 +85,7 @@ impl Server {
         Answering { number, cancel, requests: self.requests.clone() }
     }
 
-    /// The routes.
+    /// The endpoints as an HTTP service.
     pub fn router(self) -> Router {
         let access = self.access.clone();
         Router::new()
