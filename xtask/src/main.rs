@@ -8,6 +8,7 @@ mod dependencies;
 mod files;
 mod generated;
 mod header;
+mod public;
 mod sdk;
 mod toolchain;
 
@@ -25,7 +26,8 @@ enum Task {
         #[arg(long)]
         no_test: bool,
     },
-    /// The structure: crate arrows, names in ARCHITECTURE.md, unused dependencies, generated files, file lengths, machine paths.
+    /// The structure: crate arrows, names in ARCHITECTURE.md, unused dependencies, what need not be public, generated files, file
+    /// lengths, machine paths.
     Check,
     /// Write the files that the sources make: the manifest's JSON Schema and the tables of its keys.
     Generate,
@@ -74,6 +76,7 @@ fn check(root: &Path) -> Result<()> {
     problems.extend(generated::check(root)?);
     problems.extend(files::check(root)?);
     problems.extend(header::check(root)?);
+    problems.extend(public::check(root)?);
     if problems.is_empty() {
         println!("structure: as ARCHITECTURE.md says");
         return Ok(());

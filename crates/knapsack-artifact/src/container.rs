@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Largest file that is opened.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Most libraries of one file, over all its slices.
-pub const MAX_LIBRARIES: usize = 1 << 14;
+pub(crate) const MAX_LIBRARIES: usize = 1 << 14;
 /// Most members of an archive and slices of a fat file.
 const MAX_MEMBERS: usize = 1 << 14;
 /// Archive in a fat file is depth 1, an object in it depth 2.

@@ -1,9 +1,9 @@
 //! Names that become files: what is accepted is safe on Linux, macOS, Windows, iOS and Android alike.
 
 /// Longest single name, in bytes.
-pub const MAX_NAME_BYTES: usize = 255;
+pub(crate) const MAX_NAME_BYTES: usize = 255;
 /// Longest relative path, in bytes.
-pub const MAX_PATH_BYTES: usize = 1024;
+pub(crate) const MAX_PATH_BYTES: usize = 1024;
 
 /// Device names that Windows reserves in every folder, with or without an extension.
 const RESERVED: [&str; 22] = [
@@ -54,7 +54,7 @@ pub fn check_file_name(name: &str) -> Result<(), UnsafeName> {
 }
 
 /// Whether Windows takes `name`, whatever its extension, for a device.
-pub fn is_reserved(name: &str) -> bool {
+pub(crate) fn is_reserved(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or(name).trim_end();
     RESERVED.iter().any(|device| stem.eq_ignore_ascii_case(device))
 }

@@ -20,7 +20,7 @@ pub const HEADER_BYTES: usize = 24;
 /// Largest table that is read or written.
 pub const MAX_BYTES: u64 = 1 << 30;
 /// Most libraries.
-pub const MAX_LIBRARIES: u32 = 1 << 14;
+pub(crate) const MAX_LIBRARIES: u32 = 1 << 14;
 /// Alignment of a blob, and of the table.
 pub const ALIGNMENT: u64 = 16;
 const ENTRY_BYTES: usize = 24;

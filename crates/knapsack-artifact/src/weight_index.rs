@@ -26,7 +26,7 @@ pub const MAX_TENSORS: usize = 1 << 18;
 /// Most axes of a tensor.
 pub const MAX_AXES: usize = 8;
 /// Longest tensor or file name, in bytes.
-pub const MAX_NAME_BYTES: usize = 512;
+pub(crate) const MAX_NAME_BYTES: usize = 512;
 
 /// How a tensor's elements are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

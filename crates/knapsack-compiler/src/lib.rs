@@ -15,11 +15,10 @@ pub mod passes;
 mod windows;
 
 pub use choose::{
-    CHUNK_STEP, CONTEXT_STEP, ChooseError, Chosen, DEFAULT_CHUNK, DEFAULT_CONTEXT, Fixed, GivenSizes, MIN_CHUNK,
-    MIN_CONTEXT, Notice, OverBudget, Own, OwnSizes, Reason, Size, choose, fit,
+    ChooseError, Chosen, Fixed, GivenSizes, MIN_CHUNK, MIN_CONTEXT, Notice, OverBudget, Own, OwnSizes, Reason, Size,
+    choose, fit,
 };
 pub use error::{CompileError, WindowProblem, WindowProblems};
-pub use windows::check_windows;
 
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{MemoryPlan, ModelInfo, Target};
@@ -27,7 +26,7 @@ use knapsack_ir::{Graph, Windows, verify};
 use lower::Lowered;
 
 /// `knapsack` and its version, as libraries name it.
-pub const COMPILER: &str = concat!("knapsack ", env!("CARGO_PKG_VERSION"));
+pub(crate) const COMPILER: &str = concat!("knapsack ", env!("CARGO_PKG_VERSION"));
 
 /// What to compile, and for what.
 #[derive(Clone, Debug)]
@@ -108,7 +107,7 @@ pub fn largest_buffer(graph: &Graph, windows: &Windows) -> Result<u64, CompileEr
 }
 
 fn lowered(graph: &Graph, windows: &Windows) -> Result<Lowered, CompileError> {
-    check_windows(windows)?;
+    windows::check_windows(windows)?;
     verify(graph)?;
     let mut graph = graph.clone();
     passes::run_all(&mut graph);

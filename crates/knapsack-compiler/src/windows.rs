@@ -8,7 +8,7 @@ use knapsack_ir::Windows;
 ///
 /// # Errors
 /// All problems.
-pub fn check_windows(windows: &Windows) -> Result<(), WindowProblems> {
+pub(crate) fn check_windows(windows: &Windows) -> Result<(), WindowProblems> {
     let Windows { context, sliding, sinks, chunk } = *windows;
     let mut problems = vec![];
     let sizes = [("context_window_size", context, MAX_POSITIONS), ("prefill_chunk_size", chunk, MAX_CHUNK)];

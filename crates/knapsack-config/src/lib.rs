@@ -32,7 +32,7 @@ pub use devices::{AppMemory, DEVICES_FILE, DeviceProfile, DeviceProfiles};
 pub use diagnostic::{Diagnostic, Report, Severity};
 pub use edit::set_overrides;
 pub use environment::Environment;
-pub use load::{LoadedManifest, MAX_EXTENDS, load, load_text};
+pub use load::{LoadedManifest, load, load_text};
 pub use lockfile::{LockedFile, LockedFormat, LockedModel, Lockfile, LockfileError};
 pub use manifest::{AppKeys, ChatTemplateRef, DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
 pub use overrides::{OverrideKey, Overrides};

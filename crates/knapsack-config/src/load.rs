@@ -16,7 +16,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Longest chain of files that extend each other.
-pub const MAX_EXTENDS: usize = 16;
+pub(crate) const MAX_EXTENDS: usize = 16;
 /// Most files that one manifest may be read from.
 const MAX_FILES: usize = 64;
 /// Most findings that are kept; a file with more is not a manifest gone slightly wrong.

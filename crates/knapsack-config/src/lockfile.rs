@@ -13,9 +13,9 @@ use serde::Deserialize;
 /// Name of the file, beside the manifest.
 pub const LOCKFILE_NAME: &str = "knapsack.lock";
 /// Breaking version of the format.
-pub const LOCKFILE_VERSION: u32 = 1;
+pub(crate) const LOCKFILE_VERSION: u32 = 1;
 /// Additive revision of the format.
-pub const LOCKFILE_REVISION: u32 = 0;
+pub(crate) const LOCKFILE_REVISION: u32 = 0;
 
 const MAX_TEXT: u64 = 64 << 20;
 const MAX_MODELS: usize = 4096;
@@ -160,7 +160,7 @@ impl Lockfile {
     }
 
     /// The text of the lockfile: the same for the same content, one line per file.
-    pub fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let mut sorted = self.clone();
         sorted.sort();
         let mut text = format!(

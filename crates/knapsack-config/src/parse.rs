@@ -16,7 +16,7 @@ use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 /// Longest file that is read.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Deepest nesting that is accepted.
-pub const MAX_NESTING: usize = 64;
+pub(crate) const MAX_NESTING: usize = 64;
 
 /// A JSON value and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]

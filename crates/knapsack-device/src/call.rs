@@ -19,7 +19,7 @@ pub struct Call {
 ///
 /// # Errors
 /// [`DeviceError::InvalidCall`] with the offending values.
-pub fn check_forward(library: &ModelLibrary, tokens: &[u32], position: u32) -> Result<Call, DeviceError> {
+pub(crate) fn check_forward(library: &ModelLibrary, tokens: &[u32], position: u32) -> Result<Call, DeviceError> {
     let model = &library.model;
     let chunk = model.prefill_chunk_size;
     if tokens.is_empty() || tokens.len() > chunk as usize {
@@ -40,7 +40,7 @@ pub fn check_forward(library: &ModelLibrary, tokens: &[u32], position: u32) -> R
 ///
 /// # Errors
 /// [`DeviceError::InvalidCall`] with the offending values.
-pub fn check_logits(library: &ModelLibrary, rows: u32, row: u32, output: &[f32]) -> Result<Call, DeviceError> {
+pub(crate) fn check_logits(library: &ModelLibrary, rows: u32, row: u32, output: &[f32]) -> Result<Call, DeviceError> {
     if row >= rows {
         return Err(DeviceError::InvalidCall(format!("row {row}, the last call left {rows}")));
     }
@@ -56,7 +56,7 @@ pub fn check_logits(library: &ModelLibrary, rows: u32, row: u32, output: &[f32])
 ///
 /// # Panics
 /// When `rows` is not `n * 2 * frequencies` long.
-pub fn write_rope_rows(table: &RopeTable, call: Call, rows: &mut [f32]) {
+pub(crate) fn write_rope_rows(table: &RopeTable, call: Call, rows: &mut [f32]) {
     let columns = 2 * table.frequencies.len();
     assert_eq!(rows.len(), call.n as usize * columns, "rows of a rope table");
     for (t, row) in rows.chunks_exact_mut(columns).enumerate() {

@@ -26,7 +26,7 @@ mod watch;
 mod weights;
 
 pub use best::BestDevice;
-pub use call::{Call, check_forward, check_logits, write_rope_rows};
+pub use call::Call;
 pub use cpu::{CpuDevice, Isa};
 pub use error::DeviceError;
 pub use executor::{Executor, OpenOptions, best};

@@ -57,7 +57,7 @@ impl Account {
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`] where the account is limited.
-    pub fn charge(&self, part: Part, bytes: u64) -> Result<Charge, DeviceError> {
+    pub(crate) fn charge(&self, part: Part, bytes: u64) -> Result<Charge, DeviceError> {
         if let Some(limit) = &self.limit {
             limit.take(part, bytes)?;
         }

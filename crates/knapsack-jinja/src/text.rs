@@ -26,11 +26,6 @@ impl Text {
         &self.string
     }
 
-    /// The bytes that came from the data: sorted, disjoint ranges.
-    pub fn data_ranges(&self) -> &[Range<usize>] {
-        &self.data
-    }
-
     /// The text and the ranges of it that came from the data.
     pub fn into_parts(self) -> (String, Vec<Range<usize>>) {
         (self.string, self.data)
@@ -128,17 +123,17 @@ mod tests {
         text.push_data("héllo");
         text.push_data("!");
         text.push_str("</a>");
-        assert_eq!(text.data_ranges().iter().map(|range| (range.start, range.end)).collect::<Vec<_>>(), vec![(3, 10)]);
+        assert_eq!(text.data.iter().map(|range| (range.start, range.end)).collect::<Vec<_>>(), vec![(3, 10)]);
         assert_eq!(
-            text.slice(1..6).data_ranges().iter().map(|range| (range.start, range.end)).collect::<Vec<_>>(),
+            text.slice(1..6).data.iter().map(|range| (range.start, range.end)).collect::<Vec<_>>(),
             vec![(2, 5)]
         );
-        assert_eq!(text.slice(0..3).data_ranges(), [] as [Range<usize>; 0]);
+        assert!(text.slice(0..3).data.is_empty());
         assert_eq!(text.map(str::to_uppercase).as_str(), "<A>HÉLLO!</A>");
         let parts: Vec<_> = text.segments().collect();
         assert_eq!(parts, [("<a>", false), ("héllo!", true), ("</a>", false)]);
         let mut twice = text.slice(3..10);
         twice.push(&text);
-        assert_eq!(twice.data_ranges(), [0..7, 10..17]);
+        assert_eq!(twice.data, [0..7, 10..17]);
     }
 }

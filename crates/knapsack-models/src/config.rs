@@ -120,12 +120,12 @@ pub struct Attention {
 
 impl Attention {
     /// Columns of all query heads.
-    pub fn query_columns(&self) -> u64 {
+    pub(crate) fn query_columns(&self) -> u64 {
         u64::from(self.heads) * u64::from(self.head_dim)
     }
 
     /// Columns of all key heads, and as many of all value heads.
-    pub fn key_columns(&self) -> u64 {
+    pub(crate) fn key_columns(&self) -> u64 {
         u64::from(self.kv_heads) * u64::from(self.head_dim)
     }
 }

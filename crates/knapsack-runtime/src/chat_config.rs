@@ -104,7 +104,7 @@ impl ChatModel {
     ///
     /// # Errors
     /// As [`ChatModel::open`].
-    pub fn from_files(files: &dyn WeightFiles, vocab_size: u32) -> Result<Self, TextError> {
+    pub(crate) fn from_files(files: &dyn WeightFiles, vocab_size: u32) -> Result<Self, TextError> {
         let tokenizer = Tokenizer::from_files(files)?;
         let chat = read_json(files, "mlc-chat-config.json")?;
         let tokens = read_json(files, "tokenizer_config.json")?;
@@ -157,7 +157,7 @@ impl ChatModel {
     }
 
     /// How the model writes calls of tools, where its template takes tools.
-    pub fn tool_format(&self) -> Option<ToolFormat> {
+    pub(crate) fn tool_format(&self) -> Option<ToolFormat> {
         match self.tool_template.as_ref().or(self.template.as_ref())? {
             ChatTemplate::Jinja(template) => template.tool_format(),
             ChatTemplate::Conversation(_) => None,
@@ -175,7 +175,7 @@ impl ChatModel {
     }
 
     /// Strings that end an answer.
-    pub fn stop_strings(&self) -> &[String] {
+    pub(crate) fn stop_strings(&self) -> &[String] {
         &self.stop_strings
     }
 
@@ -206,7 +206,7 @@ impl ChatModel {
     }
 
     /// The marks around what the model thinks before it answers, where it is known to.
-    pub fn thinking_marks(&self) -> Option<ThinkingMarks> {
+    pub(crate) fn thinking_marks(&self) -> Option<ThinkingMarks> {
         self.thinking
     }
 
@@ -289,7 +289,7 @@ impl ChatModel {
 
     /// The token that `text` is the spelling of, when it is a special one: it never shows in an answer, and a stop string that is
     /// one ends the answer as a token.
-    pub fn special_token(&self, text: &str) -> Option<u32> {
+    pub(crate) fn special_token(&self, text: &str) -> Option<u32> {
         self.tokenizer.token_id(text).filter(|&id| id < self.vocab_size && self.tokenizer.is_special(id))
     }
 }

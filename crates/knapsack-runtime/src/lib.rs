@@ -35,8 +35,8 @@ pub use engine::{Engine, Event, FinishReason, GenerateOptions, Generation, Gener
 pub use error::EngineError;
 pub use grammar::{Grammar, GrammarError};
 pub use loader::{LoadFailed, PackageLoader};
-pub use package::{BUNDLE, FindFiles, FindLibrary, LIB, Package, PackageError, table_libraries};
-pub use sampling::{InvalidSampling, LogProb, Sampler, SamplingOptions, TokenLogProbs};
+pub use package::{FindFiles, FindLibrary, Package, PackageError, table_libraries};
+pub use sampling::{InvalidSampling, LogProb, SamplingOptions, TokenLogProbs};
 pub use saved::SavedError;
 pub use session::Session;
 pub use tools::{ToolChoice, ToolFormat};

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Folder of a package that holds the app config and the weights.
-pub const BUNDLE: &str = "bundle";
+pub(crate) const BUNDLE: &str = "bundle";
 /// Folder of a package that holds the model libraries.
-pub const LIB: &str = "lib";
+pub(crate) const LIB: &str = "lib";
 
 /// Finds a model library by its name (`model_lib` of the app config).
 pub type FindLibrary = Box<dyn Fn(&str) -> Result<ModelLibrary, PackageError> + Send + Sync>;
@@ -125,7 +125,7 @@ impl Package {
     ///
     /// # Errors
     /// A model whose weights the app downloads, or files that are not where the app config says.
-    pub fn bundled_files(&self, model: &AppModel) -> Result<Arc<dyn WeightFiles>, PackageError> {
+    pub(crate) fn bundled_files(&self, model: &AppModel) -> Result<Arc<dyn WeightFiles>, PackageError> {
         match &model.weights {
             WeightsLocation::Bundled(path) => {
                 (self.find_files)(path).map_err(|source| PackageError::Io { path: self.bundle.join(path), source })

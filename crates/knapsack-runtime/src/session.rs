@@ -68,7 +68,7 @@ impl Session {
     }
 
     /// Whether another token fits.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.cached.len() >= self.capacity()
     }
 

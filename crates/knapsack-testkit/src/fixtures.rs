@@ -14,7 +14,7 @@ pub struct FixtureModel {
 }
 
 /// Every fixture family.
-pub const FIXTURES: &[FixtureModel] = &[
+pub(crate) const FIXTURES: &[FixtureModel] = &[
     FixtureModel { family: "llama", quantizations: &["q0f16", "q0f32", "q3f16_1", "q4f16_0", "q4f16_1", "q4f32_1"] },
     FixtureModel { family: "qwen3", quantizations: &["q0f16", "q4f16_1"] },
     FixtureModel { family: "gemma2", quantizations: &["q4f16_1"] },
@@ -110,7 +110,7 @@ pub struct ReferenceSequence {
 }
 
 /// The folder that holds all fixture families.
-pub fn fixtures_root() -> PathBuf {
+pub(crate) fn fixtures_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
@@ -168,7 +168,7 @@ pub fn reference_logits(family: &str, quantization: Option<&str>) -> Vec<Referen
 ///
 /// # Panics
 /// When the file is missing or not what it should be.
-pub fn reference_logits_file(path: &Path) -> Vec<ReferenceSequence> {
+pub(crate) fn reference_logits_file(path: &Path) -> Vec<ReferenceSequence> {
     let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let file = SafeTensors::deserialize(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut sequences = Vec::new();

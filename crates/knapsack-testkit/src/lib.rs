@@ -10,7 +10,7 @@ pub mod hub;
 mod python;
 
 pub use fixtures::{
-    CATALOGUE, FIXTURES, FixtureModel, GENERATED, GeneratedModel, ReferenceSequence, catalogue, fixture, fixtures,
-    fixtures_root, mlc_fixture, reference_logits, reference_logits_file, tiny_assistant,
+    CATALOGUE, FixtureModel, GENERATED, GeneratedModel, ReferenceSequence, catalogue, fixture, fixtures, mlc_fixture,
+    reference_logits, tiny_assistant,
 };
 pub use python::python;

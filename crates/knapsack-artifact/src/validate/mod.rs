@@ -17,21 +17,21 @@ use knapsack_tensor::DType;
 use std::collections::HashSet;
 
 /// Most parameters of a library (a 126-layer model has about 1,300).
-pub const MAX_PARAMETERS: usize = 1 << 16;
+pub(crate) const MAX_PARAMETERS: usize = 1 << 16;
 /// Most launches of a function.
-pub const MAX_LAUNCHES: usize = 1 << 16;
+pub(crate) const MAX_LAUNCHES: usize = 1 << 16;
 /// Most transformer layers.
 pub const MAX_LAYERS: usize = 1 << 10;
 /// Most rotary tables.
-pub const MAX_ROPE_TABLES: usize = 64;
+pub(crate) const MAX_ROPE_TABLES: usize = 64;
 /// Most GPU kernels.
-pub const MAX_KERNELS: usize = 1 << 12;
+pub(crate) const MAX_KERNELS: usize = 1 << 12;
 /// Most elements of a row of activations, logits included.
 pub const MAX_COLUMNS: u32 = 1 << 22;
 /// Most elements of an attention head.
 pub const MAX_HEAD_DIM: u32 = 512;
 /// Most heads of a layer.
-pub const MAX_HEADS: u32 = 1 << 12;
+pub(crate) const MAX_HEADS: u32 = 1 << 12;
 /// Most positions of a cache layer or a conversation.
 pub const MAX_POSITIONS: u32 = 1 << 24;
 /// Most tokens of a prefill call.
@@ -39,7 +39,7 @@ pub const MAX_CHUNK: u32 = 1 << 16;
 /// Most bytes of any part of the memory plan.
 pub const MAX_BYTES: u64 = 1 << 44;
 /// Most threads of a GPU work group.
-pub const MAX_THREADS: u64 = 1 << 10;
+pub(crate) const MAX_THREADS: u64 = 1 << 10;
 
 /// A check's outcome; the place is added by the caller that knows it.
 type Check<T = ()> = Result<T, String>;

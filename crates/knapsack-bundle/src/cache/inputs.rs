@@ -70,15 +70,6 @@ impl Inputs {
         self.with(name, blake3::hash(bytes).to_hex())
     }
 
-    /// Adds the content of a file.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn with_file(self, name: impl Into<String>, path: &Path, digests: &FileDigests) -> io::Result<Self> {
-        let hashed = digests.of(path, Wanted::CONTENT)?;
-        Ok(self.with(name, hashed.blake3()))
-    }
-
     /// Adds the content of several files of a folder, by their names in it. Gigabytes are read once: see [`FileDigests`].
     ///
     /// # Errors

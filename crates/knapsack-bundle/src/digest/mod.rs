@@ -40,9 +40,9 @@ pub struct Wanted {
 
 impl Wanted {
     /// For identifying the inputs of a step.
-    pub const CONTENT: Self = Self { blake3: true, sha256: false, md5: false };
+    pub(crate) const CONTENT: Self = Self { blake3: true, sha256: false, md5: false };
     /// For files of a package.
-    pub const PACKAGE: Self = Self { blake3: false, sha256: true, md5: false };
+    pub(crate) const PACKAGE: Self = Self { blake3: false, sha256: true, md5: false };
     /// For weight shards: what their index says, and what the app wants.
     pub const SHARD: Self = Self { blake3: false, sha256: true, md5: true };
 }

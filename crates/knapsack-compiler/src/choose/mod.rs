@@ -21,15 +21,15 @@ use knapsack_artifact::validate::{MAX_CHUNK, MAX_POSITIONS};
 use knapsack_ir::{Graph, Windows};
 
 /// Largest context that is chosen without being asked for.
-pub const DEFAULT_CONTEXT: u32 = 4096;
+pub(crate) const DEFAULT_CONTEXT: u32 = 4096;
 /// Largest prefill chunk that is chosen without being asked for.
-pub const DEFAULT_CHUNK: u32 = 512;
+pub(crate) const DEFAULT_CHUNK: u32 = 512;
 /// What contexts are reduced in.
-pub const CONTEXT_STEP: u32 = 256;
+pub(crate) const CONTEXT_STEP: u32 = 256;
 /// Smallest context that a budget can lead to.
 pub const MIN_CONTEXT: u32 = 512;
 /// What prefill chunks are reduced in.
-pub const CHUNK_STEP: u32 = 128;
+pub(crate) const CHUNK_STEP: u32 = 128;
 /// Smallest prefill chunk that a budget can lead to.
 pub const MIN_CHUNK: u32 = 128;
 
@@ -161,7 +161,7 @@ impl<E: std::error::Error, F: FnMut(&Windows) -> Result<Graph, E>> Search<'_, F>
     }
 
     fn memory(&mut self, windows: &Windows) -> Result<MemoryPlan, ChooseError<E>> {
-        crate::check_windows(windows).map_err(CompileError::from)?;
+        crate::windows::check_windows(windows).map_err(CompileError::from)?;
         let graph = (self.graph)(windows).map_err(ChooseError::Graph)?;
         Ok(crate::plan(&graph, windows)?)
     }

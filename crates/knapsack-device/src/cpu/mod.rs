@@ -72,7 +72,7 @@ impl CpuDevice {
     ///
     /// # Errors
     /// [`DeviceError::Unavailable`] when this processor does not have it.
-    pub fn with_isa(isa: Isa) -> Result<Self, DeviceError> {
+    pub(crate) fn with_isa(isa: Isa) -> Result<Self, DeviceError> {
         Self::placed(isa, &pool::default_placement())
     }
 

@@ -101,14 +101,16 @@ impl Store {
 
     /// The same store with another least pace.
     #[must_use]
-    pub const fn with_pace(mut self, pace: Pace) -> Self {
+    #[cfg(test)]
+    pub(crate) const fn with_pace(mut self, pace: Pace) -> Self {
         self.pace = pace;
         self
     }
 
     /// The same store with another measure of free space: on a phone the system's own (which counts what it would purge).
     #[must_use]
-    pub fn with_free_space(mut self, free: impl Fn(&Path) -> Option<u64> + Send + Sync + 'static) -> Self {
+    #[cfg(test)]
+    pub(crate) fn with_free_space(mut self, free: impl Fn(&Path) -> Option<u64> + Send + Sync + 'static) -> Self {
         self.free_space = Box::new(free);
         self
     }

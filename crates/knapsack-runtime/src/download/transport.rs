@@ -50,7 +50,7 @@ pub enum TransportError {
 
 impl TransportError {
     /// Whether asking again may help.
-    pub fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Status(status) => matches!(status, 408 | 416 | 429 | 500..=599),
             Self::Connection(_) | Self::Slow { .. } => true,

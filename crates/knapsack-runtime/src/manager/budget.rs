@@ -26,7 +26,7 @@ const fn share(bytes: u64) -> u64 {
 
 /// Bytes that this process can still use. On iOS what its limit leaves; on Linux the system's estimate without swapping, or what
 /// the control group leaves if that is less. `None` where the system does not say.
-pub fn available_memory() -> Option<u64> {
+pub(crate) fn available_memory() -> Option<u64> {
     knapsack_device::app_memory_left().or_else(linux_memory)
 }
 

@@ -12,7 +12,7 @@ mod event;
 mod handle;
 mod state;
 
-pub use budget::{android_budget, available_memory, system_budget};
+pub use budget::{android_budget, system_budget};
 pub use error::{Holder, ManagerError, Use};
 pub use event::{Event, EvictionReason, Listener};
 pub use handle::Handle;

@@ -117,7 +117,7 @@ pub struct InvalidSampling {
 
 /// The sampling state of one answer.
 #[derive(Clone, Debug)]
-pub struct Sampler {
+pub(crate) struct Sampler {
     options: SamplingOptions,
     rng: SplitMix64,
     occurred: HashMap<u32, u32>,
@@ -132,7 +132,7 @@ impl Sampler {
     ///
     /// # Errors
     /// Options outside their ranges.
-    pub fn new(options: SamplingOptions) -> Result<Self, InvalidSampling> {
+    pub(crate) fn new(options: SamplingOptions) -> Result<Self, InvalidSampling> {
         options.validate()?;
         let rng = SplitMix64::new(options.seed.unwrap_or_else(random_seed));
         Ok(Self { options, rng, occurred: HashMap::new(), weights: Vec::new(), candidates: Vec::new() })
@@ -140,7 +140,7 @@ impl Sampler {
 
     /// Chooses a token and counts it; changes `logits` by bias and penalties. `None` when no logit is a usable number:
     /// not-a-number and negative infinity are never chosen.
-    pub fn sample(&mut self, logits: &mut [f32]) -> Option<u32> {
+    pub(crate) fn sample(&mut self, logits: &mut [f32]) -> Option<u32> {
         self.adjust(logits);
         let token = if self.options.is_greedy() { argmax(logits) } else { self.draw(logits) }?;
         self.accept(token);
@@ -148,7 +148,7 @@ impl Sampler {
     }
 
     /// Counts a token that was not drawn but given, for the penalties.
-    pub fn accept(&mut self, token: u32) {
+    pub(crate) fn accept(&mut self, token: u32) {
         *self.occurred.entry(token).or_default() += 1;
     }
 

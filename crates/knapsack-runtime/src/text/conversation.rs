@@ -83,7 +83,7 @@ impl MlcTemplate {
     /// # Errors
     /// When a key that has no default is absent or of the wrong type: `roles` with `user` and `assistant`, and one or two
     /// `seps`; a name that is not known.
-    pub fn from_json(value: &Value) -> Result<Self, IncompleteTemplate> {
+    pub(crate) fn from_json(value: &Value) -> Result<Self, IncompleteTemplate> {
         let known = by_name(value);
         let raw = Raw::deserialize(known.as_ref().unwrap_or(value));
         let raw = raw.map_err(|error| IncompleteTemplate(error.to_string()))?;
@@ -104,7 +104,7 @@ impl MlcTemplate {
     }
 
     /// Strings that end an answer.
-    pub fn stop_strings(&self) -> &[String] {
+    pub(crate) fn stop_strings(&self) -> &[String] {
         &self.raw.stop_str
     }
 

@@ -28,11 +28,6 @@ impl Detokenizer {
         take_complete(&mut self.pending)
     }
 
-    /// Whether bytes are waiting for the rest of their character.
-    pub fn is_waiting(&self) -> bool {
-        !self.pending.is_empty()
-    }
-
     /// Ends the stream: what is left is an unfinished character, given out as U+FFFD.
     pub fn finish(&mut self) -> String {
         let rest = std::mem::take(&mut self.pending);

@@ -28,7 +28,7 @@ impl JinjaTemplate {
     }
 
     /// How the model writes calls of tools, where the template takes tools.
-    pub fn tool_format(&self) -> Option<ToolFormat> {
+    pub(crate) fn tool_format(&self) -> Option<ToolFormat> {
         // A template that writes calls but takes no tools tells a model of none.
         self.mentions("tools").then(|| ToolFormat::detect(&self.source)).flatten()
     }

@@ -47,7 +47,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Tokenizer::open`].
-    pub fn from_files(files: &dyn WeightFiles) -> Result<Self, TextError> {
+    pub(crate) fn from_files(files: &dyn WeightFiles) -> Result<Self, TextError> {
         Self::from_bytes(&read_capped(files, "tokenizer.json", MAX_FILE_BYTES)?)
     }
 
@@ -92,7 +92,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
-    pub fn encode_document(&self, text: &str) -> Result<Vec<u32>, TextError> {
+    pub(crate) fn encode_document(&self, text: &str) -> Result<Vec<u32>, TextError> {
         let mut ids = self.encode_inner(text, true)?;
         if let [first, second, ..] = ids[..]
             && first == second
@@ -108,7 +108,12 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
-    pub fn encode_prompt(&self, text: &str, data: &[Range<usize>], vocab_size: u32) -> Result<Vec<u32>, TextError> {
+    pub(crate) fn encode_prompt(
+        &self,
+        text: &str,
+        data: &[Range<usize>],
+        vocab_size: u32,
+    ) -> Result<Vec<u32>, TextError> {
         let is_text =
             |token: &Added, range: &Range<usize>| token.id >= vocab_size || token.special && overlaps(data, range);
         if !self.added.find_iter(text).any(|found| is_text(&self.tokens[found.pattern()], &found.range())) {
@@ -171,7 +176,7 @@ impl Tokenizer {
     }
 
     /// The most bytes of text that one token stands for.
-    pub fn longest_token(&self) -> usize {
+    pub(crate) fn longest_token(&self) -> usize {
         self.longest_token
     }
 
@@ -181,7 +186,7 @@ impl Tokenizer {
     }
 
     /// Whether `id` is a special token: one that is never part of visible text.
-    pub fn is_special(&self, id: u32) -> bool {
+    pub(crate) fn is_special(&self, id: u32) -> bool {
         let added = self.inner.get_added_vocabulary();
         added.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
     }
@@ -192,7 +197,7 @@ impl Tokenizer {
     }
 
     /// A stream that turns tokens back into text.
-    pub fn detokenizer(&self) -> Detokenizer {
+    pub(crate) fn detokenizer(&self) -> Detokenizer {
         Detokenizer::new(self.clone(), self.strip_first_space)
     }
 
