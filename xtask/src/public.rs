@@ -1,5 +1,6 @@
 //! Public functions and constants that nobody outside of their crate names: they should be `pub(crate)`, where the compiler tells
-//! when nobody uses them at all. Types are left out, because signatures reach them, and so are rows of tables (`pub const X: Self`).
+//! when nobody uses them at all. Types are left out, because signatures reach them; so are rows of tables (constants of the type
+//! that has them), and what a crate's documentation links to.
 
 use anyhow::Result;
 use std::collections::{BTreeSet, HashSet};
@@ -17,8 +18,14 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
     for folder in roots.into_iter().filter(|folder| !FOR_OTHERS.contains(folder)) {
         let (own, others): (Vec<_>, Vec<_>) = sources.iter().partition(|(path, _)| path.starts_with(folder));
         let named: HashSet<&str> = others.iter().flat_map(|(_, text)| words(text)).collect();
+        let documented: String = own.iter().flat_map(|(_, text)| comments(text)).collect();
         for (path, text) in own {
-            let unused = public(text).filter(|(_, name)| !named.contains(name));
+            let linked = |name: &str| {
+                [format!("[`{name}`]"), format!("::{name}`]"), format!("[`{name}()`]")]
+                    .iter()
+                    .any(|link| documented.contains(link.as_str()))
+            };
+            let unused = public(text).filter(|(_, name)| !named.contains(name) && !linked(name));
             problems.extend(unused.map(|(line, name)| format!("{path}:{line}: `{name}` can be pub(crate)")));
         }
     }
@@ -27,6 +34,10 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && c != '_')
+}
+
+fn comments(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| line.trim_start().starts_with("//"))
 }
 
 /// Public functions and constants before the tests, with their lines.

@@ -18,7 +18,7 @@ pub const HEADER_BYTES: usize = 56;
 /// Largest payload that is read. The largest real ones are below 1 MiB.
 pub(crate) const MAX_PAYLOAD_BYTES: u64 = 64 << 20;
 /// What follows a library's name in its exported symbol.
-pub(crate) const SYMBOL_SUFFIX: &str = "___knapsack_model_library";
+pub const SYMBOL_SUFFIX: &str = "___knapsack_model_library";
 
 /// What a library was compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

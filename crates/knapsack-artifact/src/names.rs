@@ -1,9 +1,9 @@
 //! Names that become files: what is accepted is safe on Linux, macOS, Windows, iOS and Android alike.
 
 /// Longest single name, in bytes.
-pub(crate) const MAX_NAME_BYTES: usize = 255;
+pub const MAX_NAME_BYTES: usize = 255;
 /// Longest relative path, in bytes.
-pub(crate) const MAX_PATH_BYTES: usize = 1024;
+pub const MAX_PATH_BYTES: usize = 1024;
 
 /// Device names that Windows reserves in every folder, with or without an extension.
 const RESERVED: [&str; 22] = [

@@ -15,8 +15,8 @@ pub mod passes;
 mod windows;
 
 pub use choose::{
-    ChooseError, Chosen, Fixed, GivenSizes, MIN_CHUNK, MIN_CONTEXT, Notice, OverBudget, Own, OwnSizes, Reason, Size,
-    choose, fit,
+    CHUNK_STEP, CONTEXT_STEP, ChooseError, Chosen, DEFAULT_CHUNK, DEFAULT_CONTEXT, Fixed, GivenSizes, MIN_CHUNK,
+    MIN_CONTEXT, Notice, OverBudget, Own, OwnSizes, Reason, Size, choose, fit,
 };
 pub use error::{CompileError, WindowProblem, WindowProblems};
 

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Largest value of any size override: positions are 32-bit in the kernels.
-pub(crate) const MAX_OVERRIDE: u64 = i32::MAX as u64;
+pub const MAX_OVERRIDE: u64 = i32::MAX as u64;
 
 /// Which values an override takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

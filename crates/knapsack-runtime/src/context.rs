@@ -19,7 +19,7 @@ pub type Tokenize<'a, E> = dyn FnMut(&[Message]) -> Result<Option<Vec<u32>>, E> 
 
 impl ContextPolicy {
     /// Tokens that are kept free for an answer whose length nobody limits, where the context allows it.
-    pub(crate) const ANSWER_TOKENS: u32 = 512;
+    pub const ANSWER_TOKENS: u32 = 512;
 
     /// Tokens of the context that are kept free for the answer: `max_tokens`, or [`ContextPolicy::ANSWER_TOKENS`], but never more
     /// than half of the context, which belongs to the conversation.

@@ -46,7 +46,7 @@ pub struct GenerateOptions {
 
 impl GenerateOptions {
     /// What ends an answer that nothing else ends.
-    pub(crate) const DEFAULT_MAX_TOKENS: u32 = 1 << 16;
+    pub const DEFAULT_MAX_TOKENS: u32 = 1 << 16;
 
     /// Until the model stops, by `sampling`.
     pub fn new(sampling: SamplingOptions) -> Self {

@@ -21,15 +21,15 @@ use knapsack_artifact::validate::{MAX_CHUNK, MAX_POSITIONS};
 use knapsack_ir::{Graph, Windows};
 
 /// Largest context that is chosen without being asked for.
-pub(crate) const DEFAULT_CONTEXT: u32 = 4096;
+pub const DEFAULT_CONTEXT: u32 = 4096;
 /// Largest prefill chunk that is chosen without being asked for.
-pub(crate) const DEFAULT_CHUNK: u32 = 512;
+pub const DEFAULT_CHUNK: u32 = 512;
 /// What contexts are reduced in.
-pub(crate) const CONTEXT_STEP: u32 = 256;
+pub const CONTEXT_STEP: u32 = 256;
 /// Smallest context that a budget can lead to.
 pub const MIN_CONTEXT: u32 = 512;
 /// What prefill chunks are reduced in.
-pub(crate) const CHUNK_STEP: u32 = 128;
+pub const CHUNK_STEP: u32 = 128;
 /// Smallest prefill chunk that a budget can lead to.
 pub const MIN_CHUNK: u32 = 128;
 

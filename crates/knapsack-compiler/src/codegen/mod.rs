@@ -24,9 +24,9 @@ use knapsack_artifact::{ModelLibrary, plan};
 use module::{ModuleBuilder, Specialization};
 
 /// Macro that selects half precision products in linear layers when it is 1; needs `cl_khr_fp16` in OpenCL.
-pub(crate) const FP16_SWITCH: &str = "KNAPSACK_FP16";
+pub const FP16_SWITCH: &str = "KNAPSACK_FP16";
 /// Macro that selects reductions through subgroups (simdgroups) when it is 1.
-pub(crate) const SUBGROUPS_SWITCH: &str = "KNAPSACK_SUBGROUPS";
+pub const SUBGROUPS_SWITCH: &str = "KNAPSACK_SUBGROUPS";
 
 /// A launch that no kernel can execute.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 
 /// Environment variable with paths that are tried first, separated like `PATH`.
-pub(crate) const PATH_VARIABLE: &str = "OPENCL_DYLIB_PATH";
+pub const PATH_VARIABLE: &str = "OPENCL_DYLIB_PATH";
 
 /// Names for the dynamic linker, then vendors' places on phones whose linker namespace hides them.
 #[cfg(any(target_os = "android", target_os = "linux"))]

@@ -9,6 +9,8 @@ mod cache;
 mod find;
 mod status;
 
+pub use find::PATH_VARIABLE;
+
 use crate::gpu::GpuModel;
 use crate::{Device, DeviceError, LoadedModel, Watch, WeightFiles, Weights};
 use api::{Api, RawDevice, RawPlatform};
@@ -141,7 +143,7 @@ impl OpenClDevice {
     /// # Errors
     /// No library, no device, or none that can run the kernels.
     pub fn open(options: OpenClOptions) -> Result<Self, DeviceError> {
-        let variable = std::env::var_os(find::PATH_VARIABLE);
+        let variable = std::env::var_os(PATH_VARIABLE);
         let candidates = options.libraries.clone().unwrap_or_else(|| find::candidates(variable.as_deref()));
         let api = Api::load(&candidates)?;
         let (platform, device, mut info) = choose(&api, options.device.as_deref())?;
@@ -170,7 +172,7 @@ impl OpenClDevice {
     /// # Errors
     /// No library, or a driver that fails.
     pub fn list(options: &OpenClOptions) -> Result<Vec<OpenClInfo>, DeviceError> {
-        let variable = std::env::var_os(find::PATH_VARIABLE);
+        let variable = std::env::var_os(PATH_VARIABLE);
         let candidates = options.libraries.clone().unwrap_or_else(|| find::candidates(variable.as_deref()));
         Ok(all(&Api::load(&candidates)?)?.into_iter().map(|(_, _, info)| info).collect())
     }
