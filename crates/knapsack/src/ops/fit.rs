@@ -74,6 +74,8 @@ struct Fitted<'a> {
     entry: &'a ModelEntry,
     budget: u64,
     of: &'a str,
+    /// Bytes of the budget that the tokenizer takes.
+    tokenizer: u64,
     chosen: Chosen,
     /// Why it does not fit.
     problem: Option<String>,
@@ -88,7 +90,9 @@ impl<'a> Fitted<'a> {
             return Err(wrong_input("nothing limits the memory"));
         };
         let fixed = fixed_sizes(&entry.overrides, &model);
-        let chosen = model.fit(&fixed, *bytes).or_wrong_input()?;
+        let tokenizer = knapsack_package::tokenizer(found).bytes;
+        let left = bytes.saturating_sub(tokenizer);
+        let chosen = model.fit(&fixed, left).or_wrong_input()?;
         let smallest = with_context(&chosen.windows, min_context);
         let problem = match chosen.over_budget {
             _ if context(&model.own().windows) < min_context => {
@@ -98,16 +102,16 @@ impl<'a> Fitted<'a> {
             Some(over) => Some(format!("{}: {over}", sizes(&over.windows))),
             None if context(&chosen.windows) < min_context => {
                 let memory = model.memory(&smallest)?;
-                let over = OverBudget { budget: *bytes, memory, windows: smallest };
+                let over = OverBudget { budget: left, memory, windows: smallest };
                 Some(format!("{} is the most that fits; {}: {over}", sizes(&chosen.windows), sizes(&smallest)))
             }
             None => None,
         };
-        let problem = problem.map(|problem| match other_formats(&model, &smallest, *bytes) {
+        let problem = problem.map(|problem| match other_formats(&model, &smallest, left) {
             formats if formats.is_empty() => problem,
             formats => format!("{problem}; as {} it would fit", formats.join(" or ")),
         });
-        Ok(Fitted { entry, budget: *bytes, of, chosen, problem })
+        Ok(Fitted { entry, budget: *bytes, of, tokenizer, chosen, problem })
     }
 
     fn id(&self) -> &str {
@@ -137,7 +141,8 @@ impl<'a> Fitted<'a> {
             "weights": memory.weights,
             "kv_cache": memory.kv_cache,
             "workspace": memory.workspace,
-            "total": memory.total(),
+            "tokenizer": self.tokenizer,
+            "total": memory.total() + self.tokenizer,
             "budget": self.budget,
             "budget_of": self.of,
             "reasons": self.chosen.notices.iter().map(Notice::to_string).collect::<Vec<_>>(),
