@@ -179,14 +179,14 @@ fn plan_one(found: Found, budget: &Budget, severity: Severity) -> Outcome<Planne
     };
     let mut of_weights = weights::check(&found, &model);
     let tokenizer = crate::tokenizer(&found);
-    let left = budget.bytes.map(|bytes| bytes.saturating_sub(tokenizer.bytes));
-    match model.choose(&given_sizes(&entry.overrides), left) {
+    let model = Model { tokenizer: tokenizer.bytes, ..model };
+    match model.choose(&given_sizes(&entry.overrides), budget.bytes) {
         Err(error) => {
             of_weights.extend(choose_errors(entry, &error));
             Outcome { product: None, findings: of_weights }
         }
         Ok(chosen) => {
-            let mut findings = findings(entry, &model, &chosen, tokenizer.bytes, budget, severity);
+            let mut findings = findings(entry, &model, &chosen, budget, severity);
             findings.extend(of_weights);
             // What would be refused when it is built is refused now.
             if let Err(error) = model.compile(chosen.windows, Target::Host, None) {
@@ -223,7 +223,6 @@ fn findings(
     entry: &ModelEntry,
     model: &Model,
     chosen: &Chosen,
-    tokenizer: u64,
     budget: &Budget,
     severity: Severity,
 ) -> Vec<Diagnostic> {
@@ -248,22 +247,20 @@ fn findings(
         .collect();
     if let Some(over) = &chosen.over_budget {
         let declared = entry.estimated_vram_bytes.as_ref().is_some_and(|declared| declared.span == budget.span);
-        let total = over.memory.total().saturating_add(tokenizer);
-        let beside = format!("this budget is {} less {tokenizer} bytes for the tokenizer", budget.of);
+        let total = over.total();
         let larger =
             declared.then(|| format!("or declare {total}, or nothing: then the app config says what is planned"));
         let diagnostic = Diagnostic::new(severity, codes::OVER_BUDGET, budget.span, format!("{id}: {over}"))
             .label(format!("this is {}", budget.of))
-            .maybe_help((tokenizer > 0).then_some(beside))
             .help(what_fits(entry, model, over))
             .maybe_help(larger)
             .help("`--allow-over-budget` makes this a warning");
         list.push(diagnostic);
     }
     if let Some(declared) = &entry.estimated_vram_bytes
-        && declared.value / 2 > chosen.memory.total().saturating_add(tokenizer)
+        && declared.value / 2 > chosen.memory.total().saturating_add(model.tokenizer)
     {
-        let total = chosen.memory.total().saturating_add(tokenizer);
+        let total = chosen.memory.total().saturating_add(model.tokenizer);
         let message = format!("{id}: estimated_vram_bytes is more than twice the {total} bytes that the model needs");
         let help = "leave it out, and the app config gets what the plan says";
         list.push(Diagnostic::warning(codes::BUDGET_TOO_LARGE, declared.span, message).help(help));

@@ -102,6 +102,7 @@ impl PackageLoader {
         let library = self.package.library(model)?;
         let start = Instant::now();
         watch.check()?;
+        (watch.progress)(0.0);
         let resumed = self.activity.enter_when_resumed(watch.cancel).ok_or(EngineError::Cancelled)?;
         // A pause does not wait for a load: nothing of it runs on a GPU that is for the foreground.
         drop(resumed);

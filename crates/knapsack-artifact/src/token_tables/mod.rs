@@ -21,6 +21,7 @@ mod tests;
 
 pub use compile::{NotTabular, compile};
 
+use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
 
@@ -133,9 +134,17 @@ const SETTINGS_FACTOR: u64 = 4;
 /// Memory for a tokenizer without tables by the bytes of its `tokenizer.json`.
 const JSON_FACTOR: u64 = 10;
 
-/// What a runtime holds for a `tokenizer.json` without tables, in bytes: an upper bound.
-pub const fn memory_without(json: &[u8]) -> u64 {
-    SETTINGS_BYTES + JSON_FACTOR * json.len() as u64
+/// What a runtime holds for a `tokenizer.json` without tables, in bytes: an upper bound; 0 for what is no tokenizer.
+pub fn memory_without(json: &[u8]) -> u64 {
+    #[derive(serde::Deserialize)]
+    struct Tokenizer {
+        #[serde(rename = "model")]
+        _model: IgnoredAny,
+    }
+    match serde_json::from_slice::<Tokenizer>(json) {
+        Ok(_) => SETTINGS_BYTES + JSON_FACTOR * json.len() as u64,
+        Err(_) => 0,
+    }
 }
 
 impl<B: AsRef<[u8]>> TokenTables<B> {

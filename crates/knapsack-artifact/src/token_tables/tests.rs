@@ -32,6 +32,13 @@ fn tables_say_what_the_file_says() {
 }
 
 #[test]
+fn what_has_no_tables_is_counted_too() {
+    let unigram = br#"{"model": {"type": "Unigram", "vocab": [["a", 1.0]]}}"#;
+    assert!(memory_without(unigram) > 10 * unigram.len() as u64);
+    assert_eq!((memory_without(b"{}"), memory_without(b""), memory_without(b"[1")), (0, 0, 0));
+}
+
+#[test]
 fn what_is_no_plain_byte_pair_encoding_is_left_alone() {
     let model = |model: Value| serde_json::to_vec(&json!({ "model": model })).unwrap();
     let many: serde_json::Map<_, _> = (0..3000).map(|id| (id.to_string(), json!(id))).collect();

@@ -90,9 +90,8 @@ impl<'a> Fitted<'a> {
             return Err(wrong_input("nothing limits the memory"));
         };
         let fixed = fixed_sizes(&entry.overrides, &model);
-        let tokenizer = knapsack_package::tokenizer(found).bytes;
-        let left = bytes.saturating_sub(tokenizer);
-        let chosen = model.fit(&fixed, left).or_wrong_input()?;
+        let model = Model { tokenizer: knapsack_package::tokenizer(found).bytes, ..model };
+        let chosen = model.fit(&fixed, *bytes).or_wrong_input()?;
         let smallest = with_context(&chosen.windows, min_context);
         let problem = match chosen.over_budget {
             _ if context(&model.own().windows) < min_context => {
@@ -102,16 +101,16 @@ impl<'a> Fitted<'a> {
             Some(over) => Some(format!("{}: {over}", sizes(&over.windows))),
             None if context(&chosen.windows) < min_context => {
                 let memory = model.memory(&smallest)?;
-                let over = OverBudget { budget: left, memory, windows: smallest };
+                let over = OverBudget { budget: *bytes, memory, beside: model.tokenizer, windows: smallest };
                 Some(format!("{} is the most that fits; {}: {over}", sizes(&chosen.windows), sizes(&smallest)))
             }
             None => None,
         };
-        let problem = problem.map(|problem| match other_formats(&model, &smallest, left) {
+        let problem = problem.map(|problem| match other_formats(&model, &smallest, *bytes) {
             formats if formats.is_empty() => problem,
             formats => format!("{problem}; as {} it would fit", formats.join(" or ")),
         });
-        Ok(Fitted { entry, budget: *bytes, of, tokenizer, chosen, problem })
+        Ok(Fitted { entry, budget: *bytes, of, tokenizer: model.tokenizer, chosen, problem })
     }
 
     fn id(&self) -> &str {
@@ -177,7 +176,7 @@ fn other_formats(model: &Model, windows: &Windows, budget: u64) -> Vec<&'static 
         model
             .with_format(format)
             .and_then(|other| other.memory(windows).ok())
-            .is_some_and(|memory| memory.total() <= budget)
+            .is_some_and(|memory| memory.total().saturating_add(model.tokenizer) <= budget)
     };
     QUANTIZATIONS.iter().filter(|format| fits(format)).map(|format| format.name).collect()
 }

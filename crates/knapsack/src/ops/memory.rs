@@ -203,7 +203,6 @@ fn signed(count: i128) -> String {
 }
 
 fn largest_context(planned: &Planned, available: u64) -> Result<Option<u32>> {
-    let available = available.saturating_sub(planned.tokenizer.bytes);
     let fitted = planned.model.fit(&fixed_sizes(&planned.found.entry.overrides, &planned.model), available)?;
     let windows = fitted.windows;
     Ok(fitted.over_budget.is_none().then(|| windows.sliding.unwrap_or(windows.context)))
