@@ -128,7 +128,10 @@ impl Model for Vocabulary {
     }
 
     fn get_trainer(&self) -> TrainerWrapper {
-        either!(self, model => model.get_trainer().into())
+        match self {
+            Vocabulary::Pairs(model) => model.get_trainer().into(),
+            Vocabulary::Library(model) => model.get_trainer(),
+        }
     }
 }
 
