@@ -1,7 +1,8 @@
 //! From `tokenizer.json` to tables.
 
 use super::{
-    FALLS_BACK_TO_BYTES, FUSES_UNKNOWN, HEADER_BYTES, Header, MAX_BYTES, MAX_IDS, NO_ID, PREFERS_WHOLE_WORDS, Probe, probe,
+    FALLS_BACK_TO_BYTES, FUSES_UNKNOWN, HEADER_BYTES, Header, MAX_BYTES, MAX_IDS, NO_ID, PREFERS_WHOLE_WORDS, Probe,
+    probe,
 };
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;

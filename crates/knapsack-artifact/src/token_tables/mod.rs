@@ -90,7 +90,8 @@ impl Header {
         let Some(header) = bytes.first_chunk::<HEADER_BYTES>().filter(|header| header.starts_with(MAGIC)) else {
             return Err(TokenTablesError::Magic);
         };
-        let word = |at: usize| header.get(at..at + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_le_bytes);
+        let word =
+            |at: usize| header.get(at..at + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_le_bytes);
         if word(8) != VERSION {
             return Err(TokenTablesError::Version(word(8)));
         }
@@ -265,7 +266,9 @@ impl<B: AsRef<[u8]>> TokenTables<B> {
             match self.word(self.merges, at)?.cmp(&right) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => return Some((self.word(self.merges, at + 1)?, self.word(self.merges, at + 2)?)),
+                std::cmp::Ordering::Equal => {
+                    return Some((self.word(self.merges, at + 1)?, self.word(self.merges, at + 2)?));
+                }
             }
         }
         None

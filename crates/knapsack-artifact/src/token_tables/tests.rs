@@ -24,7 +24,10 @@ fn tables_say_what_the_file_says() {
     }
     assert_eq!((tables.id(""), tables.id("abc"), tables.spelling(6), tables.spelling(8)), (None, None, None, None));
     // The last of two merges of one pair counts.
-    assert_eq!((tables.merge(0, 1), tables.merge(1, 2), tables.merge(3, 1)), (Some((3, 7)), Some((1, 4)), Some((2, 5))));
+    assert_eq!(
+        (tables.merge(0, 1), tables.merge(1, 2), tables.merge(3, 1)),
+        (Some((3, 7)), Some((1, 4)), Some((2, 5)))
+    );
     assert_eq!((tables.merge(1, 0), tables.merge(8, 0), tables.merge(NO_ID, NO_ID)), (None, None, None));
     let settings: Value = serde_json::from_slice(tables.settings()).unwrap();
     assert_eq!(settings, json!({ "added_tokens": [], "normalizer": null }));
@@ -65,12 +68,23 @@ fn what_is_no_plain_byte_pair_encoding_is_left_alone() {
         file(&json!({ "a": 0, "aa": 1 }), &json!(["a  a"])),
         br#"{"model":{"type":"BPE","vocab":{"a":0,"a":1},"merges":[]}}"#.to_vec(),
         br#"{"version":"2.0","model":{"type":"BPE","vocab":{"a":0},"merges":[]}}"#.to_vec(),
-        br#"{"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"model":{"type":"BPE","vocab":{},"merges":[]}}"#.to_vec(),
+        br#"{"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"model":{"type":"BPE","vocab":{},"merges":[]}}"#
+            .to_vec(),
     ] {
         assert!(compile(&json).is_err(), "{}", String::from_utf8_lossy(&json));
     }
     assert!(compile(&file(&json!({ "a": 4000 }), &json!([]))).is_ok());
-    assert!(compile(&file(&{ let mut many = many; many.insert("a".into(), json!(9000)); many.into() }, &json!([]))).is_ok());
+    assert!(
+        compile(&file(
+            &{
+                let mut many = many;
+                many.insert("a".into(), json!(9000));
+                many.into()
+            },
+            &json!([])
+        ))
+        .is_ok()
+    );
 }
 
 /// Spellings of one hash, as a hostile file would have them, are refused instead of searched for ever.
@@ -87,7 +101,9 @@ fn spellings_that_are_too_much_alike_are_left_alone() {
         }
     }
     alike.push("a".to_owned());
-    let vocab = |many: &[String]| -> Value { many.iter().rev().zip(0u32..).map(|(text, id)| (text.clone(), json!(id))).collect() };
+    let vocab = |many: &[String]| -> Value {
+        many.iter().rev().zip(0u32..).map(|(text, id)| (text.clone(), json!(id))).collect()
+    };
     assert!(alike.len() * 2 <= 1024);
     assert!(compile(&file(&vocab(&alike), &json!([]))).is_err());
     assert!(compile(&file(&vocab(&alike[200..]), &json!([]))).is_ok());

@@ -231,7 +231,13 @@ fn growth(planned: &Planned) -> Result<Vec<Growth>> {
             };
             let memory = planned.model.memory(&windows)?;
             let tokenizer = planned.tokenizer.bytes;
-            list.push(Growth { context, prefill_chunk_size: chunk, memory, tokenizer, total: memory.total() + tokenizer });
+            list.push(Growth {
+                context,
+                prefill_chunk_size: chunk,
+                memory,
+                tokenizer,
+                total: memory.total() + tokenizer,
+            });
         }
     }
     Ok(list)

@@ -129,7 +129,8 @@ fn tokens_of_real_tokenizers_are_the_librarys() {
     };
     let (mut random, mut seen) = (Random(7), 0);
     let texts: Vec<String> = (0..2000).map(|_| random.text()).collect();
-    let documents = [include_str!("tests.rs"), include_str!("../../../../../README.md"), include_str!("../../../Cargo.toml")];
+    let documents =
+        [include_str!("tests.rs"), include_str!("../../../../../README.md"), include_str!("../../../Cargo.toml")];
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path().join("tokenizer.json");
         let Ok(json) = std::fs::read(&path) else { continue };
@@ -188,7 +189,9 @@ fn other_models_are_the_librarys() {
     twice["vocab"]["c"] = json!(2);
     let mut unknown = model();
     unknown["unk_token"] = json!("none");
-    for other in [json!({ "type": "WordLevel", "vocab": { "a": 0, "<unk>": 1 }, "unk_token": "<unk>" }), dropout, twice, unknown] {
+    for other in
+        [json!({ "type": "WordLevel", "vocab": { "a": 0, "<unk>": 1 }, "unk_token": "<unk>" }), dropout, twice, unknown]
+    {
         let json = serde_json::to_vec(&file(&other)).unwrap();
         let (inner, _) = read(&json).unwrap();
         assert!(matches!(inner.get_model(), Vocabulary::Library(_)), "{other}");
