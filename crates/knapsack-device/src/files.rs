@@ -124,7 +124,7 @@ impl FileRange {
         Ok(bytes)
     }
 
-    /// Its bytes without a copy: pages that the system reads when they are used, and may drop.
+    /// Its bytes without a copy: of a file the pages, which the system reads when they are used, and may drop.
     ///
     /// # Errors
     /// As [`FileRange::read`].
@@ -133,26 +133,36 @@ impl FileRange {
             let problem = format!("{} bytes, more than the limit of {limit}", self.length);
             return Err(io::Error::new(ErrorKind::FileTooLarge, problem));
         }
-        // No system maps nothing.
-        if self.length == 0 {
-            return Ok(MappedFile(None));
-        }
+        let (file, offset) = match &self.place {
+            Place::Memory(bytes) => return Ok(MappedFile::Memory(bytes.clone())),
+            // No system maps nothing.
+            Place::File { .. } if self.length == 0 => return Ok(MappedFile::Memory(Arc::new([]))),
+            Place::File { file, offset } => (file, *offset),
+        };
         let bytes = usize::try_from(self.length).map_err(|_| ErrorKind::FileTooLarge)?;
         // SAFETY: the map is read-only and only ever seen as bytes, whose every value is valid, and the range was inside the file
         // when it was opened. Files of a model are replaced by renaming and never written in place, so the bytes do not change
         // under the slices.
-        let map = unsafe { MmapOptions::new().offset(self.offset).len(bytes).map(&self.file) }?;
-        Ok(MappedFile(Some(map)))
+        let map = unsafe { MmapOptions::new().offset(offset).len(bytes).map(file) }?;
+        Ok(MappedFile::Map(map))
     }
 }
 
-/// The bytes of a file, mapped.
+/// The bytes of a file: mapped, or in memory where they were already.
 #[derive(Debug)]
-pub struct MappedFile(Option<Mmap>);
+pub enum MappedFile {
+    /// A map of the file.
+    Map(Mmap),
+    /// Bytes that lie in no file as they are.
+    Memory(Arc<[u8]>),
+}
 
 impl AsRef<[u8]> for MappedFile {
     fn as_ref(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or_default()
+        match self {
+            MappedFile::Map(map) => map,
+            MappedFile::Memory(bytes) => bytes,
+        }
     }
 }
 
