@@ -1,4 +1,4 @@
-//! `tokenizer.tables`: a byte-pair tokenizer as it is used, so that a device maps it instead of building it from
+//! `tokenizer-tables.bin`: a byte-pair tokenizer as it is used, so that a device maps it instead of building it from
 //! `tokenizer.json` at every load. It is made from that file when packaging ([`compile`]), names it by its hash, and is passed
 //! over where the hash is another: a folder without it, or with an old one, works as before.
 //!
@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 use std::ops::Range;
 
 /// File name in a weight folder.
-pub const FILE_NAME: &str = "tokenizer.tables";
+pub const FILE_NAME: &str = "tokenizer-tables.bin";
 /// First bytes.
 pub const MAGIC: &[u8; 8] = b"KNAPTOKS";
 /// Breaking version of the format.

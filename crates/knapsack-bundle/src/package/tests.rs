@@ -132,7 +132,7 @@ fn a_package_holds_what_the_app_needs() {
             assert_eq!((file.size, &*file.sha256), (bytes.len() as u64, &*crate::digest::sha256(bytes)));
         }
         assert_eq!(one.files.len(), 5);
-        assert_eq!(files[Path::new("bundle/one/tokenizer.tables")], b"tables");
+        assert_eq!(files[Path::new("bundle/one/tokenizer-tables.bin")], b"tables");
         assert_eq!(one.planned_memory.unwrap().tokenizer, 5);
         let text = String::from_utf8_lossy(&files[Path::new("bundle/mlc-app-config.json")]).into_owned();
         assert!(!text.contains(bench.root.path().to_str().unwrap()), "a host path: {text}");
