@@ -73,7 +73,7 @@ pub enum WeightsLocation {
     Download(String),
 }
 
-/// [`MemoryPlan`] with its total spelled out for readers that do not add.
+/// [`MemoryPlan`] and the tokenizer, with their total spelled out for readers that do not add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedMemory {
     /// Sum of the parameters, in bytes.
@@ -82,13 +82,18 @@ pub struct PlannedMemory {
     pub kv_cache: u64,
     /// Activations and logits, in bytes.
     pub workspace: u64,
-    /// Sum of the three.
+    /// What the runtime holds to turn text into tokens, in bytes; not on the device.
+    #[serde(default)]
+    pub tokenizer: u64,
+    /// Sum of all.
     pub total: u64,
 }
 
-impl From<MemoryPlan> for PlannedMemory {
-    fn from(plan: MemoryPlan) -> Self {
-        Self { weights: plan.weights, kv_cache: plan.kv_cache, workspace: plan.workspace, total: plan.total() }
+impl PlannedMemory {
+    /// A device's memory and a tokenizer's.
+    pub const fn new(plan: MemoryPlan, tokenizer: u64) -> Self {
+        let MemoryPlan { weights, kv_cache, workspace } = plan;
+        Self { weights, kv_cache, workspace, tokenizer, total: plan.total().saturating_add(tokenizer) }
     }
 }
 
@@ -262,7 +267,7 @@ mod tests {
             model_lib: "llama_q4f16_1".into(),
             estimated_vram_bytes: 3_000_000_000,
             revision: None,
-            planned_memory: Some(MemoryPlan { weights: 1, kv_cache: 2, workspace: 3 }.into()),
+            planned_memory: Some(PlannedMemory::new(MemoryPlan { weights: 1, kv_cache: 2, workspace: 3 }, 4)),
             context_window_size: None,
             sliding_window_size: Some(512),
             prefill_chunk_size: Some(128),

@@ -8,6 +8,7 @@
 //! * [`ModelLibrary`]: one compiled model, as data ([`library`], [`plan`]); validated as a whole before anything executes it;
 //!   module `container` (a feature) finds it in the files that carry it.
 //! * [`ModelTable`]: all libraries of a package behind one symbol ([`table`]).
+//! * [`TokenTables`]: a tokenizer that is mapped instead of built ([`token_tables`]).
 //!
 //! `knapsack-compiler`, `knapsack-weights` and `knapsack-bundle` write these; `knapsack-device` and `knapsack-runtime` read
 //! them. Everything read is taken for hostile.
@@ -22,6 +23,7 @@ pub mod library;
 pub mod names;
 pub mod plan;
 pub mod table;
+pub mod token_tables;
 pub mod validate;
 pub mod weight_index;
 
@@ -31,4 +33,5 @@ pub use conv_template::ConvTemplate;
 pub use device::DeviceKind;
 pub use library::{InvalidLibrary, LibraryError, ModelLibrary};
 pub use table::ModelTable;
+pub use token_tables::TokenTables;
 pub use weight_index::WeightIndex;

@@ -26,7 +26,7 @@ fn benches(criterion: &mut Criterion) {
         bencher.iter(|| plan(&graph, &windows).expect("a plan"));
     });
     criterion.bench_function("choose for 3 GB", |bencher| {
-        let own = Own { windows: config.own_windows(), trained: None };
+        let own = Own { windows: config.own_windows(), trained: None, beside: 0 };
         let graph = |windows: &Windows| config.graph(&quantization, windows);
         bencher.iter(|| choose(&own, &GivenSizes::default(), Some(3_000_000_000), graph).expect("sizes"));
     });

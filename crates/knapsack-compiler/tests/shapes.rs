@@ -239,7 +239,7 @@ fn entries() -> impl Iterator<Item = Entry> {
 /// What is chosen for an entry in one format, and its library for both kinds of phone.
 fn compiled(entry: &Entry, quantization: &Quantization) -> (Chosen, [ModelLibrary; 2]) {
     let config = &entry.config;
-    let own = Own { windows: config.own_windows(), trained: None };
+    let own = Own { windows: config.own_windows(), trained: None, beside: 0 };
     let chosen = choose(&own, &entry.overrides, None, |windows| config.graph(quantization, windows)).unwrap();
     let graph = config.graph(quantization, &chosen.windows).unwrap();
     let libraries = [Target::Metal, Target::OpenCl].map(|target| {

@@ -1,5 +1,6 @@
 //! Where the files of a model are: a folder, or ranges of files that somebody else opened (an asset in an Android package).
 
+use memmap2::{Mmap, MmapOptions};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -122,6 +123,47 @@ impl FileRange {
         }
         Ok(bytes)
     }
+
+    /// Its bytes without a copy: of a file the pages, which the system reads when they are used, and may drop.
+    ///
+    /// # Errors
+    /// As [`FileRange::read`].
+    pub fn map(&self, limit: u64) -> io::Result<MappedFile> {
+        if self.length > limit {
+            let problem = format!("{} bytes, more than the limit of {limit}", self.length);
+            return Err(io::Error::new(ErrorKind::FileTooLarge, problem));
+        }
+        let (file, offset) = match &self.place {
+            Place::Memory(bytes) => return Ok(MappedFile::Memory(bytes.clone())),
+            // No system maps nothing.
+            Place::File { .. } if self.length == 0 => return Ok(MappedFile::Memory(Arc::new([]))),
+            Place::File { file, offset } => (file, *offset),
+        };
+        let bytes = usize::try_from(self.length).map_err(|_| ErrorKind::FileTooLarge)?;
+        // SAFETY: the map is read-only and only ever seen as bytes, whose every value is valid, and the range was inside the file
+        // when it was opened. Files of a model are replaced by renaming and never written in place, so the bytes do not change
+        // under the slices.
+        let map = unsafe { MmapOptions::new().offset(offset).len(bytes).map(file) }?;
+        Ok(MappedFile::Map(map))
+    }
+}
+
+/// The bytes of a file: mapped, or in memory where they were already.
+#[derive(Debug)]
+pub enum MappedFile {
+    /// A map of the file.
+    Map(Mmap),
+    /// Bytes that lie in no file as they are.
+    Memory(Arc<[u8]>),
+}
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            MappedFile::Map(map) => map,
+            MappedFile::Memory(bytes) => bytes,
+        }
+    }
 }
 
 #[cfg(unix)]
@@ -224,6 +266,9 @@ mod tests {
         assert_eq!(ranges.open("b.bin").unwrap().len(), 8);
         assert_eq!(ranges.open("c").unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(ranges.read("a.json", 5).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        assert_eq!(ranges.open("b.bin").unwrap().map(8).unwrap().as_ref(), b"weights!");
+        assert_eq!(ranges.open("b.bin").unwrap().map(7).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        assert!(ranges.open("empty").unwrap().map(0).unwrap().as_ref().is_empty());
     }
 
     #[test]

@@ -73,10 +73,13 @@ fn entry(model: &Ready) -> Entry {
     let planned = &model.built.planned;
     Entry {
         model_id: planned.id().to_owned(),
-        estimated_vram_bytes: planned.declared().unwrap_or_else(|| model.built.library.library().memory.total()),
+        estimated_vram_bytes: planned
+            .declared()
+            .unwrap_or_else(|| model.built.library.library().memory.total() + planned.tokenizer.bytes),
         library: model.built.library.clone(),
         revision: planned.found.folder.origin.commit().map(str::to_owned),
         weights: model.weights.clone(),
+        tokenizer: planned.tokenizer.clone(),
         app: planned.found.entry.app.clone(),
     }
 }

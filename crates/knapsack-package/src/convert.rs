@@ -1,6 +1,8 @@
 //! Converting a checkpoint, and the cache of what was converted.
 
 use crate::{Error, Event, Observer};
+use knapsack_artifact::WeightIndex;
+use knapsack_bundle::Digests;
 use knapsack_bundle::cache::{Bucket, Cache, CacheEntry, Inputs};
 use knapsack_tensor::Quantization;
 use knapsack_weights::{Conversion, ConvertError, ConvertProgress, ConvertRequest, TemplateChoice};
@@ -63,7 +65,18 @@ pub fn converted(
         let request = ConvertRequest { checkpoint: folder, output, quantization, chat_template, jobs: None };
         convert(&request, model_id, observer).map(drop)
     })?;
+    if reason.ran() {
+        remember_sums(cache, entry.content());
+    }
     observer.event(Event::Converted { model_id, reason: &reason });
     cache.digests().save();
     Ok(entry)
+}
+
+/// The sums that a conversion just made of its shards, so that a package does not make them again.
+fn remember_sums(cache: &Cache, folder: &Path) {
+    let Ok(index) = WeightIndex::open(folder) else { return };
+    for shard in index.shards {
+        cache.digests().remember(&folder.join(&shard.data_path), Digests { md5: shard.md5sum, ..Digests::default() });
+    }
 }

@@ -28,6 +28,7 @@ mod plan;
 mod prebuilt;
 mod ready;
 mod text;
+mod tokenizer;
 mod weights;
 
 pub use budget::{Budget, fixed_sizes};
@@ -43,6 +44,7 @@ pub use outcome::Outcome;
 pub use plan::{PlanRow, Planned};
 pub use ready::Ready;
 pub use text::bytes;
+pub use tokenizer::tokenizer;
 
 use knapsack_bundle::cache::Cache;
 use knapsack_source::Settings;

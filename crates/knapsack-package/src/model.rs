@@ -96,6 +96,8 @@ pub struct Model {
     pub quantization: Quantization,
     /// The configuration file as it stands: with the format and the windows it decides what a library holds.
     pub config_bytes: Vec<u8>,
+    /// Bytes that its tokenizer takes of a budget; 0 until somebody says so.
+    pub tokenizer: u64,
 }
 
 impl Model {
@@ -133,7 +135,7 @@ impl Model {
         };
         let config = config.map_err(|source| ModelError::Config { path: path.clone(), source })?;
         let quantization = name.parse::<Quantization>().map_err(|source| ModelError::Format { path, source })?;
-        Ok(Model { folder: folder.to_owned(), kind, config, quantization, config_bytes })
+        Ok(Model { folder: folder.to_owned(), kind, config, quantization, config_bytes, tokenizer: 0 })
     }
 
     /// Chooses the sizes that `overrides` leave open, within `budget` bytes of device memory.
@@ -173,7 +175,7 @@ impl Model {
     /// What the configuration says about sizes.
     pub fn own(&self) -> Own {
         let trained = self.config.trained_positions.filter(|_| !self.config.extends_positions());
-        Own { windows: self.config.own_windows(), trained }
+        Own { windows: self.config.own_windows(), trained, beside: self.tokenizer }
     }
 
     /// The same checkpoint, converted to another format; `None` for weights that are in a format already.

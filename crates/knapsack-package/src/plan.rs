@@ -6,6 +6,7 @@ use crate::model::{Model, given_sizes};
 use crate::text::chain;
 use crate::{Outcome, Packager, weights};
 use knapsack_artifact::library::{MemoryPlan, Target};
+use knapsack_bundle::Tokenizer;
 use knapsack_compiler::{ChooseError, Chosen, CompileError, Notice, OverBudget, Size, WindowProblem, WindowProblems};
 use knapsack_config::{Diagnostic, Manifest, ModelEntry, OverrideKey, Severity, codes};
 use knapsack_ir::Windows;
@@ -23,6 +24,8 @@ pub struct Planned {
     pub windows: Windows,
     /// Exact device memory.
     pub memory: MemoryPlan,
+    /// What turns its text into tokens.
+    pub tokenizer: Tokenizer,
 }
 
 impl Planned {
@@ -38,7 +41,12 @@ impl Planned {
 
     /// The budget of the app config, in bytes: what the manifest says, or what the plan needs.
     pub fn estimated_vram_bytes(&self) -> u64 {
-        self.declared().unwrap_or_else(|| self.memory.total())
+        self.declared().unwrap_or_else(|| self.total())
+    }
+
+    /// All memory that it takes, in bytes: the device's and the tokenizer's.
+    pub const fn total(&self) -> u64 {
+        self.memory.total().saturating_add(self.tokenizer.bytes)
     }
 
     /// For machines.
@@ -55,7 +63,8 @@ impl Planned {
             weights: self.memory.weights,
             kv_cache: self.memory.kv_cache,
             workspace: self.memory.workspace,
-            total: self.memory.total(),
+            tokenizer: self.tokenizer.bytes,
+            total: self.total(),
             estimated_vram_bytes: self.estimated_vram_bytes(),
             declared: self.declared().is_some(),
         }
@@ -75,6 +84,7 @@ pub struct PlanRow<'a> {
     weights: u64,
     kv_cache: u64,
     workspace: u64,
+    tokenizer: u64,
     total: u64,
     estimated_vram_bytes: u64,
     declared: bool,
@@ -168,6 +178,8 @@ fn plan_one(found: Found, budget: &Budget, severity: Severity) -> Outcome<Planne
         }
     };
     let mut of_weights = weights::check(&found, &model);
+    let tokenizer = crate::tokenizer(&found);
+    let model = Model { tokenizer: tokenizer.bytes, ..model };
     match model.choose(&given_sizes(&entry.overrides), budget.bytes) {
         Err(error) => {
             of_weights.extend(choose_errors(entry, &error));
@@ -181,7 +193,7 @@ fn plan_one(found: Found, budget: &Budget, severity: Severity) -> Outcome<Planne
                 findings.push(Diagnostic::error(codes::UNSUPPORTED_MODEL, entry.source.span, chain(&error)));
             }
             let Chosen { windows, memory, .. } = chosen;
-            Outcome { product: Some(Planned { found, model, windows, memory }), findings }
+            Outcome { product: Some(Planned { found, model, windows, memory, tokenizer }), findings }
         }
     }
 }
@@ -235,7 +247,7 @@ fn findings(
         .collect();
     if let Some(over) = &chosen.over_budget {
         let declared = entry.estimated_vram_bytes.as_ref().is_some_and(|declared| declared.span == budget.span);
-        let total = over.memory.total();
+        let total = over.total();
         let larger =
             declared.then(|| format!("or declare {total}, or nothing: then the app config says what is planned"));
         let diagnostic = Diagnostic::new(severity, codes::OVER_BUDGET, budget.span, format!("{id}: {over}"))
@@ -246,9 +258,9 @@ fn findings(
         list.push(diagnostic);
     }
     if let Some(declared) = &entry.estimated_vram_bytes
-        && declared.value / 2 > chosen.memory.total()
+        && declared.value / 2 > chosen.memory.total().saturating_add(model.tokenizer)
     {
-        let total = chosen.memory.total();
+        let total = chosen.memory.total().saturating_add(model.tokenizer);
         let message = format!("{id}: estimated_vram_bytes is more than twice the {total} bytes that the model needs");
         let help = "leave it out, and the app config gets what the plan says";
         list.push(Diagnostic::warning(codes::BUDGET_TOO_LARGE, declared.span, message).help(help));

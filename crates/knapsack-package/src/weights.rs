@@ -12,7 +12,7 @@ use knapsack_weights::{ConvertError, ConvertRequest};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The file that a model must have to run on text.
-const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
 
 /// What is wrong, at the model's source.
 pub(crate) fn check(found: &Found, model: &Model) -> Vec<Diagnostic> {

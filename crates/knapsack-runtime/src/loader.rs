@@ -102,13 +102,18 @@ impl PackageLoader {
         let library = self.package.library(model)?;
         let start = Instant::now();
         watch.check()?;
-        let chat = ChatModel::from_files(&*files, library.model.vocab_size).map_err(EngineError::from)?;
-        (watch.progress)(TEXT_SHARE);
+        (watch.progress)(0.0);
         let resumed = self.activity.enter_when_resumed(watch.cancel).ok_or(EngineError::Cancelled)?;
         // A pause does not wait for a load: nothing of it runs on a GPU that is for the foreground.
         drop(resumed);
         watch.check()?;
-        let loaded = self.device.load_from(library, &*files, watch).map_err(EngineError::from)?;
+        // The text side is read beside the weights.
+        let (chat, loaded) = std::thread::scope(|scope| {
+            let chat = scope.spawn(|| ChatModel::from_files(&*files, library.model.vocab_size));
+            let loaded = self.device.load_from(library.clone(), &*files, watch);
+            (chat.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), loaded)
+        });
+        let (chat, loaded) = (chat.map_err(EngineError::from)?, loaded.map_err(EngineError::from)?);
         (watch.progress)(1.0);
         log::info!("loaded {model_id} in {:.3} s", start.elapsed().as_secs_f64());
         let pauses = loaded.foreground_only();
@@ -117,9 +122,6 @@ impl PackageLoader {
         Ok(Engine::new(session, Arc::new(chat)))
     }
 }
-
-/// The share of a load that the text side is.
-const TEXT_SHARE: f32 = 0.3;
 
 /// What a load asks and tells.
 struct LoadWatch<'a> {
@@ -139,17 +141,18 @@ impl Watch for LoadWatch<'_> {
     }
 
     fn progress(&self, done: u64, total: u64) {
-        (self.progress)(TEXT_SHARE + (1.0 - TEXT_SHARE) * (done as f64 / total.max(1) as f64) as f32);
+        (self.progress)((done as f64 / total.max(1) as f64) as f32);
     }
 }
 
 impl Loader for PackageLoader {
     type Model = Engine;
 
-    /// What the model's library plans: the device allocates exactly that.
+    /// What the model's library plans, for the device allocates exactly that, and what the package says of its tokenizer.
     fn bytes(&self, model_id: &str) -> Result<u64, BoxError> {
         let model = self.package.model(Some(model_id))?;
-        Ok(self.package.library(model)?.memory.total())
+        let tokenizer = model.planned_memory.map_or(0, |planned| planned.tokenizer);
+        Ok(self.package.library(model)?.memory.total().saturating_add(tokenizer))
     }
 
     fn load(&self, model_id: &str, progress: &dyn Fn(f32), cancel: &CancelFlag) -> Result<Engine, BoxError> {

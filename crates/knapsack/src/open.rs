@@ -117,8 +117,14 @@ pub fn load(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Runnable> {
     let Opened { name, library, weights, converted } = open(args, device.target(), reporter)?;
     reporter.detail("Loading", format_args!("{name} on {}", device.description()));
     let start = Instant::now();
-    let model = device.load(library.clone(), &weights)?;
-    let chat = match ChatModel::open(&weights, library.model.vocab_size) {
+    // The text side is read beside the weights.
+    let (model, chat) = std::thread::scope(|scope| {
+        let chat = scope.spawn(|| ChatModel::open(&weights, library.model.vocab_size));
+        let model = device.load(library.clone(), &weights);
+        (model, chat.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let model = model?;
+    let chat = match chat {
         Ok(chat) => Some(Arc::new(chat)),
         Err(TextError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(error.into()),

@@ -4,7 +4,7 @@ use knapsack_artifact::DeviceKind;
 use knapsack_artifact::device::{Abi, AppleSlice};
 use knapsack_artifact::library::Target;
 use knapsack_bundle::objects::{archive, shared_library};
-use knapsack_bundle::{Entry, FileDigests, Library, LinkMode, PackageContents, WeightSupply, WriteOptions};
+use knapsack_bundle::{Entry, FileDigests, Library, LinkMode, PackageContents, Tokenizer, WeightSupply, WriteOptions};
 use knapsack_compiler::CompileRequest;
 use knapsack_ir::Windows;
 use knapsack_models::ModelConfig;
@@ -120,6 +120,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         estimated_vram_bytes: 1 << 22,
         revision: None,
         weights: WeightSupply::Bundled { folder: weights },
+        tokenizer: Tokenizer::default(),
         app: Default::default(),
     };
     let options = WriteOptions {

@@ -2,6 +2,7 @@
 
 mod support;
 
+use knapsack_artifact::{TokenTables, token_tables};
 use knapsack_testkit::{catalogue, fixture, mlc_fixture, tiny_assistant};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -79,6 +80,14 @@ fn an_unchanged_manifest_does_nothing_and_a_changed_override_compiles_one_librar
     let app: Value = serde_json::from_slice(&app).unwrap();
     let ids: Vec<_> = app["model_list"].as_array().unwrap().iter().map(|model| model["model_id"].clone()).collect();
     assert_eq!(ids, ["model-0", "model-1", "model-2", "model-3", "model-4", "model-5"]);
+
+    // Beside each tokenizer its tables, which the app config counts.
+    let bundle = |file: &str| fs::read(sandbox.path("dist/bundle/model-0").join(file)).unwrap();
+    let tables = TokenTables::new(bundle(token_tables::FILE_NAME)).unwrap();
+    assert!(tables.are_of(&bundle("tokenizer.json")));
+    let model = &app["model_list"][0];
+    assert_eq!(model["planned_memory"]["tokenizer"], tables.memory());
+    assert_eq!(model["planned_memory"]["total"], model["estimated_vram_bytes"]);
 
     let (code, messages) = package(&sandbox, &[]);
     assert_eq!(code, 0);
@@ -217,7 +226,12 @@ fn a_plan_is_exact_and_writes_nothing() {
     let bytes = |part: &str| plan["models"][0][part].as_u64().unwrap();
     // 4 layers, keys and values, 2 heads of 64, 512 positions, 2 bytes.
     assert_eq!(bytes("kv_cache"), 4 * 2 * 2 * 64 * 512 * 2);
-    assert_eq!(bytes("total"), bytes("weights") + bytes("kv_cache") + bytes("workspace"));
+    let parts = ["weights", "kv_cache", "workspace", "tokenizer"];
+    assert_eq!(bytes("total"), parts.map(bytes).iter().sum::<u64>());
+    // What the package holds of it, and what is made of its settings.
+    let json = std::fs::read(tiny_assistant().join("tokenizer.json")).unwrap();
+    let tables = TokenTables::new(token_tables::compile(&json).unwrap()).unwrap();
+    assert_eq!(bytes("tokenizer"), tables.memory());
     assert!(!sandbox.path("dist").exists());
 }
 

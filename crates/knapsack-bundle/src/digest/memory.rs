@@ -31,12 +31,8 @@ struct Remembered {
 }
 
 impl Remembered {
-    fn is_valid(&self, stamp: &Stamp, wanted: Wanted) -> bool {
-        self.stamp == *stamp
-            && stamp.is_settled(self.hashed)
-            && (!wanted.blake3 || self.digests.blake3.is_some())
-            && (!wanted.sha256 || self.digests.sha256.is_some())
-            && (!wanted.md5 || self.digests.md5.is_some())
+    fn is_of(&self, stamp: &Stamp) -> bool {
+        self.stamp == *stamp && stamp.is_settled(self.hashed)
     }
 }
 
@@ -75,11 +71,13 @@ impl FileDigests {
         // Symbolic links (the Hugging Face cache is made of them) are remembered by what they point to.
         let path = &std::fs::canonicalize(path)?;
         let stamp = Stamp::of(&std::fs::metadata(path)?);
-        if let Some(known) = self.lookup(path).filter(|known| known.is_valid(&stamp, wanted)) {
-            return Ok(Hashed { size: stamp.size, digests: known.digests, stamp });
+        let known = self.lookup(path).filter(|known| known.is_of(&stamp)).map(|known| known.digests).unwrap_or_default();
+        let missing = wanted.missing_in(&known);
+        if missing == Wanted::default() {
+            return Ok(Hashed { size: stamp.size, digests: known, stamp });
         }
         let hashed = nanoseconds(SystemTime::now());
-        let digests = hash_file(path, wanted)?;
+        let digests = hash_file(path, missing)?.or(known);
         if Stamp::of(&std::fs::metadata(path)?) != stamp {
             return Err(io::Error::other("the file changed while it was read"));
         }
@@ -92,7 +90,8 @@ impl FileDigests {
         let known = || {
             let path = std::fs::canonicalize(path).ok()?;
             let stamp = Stamp::of(&std::fs::metadata(&path).ok()?);
-            Some(self.lookup(&path)?.is_valid(&stamp, wanted))
+            let known = self.lookup(&path).filter(|known| known.is_of(&stamp))?;
+            Some(wanted.missing_in(&known.digests) == Wanted::default())
         };
         known().unwrap_or(false)
     }
@@ -121,7 +120,7 @@ impl FileDigests {
     }
 
     /// Tells the hashes of a file that was just written with known content, so that it need not be read again.
-    pub(crate) fn remember(&self, path: &Path, digests: Digests) {
+    pub fn remember(&self, path: &Path, digests: Digests) {
         let Ok(path) = std::fs::canonicalize(path) else { return };
         if let Ok(metadata) = std::fs::metadata(&path) {
             // The writer knows the content without looking, so there is no race between hashing and writing.
@@ -160,10 +159,7 @@ impl FileDigests {
         if let Some(old) =
             entry.files.get(&name).filter(|old| old.stamp == new.stamp && new.stamp.is_settled(old.hashed))
         {
-            let old = old.digests.clone();
-            new.digests.blake3 = new.digests.blake3.or(old.blake3);
-            new.digests.sha256 = new.digests.sha256.or(old.sha256);
-            new.digests.md5 = new.digests.md5.or(old.md5);
+            new.digests = new.digests.or(old.digests.clone());
         }
         entry.files.insert(name, new);
         entry.changed = true;
@@ -221,6 +217,9 @@ mod tests {
         digests.save();
         let again = FileDigests::at(folder.path().join("memory"));
         assert_eq!(again.of(&file, Wanted::PACKAGE).unwrap().sha256(), "told");
+        // Only what is not known is computed, and what is known stays so.
+        let hashed = again.of(&file, Wanted::SHARD).unwrap();
+        assert_eq!((hashed.sha256(), hashed.md5()), ("told", "900150983cd24fb0d6963f7d28e17f72"));
         std::fs::write(&file, b"abcd").unwrap();
         assert_eq!(again.of(&file, Wanted::PACKAGE).unwrap().sha256(), sha256(b"abcd"));
         // A memory file that is garbage is no memory at all.

@@ -27,6 +27,17 @@ pub struct Digests {
     pub md5: Option<String>,
 }
 
+impl Digests {
+    /// These, and those of `other` that are not among them.
+    fn or(self, other: Self) -> Self {
+        Digests {
+            blake3: self.blake3.or(other.blake3),
+            sha256: self.sha256.or(other.sha256),
+            md5: self.md5.or(other.md5),
+        }
+    }
+}
+
 /// Which hashes are wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
@@ -45,6 +56,14 @@ impl Wanted {
     pub(crate) const PACKAGE: Self = Self { blake3: false, sha256: true, md5: false };
     /// For weight shards: what their index says, and what the app wants.
     pub const SHARD: Self = Self { blake3: false, sha256: true, md5: true };
+
+    const fn missing_in(self, known: &Digests) -> Self {
+        Self {
+            blake3: self.blake3 && known.blake3.is_none(),
+            sha256: self.sha256 && known.sha256.is_none(),
+            md5: self.md5 && known.md5.is_none(),
+        }
+    }
 }
 
 /// A file's size and hashes.

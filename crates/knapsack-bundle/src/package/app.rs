@@ -4,7 +4,7 @@ use super::output::Output;
 use super::{Entry, WeightSupply};
 use crate::error::BundleError;
 use knapsack_artifact::AppConfig;
-use knapsack_artifact::app_config::{AppFile, AppModel, WeightsLocation};
+use knapsack_artifact::app_config::{AppFile, AppModel, PlannedMemory, WeightsLocation};
 
 /// One model with its files; `bundled` are those of `bundle/<model_id>/`.
 pub(super) fn model(entry: &Entry, bundled: &[Output]) -> AppModel {
@@ -27,7 +27,7 @@ pub(super) fn model(entry: &Entry, bundled: &[Output]) -> AppModel {
         model_lib: library.name.clone(),
         estimated_vram_bytes: entry.estimated_vram_bytes,
         revision: entry.revision.clone(),
-        planned_memory: Some(library.memory.into()),
+        planned_memory: Some(PlannedMemory::new(library.memory, entry.tokenizer.bytes)),
         context_window_size: library.model.context_window_size,
         sliding_window_size: library.model.sliding_window_size,
         prefill_chunk_size: Some(library.model.prefill_chunk_size),

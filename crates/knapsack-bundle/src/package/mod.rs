@@ -22,6 +22,7 @@ use knapsack_artifact::app_config::AppFile;
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Everything that one package holds.
 #[derive(Clone, Debug)]
@@ -47,8 +48,19 @@ pub struct Entry {
     pub revision: Option<String>,
     /// Where the weights come from.
     pub weights: WeightSupply,
+    /// What turns its text into tokens.
+    pub tokenizer: Tokenizer,
     /// Keys that the app wants to find at this model in its app config.
     pub app: Map<String, Value>,
+}
+
+/// A model's tokenizer, as far as a package holds more than its files.
+#[derive(Clone, Debug, Default)]
+pub struct Tokenizer {
+    /// What a runtime holds for it, in bytes.
+    pub bytes: u64,
+    /// Its tables ([`knapsack_artifact::token_tables`]), which go beside a bundled `tokenizer.json`.
+    pub tables: Option<Arc<[u8]>>,
 }
 
 /// Where an app gets the weights of a model.

@@ -26,8 +26,9 @@ pub(super) enum Content {
 }
 
 impl Output {
-    pub(super) fn bytes(path: String, bytes: Vec<u8>) -> Self {
-        Self { path, size: bytes.len() as u64, sha256: sha256(&bytes), content: Content::Bytes(bytes.into()) }
+    pub(super) fn bytes(path: String, bytes: impl Into<Arc<[u8]>>) -> Self {
+        let bytes = bytes.into();
+        Self { path, size: bytes.len() as u64, sha256: sha256(&bytes), content: Content::Bytes(bytes) }
     }
 
     pub(super) fn libraries(path: String, bytes: Arc<[u8]>, slices: usize) -> Self {

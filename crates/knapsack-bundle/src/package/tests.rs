@@ -28,6 +28,7 @@ impl Bench {
             estimated_vram_bytes: 1 << 20,
             revision: None,
             weights,
+            tokenizer: Tokenizer { bytes: 5, tables: Some((&b"tables"[..]).into()) },
             app: Map::from_iter([("group".to_owned(), "small".into())]),
         };
         let far = WeightSupply::Download { url: "https://huggingface.co/org/far/resolve/abc".into(), files: vec![] };
@@ -130,7 +131,9 @@ fn a_package_holds_what_the_app_needs() {
             let bytes = &files[&PathBuf::from("bundle/one").join(&file.path)];
             assert_eq!((file.size, &*file.sha256), (bytes.len() as u64, &*crate::digest::sha256(bytes)));
         }
-        assert_eq!(one.files.len(), 4);
+        assert_eq!(one.files.len(), 5);
+        assert_eq!(files[Path::new("bundle/one/tokenizer-tables.bin")], b"tables");
+        assert_eq!(one.planned_memory.unwrap().tokenizer, 5);
         let text = String::from_utf8_lossy(&files[Path::new("bundle/mlc-app-config.json")]).into_owned();
         assert!(!text.contains(bench.root.path().to_str().unwrap()), "a host path: {text}");
     }

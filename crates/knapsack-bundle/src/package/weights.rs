@@ -5,12 +5,13 @@ use super::output::Output;
 use super::{BundleStep, Entry, WriteOptions};
 use crate::digest::{Hashed, Wanted};
 use crate::error::BundleError;
-use knapsack_artifact::names;
 use knapsack_artifact::weight_index::{FILE_NAME, OLD_FILE_NAME, WeightIndex};
+use knapsack_artifact::{names, token_tables};
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+const TOKENIZER: &str = "tokenizer.json";
 const CHAT_CONFIG: &str = "mlc-chat-config.json";
 const MAX_CHAT_CONFIG_BYTES: u64 = 64 << 20;
 
@@ -37,6 +38,12 @@ pub(super) fn collect(entry: &Entry, folder: &Path, options: &WriteOptions<'_>) 
         outputs.push(Output::copy(check.output_path(&name), path, &hashed));
     }
     outputs.extend(check.shards(&index, options)?);
+    if let Some(tables) = &entry.tokenizer.tables
+        && seen.contains(TOKENIZER)
+        && seen.insert(token_tables::FILE_NAME.to_owned())
+    {
+        outputs.push(Output::bytes(check.output_path(token_tables::FILE_NAME), tables.clone()));
+    }
     Ok(outputs)
 }
 

@@ -40,14 +40,15 @@ pub fn fit<E: std::error::Error>(
     let mut search = Search { overrides: &overrides, graph };
     let start = search.start(&windows);
     let mut chosen = start;
-    if search.memory(&chosen)?.total() > budget {
-        chosen = search.reduce(start, budget)?;
-        chosen = search.larger_chunk(start.chunk, chosen, budget)?;
+    let left = own.left(budget);
+    if search.memory(&chosen)?.total() > left {
+        chosen = search.reduce(start, left)?;
+        chosen = search.larger_chunk(start.chunk, chosen, left)?;
     }
     let memory = search.memory(&chosen)?;
-    let fits = memory.total() <= budget;
+    let fits = memory.total() <= left;
     let notices = notice::notices(own, &overrides, &start, &chosen, &memory, Some(budget), fits);
-    let over_budget = (memory.total() > budget).then_some(OverBudget { budget, memory, windows: chosen });
+    let over_budget = OverBudget::of(own, budget, memory, chosen);
     Ok(Chosen { windows: chosen, memory, notices, over_budget })
 }
 

@@ -71,6 +71,15 @@ pub struct Own {
     pub windows: Windows,
     /// Positions beyond which it was not trained and nothing scales its rotary embedding.
     pub trained: Option<u32>,
+    /// Bytes that it takes of a budget beside what is planned for the device: its tokenizer's.
+    pub beside: u64,
+}
+
+impl Own {
+    /// What a budget leaves for the device.
+    const fn left(&self, budget: u64) -> u64 {
+        budget.saturating_sub(self.beside)
+    }
 }
 
 /// The sizes that were chosen, and what they need.
@@ -112,12 +121,11 @@ pub fn choose<E: std::error::Error>(
     let start = search.start(&own.windows);
     let mut windows = start;
     let mut memory = search.memory(&windows)?;
-    if let Some(budget) = budget.filter(|&budget| memory.total() > budget) {
-        windows = search.reduce(start, budget)?;
+    if let Some(left) = budget.map(|budget| own.left(budget)).filter(|&left| memory.total() > left) {
+        windows = search.reduce(start, left)?;
         memory = search.memory(&windows)?;
     }
-    let over_budget =
-        budget.filter(|&budget| memory.total() > budget).map(|budget| OverBudget { budget, memory, windows });
+    let over_budget = budget.and_then(|budget| OverBudget::of(own, budget, memory, windows));
     let notices = notice::notices(own, overrides, &start, &windows, &memory, budget, over_budget.is_none());
     Ok(Chosen { windows, memory, notices, over_budget })
 }

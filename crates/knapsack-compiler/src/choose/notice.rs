@@ -108,23 +108,41 @@ impl fmt::Display for Notice {
 pub struct OverBudget {
     /// Bytes allowed.
     pub budget: u64,
-    /// Bytes needed.
+    /// Bytes needed on the device.
     pub memory: MemoryPlan,
+    /// Bytes needed beside it, by the tokenizer.
+    pub beside: u64,
     /// With these sizes, the smallest that may be chosen.
     pub windows: Windows,
+}
+
+impl OverBudget {
+    /// `None` when a model fits.
+    pub fn of(own: &Own, budget: u64, memory: MemoryPlan, windows: Windows) -> Option<Self> {
+        let over = OverBudget { budget, memory, beside: own.beside, windows };
+        (over.total() > budget).then_some(over)
+    }
+
+    /// All bytes needed.
+    pub const fn total(&self) -> u64 {
+        self.memory.total().saturating_add(self.beside)
+    }
 }
 
 impl fmt::Display for OverBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let MemoryPlan { weights, kv_cache, workspace } = self.memory;
-        let parts = [("weights", weights), ("KV cache", kv_cache), ("workspace", workspace)];
+        let parts =
+            [("weights", weights), ("KV cache", kv_cache), ("workspace", workspace), ("tokenizer", self.beside)];
         let (dominant, _) = parts.into_iter().max_by_key(|(_, bytes)| *bytes).unwrap_or(("weights", weights));
+        let list = parts.iter().filter(|(what, bytes)| *bytes > 0 || *what != "tokenizer");
+        let list: Vec<String> = list.map(|(what, bytes)| format!("{what} {bytes}")).collect();
         write!(
             f,
-            "the model needs {} bytes (weights {weights}, KV cache {kv_cache}, workspace {workspace}), {} more than the budget \
-             of {}; most of it is {dominant}",
-            self.memory.total(),
-            self.memory.total().saturating_sub(self.budget),
+            "the model needs {} bytes ({}), {} more than the budget of {}; most of it is {dominant}",
+            self.total(),
+            list.join(", "),
+            self.total().saturating_sub(self.budget),
             self.budget
         )
     }

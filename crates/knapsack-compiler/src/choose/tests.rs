@@ -13,7 +13,7 @@ fn model(name: &str) -> (ModelConfig, Quantization) {
 }
 
 fn chosen((config, quantization): &(ModelConfig, Quantization), overrides: GivenSizes, budget: Option<u64>) -> Chosen {
-    let own = Own { windows: config.own_windows(), trained: config.trained_positions };
+    let own = Own { windows: config.own_windows(), trained: config.trained_positions, beside: 0 };
     choose(&own, &overrides, budget, |windows| config.graph(quantization, windows)).unwrap()
 }
 
@@ -114,7 +114,7 @@ fn a_sliding_window_counts_in_place_of_the_context() {
 #[test]
 fn contradictions_are_refused_all_at_once() {
     let (config, quantization) = llama();
-    let own = Own { windows: config.own_windows(), trained: None };
+    let own = Own { windows: config.own_windows(), trained: None, beside: 0 };
     let overrides = GivenSizes {
         sliding_window_size: Some(64),
         prefill_chunk_size: Some(128),
@@ -155,7 +155,7 @@ fn mlc_chat_s_manifest() {
 }
 
 fn fitted((config, quantization): &(ModelConfig, Quantization), fixed: Fixed, budget: u64) -> Chosen {
-    let own = Own { windows: config.own_windows(), trained: config.trained_positions };
+    let own = Own { windows: config.own_windows(), trained: config.trained_positions, beside: 0 };
     fit(&own, &fixed, budget, |windows| config.graph(quantization, windows)).unwrap()
 }
 
@@ -189,7 +189,7 @@ fn fitting_keeps_to_what_the_model_is() {
     assert_eq!((roomy.context, roomy.sliding), (131_072, None));
     // Nothing scales the rotary embedding of this one beyond what it was trained for.
     let (config, quantization) = llama();
-    let own = Own { windows: config.own_windows(), trained: Some(3000) };
+    let own = Own { windows: config.own_windows(), trained: Some(3000), beside: 0 };
     let bounded = fit(&own, &Fixed::default(), u64::MAX, |windows| config.graph(&quantization, windows)).unwrap();
     assert_eq!(bounded.windows.context, 3000);
     // A window that the manifest gives is fitted in place of the context.

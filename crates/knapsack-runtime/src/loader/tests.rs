@@ -91,7 +91,7 @@ fn a_load_is_cancelled_between_files_and_leaves_nothing() {
     let cancel = CancelFlag::new();
     let raised = Mutex::new(0.0f32);
     let loader = PackageLoader::new(in_folder(), Box::new(device.clone()), None);
-    // Raised when the text side is there: the weights are not mapped any more.
+    // Raised when the load begins: nothing is mapped any more.
     let progress = |fraction: f32| {
         *raised.lock().unwrap() = fraction;
         cancel.cancel();

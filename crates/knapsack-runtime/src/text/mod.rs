@@ -1,5 +1,6 @@
 //! Everything between strings and tokens: the tokenizer, its inverse as a stream, chat templates and stop strings.
 
+mod bpe;
 mod clock;
 mod conversation;
 mod detokenizer;
@@ -12,6 +13,7 @@ mod template;
 mod thinking;
 mod tokenizer;
 mod tokenizer_limits;
+mod vocabulary;
 
 pub use conversation::{IncompleteTemplate, MlcTemplate};
 pub use detokenizer::Detokenizer;

@@ -1,13 +1,16 @@
-use super::{Detokenizer, TextError, tokenizer_limits};
+use super::bpe::Bytes;
+use super::vocabulary::{self, Inner, guarded};
+use super::{Detokenizer, TextError};
 use aho_corasick::{AhoCorasick, MatchKind};
-use knapsack_device::{Folder, WeightFiles};
+use knapsack_artifact::{TokenTables, token_tables};
+use knapsack_device::{FileRange, Folder, WeightFiles};
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use tokenizers::tokenizer::pre_tokenizer::Split;
 use tokenizers::{DecoderWrapper, Model, Normalizer, OffsetType, PreTokenizedString, PreTokenizer};
 
+const FILE_NAME: &str = "tokenizer.json";
 /// Largest `tokenizer.json` that is read; real ones stay below 40 MiB.
 const MAX_FILE_BYTES: u64 = 128 << 20;
 /// Longest text that is tokenized in one call.
@@ -25,7 +28,7 @@ pub(crate) enum Spelling {
 /// A model's tokenizer, read from `tokenizer.json`. Cheap to clone.
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: Arc<tokenizers::Tokenizer>,
+    inner: Arc<Inner>,
     spelling: Spelling,
     strip_first_space: bool,
     longest_token: usize,
@@ -48,7 +51,13 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::open`].
     pub(crate) fn from_files(files: &dyn WeightFiles) -> Result<Self, TextError> {
-        Self::from_bytes(&read_capped(files, "tokenizer.json", MAX_FILE_BYTES)?)
+        let io = |source| TextError::Io { path: files.place().join(FILE_NAME), source };
+        let json = open_capped(files, FILE_NAME, MAX_FILE_BYTES)?.map(MAX_FILE_BYTES).map_err(io)?;
+        let compiled = compiled(files, json.as_ref()).map(vocabulary::of_tables);
+        match compiled {
+            Some(Ok((inner, longest_token))) => Self::new(inner, longest_token),
+            Some(Err(_)) | None => Self::from_bytes(json.as_ref()),
+        }
     }
 
     /// Builds a tokenizer from the text of a `tokenizer.json`.
@@ -56,8 +65,11 @@ impl Tokenizer {
     /// # Errors
     /// When it is not one.
     pub fn from_bytes(json: &[u8]) -> Result<Self, TextError> {
-        let longest_token = tokenizer_limits::check(json)?;
-        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(TextError::Tokenizer)?;
+        let (inner, longest_token) = vocabulary::read(json)?;
+        Self::new(inner, longest_token)
+    }
+
+    fn new(mut inner: Inner, longest_token: usize) -> Result<Self, TextError> {
         // Padding and truncation belong to training pipelines; a hostile file could ask for gigabytes of padding.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| TextError::Tokenizer(error.to_string()))?;
@@ -279,7 +291,7 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 /// The added tokens, and what finds the longest of them in a text.
-fn added_tokens(tokenizer: &tokenizers::Tokenizer) -> Result<(AhoCorasick, Vec<Added>), TextError> {
+fn added_tokens(tokenizer: &Inner) -> Result<(AhoCorasick, Vec<Added>), TextError> {
     let known = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
     let spelled: Vec<_> = known.iter().filter(|(_, token)| !token.content.is_empty()).collect();
     let added = AhoCorasick::builder()
@@ -357,24 +369,25 @@ fn append_byte_fallback(token: &str, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(token.replace('▁', " ").as_bytes());
 }
 
-/// Calls into the tokenizer library; a panic in it (it indexes by numbers from the file) becomes an error.
-fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("the tokenizer contradicts itself".to_owned()),
-    }
+/// The tables beside a `tokenizer.json`, if they are there and made from it.
+fn compiled(files: &dyn WeightFiles, json: &[u8]) -> Option<TokenTables<Bytes>> {
+    let map = files.open(token_tables::FILE_NAME).ok()?.map(token_tables::MAX_BYTES).ok()?;
+    TokenTables::new(Bytes::Mapped(map)).ok().filter(|tables| tables.are_of(json))
 }
 
 /// Reads a whole file after checking its size.
 pub(crate) fn read_capped(files: &dyn WeightFiles, name: &str, limit: u64) -> Result<Vec<u8>, TextError> {
+    let io = |source| TextError::Io { path: files.place().join(name), source };
+    open_capped(files, name, limit)?.read(limit).map_err(io)
+}
+
+fn open_capped(files: &dyn WeightFiles, name: &str, limit: u64) -> Result<FileRange, TextError> {
     let path = || files.place().join(name);
-    let io = |source| TextError::Io { path: path(), source };
-    let file = files.open(name).map_err(io)?;
-    if file.len() > limit {
-        return Err(TextError::TooLarge { path: path(), bytes: file.len(), limit });
+    let file = files.open(name).map_err(|source| TextError::Io { path: path(), source })?;
+    match file.len() <= limit {
+        true => Ok(file),
+        false => Err(TextError::TooLarge { path: path(), bytes: file.len(), limit }),
     }
-    file.read(limit).map_err(io)
 }
 
 #[cfg(test)]

@@ -78,8 +78,25 @@ struct Spellings {
 /// # Errors
 /// What is not JSON of the right form, or asks for too much.
 pub(super) fn check(json: &[u8]) -> Result<usize, TextError> {
+    check_file(parse(json)?)
+}
+
+/// The same of a file without its model, for a vocabulary of so many tokens, the longest of so many bytes.
+///
+/// # Errors
+/// As [`check`].
+pub(super) fn check_settings(json: &[u8], count: usize, longest: usize) -> Result<usize, TextError> {
+    let mut file = parse(json)?;
+    file.model.vocab = Spellings { count, longest };
+    check_file(file)
+}
+
+fn parse(json: &[u8]) -> Result<File<'_>, TextError> {
+    serde_json::from_slice(json).map_err(|error| TextError::Tokenizer(error.to_string()))
+}
+
+fn check_file(file: File<'_>) -> Result<usize, TextError> {
     let wrong = |problem: String| TextError::Tokenizer(problem);
-    let file: File<'_> = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
     let mut growth = 1;
     for (name, part) in [
         ("normalizer", file.normalizer),

@@ -74,6 +74,8 @@ struct Fitted<'a> {
     entry: &'a ModelEntry,
     budget: u64,
     of: &'a str,
+    /// Bytes of the budget that the tokenizer takes.
+    tokenizer: u64,
     chosen: Chosen,
     /// Why it does not fit.
     problem: Option<String>,
@@ -88,6 +90,7 @@ impl<'a> Fitted<'a> {
             return Err(wrong_input("nothing limits the memory"));
         };
         let fixed = fixed_sizes(&entry.overrides, &model);
+        let model = Model { tokenizer: knapsack_package::tokenizer(found).bytes, ..model };
         let chosen = model.fit(&fixed, *bytes).or_wrong_input()?;
         let smallest = with_context(&chosen.windows, min_context);
         let problem = match chosen.over_budget {
@@ -98,7 +101,7 @@ impl<'a> Fitted<'a> {
             Some(over) => Some(format!("{}: {over}", sizes(&over.windows))),
             None if context(&chosen.windows) < min_context => {
                 let memory = model.memory(&smallest)?;
-                let over = OverBudget { budget: *bytes, memory, windows: smallest };
+                let over = OverBudget { budget: *bytes, memory, beside: model.tokenizer, windows: smallest };
                 Some(format!("{} is the most that fits; {}: {over}", sizes(&chosen.windows), sizes(&smallest)))
             }
             None => None,
@@ -107,7 +110,7 @@ impl<'a> Fitted<'a> {
             formats if formats.is_empty() => problem,
             formats => format!("{problem}; as {} it would fit", formats.join(" or ")),
         });
-        Ok(Fitted { entry, budget: *bytes, of, chosen, problem })
+        Ok(Fitted { entry, budget: *bytes, of, tokenizer: model.tokenizer, chosen, problem })
     }
 
     fn id(&self) -> &str {
@@ -137,7 +140,8 @@ impl<'a> Fitted<'a> {
             "weights": memory.weights,
             "kv_cache": memory.kv_cache,
             "workspace": memory.workspace,
-            "total": memory.total(),
+            "tokenizer": self.tokenizer,
+            "total": memory.total() + self.tokenizer,
             "budget": self.budget,
             "budget_of": self.of,
             "reasons": self.chosen.notices.iter().map(Notice::to_string).collect::<Vec<_>>(),
@@ -172,7 +176,7 @@ fn other_formats(model: &Model, windows: &Windows, budget: u64) -> Vec<&'static 
         model
             .with_format(format)
             .and_then(|other| other.memory(windows).ok())
-            .is_some_and(|memory| memory.total() <= budget)
+            .is_some_and(|memory| memory.total().saturating_add(model.tokenizer) <= budget)
     };
     QUANTIZATIONS.iter().filter(|format| fits(format)).map(|format| format.name).collect()
 }

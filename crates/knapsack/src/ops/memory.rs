@@ -84,6 +84,8 @@ struct Growth {
     prefill_chunk_size: u32,
     #[serde(flatten)]
     memory: MemoryPlan,
+    /// The same for all sizes, and part of the total.
+    tokenizer: u64,
     total: u64,
 }
 
@@ -104,7 +106,7 @@ impl<'a> ModelMemory<'a> {
         let mut on = Vec::with_capacity(phones.len());
         for phone in phones {
             let available = phone.available(app);
-            let total = planned.memory.total();
+            let total = planned.total();
             on.push(OnPhone {
                 phone: phone.name.clone(),
                 available,
@@ -118,13 +120,14 @@ impl<'a> ModelMemory<'a> {
     }
 
     fn write(&self, phones: &[DeviceProfile], text: &mut String) -> Result<()> {
-        let Planned { model, windows, memory, .. } = self.planned;
+        let Planned { model, windows, memory, tokenizer, .. } = self.planned;
         let MemoryPlan { weights, kv_cache, workspace } = memory;
         writeln!(text, "{} ({}, {})", self.planned.id(), model.quantization.name, sizes(windows))?;
         writeln!(
             text,
-            "  weights {weights} + KV cache {kv_cache} + workspace {workspace} = {} bytes; largest buffer {}\n",
-            memory.total(),
+            "  weights {weights} + KV cache {kv_cache} + workspace {workspace} + tokenizer {} = {} bytes; largest buffer {}\n",
+            tokenizer.bytes,
+            self.planned.total(),
             bytes(self.largest_buffer)
         )?;
         writeln!(text, "{}", self.phones(phones))?;
@@ -227,7 +230,14 @@ fn growth(planned: &Planned) -> Result<Vec<Growth>> {
                 None => Windows { context, chunk, ..planned.windows },
             };
             let memory = planned.model.memory(&windows)?;
-            list.push(Growth { context, prefill_chunk_size: chunk, memory, total: memory.total() });
+            let tokenizer = planned.tokenizer.bytes;
+            list.push(Growth {
+                context,
+                prefill_chunk_size: chunk,
+                memory,
+                tokenizer,
+                total: memory.total() + tokenizer,
+            });
         }
     }
     Ok(list)
