@@ -49,7 +49,7 @@ pub enum ConvertError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: knapsack_models::json::JsonError,
+        source: knapsack_artifact::json::JsonError,
     },
     /// A safetensors file or its index that is not what it should be.
     #[error("{}: {problem}", .path.display())]

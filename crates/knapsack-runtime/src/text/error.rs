@@ -28,7 +28,7 @@ pub enum TextError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: serde_json::Error,
+        source: knapsack_artifact::json::JsonError,
     },
     /// `tokenizer.json` is not a tokenizer.
     #[error("cannot build the tokenizer: {0}")]

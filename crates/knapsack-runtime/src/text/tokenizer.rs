@@ -48,7 +48,9 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::open`].
     pub fn from_files(files: &dyn WeightFiles) -> Result<Self, TextError> {
-        Self::from_bytes(&read_capped(files, "tokenizer.json", MAX_FILE_BYTES)?)
+        let bytes = read_capped(files, "tokenizer.json", MAX_FILE_BYTES)?;
+        let text = knapsack_artifact::json::text(&bytes).map_err(|error| TextError::Tokenizer(error.to_string()))?;
+        Self::from_bytes(text.as_bytes())
     }
 
     /// Builds a tokenizer from the text of a `tokenizer.json`.
