@@ -419,6 +419,7 @@ fn a_remote_checkpoint_in_one_file_is_held_against_its_header() {
         let file = file.unwrap();
         fs::copy(file.path(), folder.join(file.file_name())).unwrap();
     }
+    fs::remove_file(folder.join("model.safetensors.index.json")).unwrap();
     hub.push("org/good", HubRepository::of_folder(&folder));
     edit(&folder.join("config.json"), |config| config["num_hidden_layers"] = json!(40));
     hub.push("org/other", HubRepository::of_folder(&folder));
