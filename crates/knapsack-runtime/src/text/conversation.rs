@@ -401,7 +401,7 @@ mod tests {
         let render = |strip: bool| {
             let mut json = qwen3();
             json["strip_reasoning_in_history"] = strip.into();
-            ConvTemplate::from_json(&json).unwrap().render(&said, &PromptOptions::default()).unwrap()
+            MlcTemplate::from_json(&json).unwrap().render(&said, &PromptOptions::default()).unwrap()
         };
         let kept = render(false);
         assert_eq!(kept.text.matches("assistant\n<think>\nhm\n</think>\n\n").count(), 2, "{}", kept.text);
