@@ -45,10 +45,9 @@ const THOUGHTS: Talk<'_> = &[("user", "a"), ("assistant", "<think>\nhm\n</think>
 pub(crate) fn fit(tokenizer: &Tokenizer, settings: &Value, stops: &[u32]) -> Option<(ConvTemplate, Equal)> {
     let (source, _) = tokenizer.jinja.as_ref()?;
     let own = Own { template: Template::parse(source).ok()?, settings };
-    let parts = Parts::find(&own)?;
     let mut best: Option<(ConvTemplate, Equal)> = None;
-    for mut candidate in parts.candidates(&own) {
-        (candidate.stop_token_ids, candidate.stop_str) = parts.stops(tokenizer, stops);
+    for mut candidate in Parts::find(&own)?.iter().flat_map(|parts| parts.candidates(&own)) {
+        (candidate.stop_token_ids, candidate.stop_str) = stop(&candidate, tokenizer, stops);
         // A token of its own at the very beginning is MLC's `system_prefix_token_ids`.
         if let Some((text, id)) = own.bos(tokenizer)
             && let Some(rest) = candidate.system_template.strip_prefix(text)
@@ -125,6 +124,7 @@ impl Own<'_> {
 }
 
 /// What a template writes around messages.
+#[derive(Clone)]
 struct Parts {
     /// Before the first question.
     start: String,
@@ -143,7 +143,9 @@ struct Parts {
 }
 
 impl Parts {
-    fn find(own: &Own<'_>) -> Option<Self> {
+    /// The ways to part it between messages: by what it writes where no answer is asked for, and, since some templates always ask,
+    /// by what it writes before the first question as well as before further ones.
+    fn find(own: &Own<'_>) -> Option<Vec<Self>> {
         let question: Talk<'_> = &[("user", U1)];
         let answered: Talk<'_> = &[("user", U1), ("assistant", A1)];
         let all: Talk<'_> = &[("user", U1), ("assistant", A1), ("user", U2)];
@@ -159,7 +161,7 @@ impl Parts {
         let (given, asked) = (after_question.strip_prefix(&*user_sep)?, asked.strip_prefix(&*user_sep)?);
         let common = given.char_indices().zip(asked.chars()).find(|((_, a), b)| a != b);
         let common = common.map_or(given.len().min(asked.len()), |((at, _), _)| at);
-        Some(Parts {
+        let parts = Parts {
             start: start.clone(),
             user: after_answer.strip_prefix(&*assistant_sep)?.to_owned(),
             assistant: given[..common].to_owned(),
@@ -167,7 +169,11 @@ impl Parts {
             asked: asked[common..].to_owned(),
             user_sep,
             assistant_sep,
-        })
+        };
+        let same = start.chars().rev().zip(after_answer.chars().rev()).take_while(|(a, b)| a == b);
+        let (sep, user) = after_answer.split_at(after_answer.len() - same.map(|(a, _)| a.len_utf8()).sum::<usize>());
+        let other = Parts { user: user.to_owned(), assistant_sep: sep.to_owned(), ..parts.clone() };
+        Some(vec![parts, other])
     }
 
     /// With a place for system messages where the template has one of that form, and without.
@@ -220,16 +226,16 @@ impl Parts {
             other: serde_json::Map::new(),
         }
     }
+}
 
-    /// What ends an answer: the tokens that the checkpoint names, and the special one that follows an answer.
-    fn stops(&self, tokenizer: &Tokenizer, named: &[u32]) -> (Vec<u32>, Vec<String>) {
-        let end = self.assistant_sep.trim_start();
-        let follows = tokenizer.special.iter().filter(|(text, _)| !text.is_empty() && end.starts_with(&***text));
-        let follows = follows.max_by_key(|(text, _)| text.len());
-        let mut ids = named.to_vec();
-        ids.extend(follows.and_then(|(_, id)| u32::try_from(*id).ok()).filter(|id| !named.contains(id)));
-        (ids, follows.map(|(text, _)| text.clone()).into_iter().collect())
-    }
+/// What ends an answer: the tokens that the checkpoint names, and the special one that follows an answer.
+fn stop(template: &ConvTemplate, tokenizer: &Tokenizer, named: &[u32]) -> (Vec<u32>, Vec<String>) {
+    let end = template.seps.last().map_or("", |sep| sep.trim_start());
+    let follows = tokenizer.special.iter().filter(|(text, _)| !text.is_empty() && end.starts_with(&***text));
+    let follows = follows.max_by_key(|(text, _)| text.len());
+    let mut ids = named.to_vec();
+    ids.extend(follows.and_then(|(_, id)| u32::try_from(*id).ok()).filter(|id| !named.contains(id)));
+    (ids, follows.map(|(text, _)| text.clone()).into_iter().collect())
 }
 
 /// A conversation as MLC renders it, without the tokens at its beginning; see [`knapsack_artifact::conv_template`]. `None` for a role
@@ -297,6 +303,14 @@ mod tests {
         let (template, equal) = fitted(TURNS).unwrap();
         assert_eq!((equal, &*template.system_template), (Equal::WithoutSystem, "{system_message}"));
         assert_eq!(template.roles["user"], "<|im_start|>user\n");
+    }
+
+    #[test]
+    fn a_template_that_always_asks_for_an_answer_is_parted_all_the_same() {
+        let always = TURNS.replace("{% if add_generation_prompt %}", "").replace("assistant\n{% endif %}", "assistant\n");
+        let (template, equal) = fitted(&format!("{{{{ bos_token }}}}{always}")).unwrap();
+        assert_eq!((equal, &*template.roles["user"]), (Equal::WithoutSystem, "<|im_start|>user\n"));
+        assert_eq!((&*template.seps[1], template.stop_token_ids), ("<|im_end|>\n", vec![2, 7]));
     }
 
     #[test]
