@@ -1,6 +1,7 @@
 //! `mlc-chat-config.json`: what the runtime must know of a model beside its weights. Fields that are not known are kept.
 
 use crate::conv_template::ConvTemplate;
+use crate::json::{self, JsonError};
 use crate::weight_index::read_bounded;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -193,7 +194,7 @@ pub enum ChatConfigError {
     TooLarge,
     /// Not JSON of the right form.
     #[error("{FILE_NAME} cannot be decoded")]
-    Decode(#[source] serde_json::Error),
+    Decode(#[source] JsonError),
     /// A tokenizer file whose name leads out of the folder.
     #[error("{FILE_NAME} names the tokenizer file {0:?}, which is not a plain file name")]
     FileName(String),
@@ -208,7 +209,7 @@ impl ChatConfig {
         if bytes.len() as u64 > MAX_BYTES {
             return Err(ChatConfigError::TooLarge);
         }
-        let config: Self = serde_json::from_slice(bytes).map_err(ChatConfigError::Decode)?;
+        let config: Self = json::parse(bytes).map_err(ChatConfigError::Decode)?;
         match config.tokenizer_files.iter().find(|name| !is_plain_file_name(name)) {
             Some(name) => Err(ChatConfigError::FileName(name.chars().take(120).collect())),
             None => Ok(config),

@@ -7,6 +7,7 @@
 //! * [`DeviceKind`]: what libraries are compiled for and packages are made for ([`device`]).
 //! * [`ModelLibrary`]: one compiled model, as data ([`library`], [`plan`]); validated as a whole before anything executes it;
 //!   module `container` (a feature) finds it in the files that carry it.
+//! * How files of models are read, whoever wrote them ([`json`], [`encoding`]).
 //! * [`ModelTable`]: all libraries of a package behind one symbol ([`table`]).
 //! * [`TokenTables`]: a tokenizer that is mapped instead of built ([`token_tables`]).
 //!
@@ -19,6 +20,8 @@ pub mod chat_config;
 pub mod container;
 pub mod conv_template;
 pub mod device;
+pub mod encoding;
+pub mod json;
 pub mod library;
 pub mod names;
 pub mod plan;

@@ -4,6 +4,7 @@
 //! [`WeightIndex::parse`] accepts nothing that a reader would have to check again: names and files are unique, every record's
 //! size is that of its shape and lies inside its shard, every path is a plain file name.
 
+use crate::json::{self, JsonError};
 use knapsack_tensor::DType;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -131,7 +132,7 @@ pub enum WeightIndexError {
     TooLarge(u64),
     /// Not JSON of the right form.
     #[error("the weight index cannot be decoded")]
-    Decode(#[source] serde_json::Error),
+    Decode(#[source] JsonError),
     /// More of something than is accepted.
     #[error("the weight index has {found} {what}, more than {limit}")]
     TooMany {
@@ -170,7 +171,7 @@ impl WeightIndex {
         if bytes.len() as u64 > MAX_INDEX_BYTES {
             return Err(WeightIndexError::TooLarge(bytes.len() as u64));
         }
-        let index: Self = serde_json::from_slice(bytes).map_err(WeightIndexError::Decode)?;
+        let index: Self = json::parse(bytes).map_err(WeightIndexError::Decode)?;
         index.check()?;
         Ok(index)
     }

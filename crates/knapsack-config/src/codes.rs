@@ -100,6 +100,12 @@ codes! {
     WEIGHTS_MISMATCH = "weights-mismatch";
     /// A model without the file that it needs to read and write text.
     NO_TOKENIZER = "no-tokenizer";
+    /// A model without a chat template that can be used.
+    NO_CHAT_TEMPLATE = "no-chat-template";
+    /// A checkpoint for which MLC's apps will find no conversation template.
+    NO_CONV_TEMPLATE = "no-conv-template";
+    /// A lockfile that would have to change, and may not.
+    LOCK_OUT_OF_DATE = "lock-out-of-date";
     /// A model source that does not exist, may not be read, or is damaged.
     BAD_MODEL_SOURCE = "bad-model-source";
     /// A model source that cannot be had now: the network, the disk. The only error after which the same run may succeed.

@@ -12,7 +12,6 @@ mod device;
 pub mod devices;
 pub mod diagnostic;
 pub mod edit;
-mod encoding;
 mod environment;
 mod load;
 mod local;

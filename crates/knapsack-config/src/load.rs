@@ -2,7 +2,7 @@
 
 use crate::codes;
 use crate::diagnostic::{Diagnostic, Report};
-use crate::encoding::{Decoded, Wrong, decode};
+use knapsack_artifact::encoding::{Decoded, Wrong, decode};
 use crate::environment::Environment;
 use crate::manifest::Manifest;
 use crate::parse::{MAX_FILE_BYTES, parse};
@@ -97,8 +97,8 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     /// Adds a text, and a finding when it could not be decoded.
-    fn add(&mut self, path: PathBuf, Decoded { text, wrong }: Decoded) -> FileId {
-        let file = self.report.sources.add(path, text);
+    fn add(&mut self, path: PathBuf, Decoded { text, wrong }: Decoded<'_>) -> FileId {
+        let file = self.report.sources.add(path, text.into_owned());
         if let Some((at, wrong)) = wrong {
             let (message, label, help) = match wrong {
                 // Bytes from A0 on are the characters of these numbers in Latin-1, and mostly in Windows-1252.
@@ -208,7 +208,7 @@ fn too_large() -> String {
 }
 
 /// Reads a file up to the cap.
-fn read_text(path: &Path, regular: bool) -> Result<Decoded, String> {
+fn read_text(path: &Path, regular: bool) -> Result<Decoded<'static>, String> {
     let metadata = std::fs::metadata(path).map_err(|error| reason(&error))?;
     if metadata.is_dir() {
         return Err("it is a folder".to_owned());
@@ -223,7 +223,7 @@ fn read_text(path: &Path, regular: bool) -> Result<Decoded, String> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(too_large());
     }
-    Ok(decode(&bytes))
+    Ok(decode(&bytes).into_owned())
 }
 
 /// The system's reason in words that are the same everywhere, where that is possible.

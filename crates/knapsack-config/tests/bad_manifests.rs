@@ -323,6 +323,9 @@ fn every_bad_manifest_is_refused_as_shown() {
         "unsupported-model",
         "weights-mismatch",
         "no-tokenizer",
+        "no-chat-template",
+        "no-conv-template",
+        "lock-out-of-date",
         "more",
     ];
     unused.retain(|code| !elsewhere.contains(code));

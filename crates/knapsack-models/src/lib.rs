@@ -13,7 +13,6 @@ mod error;
 mod families;
 mod fields;
 mod graph;
-pub mod json;
 mod parameter;
 mod read;
 mod registry;

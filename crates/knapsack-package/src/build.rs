@@ -1,5 +1,6 @@
 //! Stage 4: a library for each model, from the cache where its inputs are unchanged.
 
+use crate::text::chain;
 use crate::{Error, Event, Outcome, Packager, Planned};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::device::AppleSlice;
@@ -59,10 +60,10 @@ impl MetalStep {
 
 impl Packager<'_> {
     /// Stage 4: builds every model. Then what must hold between them: two models may share a prefix only when they share the
-    /// library. Findings are errors for prefixes in conflict and for prebuilt libraries that do not match.
+    /// library. Findings are errors for models that cannot be compiled, for prefixes in conflict and for prebuilt libraries that do not match.
     ///
     /// # Errors
-    /// A model that cannot be compiled, the cache, Apple's compiler.
+    /// The cache, Apple's compiler.
     pub fn build(&self, manifest: &Manifest, models: Vec<Planned>) -> Result<Outcome<Vec<Built>>, Error> {
         let target = manifest.device.value.target;
         let (mut built, mut findings) = (Vec::with_capacity(models.len()), Vec::new());
@@ -70,7 +71,13 @@ impl Packager<'_> {
             let name = planned.found.entry.model_lib.as_ref().map(|name| name.value.as_str());
             let library = match manifest.prebuilt.iter().find(|prebuilt| Some(prebuilt.prefix.as_str()) == name) {
                 Some(prebuilt) => self.prebuilt(prebuilt, &planned, target),
-                None => Ok(self.library(&planned, target, name)?),
+                None => match self.library(&planned, target, name) {
+                    Err(error @ Error::Model { .. }) => {
+                        let span = planned.found.entry.source.span;
+                        Err(Box::new(Diagnostic::error(codes::UNSUPPORTED_MODEL, span, chain(&error))))
+                    }
+                    result => Ok(result?),
+                },
             };
             match library {
                 Ok(library) => built.push(Built { planned, library }),

@@ -1,9 +1,10 @@
 //! Stage 6: the package.
 
-use crate::{Error, Event, Packager, Ready};
+use crate::text::chain;
+use crate::{Error, Event, Outcome, Packager, Ready};
 use knapsack_bundle::package::BundleStep;
 use knapsack_bundle::{BundleError, Entry, LinkMode, PackageChanges, PackageContents, WriteOptions};
-use knapsack_config::{Manifest, ModelSource};
+use knapsack_config::{Diagnostic, Manifest, ModelSource, codes};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ impl Packager<'_> {
         Ok(knapsack_bundle::check_output(folder, &protected(manifest)?)?)
     }
 
-    /// Stage 6: writes the package.
+    /// Stage 6: writes the package. A finding is a weight folder that is not what it says of itself.
     ///
     /// # Errors
     /// As [`knapsack_bundle::write`]; [`Error::Interrupted`] when the observer wants to stop. The old package, if there is one,
@@ -37,7 +38,7 @@ impl Packager<'_> {
         manifest: &Manifest,
         models: &[Ready],
         destination: Destination<'_>,
-    ) -> Result<PackageChanges, Error> {
+    ) -> Result<Outcome<PackageChanges>, Error> {
         let package = PackageContents {
             device: manifest.device.value,
             entries: models.iter().map(entry).collect(),
@@ -62,10 +63,16 @@ impl Packager<'_> {
         let result = knapsack_bundle::write(&package, destination.folder, &options);
         self.observer.event(Event::BundlingEnd);
         self.cache.digests().save();
-        result.map_err(|error| match error {
-            BundleError::Interrupted => Error::Interrupted,
-            error => error.into(),
-        })
+        match result {
+            Ok(changes) => Ok(Outcome::clean(changes)),
+            Err(BundleError::Interrupted) => Err(Error::Interrupted),
+            Err(error) => {
+                let BundleError::Weights { model_id, .. } = &error else { return Err(error.into()) };
+                let span = manifest.model(model_id).map(|entry| entry.source.span);
+                let finding = Diagnostic::error(codes::WEIGHTS_MISMATCH, span, chain(&error));
+                Ok(Outcome { product: None, findings: vec![finding] })
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::{Error, Event, Outcome, Packager};
 use knapsack_config::lockfile::LOCKFILE_NAME;
 use knapsack_config::{ChatTemplateRef, Diagnostic, Lockfile, Manifest, ModelEntry, ModelSource, codes};
 use knapsack_source::{
-    Location, LockChange, LockPolicy, ModelFolder, ModelRequest, Resolution, ResolvedModel, Sources,
+    FetchError, Location, LockChange, LockPolicy, ModelFolder, ModelRequest, Resolution, ResolvedModel, Sources,
 };
 use knapsack_weights::TemplateChoice;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,8 @@ pub struct Found {
     pub resolved: ResolvedModel,
     /// Its folder: configuration, index and tokenizer are there; weights where the model is local.
     pub folder: ModelFolder,
+    /// The first bytes of its weights, where it is a checkpoint in one file at the hub: they list its tensors.
+    pub header: Option<Vec<u8>>,
 }
 
 impl Found {
@@ -61,19 +63,27 @@ impl Packager<'_> {
         let mut findings = Findings::default();
         let requests = manifest.models.iter().map(|entry| findings.keep(entry, request(entry))).collect::<Vec<_>>();
         let known: Vec<_> = requests.iter().flatten().cloned().collect();
-        sources.check_lock(&known, lock.as_ref(), policy)?;
+        if let Err(error) = sources.check_lock(&known, lock.as_ref(), policy) {
+            return out_of_date(manifest, error);
+        }
         let mut found = Vec::with_capacity(known.len());
         for (entry, request) in manifest.models.iter().zip(requests) {
             let Some(request) = request.filter(|_| !findings.waits(entry)) else { continue };
             let resolved = sources.find(&request, lock.as_ref(), policy);
             let resolved = resolved.and_then(|resolved| Ok((sources.fetch_metadata(&resolved)?, resolved)));
-            found.extend(findings.keep(entry, resolved).map(|(folder, resolved)| (entry, folder, resolved)));
+            found.extend(findings.keep(entry, resolved).map(|(folder, resolved)| {
+                let header = sources.header(&resolved);
+                Found { entry: entry.clone(), resolved, folder, header }
+            }));
         }
         if !findings.list.is_empty() {
             return Ok(Outcome { product: None, findings: findings.list });
         }
-        let resolved = found.iter().map(|(_, _, resolved)| resolved.clone()).collect();
-        let Resolution { lock: new, changes, .. } = Resolution::new(resolved, lock.as_ref(), policy)?;
+        let resolved = found.iter().map(|found| found.resolved.clone()).collect();
+        let Resolution { lock: new, changes, .. } = match Resolution::new(resolved, lock.as_ref(), policy) {
+            Ok(resolution) => resolution,
+            Err(error) => return out_of_date(manifest, error),
+        };
         for change in &changes {
             self.observer.event(Event::LockChange(change));
         }
@@ -83,14 +93,21 @@ impl Packager<'_> {
             }
             sources.remember_lockfile(&lock_path)?;
         }
-        let row = |(entry, folder, resolved): (&ModelEntry, _, _)| Found { entry: entry.clone(), resolved, folder };
-        Ok(Outcome::clean(FoundModels { models: found.into_iter().map(row).collect(), changes }))
+        Ok(Outcome::clean(FoundModels { models: found, changes }))
     }
 
-    /// The weights of every model that needs them here, in the order of `models`.
-    pub(crate) fn fetch_weights(&self, models: &[ResolvedModel]) -> Result<Vec<ModelFolder>, Error> {
+    /// The weights of every model that needs them here, in the order of `models`. A finding is the error of the model whose files
+    /// cannot be had.
+    pub(crate) fn fetch_weights(&self, models: &[&Found]) -> Result<Outcome<Vec<ModelFolder>>, Error> {
         let progress = |event: knapsack_source::Event<'_>| self.observer.event(Event::Source(event));
-        Ok(Sources::new(&self.settings, &progress).fetch(models)?)
+        let resolved: Vec<ResolvedModel> = models.iter().map(|found| found.resolved.clone()).collect();
+        match Sources::new(&self.settings, &progress).fetch(&resolved) {
+            Ok(folders) => Ok(Outcome::clean(folders)),
+            Err(FetchError { of: Some(of), source }) => {
+                Ok(Outcome { product: None, findings: vec![finding(&models[of].entry, &source)] })
+            }
+            Err(FetchError { of: None, source }) => Err(source.into()),
+        }
     }
 }
 
@@ -140,6 +157,18 @@ fn finding(entry: &ModelEntry, error: &knapsack_source::Error) -> Diagnostic {
     let text = chain(error);
     let message = if text.starts_with(id.as_str()) { text } else { format!("{id}: {text}") };
     Diagnostic::error(code, entry.source.span, message)
+}
+
+/// The changes that the lockfile would need and may not have, each at its entry. A model that the manifest does not name has none.
+fn out_of_date<T>(manifest: &Manifest, error: knapsack_source::Error) -> Result<Outcome<T>, Error> {
+    let knapsack_source::Error::LockOutOfDate { changes } = error else { return Err(error.into()) };
+    let findings = changes.iter().map(|change| {
+        let span = manifest.model(change.model_id()).map(|entry| entry.source.span);
+        let message = format!("{LOCKFILE_NAME} is not up to date: {change}");
+        let help = "`--locked` forbids to change it: run without, and keep the file with the manifest";
+        Diagnostic::error(codes::LOCK_OUT_OF_DATE, span, message).help(help)
+    });
+    Ok(Outcome { product: None, findings: findings.collect() })
 }
 
 /// `knapsack.lock` beside the manifest.

@@ -47,7 +47,7 @@ pub enum ModelError {
         /// The configuration's path.
         path: PathBuf,
         /// Where it stops being JSON.
-        source: knapsack_models::json::JsonError,
+        source: knapsack_artifact::json::JsonError,
     },
     /// No family can use the configuration.
     #[error("{}", path.display())]
@@ -218,6 +218,6 @@ pub(crate) fn read_json(path: &Path) -> Result<(Vec<u8>, Value), ModelError> {
         return Err(ModelError::TooLarge(path.to_owned()));
     }
     let json = |source| ModelError::Json { path: path.to_owned(), source };
-    let value = knapsack_models::json::parse(&bytes).map_err(json)?;
+    let value = knapsack_artifact::json::parse(&bytes).map_err(json)?;
     Ok((bytes, value))
 }

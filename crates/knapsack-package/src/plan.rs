@@ -122,9 +122,7 @@ fn unusable_template(found: &Found) -> Option<Diagnostic> {
     let span = asked.map_or(found.entry.source.span, |asked| asked.span);
     let message = format!("{}: {}", found.id(), chain(&error));
     let finding = Diagnostic::error(codes::BAD_CHAT_TEMPLATE, span, message);
-    Some(
-        finding.help("\"chat_template\" in the model's entry names another: a conversation template of MLC, or a file"),
-    )
+    Some(finding.help(weights::OTHER_TEMPLATE))
 }
 
 /// The smallest of what the entry declares and what the target phones leave.

@@ -1,6 +1,7 @@
 //! Stage 5: weights on the disk for every model that is bundled; addresses and hashes for those that the app downloads.
 
 use crate::model::FolderKind;
+use crate::text::chain;
 use crate::{Built, Error, Outcome, Packager, converted};
 use knapsack_artifact::app_config::AppFile;
 use knapsack_bundle::WeightSupply;
@@ -23,11 +24,12 @@ impl Packager<'_> {
     /// Stage 5: fetches weights that are bundled, and converts those of checkpoints.
     ///
     /// # Errors
-    /// Downloads and conversions that fail.
+    /// What is of no entry: the disk, the cache. What is wrong with a model, or keeps it from being had, is a finding.
     pub fn make_ready(&self, models: Vec<Built>) -> Result<Outcome<Vec<Ready>>, Error> {
-        let resolved: Vec<_> = models.iter().map(|built| built.planned.found.resolved.clone()).collect();
-        let sources = self.fetch_weights(&resolved)?;
-        let (mut ready, mut findings) = (Vec::with_capacity(models.len()), Vec::new());
+        let found: Vec<_> = models.iter().map(|built| &built.planned.found).collect();
+        let Outcome { product, mut findings } = self.fetch_weights(&found)?;
+        let Some(sources) = product else { return Ok(Outcome { product: None, findings }) };
+        let mut ready = Vec::with_capacity(models.len());
         for (built, source) in models.into_iter().zip(sources) {
             let (entry, model) = (&built.planned.found.entry, &built.planned.model);
             let mut held = None;
@@ -38,18 +40,23 @@ impl Packager<'_> {
                     let (cache, observer) = (&self.cache, self.observer);
                     let template = built.planned.found.template_choice();
                     let format = model.quantization;
-                    let found = converted(cache, built.id(), &source.path, &files, format, &template, observer)?;
-                    let folder = found.content().to_owned();
-                    held = Some(found);
-                    Ok(WeightSupply::Bundled { folder })
+                    match converted(cache, built.id(), &source.path, &files, format, &template, observer) {
+                        Ok(found) => {
+                            let folder = found.content().to_owned();
+                            held = Some(found);
+                            Ok(WeightSupply::Bundled { folder })
+                        }
+                        Err(error) if error.is_wrong_input() => Err((codes::WEIGHTS_MISMATCH, chain(&error))),
+                        Err(error) => return Err(error),
+                    }
                 }
-                (false, _) => download(&source),
+                (false, _) => download(&source).map_err(|problem| (codes::NO_URL, problem)),
             };
             match weights {
                 Ok(weights) => ready.push(Ready { built, weights, _converted: held }),
-                Err(problem) => {
+                Err((code, problem)) => {
                     let message = format!("{}: {problem}", built.id());
-                    findings.push(Diagnostic::error(codes::NO_URL, entry.source.span, message));
+                    findings.push(Diagnostic::error(code, entry.source.span, message));
                 }
             }
         }

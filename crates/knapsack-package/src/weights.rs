@@ -4,27 +4,48 @@
 use crate::find::Found;
 use crate::model::{FolderKind, Model, read_json};
 use crate::text::{chain, listed};
-use knapsack_artifact::WeightIndex;
+use knapsack_artifact::chat_config::ConvTemplateField;
+use knapsack_artifact::{ChatConfig, ConvTemplate, WeightIndex, json};
 use knapsack_config::{Diagnostic, codes};
 use knapsack_models::{TensorUse, TensorsError};
-use knapsack_source::Pinned;
-use knapsack_weights::{ConvertError, ConvertRequest};
+use knapsack_source::{FileRole, Pinned};
+use knapsack_weights::{ChatWarning, ConvertError, ConvertRequest};
+use serde::de::IgnoredAny;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// The file that a model must have to run on text.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 
+/// What helps a model that has no usable chat template.
+pub(crate) const OTHER_TEMPLATE: &str =
+    "\"chat_template\" in the model's entry names another: a conversation template of MLC, or a file";
+
 /// What is wrong, at the model's source.
 pub(crate) fn check(found: &Found, model: &Model) -> Vec<Diagnostic> {
     match (model.kind, &found.resolved.pinned) {
-        (FolderKind::Mlc, _) => [index(found, model), tokenizer(found, model)].into_iter().flatten().collect(),
-        (FolderKind::Checkpoint, Pinned::Local(_)) => checkpoint(found, model).into_iter().collect(),
+        (FolderKind::Mlc, _) => {
+            [index(found, model), tokenizer(found, model), no_template(found, model)].into_iter().flatten().collect()
+        }
+        (FolderKind::Checkpoint, Pinned::Local(_)) => {
+            let folder = &found.folder.path;
+            // Nothing is written there, nor looked at.
+            let request = ConvertRequest {
+                checkpoint: folder,
+                output: folder,
+                quantization: model.quantization,
+                chat_template: &found.template_choice(),
+                jobs: None,
+            };
+            chat(found, knapsack_weights::check(&request))
+        }
         // The headers of its weights are at the hub still.
         (FolderKind::Checkpoint, Pinned::Hub(_)) => {
-            let chat =
-                knapsack_weights::chat_config(&found.folder.path, &model.quantization, &found.template_choice()).err();
-            let chat = chat.and_then(|problem| unusable(found, &problem));
-            [checkpoint_index(found, model), chat].into_iter().flatten().collect()
+            let choice = found.template_choice();
+            let of_chat = knapsack_weights::check_chat(&found.folder.path, &model.quantization, &choice);
+            let of_tensors = checkpoint_index(found, model).or_else(|| checkpoint_header(found, model));
+            of_tensors.into_iter().chain(chat(found, of_chat)).collect()
         }
     }
 }
@@ -78,7 +99,7 @@ fn index(found: &Found, model: &Model) -> Option<Diagnostic> {
 /// Whether every tokenizer file that the chat configuration names is there.
 fn tokenizer(found: &Found, model: &Model) -> Option<Diagnostic> {
     let there = |name: &str| found.folder.files.iter().any(|file| file.path == name);
-    let config = knapsack_models::json::parse(&model.config_bytes).unwrap_or_default();
+    let config = json::parse::<Value>(&model.config_bytes).unwrap_or_default();
     let names = match serde_json::from_value(config["tokenizer_files"].clone()) {
         Ok(names) => Option::<Vec<String>>::unwrap_or_default(names),
         Err(problem) => return Some(error(found, &format!("`tokenizer_files` of mlc-chat-config.json: {problem}"))),
@@ -89,6 +110,11 @@ fn tokenizer(found: &Found, model: &Model) -> Option<Diagnostic> {
             format!("`tokenizer_files` of mlc-chat-config.json names files that are not there: {}", listed(&absent));
         return Some(error(found, &problem));
     }
+    if there(TOKENIZER)
+        && let Err(problem) = readable_tokenizer(&found.folder.path.join(TOKENIZER))
+    {
+        return Some(error(found, &format!("{TOKENIZER} cannot be read: {problem}")));
+    }
     (!there(TOKENIZER)).then(|| {
         let message = format!(
             "{}: there is no {TOKENIZER}, without which Knapsack's runtime reads and writes no text",
@@ -98,18 +124,64 @@ fn tokenizer(found: &Found, model: &Model) -> Option<Diagnostic> {
     })
 }
 
-/// Headers, tokenizer and template of a checkpoint in a folder.
-fn checkpoint(found: &Found, model: &Model) -> Option<Diagnostic> {
-    let folder = &found.folder.path;
-    // Nothing is written there, nor looked at.
-    let request = ConvertRequest {
-        checkpoint: folder,
-        output: folder,
-        quantization: model.quantization,
-        chat_template: &found.template_choice(),
-        jobs: None,
+/// Whether a `tokenizer.json` is JSON, which is all that is looked at here.
+fn readable_tokenizer(path: &Path) -> Result<(), String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let text = json::text(&bytes).map_err(|error| error.to_string())?;
+    serde_json::from_str::<IgnoredAny>(&text).map(drop).map_err(|error| error.to_string())
+}
+
+/// What a checkpoint's text side lacks, or what keeps it from being converted.
+fn chat(found: &Found, checked: Result<Vec<ChatWarning>, ConvertError>) -> Vec<Diagnostic> {
+    let warnings = match checked {
+        Ok(warnings) => warnings,
+        Err(problem) => return unusable(found, &problem).into_iter().collect(),
     };
-    knapsack_weights::check(&request).err().and_then(|problem| unusable(found, &problem))
+    let place = found.entry.chat_template.as_ref().map_or(found.entry.source.span, |template| template.span);
+    let finding = |warning: ChatWarning| {
+        let (code, help) = match warning {
+            ChatWarning::NoTokenizer => (codes::NO_TOKENIZER, None),
+            ChatWarning::NoTemplate => (codes::NO_CHAT_TEMPLATE, Some(OTHER_TEMPLATE)),
+            ChatWarning::NoConversationTemplate => (codes::NO_CONV_TEMPLATE, Some(OTHER_TEMPLATE)),
+        };
+        let message = format!("{}: {warning}", found.id());
+        Diagnostic::warning(code, place, message).maybe_help(help.map(str::to_owned))
+    };
+    warnings.into_iter().map(finding).collect()
+}
+
+/// A converted model with neither a conversation template that is known nor a Jinja template.
+fn no_template(found: &Found, model: &Model) -> Option<Diagnostic> {
+    let config = ChatConfig::parse(&model.config_bytes).ok()?;
+    let complete = |template: &ConvTemplate| {
+        ["user", "assistant"].iter().all(|role| template.roles.contains_key(*role)) && !template.seps.is_empty()
+    };
+    let there = |name: &str| found.folder.files.iter().any(|file| file.path == name);
+    let has_jinja = || {
+        let settings = read_json(&found.folder.path.join("tokenizer_config.json"));
+        let own = settings.is_ok_and(|(_, settings)| settings.get("chat_template").is_some_and(|own| !own.is_null()));
+        own || there("chat_template.jinja") || there("chat_template.json")
+    };
+    if config.template().is_some_and(|template| complete(&template)) || has_jinja() {
+        return None;
+    }
+    let which = match &config.conv_template {
+        Some(ConvTemplateField::Name(name)) => format!("its `conv_template` is called `{name:.80}`, which is none of MLC's"),
+        Some(ConvTemplateField::Template(_)) => "its `conv_template` is not complete".to_owned(),
+        None => "it has no `conv_template`".to_owned(),
+    };
+    let message = format!("{}: no chat template: {which}, and its tokenizer has none", found.id());
+    let help = "the model can be run on plain text, but cannot chat";
+    Some(Diagnostic::warning(codes::NO_CHAT_TEMPLATE, found.entry.source.span, message).help(help))
+}
+
+/// The header of a checkpoint in one file against the tensors that its configuration asks for.
+fn checkpoint_header(found: &Found, model: &Model) -> Option<Diagnostic> {
+    let start = found.header.as_ref()?;
+    let file = found.folder.files.iter().find(|file| file.role == FileRole::Weights)?;
+    let (folder, weights) = (&found.folder.path, (&*file.path, file.size));
+    let problem = knapsack_weights::check_header(folder, weights, start, &model.quantization).err()?;
+    unusable(found, &problem)
 }
 
 /// The index of a checkpoint in several files against the tensors that its configuration asks for: names alone.
@@ -152,6 +224,9 @@ fn unusable(found: &Found, problem: &ConvertError) -> Option<Diagnostic> {
     let text = chain(problem);
     Some(match problem {
         ConvertError::ChatTemplate { .. } | ConvertError::ConvTemplate { .. } => return None,
+        ConvertError::Json { .. } => {
+            Diagnostic::error(codes::BAD_MODEL_SOURCE, found.entry.source.span, format!("{}: {text}", found.id()))
+        }
         ConvertError::Io { .. } => {
             Diagnostic::error(codes::SOURCE_FAILED, found.entry.source.span, format!("{}: {text}", found.id()))
         }

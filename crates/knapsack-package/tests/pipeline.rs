@@ -4,7 +4,7 @@ use knapsack_bundle::{Cache, LinkMode};
 use knapsack_config::{Environment, Manifest, Severity, codes};
 use knapsack_package::{Destination, Error, Event, Found, Observer, Outcome, Packager, Ready};
 use knapsack_source::{LockPolicy, Settings};
-use knapsack_testkit::hub::{HubRepository, HubServer};
+use knapsack_testkit::hub::{Fault, Host, HubRepository, HubServer, Request};
 use knapsack_testkit::{fixture, mlc_fixture};
 use serde_json::{Value, json};
 use std::fs;
@@ -90,7 +90,7 @@ impl World {
     fn package(&self, manifest: &Manifest) -> Result<knapsack_bundle::PackageChanges, Error> {
         let ready = self.ready(manifest)?;
         let destination = Destination { folder: &self.path("dist"), link_mode: LinkMode::Copy, sync: true };
-        self.packager().bundle(manifest, &ready, destination)
+        Ok(product(self.packager().bundle(manifest, &ready, destination)?))
     }
 }
 
@@ -335,4 +335,135 @@ fn a_hub_that_cannot_be_reached_is_told_once_for_all_its_models() {
     assert_eq!(finding.span, Some(manifest.models[0].source.span));
     assert_eq!(finding.related.len(), 1);
     assert_eq!(finding.related[0].0, manifest.models[2].source.span);
+}
+
+#[test]
+fn what_others_wrote_is_planned_packaged_and_read_alike() {
+    use knapsack_runtime::ChatModel;
+    let utf16 = |text: &str| [vec![0xff, 0xfe], text.encode_utf16().flat_map(u16::to_le_bytes).collect()].concat();
+    let marked = |text: &str| [b"\xef\xbb\xbf", text.as_bytes()].concat();
+    let change = |path: &Path, how: &dyn Fn(&str) -> Vec<u8>| {
+        fs::write(path, how(&fs::read_to_string(path).unwrap())).unwrap();
+    };
+    for from in [fixture("llama"), mlc_fixture("llama", "q4f16_1")] {
+        let world = World::new();
+        let manifest = changed(&world, &from, |folder| {
+            for name in ["tokenizer_config.json", "generation_config.json", "tensor-cache.json", "tokenizer.json"] {
+                if folder.join(name).is_file() {
+                    change(&folder.join(name), &marked);
+                }
+            }
+            for (name, key) in [("config.json", "initializer_range"), ("mlc-chat-config.json", "temperature")] {
+                if folder.join(name).is_file() {
+                    edit(&folder.join(name), |config| config[key] = json!("REPLACED"));
+                    change(&folder.join(name), &|text| utf16(&text.replace("\"REPLACED\"", "NaN")));
+                }
+            }
+        });
+        world.package(&manifest).unwrap();
+        let packaged = world.path("dist/bundle/m");
+        // What MLC's apps read is JSON as they know it.
+        let chat: Value = serde_json::from_slice(&fs::read(packaged.join("mlc-chat-config.json")).unwrap()).unwrap();
+        assert!(chat["temperature"].is_null() || chat["temperature"].is_number(), "{chat}");
+        ChatModel::open(&packaged, u32::MAX).unwrap();
+    }
+}
+
+#[test]
+fn what_a_lockfile_may_not_become_is_told_at_the_entry() {
+    let hub = HubServer::start();
+    hub.push("org/good", HubRepository::of_folder(&mlc_fixture("llama", "q4f16_1")));
+    let mut world = World::new();
+    world.endpoint = Some(hub.url());
+    let entry = |name: &str, id: &str| json!({ "model": format!("HF://org/{name}"), "model_id": id, "bundle_weight": false });
+    let all = |models: &[Value]| world.manifest(&json!({ "device": "android", "model_list": models }));
+    let first = all(&[entry("good", "kept"), entry("good", "gone")]);
+    world.found(&first);
+    let manifest = all(&[entry("good", "kept"), entry("good", "added")]);
+    let outcome = world.packager().find(&manifest, &LockPolicy { locked: true, ..LockPolicy::default() }).unwrap();
+    assert!(outcome.product.is_none());
+    let found: Vec<_> = outcome.findings.iter().map(|finding| (finding.code, finding.span)).collect();
+    let expected = [Some(manifest.models[1].source.span), None];
+    assert_eq!(found, expected.map(|span| (codes::LOCK_OUT_OF_DATE, span)));
+    assert!(outcome.findings[0].message.contains("added (HF://org/good) is not in it"), "{:#?}", outcome.findings);
+}
+
+#[test]
+fn a_download_that_fails_late_is_told_at_its_entry() {
+    let hub = HubServer::start();
+    hub.push("org/good", HubRepository::of_folder(&mlc_fixture("llama", "q4f16_1")));
+    hub.push("org/bad", HubRepository::of_folder(&mlc_fixture("qwen3", "q4f16_1")));
+    let mut world = World::new();
+    world.endpoint = Some(hub.url());
+    let entry = |name: &str| json!({ "model": format!("HF://org/{name}"), "model_id": name, "bundle_weight": true });
+    let manifest = world.manifest(&json!({ "device": "android", "model_list": [entry("good"), entry("bad")] }));
+    let packager = world.packager();
+    let planned = product(packager.plan(&manifest, world.found(&manifest), false));
+    let built = product(packager.build(&manifest, planned).unwrap());
+    // The repository goes away between the plan and the download.
+    hub.fault("/org/bad/resolve", Fault::Status(404), 99);
+    let outcome = packager.make_ready(built).unwrap();
+    assert!(outcome.product.is_none());
+    let [finding] = &outcome.findings[..] else { panic!("{:#?}", outcome.findings) };
+    assert_eq!((finding.code, finding.span), (codes::BAD_MODEL_SOURCE, Some(manifest.models[1].source.span)));
+}
+
+#[test]
+fn a_remote_checkpoint_in_one_file_is_held_against_its_header() {
+    let hub = HubServer::start();
+    let mut world = World::new();
+    world.endpoint = Some(hub.url());
+    let folder = world.path("origin");
+    fs::create_dir(&folder).unwrap();
+    for file in fs::read_dir(fixture("llama")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+    }
+    fs::remove_file(folder.join("model.safetensors.index.json")).unwrap();
+    hub.push("org/good", HubRepository::of_folder(&folder));
+    edit(&folder.join("config.json"), |config| config["num_hidden_layers"] = json!(40));
+    hub.push("org/other", HubRepository::of_folder(&folder));
+    let entry = |name: &str| json!({ "model": format!("HF://org/{name}"), "model_id": name, "bundle_weight": true });
+    let manifest = world.manifest(&json!({ "device": "android", "model_list": [entry("good"), entry("other")] }));
+    let packager = world.packager();
+    let outcome = packager.plan(&manifest, world.found(&manifest), false);
+    let errors: Vec<_> = outcome.findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
+    let [finding] = errors[..] else { panic!("{:#?}", outcome.findings) };
+    assert_eq!((finding.code, finding.span), (codes::WEIGHTS_MISMATCH, Some(manifest.models[1].source.span)));
+    let whole = fs::metadata(folder.join("model.safetensors")).unwrap().len();
+    let log = hub.take_log();
+    let weights: Vec<_> = log.iter().filter(|request| request.host == Host::Storage).collect();
+    let part = |request: &&Request| request.range == Some(0) && request.sent < whole;
+    assert!(weights.len() == 2 && weights.iter().all(part), "{log:#?} of {whole}");
+    // Without the hub, what cannot be looked at is not held against anybody.
+    drop(hub);
+    assert!(world.packager().find(&manifest, &LockPolicy::default()).unwrap().product.is_some());
+}
+
+#[test]
+fn what_a_model_lacks_to_chat_is_a_warning_when_planning() {
+    let warnings = |from: &Path, change: &dyn Fn(&Path)| {
+        let world = World::new();
+        let manifest = changed(&world, from, change);
+        let outcome = world.packager().plan(&manifest, world.found(&manifest), false);
+        assert!(outcome.product.is_some(), "{:#?}", outcome.findings);
+        outcome.findings.iter().map(|finding| finding.code).filter(|code| code.starts_with("no-")).collect::<Vec<_>>()
+    };
+    let mlc = mlc_fixture("llama", "q4f16_1");
+    let tiny = knapsack_testkit::tiny_assistant();
+    assert_eq!(warnings(&tiny, &|_| {}), [""; 0]);
+    assert_eq!(warnings(&mlc, &|_| {}), [""; 0]);
+    let unnamed = |folder: &Path| {
+        edit(&folder.join("mlc-chat-config.json"), |config| config["conv_template"] = json!("my_own_template"));
+    };
+    assert_eq!(warnings(&mlc, &unnamed), [codes::NO_CHAT_TEMPLATE]);
+    let template = |template: &'static str| {
+        move |folder: &Path| edit(&folder.join("tokenizer_config.json"), |config| config["chat_template"] = json!(template))
+    };
+    assert_eq!(warnings(&tiny, &template("{{ messages[-1].content }}")), [codes::NO_CONV_TEMPLATE]);
+    let bare = |folder: &Path| {
+        fs::remove_file(folder.join("tokenizer_config.json")).unwrap();
+        fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    };
+    assert_eq!(warnings(&tiny, &bare), [codes::NO_CHAT_TEMPLATE, codes::NO_TOKENIZER]);
 }

@@ -6,6 +6,7 @@ use crate::text::{
     Tokenizer, read_capped,
 };
 use crate::tools::ToolFormat;
+use knapsack_artifact::json;
 use knapsack_device::{Folder, WeightFiles};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -325,9 +326,7 @@ impl Stops<'_> {
 
 fn read_json(files: &dyn WeightFiles, name: &str) -> Result<Value, TextError> {
     match read_capped(files, name, MAX_FILE_BYTES) {
-        Ok(bytes) => {
-            serde_json::from_slice(&bytes).map_err(|source| TextError::Json { path: files.place().join(name), source })
-        }
+        Ok(bytes) => json::parse(&bytes).map_err(|source| TextError::Json { path: files.place().join(name), source }),
         Err(TextError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Value::Null),
         Err(error) => Err(error),
     }

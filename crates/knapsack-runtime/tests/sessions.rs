@@ -5,6 +5,7 @@
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;
 use knapsack_compiler::{CompileRequest, compile};
+use knapsack_device::opencl::{OpenClDevice, OpenClOptions};
 use knapsack_device::{CpuDevice, Device, DeviceError, FakeDevice, ReferenceDevice};
 use knapsack_models::ModelConfig;
 use knapsack_runtime::{Activity, CancelFlag, EngineError, SavedError, Session};
@@ -19,17 +20,17 @@ struct Model {
 
 /// A fixture in chunks of four tokens, with a whole context or in a window.
 fn model(sliding: Option<u32>) -> Model {
-    model_of("mistral", "q4f16_1", sliding, 32)
+    model_of("mistral", "q4f16_1", sliding, 32, Target::Host)
 }
 
-fn model_of(family: &str, quantization: &str, sliding: Option<u32>, context: u32) -> Model {
+fn model_of(family: &str, quantization: &str, sliding: Option<u32>, context: u32, target: Target) -> Model {
     let folder = mlc_fixture(family, quantization);
     let chat = std::fs::read(folder.join("mlc-chat-config.json")).unwrap();
     let config = ModelConfig::from_mlc(&serde_json::from_slice(&chat).unwrap()).unwrap();
     let mut windows = config.own_windows();
     (windows.context, windows.sliding, windows.sinks, windows.chunk) = (context, sliding, 0, 4);
     let graph = config.graph(&quantization.parse().unwrap(), &windows).unwrap();
-    let library = compile(&CompileRequest { graph: &graph, windows, target: Target::Host, name: None }).unwrap();
+    let library = compile(&CompileRequest { graph: &graph, windows, target, name: None }).unwrap();
     Model { library: Arc::new(library), folder }
 }
 
@@ -188,6 +189,22 @@ fn a_restored_session_answers_as_the_one_that_was_saved() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
 }
 
+/// The same on a GPU's interface, where the cache is read and written in portions beside the work.
+#[test]
+fn a_session_is_restored_on_opencl() {
+    let device = match OpenClDevice::open(OpenClOptions::default()) {
+        Ok(device) => device,
+        Err(error) => {
+            let required = std::env::var_os("KNAPSACK_REQUIRE_OPENCL").is_some_and(|value| value == "1");
+            assert!(!required, "KNAPSACK_REQUIRE_OPENCL=1, but {error}");
+            return eprintln!("SKIPPED: no OpenCL: {error}");
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let model = model_of("mistral", "q4f16_1", Some(5), 32, Target::OpenCl);
+    restored_turns(&device, &model, &folder.path().join("session.kv"));
+}
+
 #[test]
 fn a_hostile_file_is_an_error_and_the_session_empty() {
     let folder = tempfile::tempdir().unwrap();
@@ -220,7 +237,7 @@ fn a_hostile_file_is_an_error_and_the_session_empty() {
     }
     session.restore(&file).unwrap();
     // Another library, and a device that keeps its cache in another type.
-    let other = model_of("mistral", "q4f16_1", None, 40);
+    let other = model_of("mistral", "q4f16_1", None, 40, Target::Host);
     let mut longer = Session::new(device.load(other.library, &other.folder).unwrap());
     assert!(matches!(longer.restore(&file), Err(SavedError::OtherModel { .. })));
     let mut reference = Session::new(ReferenceDevice.load(model.library.clone(), &model.folder).unwrap());

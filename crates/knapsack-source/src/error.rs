@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use knapsack_config::lockfile::LockfileError;
 
+use crate::resolution::LockChange;
+
 /// Failures of this crate. Addresses in it never carry a query (signed links) and never a token.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the message says what the fields are")]
@@ -90,10 +92,10 @@ pub enum Error {
         url: String,
     },
     /// The lockfile would change, and `--locked` forbids it.
-    #[error("knapsack.lock is not up to date: {}", reasons.join("; "))]
+    #[error("knapsack.lock is not up to date: {}", changes.iter().map(|change| change.to_string()).collect::<Vec<_>>().join("; "))]
     LockOutOfDate {
-        /// Why, one per model.
-        reasons: Vec<String>,
+        /// How, one per model.
+        changes: Vec<LockChange>,
     },
     /// The lockfile itself.
     #[error(transparent)]
@@ -278,6 +280,28 @@ impl Error {
             Self::Status { status: 408 | 425 | 500..=599, .. } => Retry::Backoff,
             _ => Retry::Never,
         }
+    }
+}
+
+/// A failure among several things that were to be had at once.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct FetchError {
+    /// Which of them failed, counted from 0; `None` when it is none of them, but the disk or a setting.
+    pub of: Option<usize>,
+    /// The failure.
+    pub source: Error,
+}
+
+impl From<Error> for FetchError {
+    fn from(source: Error) -> Self {
+        FetchError { of: None, source }
+    }
+}
+
+impl From<FetchError> for Error {
+    fn from(error: FetchError) -> Self {
+        error.source
     }
 }
 

@@ -95,12 +95,25 @@ impl Client {
     /// GETs `url`, from byte `from` when that is not 0. Redirects are followed to http and https addresses; the token goes
     /// only to the hub itself.
     pub(crate) fn get(&self, url: &str, from: u64) -> Result<Answer> {
+        self.follow(url, (from > 0).then(|| format!("bytes={from}-")).as_deref())
+    }
+
+    /// The first `count` bytes of `url`, or all when it has fewer.
+    pub(crate) fn get_first(&self, url: &str, count: u64) -> Result<Vec<u8>> {
+        let answer = self.follow(url, Some(&format!("bytes=0-{}", count.saturating_sub(1))))?;
+        let (url, mut bytes) = (answer.url.clone(), Vec::new());
+        // A server that knows no ranges sends the whole file, of which the rest is not waited for.
+        let read = answer.into_reader().take(count).read_to_end(&mut bytes);
+        read.map(|_| bytes).map_err(|error| Error::Connection { url, reason: error.to_string() })
+    }
+
+    fn follow(&self, url: &str, range: Option<&str>) -> Result<Answer> {
         let mut url = url.to_owned();
         let mut hub_headers = None;
         for _ in 0..=MAX_REDIRECTS {
             let origin = Origin::of(&url)
                 .ok_or_else(|| Error::BadAnswer { url: shown(&url), reason: "it is not an http address".to_owned() })?;
-            let response = self.send(&url, &origin, from)?;
+            let response = self.send(&url, &origin, range)?;
             let status = response.status().as_u16();
             let (parts, body) = response.into_parts();
             let first = hub_headers.get_or_insert_with(|| parts.headers.clone());
@@ -123,10 +136,10 @@ impl Client {
         Err(Error::BadAnswer { url: shown(&url), reason: format!("more than {MAX_REDIRECTS} redirects in a row") })
     }
 
-    fn send(&self, url: &str, origin: &Origin, from: u64) -> Result<ureq::http::Response<ureq::Body>> {
+    fn send(&self, url: &str, origin: &Origin, range: Option<&str>) -> Result<ureq::http::Response<ureq::Body>> {
         let mut request = self.agent.get(url);
-        if from > 0 {
-            request = request.header(header::RANGE, format!("bytes={from}-"));
+        if let Some(range) = range {
+            request = request.header(header::RANGE, range);
         }
         if let Some(token) = self.token.as_ref().filter(|_| *origin == self.home) {
             request = request.header(header::AUTHORIZATION, token.header());

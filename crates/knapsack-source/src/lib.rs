@@ -38,7 +38,7 @@ pub use cache::{
     CachedCommit, CachedRepository, Damage, clean_partial_downloads, list_downloads, remove_download, verify_downloads,
 };
 pub use digest::sha256_file;
-pub use error::{Error, Result, Retry};
+pub use error::{Error, FetchError, Result, Retry};
 pub use local::{LocalModel, open_local};
 pub use location::{HubLocation, Location, RepoId};
 pub use model::{FileRole, ModelFile, ModelFolder, ModelKind, Origin};

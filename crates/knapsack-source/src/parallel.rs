@@ -3,16 +3,16 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, FetchError, Result};
 
 /// Calls `work` for every item, on up to `workers` threads. The results keep the order of the items. After a failure `stop` is
-/// set, what is under way ends early, and the failure that caused it is returned.
+/// set, what is under way ends early, and the failure that caused it is returned with the number of its item.
 pub(crate) fn parallel<T: Sync, R: Send>(
     items: &[T],
     workers: usize,
     stop: &AtomicBool,
     work: impl Fn(usize, &T) -> Result<R> + Sync,
-) -> Result<Vec<R>> {
+) -> Result<Vec<R>, FetchError> {
     let next = AtomicUsize::new(0);
     let results: Vec<_> = items.iter().map(|_| Mutex::new(None)).collect();
     let failure = Mutex::new(None);
@@ -25,8 +25,8 @@ pub(crate) fn parallel<T: Sync, R: Send>(
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);
                     let mut failure = lock(&failure);
-                    if failure.as_ref().is_none_or(|known| matches!(known, Error::Stopped)) {
-                        *failure = Some(error);
+                    if failure.as_ref().is_none_or(|(_, known)| matches!(known, Error::Stopped)) {
+                        *failure = Some((index, error));
                     }
                 }
             }
@@ -38,12 +38,12 @@ pub(crate) fn parallel<T: Sync, R: Send>(
         });
         run();
     });
-    if let Some(error) = failure.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
-        return Err(error);
+    if let Some((item, source)) = failure.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        return Err(FetchError { of: Some(item), source });
     }
     let results =
         results.into_iter().map(|result| result.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()));
-    results.collect::<Option<Vec<R>>>().ok_or(Error::Stopped)
+    results.collect::<Option<Vec<R>>>().ok_or(Error::Stopped.into())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -77,7 +77,7 @@ mod tests {
             done.fetch_add(1, Ordering::Relaxed);
             if *item > 5 { Err(Error::Stopped) } else { Ok(()) }
         });
-        assert!(matches!(error, Err(Error::WrongSize { found: 5, .. })));
+        assert!(matches!(error, Err(FetchError { of: Some(5), source: Error::WrongSize { found: 5, .. } })));
         assert!(done.into_inner() < 10);
     }
 }

@@ -117,6 +117,17 @@ impl fmt::Display for LockChange {
     }
 }
 
+impl LockChange {
+    /// The `model_id` of the model that it is about.
+    pub fn model_id(&self) -> &str {
+        let (Self::Added { model_id, .. }
+        | Self::Removed { model_id }
+        | Self::Source { model_id, .. }
+        | Self::Moved { model_id, .. }) = self;
+        model_id
+    }
+}
+
 impl Update {
     pub(crate) fn covers(&self, model_id: &str) -> bool {
         match self {
@@ -156,8 +167,7 @@ impl Resolution {
 }
 
 fn refuse(changes: Vec<LockChange>) -> Result<()> {
-    let reasons: Vec<_> = changes.iter().map(LockChange::to_string).collect();
-    if reasons.is_empty() { Ok(()) } else { Err(Error::LockOutOfDate { reasons }) }
+    if changes.is_empty() { Ok(()) } else { Err(Error::LockOutOfDate { changes }) }
 }
 
 /// Why a lockfile would change, as far as that can be told without asking the hub.

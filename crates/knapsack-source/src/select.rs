@@ -14,7 +14,7 @@ pub(crate) const MLC_INDEXES: &[&str] = &["tensor-cache.json", "ndarray-cache.js
 pub(crate) const MLC_CONFIG: &str = "mlc-chat-config.json";
 const CHECKPOINT_CONFIG: &str = "config.json";
 const ADAPTER_CONFIG: &str = "adapter_config.json";
-const CHECKPOINT_INDEX: &str = "model.safetensors.index.json";
+pub(crate) const CHECKPOINT_INDEX: &str = "model.safetensors.index.json";
 const CHECKPOINT_SINGLE: &str = "model.safetensors";
 /// What a tokenizer and its chat template may lie in.
 const TOKENIZER_FILES: &[&str] = &[
@@ -183,7 +183,7 @@ impl Contents<'_> {
             return Err(self.damaged(name, format!("it has {size} bytes, more than {MAX_INDEX}")));
         }
         let text = (self.read)(name)?;
-        serde_json::from_slice(&text).map_err(|error| self.damaged(name, error.to_string()))
+        knapsack_artifact::json::parse(&text).map_err(|error| self.damaged(name, error.to_string()))
     }
 
     fn size(&self, name: &str, index: &str) -> Result<u64> {

@@ -1,6 +1,7 @@
 //! From a manifest's sources to pinned commits, sizes and digests, and from those to files on the disk.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use knapsack_config::lockfile::{LockedFile, LockedFormat, LockedModel, Lockfile};
 
 use crate::digest::Expected;
-use crate::error::{Error, Result};
+use crate::error::{Error, FetchError, Result};
 use crate::http::Client;
 use crate::hub::{Hub, HubFile};
 use crate::layout::HubCache;
@@ -18,12 +19,14 @@ use crate::model::{FileRole, ModelFile, ModelFolder, Origin};
 use crate::parallel::parallel;
 use crate::progress::{Event, Progress};
 use crate::resolution::{LockPolicy, ModelRequest, Pinned, Resolution, ResolvedModel};
-use crate::select::{Contents, is_weights};
+use crate::select::{CHECKPOINT_INDEX, Contents, is_weights};
 use crate::settings::Settings;
 use crate::stamps::Stamps;
 use crate::transfer::{Cached, Transfers, Wanted};
 use crate::usage::Usage;
 
+/// Longest header of a safetensors file that is asked for, with its length in front.
+const MAX_HEADER: u64 = 32 << 20;
 /// Left free on the disk besides what is downloaded.
 const SPARE_SPACE: u64 = 64 << 20;
 
@@ -82,8 +85,8 @@ impl<'a> Sources<'a> {
     /// Brings everything that the models need into the cache and checks it.
     ///
     /// # Errors
-    /// A download that fails or is not what the lockfile says.
-    pub fn fetch(&self, models: &[ResolvedModel]) -> Result<Vec<ModelFolder>> {
+    /// A download that fails or is not what the lockfile says, with the model that it is of.
+    pub fn fetch(&self, models: &[ResolvedModel]) -> Result<Vec<ModelFolder>, FetchError> {
         self.fetch_files(models, |model, path| model.request.weights || !is_weights(path))?;
         Ok(models.iter().map(|model| self.folder(model)).collect())
     }
@@ -97,13 +100,49 @@ impl<'a> Sources<'a> {
         Ok(self.folder(model))
     }
 
-    fn fetch_files(&self, models: &[ResolvedModel], is_needed: impl Fn(&ResolvedModel, &str) -> bool) -> Result<()> {
-        let mut wanted = Vec::new();
+    /// The first bytes of the weights of a checkpoint in one file, in which its tensors are listed; `None` where it is in several, and
+    /// where those bytes cannot be had now: nobody needs them to go on.
+    pub fn header(&self, model: &ResolvedModel) -> Option<Vec<u8>> {
+        /// What most headers are shorter than: one request then does.
+        const USUAL: u64 = 256 << 10;
+        let (Pinned::Hub(locked), Location::Hub(location)) = (&model.pinned, &model.request.location) else { return None };
+        let mut weights = locked.files.iter().filter(|file| is_weights(&file.path));
+        let (file, None) = (weights.next()?, weights.next()) else { return None };
+        if locked.format != LockedFormat::Checkpoint || locked.files.iter().any(|file| file.path == CHECKPOINT_INDEX) {
+            return None;
+        }
+        let cached = self.cache.snapshot(&location.repository, &locked.commit).join(&file.path);
+        let first = |count: u64| match std::fs::File::open(&cached) {
+            Ok(file) => {
+                let mut bytes = Vec::new();
+                file.take(count).read_to_end(&mut bytes).ok().map(|_| bytes)
+            }
+            Err(_) => {
+                let client = self.client().ok()??;
+                let url = self.hub(client).file_url(&location.repository, &locked.commit, &file.path);
+                client.get_first(&url, count).ok()
+            }
+        };
+        let bytes = first(USUAL.min(file.size))?;
+        let length = u64::from_le_bytes(*bytes.first_chunk()?).saturating_add(8);
+        match length > MAX_HEADER || length <= bytes.len() as u64 {
+            true => Some(bytes),
+            false => first(length),
+        }
+    }
+
+    fn fetch_files(
+        &self,
+        models: &[ResolvedModel],
+        is_needed: impl Fn(&ResolvedModel, &str) -> bool,
+    ) -> Result<(), FetchError> {
+        let (mut wanted, mut owners) = (Vec::new(), Vec::new());
         let mut repositories = Vec::new();
-        for model in models {
+        for (number, model) in models.iter().enumerate() {
             if let (Pinned::Hub(locked), Location::Hub(location)) = (&model.pinned, &model.request.location) {
                 let needed = locked.files.iter().filter(|file| is_needed(model, &file.path));
                 wanted.extend(needed.map(|file| locked_file(location, &locked.commit, file)));
+                owners.resize(wanted.len(), number);
                 repositories.push(&location.repository);
             }
         }
@@ -113,8 +152,8 @@ impl<'a> Sources<'a> {
         self.stop.store(false, Ordering::Relaxed);
         let outcome = self.batch(&wanted, self.client()?);
         self.stamps.save()?;
-        outcome?;
-        Usage::add(&self.settings.state, repositories.into_iter(), None)
+        outcome.map_err(|FetchError { of, source }| FetchError { of: of.map(|file| owners[file]), source })?;
+        Ok(Usage::add(&self.settings.state, repositories.into_iter(), None)?)
     }
 
     /// Remembers a lockfile, so that `cache list` can say what uses a download.
@@ -232,7 +271,7 @@ impl<'a> Sources<'a> {
     }
 
     /// Has all these files in the cache, in this order.
-    fn batch(&self, wanted: &[Wanted], client: Option<&Client>) -> Result<Vec<Cached>> {
+    fn batch(&self, wanted: &[Wanted], client: Option<&Client>) -> Result<Vec<Cached>, FetchError> {
         let hub = client.map(|client| self.hub(client));
         let transfers =
             Transfers { hub: hub.as_ref(), cache: &self.cache, stamps: &self.stamps, progress: self.progress };
@@ -249,7 +288,9 @@ impl<'a> Sources<'a> {
                 let file = transfers.download(number, &wanted[index])?;
                 self.progress.event(Event::Finish { file: number });
                 Ok(file)
-            })?;
+            });
+            let of_wanted = |FetchError { of, source }| FetchError { of: of.map(|number| absent[number]), source };
+            let fetched = fetched.map_err(of_wanted)?;
             self.progress.event(Event::BatchEnd);
             absent.iter().zip(fetched).for_each(|(&index, file)| cached[index] = Some(file));
         }

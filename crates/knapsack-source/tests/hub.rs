@@ -82,7 +82,7 @@ fn update_moves_the_lock_and_locked_forbids_it() {
     assert_eq!(fs::read_to_string(models[0].path.join("tokenizer_config.json")).unwrap(), "{\"new\": true}");
 
     let stale = |text: &str, lock: Option<&Lockfile>| match world.run_all(&[world.request(text, true)], lock, &locked) {
-        Err(Error::LockOutOfDate { reasons }) => reasons.join("\n"),
+        Err(Error::LockOutOfDate { changes }) => changes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
         other => panic!("{other:?}"),
     };
     assert!(stale("HF://org/llama", None).contains("is not in it"));

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{model_config, refuse_converted};
 use crate::error::ConvertError;
+use crate::fit::{self, Equal};
 use crate::io::read_json;
 use crate::jinja::{check_chat_template, read_text};
 use crate::template::{self, TemplateChoice};
@@ -19,23 +20,41 @@ pub(crate) struct Chat {
     /// Tokenizer files.
     pub(crate) files: Vec<OutputFile>,
     pub(crate) notices: Vec<String>,
+    pub(crate) warnings: Vec<ChatWarning>,
 }
 
-/// The chat configuration that converting `checkpoint` would write. Reads no weights.
+/// What a model's text side lacks. It can be packaged all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChatWarning {
+    /// No `tokenizer.json`.
+    #[error("the checkpoint has no tokenizer.json, without which Knapsack's runtime reads and writes no text")]
+    NoTokenizer,
+    /// No chat template.
+    #[error("the checkpoint has no chat template: name a preset of MLC or a file, if the model is to chat")]
+    NoTemplate,
+    /// A Jinja template that no conversation template of MLC can say.
+    #[error(
+        "MLC's apps will find no conversation template: the chat template cannot be put into their form. Knapsack's runtime uses it \
+         as it is"
+    )]
+    NoConversationTemplate,
+}
+
+/// What converting `checkpoint` would say of its text side. Reads no weights.
 ///
 /// # Errors
 /// When the folder is not a checkpoint whose configuration can be used, or the template is not known.
-pub fn chat_config(
+pub fn check_chat(
     checkpoint: &Path,
     quantization: &Quantization,
     choice: &TemplateChoice,
-) -> Result<ChatConfig, ConvertError> {
+) -> Result<Vec<ChatWarning>, ConvertError> {
     refuse_converted(checkpoint, quantization)?;
     let problem = "no config.json".to_owned();
     let not_one = ConvertError::NotACheckpoint { folder: checkpoint.to_owned(), problem };
     let hf = read_json(&checkpoint.join("config.json"))?.ok_or(not_one)?;
     let model = model_config(checkpoint, &hf)?;
-    Ok(build(checkpoint, &hf, &model, quantization, choice)?.config)
+    Ok(build(checkpoint, &hf, &model, quantization, choice)?.warnings)
 }
 
 pub(crate) fn build(
@@ -48,11 +67,12 @@ pub(crate) fn build(
     let mut tokenizer = Tokenizer::read(folder)?;
     let generation = read_json(&folder.join("generation_config.json"))?.unwrap_or(Value::Null);
     let settings = Settings { places: [&generation, hf] };
-    let mut notices = Vec::new();
     check_chat_template(folder, choice)?;
-    let (template, own) = choose_template(model, &mut tokenizer, choice, &mut notices)?;
+    let stops = settings.tokens("eos_token_id", 2);
+    let Template { mlc: template, own, notices, mut warnings } =
+        choose_template(folder, model, &mut tokenizer, choice, stops.ids())?;
     if tokenizer.size.is_none() {
-        notices.push("the checkpoint has no tokenizer.json: the model cannot be run on text".to_owned());
+        warnings.push(ChatWarning::NoTokenizer);
     }
     let model_config = model.mlc_model_config(hf);
     let size = |key: &str| model_config.get(key).and_then(Value::as_i64).unwrap_or(-1);
@@ -79,43 +99,78 @@ pub(crate) fn build(
         chat_template: own,
         pad_token_id: Some(settings.token("pad_token_id", 0)),
         bos_token_id: Some(settings.token("bos_token_id", 1)),
-        eos_token_id: Some(settings.tokens("eos_token_id", 2)),
+        eos_token_id: Some(stops),
         model_task: "chat".to_owned(),
         embedding_metadata: None,
         model_config,
         other: settings.beyond_mlc(),
     };
-    Ok(Chat { config, files: tokenizer.files, notices })
+    Ok(Chat { config, files: tokenizer.files, notices, warnings })
 }
 
-/// MLC's template, and the file of the Jinja template where that one is to be used: a preset is used only when it is asked for, or
-/// else stands there for readers that know no Jinja.
+/// How a model talks.
+#[derive(Default)]
+struct Template {
+    /// In MLC's form.
+    mlc: Option<ConvTemplate>,
+    /// The file of the Jinja template, where that one is to be used.
+    own: Option<String>,
+    notices: Vec<String>,
+    warnings: Vec<ChatWarning>,
+}
+
+/// The model's own template and, for readers that know no Jinja, the conversation template that says the same, or else MLC's preset
+/// for such models; or a preset alone, when it is asked for.
 fn choose_template(
+    folder: &Path,
     model: &ModelConfig,
     tokenizer: &mut Tokenizer,
     choice: &TemplateChoice,
-    notices: &mut Vec<String>,
-) -> Result<(Option<ConvTemplate>, Option<String>), ConvertError> {
+    stops: &[u32],
+) -> Result<Template, ConvertError> {
     if let Some(preset) = choice.preset()? {
-        return Ok((Some(preset), None));
+        return Ok(Template { mlc: Some(preset), ..Template::default() });
     }
     if let TemplateChoice::File(path) = choice {
         tokenizer.replace_template(read_text(path)?);
     }
     let Some((_, file)) = &tokenizer.jinja else {
-        notices.push(
-            "no chat template: the checkpoint has none; name a preset of MLC or a file if the model is to chat"
-                .to_owned(),
-        );
-        return Ok((None, None));
+        return Ok(Template { warnings: vec![ChatWarning::NoTemplate], ..Template::default() });
     };
-    let mlc = template::detect(model.family.name, tokenizer);
-    notices.push(match (choice, mlc) {
-        (TemplateChoice::File(path), _) => format!("chat template: {}", path.display()),
-        (_, Some(mlc)) => format!("chat template: the model's own, of {file}; for MLC's apps `{mlc}`"),
-        (_, None) => format!("chat template: the model's own, of {file}"),
-    });
-    Ok((mlc.and_then(ConvTemplate::named), Some((*file).to_owned())))
+    let settings = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
+    let preset = template::detect(model.family.name, tokenizer).and_then(ConvTemplate::named);
+    let preset = preset.map(|preset| (fit::compare(&preset, tokenizer, &settings), preset));
+    let derived = fit::fit(tokenizer, &settings, stops).map(|(derived, equal)| (equal, derived));
+    // Of two that say as much, the one that MLC knows.
+    let better = |derived: &Equal| *derived == Equal::Everywhere && preset.as_ref().is_none_or(|(of, _)| of < derived);
+    let (equal, mlc) = match derived {
+        Some((equal, derived)) if preset.is_none() || better(&equal) => (equal, Some(derived)),
+        _ => preset.map_or((Equal::Nowhere, None), |(equal, preset)| (equal, Some(preset))),
+    };
+    let source = match choice {
+        TemplateChoice::File(path) => path.display().to_string(),
+        _ => format!("the model's own, of {file}"),
+    };
+    let mut template = Template { own: Some((*file).to_owned()), ..Template::default() };
+    match &mlc {
+        Some(mlc) => {
+            let which = match mlc.name.as_deref() {
+                Some(name) if name != fit::NAME => format!("`{name}`"),
+                _ => "a conversation template made from it".to_owned(),
+            };
+            let prompts = match equal {
+                Equal::Everywhere => "which gives the same prompts",
+                Equal::WithoutSystem => "which gives the same prompts where no system message is given",
+                Equal::Nowhere => "which gives other prompts",
+            };
+            template.notices.push(format!("chat template: {source}; for MLC's apps {which}, {prompts}"));
+        }
+        None => {
+            template.notices.push(format!("chat template: {source}"));
+            template.warnings.push(ChatWarning::NoConversationTemplate);
+        }
+    }
+    Ok(Template { mlc, ..template })
 }
 
 /// Values of `generation_config.json`, or else of `config.json`; null counts as absent.

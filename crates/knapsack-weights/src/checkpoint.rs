@@ -28,17 +28,28 @@ const MAX_FILES: usize = 4096;
 impl Checkpoint {
     /// Opens a checkpoint folder.
     pub(crate) fn open(folder: &Path) -> Result<Self, ConvertError> {
-        let not_one = |problem: String| ConvertError::NotACheckpoint { folder: folder.to_owned(), problem };
-        if !folder.is_dir() {
-            return Err(not_one("not a folder".to_owned()));
-        }
-        let config = read_json(&folder.join("config.json"))?.ok_or_else(|| not_one("no config.json".to_owned()))?;
-        let mut checkpoint = Checkpoint { folder: folder.to_owned(), config, tensors: Vec::new(), files: Vec::new() };
+        let mut checkpoint = Self::without_tensors(folder)?;
         match read_json(&folder.join("model.safetensors.index.json"))? {
             Some(index) => checkpoint.read_indexed(&index)?,
             None => checkpoint.read_single(single_file(folder)?)?,
         }
         Ok(checkpoint)
+    }
+
+    /// The checkpoint in `folder` whose weights, in the file `name` of `size` bytes that begins with `start`, are elsewhere.
+    pub(crate) fn of_header(folder: &Path, name: &str, size: u64, start: &[u8]) -> Result<Self, ConvertError> {
+        let entries = safetensors_header::parse(start, size, &folder.join(name))?;
+        let tensors = entries.into_iter().map(|entry| entry.into_tensor(0)).collect();
+        Ok(Checkpoint { tensors, ..Self::without_tensors(folder)? })
+    }
+
+    fn without_tensors(folder: &Path) -> Result<Self, ConvertError> {
+        let not_one = |problem: String| ConvertError::NotACheckpoint { folder: folder.to_owned(), problem };
+        if !folder.is_dir() {
+            return Err(not_one("not a folder".to_owned()));
+        }
+        let config = read_json(&folder.join("config.json"))?.ok_or_else(|| not_one("no config.json".to_owned()))?;
+        Ok(Checkpoint { folder: folder.to_owned(), config, tensors: Vec::new(), files: Vec::new() })
     }
 
     /// Reads `buffer.len()` bytes of a tensor, from its byte `start` on.

@@ -1,4 +1,4 @@
-use crate::chat::{self, Chat};
+use crate::chat::{self, Chat, ChatWarning};
 use crate::checkpoint::{Checkpoint, model_config, refuse_converted};
 use crate::error::ConvertError;
 use crate::layout::ShardLayout;
@@ -51,6 +51,8 @@ pub struct Conversion {
     pub chat_template: Option<String>,
     /// What the user should know.
     pub notices: Vec<String>,
+    /// What the model's text side lacks.
+    pub chat_warnings: Vec<ChatWarning>,
     /// Values that nobody can mean, tensor by tensor: NaN, and what the format cannot hold.
     pub warnings: Vec<String>,
 }
@@ -65,7 +67,8 @@ pub fn convert(
     cancel: &AtomicBool,
     progress: &(dyn Fn(ConvertProgress) + Sync),
 ) -> Result<Conversion, ConvertError> {
-    let Prepared { checkpoint, config, layout, chat: Chat { config: chat, files, mut notices } } = prepare(request)?;
+    let Prepared { checkpoint, config, layout, chat } = prepare(request)?;
+    let Chat { config: chat, files, mut notices, warnings: chat_warnings } = chat;
     let output = Output::create(request.output)?;
     let needed = layout.index.total_bytes();
     if let Some(available) = io::free_bytes(output.folder()).filter(|&available| available < needed) {
@@ -105,6 +108,7 @@ pub fn convert(
         conv_template: chat.template().and_then(|template| template.name),
         chat_template: chat.chat_template,
         notices,
+        chat_warnings,
         warnings,
     })
 }
@@ -128,10 +132,26 @@ fn prepare(request: &ConvertRequest<'_>) -> Result<Prepared, ConvertError> {
 }
 
 /// Whether [`convert`] would accept the checkpoint: configuration, headers, tokenizer and template are read, weights are not, and
-/// the output's place is not looked at.
+/// the output's place is not looked at. Gives what the model's text side lacks.
 ///
 /// # Errors
 /// As [`convert`], before it reads a weight.
-pub fn check(request: &ConvertRequest<'_>) -> Result<(), ConvertError> {
-    prepare(request).map(drop)
+pub fn check(request: &ConvertRequest<'_>) -> Result<Vec<ChatWarning>, ConvertError> {
+    prepare(request).map(|prepared| prepared.chat.warnings)
+}
+
+/// Whether [`convert`] would accept the tensors of a checkpoint of which the weights are elsewhere: `folder` holds the rest, the one file
+/// `name` of `size` bytes begins with `start`.
+///
+/// # Errors
+/// As [`convert`], about configuration and tensors.
+pub fn check_header(
+    folder: &Path,
+    (name, size): (&str, u64),
+    start: &[u8],
+    quantization: &Quantization,
+) -> Result<(), ConvertError> {
+    let checkpoint = Checkpoint::of_header(folder, name, size, start)?;
+    let config = model_config(&checkpoint.folder, &checkpoint.config)?;
+    ShardLayout::new(&checkpoint, &config, quantization).map(drop)
 }

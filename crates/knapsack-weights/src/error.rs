@@ -38,7 +38,7 @@ pub enum ConvertError {
     Json {
         path: PathBuf,
         #[source]
-        source: knapsack_models::json::JsonError,
+        source: knapsack_artifact::json::JsonError,
     },
     /// A safetensors file or its index that is not what it should be.
     #[error("{}: {problem}", .path.display())]

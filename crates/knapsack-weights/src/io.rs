@@ -74,5 +74,5 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<Value>, ConvertError> {
         return Err(ConvertError::Checkpoint { path: path.to_owned(), problem });
     }
     let json = |source| ConvertError::Json { path: path.to_owned(), source };
-    knapsack_models::json::parse(&bytes).map(Some).map_err(json)
+    knapsack_artifact::json::parse(&bytes).map(Some).map_err(json)
 }

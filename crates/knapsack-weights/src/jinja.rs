@@ -66,15 +66,14 @@ fn own(folder: &Path, settings: &Value) -> Result<Vec<(PathBuf, String)>, Conver
 }
 
 fn try_out(source: &str, settings: &Value) -> Result<(), knapsack_jinja::Error> {
-    const TALKS: [&[(&str, &str)]; 3] = [
+    const TALKS: [Talk<'_>; 3] = [
         &[("user", "Hello")],
         &[("system", "Be brief."), ("user", "Hello")],
         &[("user", "Hello"), ("assistant", "Hi!"), ("user", "How are you?")],
     ];
     let template = Template::parse(source)?;
     for (number, talk) in TALKS.iter().enumerate() {
-        let rendered = template.render(&context(talk, settings), &|_| "1 January 2026".to_owned(), Limits::default());
-        match rendered {
+        match render(&template, talk, settings, true, "1 January 2026") {
             Err(error) if number == 0 || error.kind != ErrorKind::Raised => return Err(error),
             _ => {}
         }
@@ -82,7 +81,22 @@ fn try_out(source: &str, settings: &Value) -> Result<(), knapsack_jinja::Error> 
     Ok(())
 }
 
-fn context<'a>(talk: &[(&str, &str)], settings: &Value) -> Vec<(&'a str, Context)> {
+/// Messages of a conversation: role and content.
+pub(crate) type Talk<'a> = &'a [(&'a str, &'a str)];
+
+/// The text of a conversation on the day that `date` says; `answer`: with what asks for an answer.
+pub(crate) fn render(
+    template: &Template,
+    talk: Talk<'_>,
+    settings: &Value,
+    answer: bool,
+    date: &str,
+) -> Result<String, knapsack_jinja::Error> {
+    let text = template.render(&context(talk, settings, answer), &|_| date.to_owned(), Limits::default())?;
+    Ok(text.as_str().to_owned())
+}
+
+fn context<'a>(talk: Talk<'_>, settings: &Value, answer: bool) -> Vec<(&'a str, Context)> {
     let trusted = |text: &str| Context::Trusted(text.to_owned());
     let message = |&(role, content): &(&str, &str)| {
         Context::Map(vec![("role".to_owned(), trusted(role)), ("content".to_owned(), Context::Data(content.into()))])
@@ -91,7 +105,7 @@ fn context<'a>(talk: &[(&str, &str)], settings: &Value) -> Vec<(&'a str, Context
         ("messages", Context::List(talk.iter().map(message).collect())),
         ("tools", Context::Data(Value::Null)),
         ("documents", Context::Data(Value::Null)),
-        ("add_generation_prompt", Context::Data(Value::Bool(true))),
+        ("add_generation_prompt", Context::Data(Value::Bool(answer))),
     ];
     for name in ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"] {
         let token = settings.get(name);

@@ -15,6 +15,7 @@ mod checkpoint;
 mod convert;
 pub mod element;
 mod error;
+mod fit;
 mod io;
 mod jinja;
 mod layout;
@@ -27,8 +28,8 @@ mod template;
 mod tokenizer;
 mod unusual;
 
-pub use chat::chat_config;
-pub use convert::{Conversion, ConvertRequest, check, convert};
+pub use chat::{ChatWarning, check_chat};
+pub use convert::{Conversion, ConvertRequest, check, check_header, convert};
 pub use error::ConvertError;
 pub use jinja::check_chat_template;
 pub use pipeline::ConvertProgress;

@@ -137,22 +137,34 @@ impl<'de> Deserialize<'de> for Entries {
 
 /// Reads and checks the header of a safetensors file; tensors come in the order of their data.
 pub(crate) fn read(file: &File, path: &Path) -> Result<Vec<Entry>, ConvertError> {
-    let wrong = |problem: String| ConvertError::Checkpoint { path: path.to_owned(), problem };
     let length = file.metadata().map_err(ConvertError::io("read", path))?.len();
-    if length < 8 {
+    let mut start = vec![0; length.min(8) as usize];
+    read_exact_at(file, &mut start, 0).map_err(ConvertError::io("read", path))?;
+    start.resize(8 + header_size(&start, length, path)? as usize, 0);
+    read_exact_at(file, &mut start, 0).map_err(ConvertError::io("read", path))?;
+    parse(&start, length, path)
+}
+
+/// Bytes of the header of a file of `length` bytes that begins with `start`.
+fn header_size(start: &[u8], length: u64, path: &Path) -> Result<u64, ConvertError> {
+    let wrong = |problem: String| ConvertError::Checkpoint { path: path.to_owned(), problem };
+    let (Some(size), Some(rest)) = (start.first_chunk(), length.checked_sub(8)) else {
         return Err(wrong(format!("{length} bytes are too few for a safetensors file")));
+    };
+    let (size, most) = (u64::from_le_bytes(*size), MAX_HEADER_BYTES.min(rest));
+    match size <= most {
+        true => Ok(size),
+        false => Err(wrong(format!("a header of {size} bytes, expected at most {most}; is the file complete?"))),
     }
-    let mut size = [0; 8];
-    read_exact_at(file, &mut size, 0).map_err(ConvertError::io("read", path))?;
-    let size = u64::from_le_bytes(size);
-    if size > MAX_HEADER_BYTES || size > length - 8 {
-        let most = MAX_HEADER_BYTES.min(length - 8);
-        return Err(wrong(format!("a header of {size} bytes, expected at most {most}; is the file complete?")));
-    }
-    let mut header = vec![0; size as usize];
-    read_exact_at(file, &mut header, 8).map_err(ConvertError::io("read", path))?;
+}
+
+/// Checks the header of a safetensors file of `length` bytes that begins with `start`.
+pub(crate) fn parse(start: &[u8], length: u64, path: &Path) -> Result<Vec<Entry>, ConvertError> {
+    let wrong = |problem: String| ConvertError::Checkpoint { path: path.to_owned(), problem };
+    let size = header_size(start, length, path)?;
+    let header = start.get(8..8 + size as usize).ok_or_else(|| wrong("the header is not complete".to_owned()))?;
     let Entries(mut entries) =
-        serde_json::from_slice(&header).map_err(|source| wrong(format!("the header is not valid: {source}")))?;
+        serde_json::from_slice(header).map_err(|source| wrong(format!("the header is not valid: {source}")))?;
     // Empty tensors share their offset with the next one.
     entries.sort_by_key(|(_, info)| info.data_offsets);
     let mut end = 0;

@@ -1,8 +1,8 @@
 //! The tokenizer files of a checkpoint, and what MLC finds out from them.
 
 use crate::error::ConvertError;
-use crate::io::read_json;
 use knapsack_artifact::chat_config::{TokenPostproc, TokenizerInfo};
+use knapsack_artifact::json;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
@@ -47,6 +47,11 @@ pub(crate) struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// The text of a special token.
+    pub(crate) fn spelling(&self, id: u32) -> Option<&str> {
+        self.special.iter().find(|(_, known)| **known == u64::from(id)).map(|(text, _)| text.as_str())
+    }
+
     /// Gives the model another Jinja template than its own.
     pub(crate) fn replace_template(&mut self, template: String) {
         self.files.retain(|file| file.name != JINJA_FILE);
@@ -60,7 +65,11 @@ impl Tokenizer {
             let path = folder.join(name);
             match std::fs::metadata(&path) {
                 Ok(metadata) if metadata.is_file() && metadata.len() <= MAX_FILE_BYTES => {
-                    let content = std::fs::read(&path).map_err(ConvertError::io("read", &path))?;
+                    let mut content = std::fs::read(&path).map_err(ConvertError::io("read", &path))?;
+                    if name.ends_with(".json") {
+                        let json = |source| ConvertError::Json { path: path.clone(), source };
+                        content = json::text(&content).map_err(json)?.into_owned().into_bytes();
+                    }
                     files.push(OutputFile { name: name.to_owned(), content });
                 }
                 Ok(metadata) => {
@@ -70,16 +79,20 @@ impl Tokenizer {
                 Err(_) => {}
             }
         }
-        let tokenizer = read_json(&folder.join("tokenizer.json"))?;
+        // The runtime's reader of this one takes nothing but JSON.
+        let tokenizer = files.iter().find(|file| file.name == "tokenizer.json");
+        let tokenizer: Option<Value> = tokenizer.map(|file| serde_json::from_slice(&file.content)).transpose().map_err(
+            |source| ConvertError::Json { path: folder.join("tokenizer.json"), source: source.into() },
+        )?;
         let text = |name: &str| {
             let file = files.iter().find(|file| file.name == name)?;
             Some(String::from_utf8_lossy(&file.content).into_owned())
         };
-        let json = |name: &str| -> Option<Value> { serde_json::from_str(&text(name)?).ok() };
+        let settings = |name: &str| -> Option<Value> { json::parse(text(name)?.as_bytes()).ok() };
         let jinja = text(JINJA_FILE)
             .map(|template| (template, JINJA_FILE))
-            .or_else(|| Some((jinja_template(&json("tokenizer_config.json")?)?, "tokenizer_config.json")))
-            .or_else(|| Some((jinja_template(&json(JINJA_JSON)?)?, JINJA_JSON)));
+            .or_else(|| Some((jinja_template(&settings("tokenizer_config.json")?)?, "tokenizer_config.json")))
+            .or_else(|| Some((jinja_template(&settings(JINJA_JSON)?)?, JINJA_JSON)));
         Ok(Tokenizer {
             files,
             info: tokenizer.as_ref().map(detect_info).unwrap_or_default(),

@@ -3,7 +3,7 @@
 use knapsack_artifact::{ChatConfig, WeightIndex};
 use knapsack_testkit::{GENERATED, fixture, fixtures, mlc_fixture, tiny_assistant};
 use knapsack_weights::{
-    Conversion, ConvertError, ConvertProgress, ConvertRequest, TemplateChoice, chat_config, convert,
+    Conversion, ConvertError, ConvertProgress, ConvertRequest, TemplateChoice, check_chat, convert,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -320,10 +320,16 @@ fn the_example_keeps_its_own_chat_template() {
     let parent = tempfile::tempdir().unwrap();
     let output = parent.path().join("out");
     let report = run(&tiny_assistant(), &output, "q4f16_1", None, 2).unwrap();
-    assert_eq!(report.conv_template, None);
+    assert_eq!(report.conv_template.as_deref(), Some("derived"));
     let chat = ChatConfig::open(&output).unwrap();
-    assert_eq!((chat.conv_template.as_ref(), chat.chat_template.as_deref()), (None, Some("tokenizer_config.json")));
-    assert_eq!(chat, chat_config(&tiny_assistant(), &"q4f16_1".parse().unwrap(), &TemplateChoice::Model).unwrap());
+    assert_eq!(chat.chat_template.as_deref(), Some("tokenizer_config.json"));
+    // For MLC's apps, which know no Jinja.
+    let derived = chat.template().unwrap();
+    assert_eq!(derived.system_prefix_token_ids, Some(vec![1020]));
+    assert_eq!((&*derived.roles["user"], &*derived.seps[0]), ("<|im_start|>user\n", "<|im_end|>\n"));
+    assert_eq!((derived.stop_str, derived.stop_token_ids), (vec!["<|im_end|>".to_owned()], vec![1023, 1021]));
+    let warnings = check_chat(&tiny_assistant(), &"q4f16_1".parse().unwrap(), &TemplateChoice::Model).unwrap();
+    assert_eq!((warnings, report.chat_warnings), (vec![], vec![]));
     assert!(json_file(&output.join("tokenizer_config.json"))["chat_template"].is_string());
     let error = run(&tiny_assistant(), &parent.path().join("b"), "q4f16_1", Some("lama"), 1).unwrap_err().to_string();
     assert!(error.contains("unknown chat template `lama`") && error.contains("one of llama-3,"), "{error}");

@@ -3,7 +3,7 @@
 mod support;
 
 use knapsack_runtime::ChatModel;
-use knapsack_runtime::text::{Message, PromptOptions, Tokenizer};
+use knapsack_runtime::text::{Message, PromptOptions, Role, Tokenizer};
 use knapsack_weights::{ConvertRequest, TemplateChoice, convert};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -25,10 +25,14 @@ fn references() -> Option<Vec<Value>> {
     let output = scratch.path().join("references.json");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/prompt_references.py");
     let mut command = Command::new(python);
-    command.arg(script).arg(folder).arg(&output);
-    command.args(std::env::var_os("KNAPSACK_TEST_TEMPLATES"));
+    command.arg(script).arg(folder).arg(&output).arg(templates());
     assert!(command.status().unwrap().success());
     Some(serde_json::from_slice(&std::fs::read(output).unwrap()).unwrap())
+}
+
+/// Templates with the constructs that public ones use.
+fn templates() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/templates")
 }
 
 /// A checkpoint of a tiny llama with this tokenizer.
@@ -135,8 +139,19 @@ fn packaged_prompts_are_those_of_transformers() {
         // Text models of Gemma 3 end before the token of images.
         let vocab = tokenizer.token_id("<image_soft_token>").unwrap_or(tokenizer.vocab_size() as u32);
         let place = tempfile::tempdir().unwrap();
-        let chat = ChatModel::open(&packaged(folder, vocab, place.path()), vocab).unwrap();
+        let packaged = packaged(folder, vocab, place.path());
+        let chat = ChatModel::open(&packaged, vocab).unwrap();
         let cases = model["conversations"].as_array().unwrap();
+        let plain: Vec<Vec<Message>> = cases
+            .iter()
+            .filter(|case| is_plain(case))
+            .map(|case| serde_json::from_value(case["messages"].clone()).unwrap())
+            .collect();
+        assert!(plain.len() > 3);
+        if let Some(differ) = differing(&packaged, vocab, &plain) {
+            eprintln!("{}: the derived conversation template says {} conversations", folder.display(), plain.len());
+            wrong.extend(differ.into_iter().map(|problem| format!("{}: derived: {problem}", folder.display())));
+        }
         let (equal, differ) = compare(&chat, cases);
         eprintln!("{}: {equal} of {}", folder.display(), cases.len());
         wrong.extend(differ.into_iter().map(|problem| format!("{}: {problem}", folder.display())));
@@ -173,7 +188,82 @@ fn templates_are_rendered_as_by_transformers() {
             }
         }
     }
+    let known = references.iter().filter(|model| model["template"].is_string()).count();
+    assert_eq!(known, std::fs::read_dir(templates()).unwrap().count() - 1, "all but the README");
     assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Conversations that a conversation template can say: question and answer in turns, without white space around them.
+fn is_plain(case: &Value) -> bool {
+    let messages = case["messages"].as_array().unwrap();
+    let plain = |(index, message): (usize, &Value)| {
+        let role = if index % 2 == 0 { "user" } else { "assistant" };
+        let content = message["content"].as_str().unwrap_or(" ");
+        message["role"] == role && content.trim() == content && !content.is_empty() && message.as_object().unwrap().len() == 2
+    };
+    let bare = ["tools", "variables"].iter().all(|key| case.get(*key).is_none_or(Value::is_null));
+    bare && case["spelled"] != true && messages.len() % 2 == 1 && messages.iter().enumerate().all(plain)
+}
+
+/// The conversations whose prompts differ between the model's own template and the conversation template that was made of it for
+/// MLC's apps; `None` where none was made.
+fn differing(folder: &Path, vocab: u32, conversations: &[Vec<Message>]) -> Option<Vec<String>> {
+    let file = folder.join("mlc-chat-config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    if config["conv_template"]["name"] != "derived" {
+        return None;
+    }
+    let own = ChatModel::open(folder, vocab).unwrap();
+    config.as_object_mut().unwrap().remove("chat_template");
+    std::fs::write(&file, config.to_string()).unwrap();
+    let derived = ChatModel::open(folder, vocab).unwrap();
+    let options = PromptOptions::default();
+    let mut wrong = Vec::new();
+    for messages in conversations {
+        let prompts = [&own, &derived].map(|chat| chat.prompt(messages, &options).map_err(|error| error.to_string()));
+        if prompts[0] != prompts[1] {
+            let texts = [&own, &derived].map(|chat| chat.render(messages, &options).map(|prompt| prompt.text));
+            wrong.push(format!("{texts:?}"));
+        }
+    }
+    Some(wrong)
+}
+
+#[test]
+fn a_derived_conversation_template_gives_the_prompts_of_the_models_own() {
+    let say = |texts: &[&str]| {
+        let turns = texts.iter().enumerate().map(|(index, text)| {
+            Message::new(if index % 2 == 0 { Role::User } else { Role::Assistant }, *text)
+        });
+        turns.collect::<Vec<_>>()
+    };
+    let conversations =
+        [say(&["What is 37 plus 48?"]), say(&["{user_message}", "Two\n\nlines", "é & <b>"]), say(&["a", "b", "c", "d", "e"])];
+    let mut other = Vec::new();
+    for file in std::fs::read_dir(templates()).unwrap().map(|entry| entry.unwrap().path()) {
+        if file.extension().is_none_or(|extension| extension != "jinja") {
+            continue;
+        }
+        let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
+        let place = tempfile::tempdir().unwrap();
+        let tokenizer = place.path().join("tokenizer");
+        std::fs::create_dir(&tokenizer).unwrap();
+        let tiny = knapsack_testkit::tiny_assistant();
+        std::fs::copy(tiny.join("tokenizer.json"), tokenizer.join("tokenizer.json")).unwrap();
+        let settings = std::fs::read(tiny.join("tokenizer_config.json")).unwrap();
+        let mut settings: Value = serde_json::from_slice(&settings).unwrap();
+        settings["chat_template"] = std::fs::read_to_string(&file).unwrap().into();
+        std::fs::write(tokenizer.join("tokenizer_config.json"), settings.to_string()).unwrap();
+        // One asks for what transformers' sandbox does not allow.
+        if name == "list-append-do" {
+            continue;
+        }
+        match differing(&packaged(&tokenizer, 1024, place.path()), 1024, &conversations) {
+            Some(wrong) => assert!(wrong.is_empty(), "{name}:\n{}", wrong.join("\n")),
+            None => other.push(name),
+        }
+    }
+    assert_eq!(other, [""; 0], "no conversation template was made");
 }
 
 #[test]

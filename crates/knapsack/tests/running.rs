@@ -2,7 +2,7 @@
 
 use knapsack_testkit::{ReferenceSequence, mlc_fixture, reference_logits, tiny_assistant};
 use serde_json::Value;
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -211,6 +211,37 @@ fn a_conversation() {
     let reused = lines[3].split(' ').nth(3).and_then(|word| word.parse::<u32>().ok()).unwrap();
     assert!(lines[3].contains("from the KV cache") && reused > 20, "{text}");
     assert_eq!(lines.last(), Some(&"12 plus 30 is 42."), "{text}");
+}
+
+/// `cache clean` beside a conversation with a converted checkpoint leaves it what it reads, and nothing when it is over.
+#[test]
+fn what_a_model_uses_is_not_cleaned_away() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut child = knapsack(cache.path())
+        .arg("chat")
+        .arg(tiny_assistant())
+        .args(["--temperature", "0", "-q"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let stdin = child.stdin.as_mut().unwrap();
+    let mut ask = |question: &str| {
+        stdin.write_all(format!("{question}\n").as_bytes()).unwrap();
+        lines.next().unwrap().unwrap()
+    };
+    let clean = || -> Value {
+        serde_json::from_str(&succeed(knapsack(cache.path()).args(["cache", "clean", "--json"]))).unwrap()
+    };
+    assert_eq!(ask("What is 37 plus 48?"), "37 plus 48 is 85.");
+    let cleaned = clean();
+    assert_eq!((&cleaned["entries"], &cleaned["in_use"]), (&0.into(), &1.into()), "{cleaned}");
+    assert_eq!(ask("What is 12 plus 30?"), "12 plus 30 is 42.");
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    let cleaned = clean();
+    assert_eq!((&cleaned["entries"], &cleaned["in_use"]), (&1.into(), &0.into()), "{cleaned}");
 }
 
 /// The protocol of the example's eval.json: 2.080 at 4 bit, the fast path within 0.5 % of it.

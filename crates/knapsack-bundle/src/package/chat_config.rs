@@ -1,14 +1,17 @@
 //! The bundled `mlc-chat-config.json`: the source's with the sizes that the library was compiled for.
 
+use knapsack_artifact::json;
 use knapsack_artifact::library::ModelInfo;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// Sets the windows, keeps everything else and its order.
 ///
 /// # Errors
 /// What is wrong with `source`, as text.
 pub(super) fn with_windows(source: &[u8], model: &ModelInfo) -> Result<Vec<u8>, String> {
-    let mut config: Map<String, Value> = serde_json::from_slice(source).map_err(|error| error.to_string())?;
+    let Value::Object(mut config) = json::parse_portable(source).map_err(|error| error.to_string())? else {
+        return Err("it is no object".to_owned());
+    };
     let unset_or = |value: Option<u32>| Value::from(value.map_or(-1, i64::from));
     let mut windows = vec![
         ("context_window_size", unset_or(model.context_window_size)),
@@ -33,6 +36,7 @@ pub(super) fn with_windows(source: &[u8], model: &ModelInfo) -> Result<Vec<u8>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Map;
 
     #[test]
     fn windows_are_set_and_the_rest_is_kept_in_order() {

@@ -6,7 +6,7 @@ use super::{BundleStep, Entry, WriteOptions};
 use crate::digest::{Hashed, Wanted};
 use crate::error::BundleError;
 use knapsack_artifact::weight_index::{FILE_NAME, OLD_FILE_NAME, WeightIndex};
-use knapsack_artifact::{names, token_tables};
+use knapsack_artifact::{json, names, token_tables};
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ impl Check<'_> {
         }
         let path = self.folder.join(CHAT_CONFIG);
         let listed: Listed =
-            serde_json::from_slice(chat_config).map_err(|error| self.problem(&path, error.to_string()))?;
+            json::parse(chat_config).map_err(|error| self.problem(&path, error.to_string()))?;
         for name in &listed.tokenizer_files {
             names::check_relative_path(name)
                 .map_err(|source| BundleError::Name { place: path.display().to_string(), source })?;

@@ -76,6 +76,9 @@ fn the_chunk_goes_first() {
     assert_eq!(slightly_less.windows.context, 131_072);
     assert_eq!(slightly_less.windows.chunk, 8192 - CHUNK_STEP);
     assert!(slightly_less.over_budget.is_none());
+    let (value, budget) = (slightly_less.windows.chunk, full.memory.total() - 1);
+    let reduced = format!("prefill_chunk_size = {value}, reduced from the model's own 8192 to fit {budget} bytes");
+    assert!(text(&slightly_less).contains(&reduced), "{:?}", text(&slightly_less));
 }
 
 /// The result fits, and one step more would not.
@@ -98,6 +101,10 @@ fn nothing_fits_a_budget_below_the_weights() {
     let chosen = chosen(&llama(), GivenSizes::default(), Some(1_000_000_000));
     assert_eq!((chosen.windows.context, chosen.windows.chunk), (MIN_CONTEXT, MIN_CHUNK));
     assert!(chosen.over_budget.is_some());
+    // What does not fit is not said to be reduced to fit.
+    let told = text(&chosen);
+    assert!(told.iter().all(|notice| notice.ends_with("and still it does not fit 1000000000 bytes")), "{told:?}");
+    assert_eq!(told.len(), 2);
 }
 
 #[test]

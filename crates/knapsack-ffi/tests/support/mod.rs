@@ -38,7 +38,8 @@ pub(crate) fn world(folder: &Path) -> World {
     let built = product(packager.build(&manifest, planned).expect("built"));
     let ready = product(packager.make_ready(built).expect("ready"));
     let destination = Destination { folder: &dist, link_mode: LinkMode::Copy, sync: false };
-    packager.bundle(&manifest, &ready, destination).expect("bundled");
+    let bundled = packager.bundle(&manifest, &ready, destination).expect("bundled");
+    assert!(bundled.product.is_some(), "{:#?}", bundled.findings);
 
     let bundle = dist.join("bundle");
     let hub = HubServer::start();

@@ -145,13 +145,17 @@ impl MlcTemplate {
                 out.own(self.role(turn.role)?)?;
                 out.own(&raw.role_content_sep)?;
             }
+            // What was thought before the last question is of no use to the answer; later thoughts are.
+            let forgets = raw.strip_reasoning_in_history && turn.at.is_none_or(|at| at < last_user);
             let content = match turn.role {
-                // What was thought before the last question is of no use to the answer; later thoughts are.
-                "assistant" if raw.strip_reasoning_in_history && turn.at.is_none_or(|at| at < last_user) => {
-                    without_reasoning(turn.content)
-                }
+                "assistant" if forgets => without_reasoning(turn.content),
                 _ => turn.content,
             };
+            if let Some(reasoning) = turn.reasoning.filter(|_| !forgets) {
+                out.own("<think>\n")?;
+                out.data(reasoning)?;
+                out.own("\n</think>\n\n")?;
+            }
             let key = format!("{{{}_message}}", turn.role);
             let template = raw.role_templates.as_ref().and_then(|templates| templates.get(turn.role));
             fill(&mut out, template.map_or(&*key, String::as_str), &key, content, turn.at.is_none())?;
@@ -178,12 +182,13 @@ impl MlcTemplate {
     fn turns<'a>(&'a self, messages: &'a [Message]) -> impl Iterator<Item = Turn<'a>> {
         let own =
             self.raw.messages.iter().filter_map(|(role, content)| {
-                Some(Turn { role: role.as_str(), content: content.as_deref()?, at: None })
+                Some(Turn { role: role.as_str(), content: content.as_deref()?, reasoning: None, at: None })
             });
         own.chain(
             messages.iter().enumerate().filter(|(_, message)| message.role != Role::System).map(|(at, message)| Turn {
                 role: message.role.as_str(),
                 content: &message.content,
+                reasoning: message.reasoning.as_deref(),
                 at: Some(at),
             }),
         )
@@ -218,6 +223,8 @@ impl MlcTemplate {
 struct Turn<'a> {
     role: &'a str,
     content: &'a str,
+    /// What was thought before it, told apart from it.
+    reasoning: Option<&'a str>,
     at: Option<usize>,
 }
 
@@ -385,6 +392,23 @@ mod tests {
         let options = PromptOptions { tools, ..PromptOptions::default() };
         let prompt = MlcTemplate::from_json(&json).unwrap().render(&said[1..2], &options).unwrap();
         assert!(prompt.text.contains("user\n[{\"name\":\"f\"}]|What is {function_string}?"), "{}", prompt.text);
+    }
+
+    #[test]
+    fn thoughts_told_apart_go_back_where_they_were() {
+        let answer = |text: &str| Message { reasoning: Some("hm".into()), ..message(Role::Assistant, text) };
+        let said = [message(Role::User, "a"), answer("b"), message(Role::User, "c"), answer("d")];
+        let render = |strip: bool| {
+            let mut json = qwen3();
+            json["strip_reasoning_in_history"] = strip.into();
+            MlcTemplate::from_json(&json).unwrap().render(&said, &PromptOptions::default()).unwrap()
+        };
+        let kept = render(false);
+        assert_eq!(kept.text.matches("assistant\n<think>\nhm\n</think>\n\n").count(), 2, "{}", kept.text);
+        let data: Vec<&str> = kept.data.iter().map(|range| &kept.text[range.clone()]).collect();
+        assert_eq!(data, ["a", "hm", "b", "c", "hm", "d"], "the marks are tokens of the template");
+        let stripped = render(true).text;
+        assert!(stripped.contains("assistant\nb<") && stripped.contains("<think>\nhm\n</think>\n\nd<"), "{stripped}");
     }
 
     #[test]

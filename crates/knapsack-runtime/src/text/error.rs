@@ -13,7 +13,7 @@ pub enum TextError {
     TooLarge { path: PathBuf, bytes: u64, limit: u64 },
     /// A JSON file that is not what it should be.
     #[error("cannot decode {}", path.display())]
-    Json { path: PathBuf, source: serde_json::Error },
+    Json { path: PathBuf, source: knapsack_artifact::json::JsonError },
     /// `tokenizer.json` is not a tokenizer.
     #[error("cannot build the tokenizer: {0}")]
     Tokenizer(String),

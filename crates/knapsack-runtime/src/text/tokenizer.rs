@@ -2,7 +2,7 @@ use super::bpe::Bytes;
 use super::vocabulary::{self, Inner, guarded};
 use super::{Detokenizer, TextError};
 use aho_corasick::{AhoCorasick, MatchKind};
-use knapsack_artifact::{TokenTables, token_tables};
+use knapsack_artifact::{TokenTables, json, token_tables};
 use knapsack_device::{FileRange, Folder, WeightFiles};
 use std::ops::Range;
 use std::path::Path;
@@ -52,11 +52,14 @@ impl Tokenizer {
     /// As [`Tokenizer::open`].
     pub(crate) fn from_files(files: &dyn WeightFiles) -> Result<Self, TextError> {
         let io = |source| TextError::Io { path: files.place().join(FILE_NAME), source };
-        let json = open_capped(files, FILE_NAME, MAX_FILE_BYTES)?.map(MAX_FILE_BYTES).map_err(io)?;
-        let compiled = compiled(files, json.as_ref()).map(vocabulary::of_tables);
+        let file = open_capped(files, FILE_NAME, MAX_FILE_BYTES)?.map(MAX_FILE_BYTES).map_err(io)?;
+        let compiled = compiled(files, file.as_ref()).map(vocabulary::of_tables);
         match compiled {
             Some(Ok((inner, longest_token))) => Self::new(inner, longest_token),
-            Some(Err(_)) | None => Self::from_bytes(json.as_ref()),
+            Some(Err(_)) | None => {
+                let text = json::text(file.as_ref()).map_err(|error| TextError::Tokenizer(error.to_string()))?;
+                Self::from_bytes(text.as_bytes())
+            }
         }
     }
 

@@ -59,7 +59,7 @@ fn respond(request: &Parsed, host: Host, shared: &Shared, stream: &mut TcpStream
         };
         let reply = disturb(reply, fault.as_ref());
         let authorization = request.headers.get("authorization").cloned();
-        let (path, range, status) = (request.path.clone(), request.range(), reply.status);
+        let (path, range, status) = (request.path.clone(), request.range().map(|(first, _)| first), reply.status);
         state.log.push(Request { host, path, range, authorization, status, sent: 0 });
         (reply, fault, state.pause, state.taken + state.log.len() - 1)
     };
@@ -309,14 +309,17 @@ fn resolve(
 
 fn content(file: &HubFile, request: &Parsed) -> Reply {
     let size = file.content.size();
-    let reply = |status, from| {
-        let body = Body::Content { content: file.content.clone(), from };
+    let reply = |status, from, end: u64| {
+        let body = Body::Content { content: file.content.clone(), from, length: end - from };
         let reply = Reply { status, headers: Vec::new(), body };
         reply.with("ETag", format!("\"{}\"", file.etag())).with("Accept-Ranges", "bytes")
     };
     match request.range() {
-        None => reply(200, 0),
-        Some(from) if from >= size => Reply::new(416, "").with("Content-Range", format!("bytes */{size}")),
-        Some(from) => reply(206, from).with("Content-Range", format!("bytes {from}-{}/{size}", size - 1)),
+        None => reply(200, 0, size),
+        Some((from, _)) if from >= size => Reply::new(416, "").with("Content-Range", format!("bytes */{size}")),
+        Some((from, last)) => {
+            let end = last.map_or(size, |last| size.min(last + 1)).max(from);
+            reply(206, from, end).with("Content-Range", format!("bytes {from}-{}/{size}", end.saturating_sub(1)))
+        }
     }
 }

@@ -58,9 +58,10 @@ fn decode(path: &str) -> String {
 }
 
 impl Parsed {
-    /// First byte of `Range: bytes=first-`.
-    pub(super) fn range(&self) -> Option<u64> {
-        self.headers.get("range")?.strip_prefix("bytes=")?.split('-').next()?.parse().ok()
+    /// First byte of `Range: bytes=first-last`, and last where it is said.
+    pub(super) fn range(&self) -> Option<(u64, Option<u64>)> {
+        let (first, last) = self.headers.get("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        Some((first.parse().ok()?, last.parse().ok()))
     }
 }
 
@@ -75,10 +76,11 @@ pub(super) struct Reply {
 #[derive(Debug, Clone)]
 pub(super) enum Body {
     Text(String),
-    /// A file's content from an offset on.
+    /// A part of a file's content.
     Content {
         content: Content,
         from: u64,
+        length: u64,
     },
 }
 
@@ -95,7 +97,7 @@ impl Reply {
     pub(super) fn length(&self) -> u64 {
         match &self.body {
             Body::Text(text) => text.len() as u64,
-            Body::Content { content, from } => content.size() - from,
+            Body::Content { length, .. } => *length,
         }
     }
 
@@ -127,7 +129,7 @@ impl Reply {
                 }
                 Ok(bytes.len() as u64)
             }
-            Body::Content { content: Content::Bytes(bytes), from } => {
+            Body::Content { content: Content::Bytes(bytes), from, .. } => {
                 let bytes = &bytes[*from as usize..][..count as usize];
                 for piece in bytes.chunks(piece.max(1)) {
                     stream.write_all(piece)?;
@@ -135,7 +137,7 @@ impl Reply {
                 }
                 Ok(count)
             }
-            Body::Content { content: Content::File { path, .. }, from } => {
+            Body::Content { content: Content::File { path, .. }, from, .. } => {
                 let mut file = File::open(path)?;
                 file.seek(SeekFrom::Start(*from))?;
                 let mut reader = BufReader::with_capacity(256 << 10, file.take(count));

@@ -187,6 +187,9 @@ impl Chat<'_> {
                 }
             });
             let mut show = |event: Event<'_>| {
+                if let Event::Thinking(piece) = event {
+                    reporter.aside(piece);
+                }
                 if let Event::Text(piece) = event
                     && written.is_ok()
                 {

@@ -28,6 +28,9 @@ pub fn run(args: &ConvertArgs, reporter: &Reporter) -> anyhow::Result<()> {
 }
 
 fn show(report: &Conversion, output: &Path, start: Instant, reporter: &Reporter) -> anyhow::Result<()> {
+    for warning in &report.chat_warnings {
+        reporter.warning(warning);
+    }
     let seconds = start.elapsed().as_secs_f64();
     if reporter.is_json() {
         let value = json!({

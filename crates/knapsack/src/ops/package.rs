@@ -25,6 +25,7 @@ pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
     let ready = read.settle(ready)?;
     let destination = Destination { folder: &args.output, link_mode: args.link_mode, sync: !args.no_sync };
     let report = packager.bundle(&read.manifest, &ready, destination)?;
+    let report = read.settle(report)?;
     let planned = || ready.iter().map(|model| &model.built.planned);
     for file in &report.written {
         let reason = file.reason.map(|reason| reason.to_string()).unwrap_or_default();

@@ -10,8 +10,9 @@ use anyhow::Context;
 use knapsack_artifact::app_config::WeightsLocation;
 use knapsack_config::{AppMemory, DeviceProfiles};
 use knapsack_runtime::download::DownloadProgress;
-use knapsack_runtime::manager::{Event, Manager, system_budget};
+use knapsack_runtime::manager::{Event, EvictionReason, Manager, system_budget};
 use knapsack_runtime::{Package, PackageLoader};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,12 +39,8 @@ pub fn run(args: &ServeArgs, reporter: &Reporter) -> anyhow::Result<()> {
     };
     let device = open::device(&args.device)?;
     reporter.detail("Device", device.description());
-    let verbose = reporter.verbosity() > 0;
-    let listener = Box::new(move |event: &Event<'_>| {
-        if verbose && !matches!(event, Event::Loading { .. }) {
-            eprintln!("{event:?}");
-        }
-    });
+    let told = reporter.clone();
+    let listener = Box::new(move |event: &Event<'_>| tell(&told, event));
     let manager = Manager::new(PackageLoader::new(package, device, store), budget, Some(listener));
     let limits = Limits {
         connections: args.max_connections as usize,
@@ -64,7 +61,10 @@ pub fn run(args: &ServeArgs, reporter: &Reporter) -> anyhow::Result<()> {
         let server = Server::new(manager, access, &limits, tell_downloads(reporter));
         let graceful = Graceful::new();
         // Programs that start the server read the port from this line.
-        reporter.line(format_args!("listening on http://{local}/v1 (budget {budget} bytes)"))?;
+        match reporter.is_json() {
+            true => reporter.result("listening", &json!({ "url": format!("http://{local}/v1"), "budget": budget }))?,
+            false => reporter.line(format_args!("listening on http://{local}/v1 (budget {budget} bytes)"))?,
+        }
         serve(socket, server, limits, &graceful).await
     });
     // A download or an answer that does not end in time must not keep the program.
@@ -116,15 +116,34 @@ async fn serve(socket: TcpListener, server: Server, limits: Limits, graceful: &G
     }
 }
 
+/// Says which models come and go, to those who ask for more.
+fn tell(reporter: &Reporter, event: &Event<'_>) {
+    match event {
+        Event::Loaded { model_id, bytes, time } => {
+            reporter.detail("Loaded", format_args!("{model_id} in {:.2} s, {bytes} bytes", time.as_secs_f64()));
+        }
+        Event::Evicted { model_id, bytes, reason } => {
+            let why = match reason {
+                EvictionReason::Room => "to make room",
+                EvictionReason::Pressure => "the system needs memory",
+                EvictionReason::Unloaded => "it was asked for",
+            };
+            reporter.detail("Evicted", format_args!("{model_id}, {bytes} bytes: {why}"));
+        }
+        Event::Failed { model_id, error } => reporter.detail("Failed", format_args!("{model_id}: {error}")),
+        _ => {}
+    }
+}
+
 /// Says each tenth of a download.
 fn tell_downloads(reporter: &Reporter) -> OnDownload {
-    let quiet = reporter.is_quiet() || reporter.is_json();
+    let reporter = reporter.clone();
     let told: Mutex<BTreeMap<String, u64>> = Mutex::default();
     Arc::new(move |model_id: &str, DownloadProgress { done, total }| {
         let tenth = done.saturating_mul(10) / total.max(1);
         let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-        if !quiet && told.insert(model_id.to_owned(), tenth) != Some(tenth) {
-            eprintln!("downloading {model_id}: {done} of {total} bytes");
+        if told.insert(model_id.to_owned(), tenth) != Some(tenth) {
+            reporter.status("Downloading", format_args!("{model_id}: {done} of {total} bytes"));
         }
     })
 }

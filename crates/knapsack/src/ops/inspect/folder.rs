@@ -210,5 +210,5 @@ fn plain(value: &Value) -> String {
 
 fn read_json(path: &Path) -> Result<Map<String, Value>> {
     let text = read_limited(path, MAX_CONFIG_BYTES)?;
-    serde_json::from_slice(&text).with_context(|| format!("{} is not valid JSON", path.display()))
+    knapsack_artifact::json::parse(&text).with_context(|| format!("{} is not valid JSON", path.display()))
 }

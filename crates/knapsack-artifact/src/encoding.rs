@@ -1,17 +1,27 @@
 //! The bytes of a file as text, in whichever of Unicode's encodings it was saved.
 
+use std::borrow::Cow;
+use std::fmt;
+
 /// A text without a byte-order mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Decoded {
+pub struct Decoded<'a> {
     /// What could not be decoded is a replacement character.
-    pub(crate) text: String,
+    pub text: Cow<'a, str>,
     /// The first place in it that could not be decoded, and why.
-    pub(crate) wrong: Option<(usize, Wrong)>,
+    pub wrong: Option<(usize, Wrong)>,
+}
+
+impl Decoded<'_> {
+    /// The same, independent of the file's bytes.
+    pub fn into_owned(self) -> Decoded<'static> {
+        Decoded { text: Cow::Owned(self.text.into_owned()), wrong: self.wrong }
+    }
 }
 
 /// Why a file is no text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Wrong {
+pub enum Wrong {
     /// A byte that UTF-8 does not have there.
     Utf8(u8),
     /// Something that another encoding of Unicode does not have there.
@@ -20,15 +30,25 @@ pub(crate) enum Wrong {
     Compressed(&'static str),
 }
 
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wrong::Utf8(byte) => write!(f, "it is text in no encoding of Unicode (byte 0x{byte:02x})"),
+            Wrong::Unicode(name) => write!(f, "it seems to be {name}, and is damaged"),
+            Wrong::Compressed(name) => write!(f, "it is compressed ({name})"),
+        }
+    }
+}
+
 /// A function that decodes, and says where it could not.
 type Decode = fn(&[u8]) -> (String, Option<usize>);
 
 /// Decodes by the byte-order mark; without one by where the zero bytes of the first characters are, which in JSON are ASCII
 /// (RFC 4627, section 3).
-pub(crate) fn decode(bytes: &[u8]) -> Decoded {
+pub fn decode(bytes: &[u8]) -> Decoded<'_> {
     for (magic, format) in [(&b"\x1f\x8b"[..], "gzip"), (b"PK\x03\x04", "zip"), (b"\x28\xb5\x2f\xfd", "zstd")] {
         if bytes.starts_with(magic) {
-            return Decoded { text: String::new(), wrong: Some((0, Wrong::Compressed(format))) };
+            return Decoded { text: Cow::Borrowed(""), wrong: Some((0, Wrong::Compressed(format))) };
         }
     }
     let (name, decode, skip): (&str, Decode, usize) = match *bytes {
@@ -43,16 +63,15 @@ pub(crate) fn decode(bytes: &[u8]) -> Decoded {
         _ => return utf8(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)),
     };
     let (text, wrong) = decode(&bytes[skip..]);
-    Decoded { text, wrong: wrong.map(|at| (at, Wrong::Unicode(name))) }
+    Decoded { text: Cow::Owned(text), wrong: wrong.map(|at| (at, Wrong::Unicode(name))) }
 }
 
-fn utf8(bytes: &[u8]) -> Decoded {
+fn utf8(bytes: &[u8]) -> Decoded<'_> {
     match std::str::from_utf8(bytes) {
-        Ok(text) => Decoded { text: text.to_owned(), wrong: None },
+        Ok(text) => Decoded { text: Cow::Borrowed(text), wrong: None },
         Err(error) => {
             let at = error.valid_up_to();
-            let text = String::from_utf8_lossy(bytes).into_owned();
-            Decoded { text, wrong: Some((at, Wrong::Utf8(bytes[at]))) }
+            Decoded { text: String::from_utf8_lossy(bytes), wrong: Some((at, Wrong::Utf8(bytes[at]))) }
         }
     }
 }
@@ -88,7 +107,7 @@ fn collect(characters: impl Iterator<Item = Option<char>>, rest: bool) -> (Strin
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8]) -> Decoded {
+    fn read(bytes: &[u8]) -> Decoded<'_> {
         decode(bytes)
     }
 
@@ -111,7 +130,7 @@ mod tests {
                 with(marked(b"\xff\xfe\0\0"), utf32(false).collect()),
                 with(marked(b"\0\0\xfe\xff"), utf32(true).collect()),
             ] {
-                assert_eq!(read(&bytes), Decoded { text: text.to_owned(), wrong: None });
+                assert_eq!(read(&bytes), Decoded { text: Cow::Borrowed(text), wrong: None });
             }
         }
     }
@@ -123,6 +142,6 @@ mod tests {
         assert_eq!(read(b"\xff\xfea\0b").wrong, Some((1, Wrong::Unicode("UTF-16"))));
         assert_eq!(read(b"\xff\xfe\0\0\0\0\x11\0").wrong, Some((0, Wrong::Unicode("UTF-32"))));
         assert_eq!(read(b"\x1f\x8b\x08").wrong, Some((0, Wrong::Compressed("gzip"))));
-        assert_eq!(read(b""), Decoded { text: String::new(), wrong: None });
+        assert_eq!(read(b""), Decoded { text: Cow::Borrowed(""), wrong: None });
     }
 }
