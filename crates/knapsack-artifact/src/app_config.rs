@@ -80,15 +80,19 @@ pub struct PlannedMemory {
     pub weights: u64,
     /// Keys and values, in bytes.
     pub kv_cache: u64,
+    /// What recurrent layers remember, in bytes: their state, and the copy that is set aside.
+    #[serde(default, skip_serializing_if = "crate::library::is_zero")]
+    pub state: u64,
     /// Activations and logits, in bytes.
     pub workspace: u64,
-    /// Sum of the three.
+    /// Sum of them all.
     pub total: u64,
 }
 
 impl From<MemoryPlan> for PlannedMemory {
     fn from(plan: MemoryPlan) -> Self {
-        Self { weights: plan.weights, kv_cache: plan.kv_cache, workspace: plan.workspace, total: plan.total() }
+        let MemoryPlan { weights, kv_cache, state, workspace } = plan;
+        Self { weights, kv_cache, state, workspace, total: plan.total() }
     }
 }
 
@@ -266,7 +270,7 @@ mod tests {
             model_lib: "llama_q4f16_1".into(),
             estimated_vram_bytes: 3_000_000_000,
             revision: None,
-            planned_memory: Some(MemoryPlan { weights: 1, kv_cache: 2, workspace: 3 }.into()),
+            planned_memory: Some(MemoryPlan { weights: 1, kv_cache: 2, workspace: 3, ..MemoryPlan::default() }.into()),
             context_window_size: None,
             sliding_window_size: Some(512),
             prefill_chunk_size: Some(128),

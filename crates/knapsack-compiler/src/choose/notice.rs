@@ -116,14 +116,12 @@ pub struct OverBudget {
 
 impl fmt::Display for OverBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let MemoryPlan { weights, kv_cache, workspace } = self.memory;
-        let parts = [("weights", weights), ("KV cache", kv_cache), ("workspace", workspace)];
-        let (dominant, _) = parts.into_iter().max_by_key(|(_, bytes)| *bytes).unwrap_or(("weights", weights));
+        let dominant = self.memory.parts().max_by_key(|(_, bytes)| *bytes).map_or("weights", |(name, _)| name);
         write!(
             f,
-            "the model needs {} bytes (weights {weights}, KV cache {kv_cache}, workspace {workspace}), {} more than the budget \
-             of {}; most of it is {dominant}",
+            "the model needs {} bytes ({}), {} more than the budget of {}; most of it is {dominant}",
             self.memory.total(),
+            self.memory,
             self.memory.total().saturating_sub(self.budget),
             self.budget
         )

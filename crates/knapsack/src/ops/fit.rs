@@ -136,6 +136,7 @@ impl<'a> Fitted<'a> {
             "prefill_chunk_size": chunk,
             "weights": memory.weights,
             "kv_cache": memory.kv_cache,
+            "state": memory.state,
             "workspace": memory.workspace,
             "total": memory.total(),
             "budget": self.budget,

@@ -119,11 +119,12 @@ impl<'a> ModelMemory<'a> {
 
     fn write(&self, phones: &[DeviceProfile], text: &mut String) -> Result<()> {
         let Planned { model, windows, memory, .. } = self.planned;
-        let MemoryPlan { weights, kv_cache, workspace } = memory;
+        let parts: Vec<String> = memory.parts().map(|(name, bytes)| format!("{name} {bytes}")).collect();
         writeln!(text, "{} ({}, {})", self.planned.id(), model.quantization.name, sizes(windows))?;
         writeln!(
             text,
-            "  weights {weights} + KV cache {kv_cache} + workspace {workspace} = {} bytes; largest buffer {}\n",
+            "  {} = {} bytes; largest buffer {}\n",
+            parts.join(" + "),
             memory.total(),
             bytes(self.largest_buffer)
         )?;
