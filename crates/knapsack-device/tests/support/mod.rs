@@ -103,10 +103,10 @@ pub(crate) fn every_model(mut check: impl FnMut(&Model)) {
     }
 }
 
-/// By how much more than others the logits of a model may be off where activations are rounded to eight bits: lfm2's layers multiply
-/// three columns of one projection, so what is rounded counts three times.
+/// By how much more than others the logits of a model may be off where activations are rounded to eight bits: the layers of LFM
+/// multiply three columns of one projection, so what is rounded counts three times, and those of LFM 3 normalize the product again.
 pub(crate) fn rounded_often(name: &str) -> f64 {
-    if name.starts_with("lfm2") { 4.0 / 3.0 } else { 1.0 }
+    if name.starts_with("lfm") { 5.0 / 3.0 } else { 1.0 }
 }
 
 /// The tokens of a sequence, as devices take them.
