@@ -20,7 +20,7 @@ pub use graph::{
 };
 pub use infer::{TypeError, infer};
 pub use op::{
-    AttentionGate, CausalConv, Columns, Epilogue, GatedDelta, Linear, Norm, NormPlace, Op, QkvOrder, RopeAppend, Storage,
-    Weight,
+    AttentionGate, CausalConv, Columns, Epilogue, GatedDelta, Linear, Norm, NormPlace, Op, QkvOrder, RopeAppend,
+    Storage, Weight,
 };
 pub use verify::{MAX_COLUMNS, VerifyError, verify};

@@ -186,7 +186,9 @@ pub(crate) fn layer_kinds(
     possible: &[LayerKind],
     otherwise: impl Fn(u32) -> LayerKind,
 ) -> Result<Vec<LayerKind>, ConfigError> {
-    let Some((key, value)) = fields.get(&["layer_types"]) else { return Ok((0..layers as u32).map(otherwise).collect()) };
+    let Some((key, value)) = fields.get(&["layer_types"]) else {
+        return Ok((0..layers as u32).map(otherwise).collect());
+    };
     let kind = |value: &serde_json::Value| {
         let name = value.as_str()?;
         let found = LAYER_KINDS.iter().find(|(known, kind)| *known == name && possible.contains(kind));

@@ -84,9 +84,8 @@ impl Role {
         match self {
             Qkv | Query | Key | Value | QueryNorm | KeyNorm | Output | AttentionGate => Some(MixerKind::Attention),
             ConvIn | Conv | ConvOut => Some(MixerKind::Conv),
-            DeltaQkv | DeltaGate | DeltaDecay | DeltaWrite | DeltaConv | DeltaLog | DeltaBias | DeltaNorm | DeltaOut => {
-                Some(MixerKind::Delta)
-            }
+            DeltaQkv | DeltaGate | DeltaDecay | DeltaWrite | DeltaConv | DeltaLog | DeltaBias | DeltaNorm
+            | DeltaOut => Some(MixerKind::Delta),
             _ => None,
         }
     }

@@ -346,7 +346,13 @@ fn layers_that_remember_are_the_model_s() {
     let mixers = |config: &Value| {
         let config = ModelConfig::from_hf(config).unwrap();
         let letter = |mixer: &Mixer| match mixer {
-            Mixer::Attention(attention) => if attention.window.is_some() { 'w' } else { 'f' },
+            Mixer::Attention(attention) => {
+                if attention.window.is_some() {
+                    'w'
+                } else {
+                    'f'
+                }
+            }
             Mixer::Conv { .. } => 'c',
             Mixer::Delta(_) => 'd',
         };
@@ -356,8 +362,14 @@ fn layers_that_remember_are_the_model_s() {
     assert_eq!(mixers(&minimal("lfm3")), "ccfcwc");
     assert_eq!(mixers(&minimal("qwen3_5")), "dddfdd");
     let mut listed = minimal("qwen3_5");
-    listed["layer_types"] = json!(["full_attention", "linear_attention", "linear_attention", "full_attention",
-        "linear_attention", "linear_attention"]);
+    listed["layer_types"] = json!([
+        "full_attention",
+        "linear_attention",
+        "linear_attention",
+        "full_attention",
+        "linear_attention",
+        "linear_attention"
+    ]);
     assert_eq!(mixers(&listed), "fddfdd");
     let all = |kind: &str, count| Value::from(vec![kind; count]);
     for wrong in [all("linear_attention", 6), all("conv", 6), all("full_attention", 5), json!("conv")] {

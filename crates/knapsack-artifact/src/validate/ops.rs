@@ -227,7 +227,10 @@ impl ModelLibrary {
         let values = op.heads * op.value_dim;
         let expected = [2 * op.key_heads * op.key_dim + values, op.heads, op.heads, values, values];
         let found = [op.qkv, op.decay, op.write, op.gate, op.output].map(|rows| rows.columns);
-        ensure!(found == expected, "{found:?} columns of q, k and v, decay, write, gate and output, {expected:?} expected");
+        ensure!(
+            found == expected,
+            "{found:?} columns of q, k and v, decay, write, gate and output, {expected:?} expected"
+        );
         for (what, id) in [("the decay's logarithm", op.decay_log), ("the decay's bias", op.decay_bias)] {
             self.check_floats(what, id, &[u64::from(op.heads)])?;
         }

@@ -4,7 +4,9 @@ use super::module::{Specialization, Template, element, fixed, per_tokens};
 use super::rows::check_indexable;
 use super::{Tokens, parameter};
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::plan::{Attention, HeadGate, KvLayer, NormPlace, NormWeights, ParameterId, QkvOrder, RopeAppend};
+use knapsack_artifact::plan::{
+    Attention, HeadGate, KvLayer, NormPlace, NormWeights, ParameterId, QkvOrder, RopeAppend,
+};
 use knapsack_tensor::{DType, NormKind};
 
 /// Threads of an attention work group.

@@ -1,12 +1,12 @@
 //! How a launch becomes a task on the pool.
 
-use super::{attention, conv};
 use super::linear::{Routine, plan};
 use super::pool::Pool;
 use super::table::Table;
 use super::task::{
     Acts, Attention, Cache, Conv, Delta, Embed, Finish, Floats, Gate, Linear, Matrix, Norm, Rope, Rows, Shared,
 };
+use super::{attention, conv};
 use crate::DeviceError;
 use crate::call::Call;
 use crate::host::{CachedLayer, Executor, HostMemory};

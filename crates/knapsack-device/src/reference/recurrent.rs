@@ -59,8 +59,7 @@ impl Plain<'_> {
     }
 
     pub(super) fn gated_delta(&mut self, op: &GatedDelta, call: Call) {
-        let [heads, key_heads, dk, dv] =
-            [op.heads, op.key_heads, op.key_dim, op.value_dim].map(|size| size as usize);
+        let [heads, key_heads, dk, dv] = [op.heads, op.key_heads, op.key_dim, op.value_dim].map(|size| size as usize);
         let (qkv, gate) = (self.read(op.qkv, call.n), self.read(op.gate, call.n));
         let (decay, write) = (self.read(op.decay, call.n), self.read(op.write, call.n));
         let (log, bias) = (self.floats(op.decay_log), self.floats(op.decay_bias));

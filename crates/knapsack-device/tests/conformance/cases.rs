@@ -46,7 +46,11 @@ pub(crate) fn check(
 }
 
 /// Runs a property with a fixed seed: the same cases for every device, every time.
-pub(crate) fn run<S: Strategy>(instance: &Instance<'_>, strategy: S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+pub(crate) fn run<S: Strategy>(
+    instance: &Instance<'_>,
+    strategy: S,
+    test: impl Fn(S::Value) -> Result<(), TestCaseError>,
+) {
     let config = Config { failure_persistence: None, ..Config::with_cases(instance.cases) };
     let mut runner = TestRunner::new_with_rng(
         config,
@@ -469,7 +473,17 @@ pub(crate) fn attention(instance: &Instance<'_>) {
         }));
         let scale = 1.0 / (dim as f32).sqrt();
         let soft_cap = h.soft_cap;
-        b.push(Op::Attention(Attention { query, heads, kv_heads, head_dim: dim, scale, soft_cap, layer: 0, gate, output }));
+        b.push(Op::Attention(Attention {
+            query,
+            heads,
+            kv_heads,
+            head_dim: dim,
+            scale,
+            soft_cap,
+            layer: 0,
+            gate,
+            output,
+        }));
         let tokens = tokens(&mut b.random, h.count, ids);
         let project = |position: usize, token: usize| {
             let part = |section: usize, index: usize| {

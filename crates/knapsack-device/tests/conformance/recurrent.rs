@@ -20,7 +20,12 @@ fn sigmoid(x: f64) -> f64 {
 }
 
 /// Rows of the tokens that a call at `from` computes.
-fn forward(instance: &Instance<'_>, model: &mut dyn knapsack_device::LoadedModel, part: &[u32], from: u32) -> Vec<Vec<f32>> {
+fn forward(
+    instance: &Instance<'_>,
+    model: &mut dyn knapsack_device::LoadedModel,
+    part: &[u32],
+    from: u32,
+) -> Vec<Vec<f32>> {
     model.forward(part, from).unwrap_or_else(|error| panic!("{}: {error}", instance.name));
     let row = |row: usize| {
         let mut logits = vec![0.0; model.library().model.vocab_size as usize];
@@ -63,8 +68,7 @@ pub(crate) fn causal_conv(instance: &Instance<'_>) {
             let values = b.random.normals(channels as usize);
             b.floats(&[u64::from(channels)], DType::F16, &values)
         });
-        let (start, gate_in, gate_out) =
-            (1, gated_in.then_some(channels + 1), gated_out.then_some(2 * channels + 1));
+        let (start, gate_in, gate_out) = (1, gated_in.then_some(channels + 1), gated_out.then_some(2 * channels + 1));
         let output = b.rows(channels);
         let state = state(&mut b, StateLayer::Conv { channels, taps });
         b.push(Op::CausalConv(CausalConv {

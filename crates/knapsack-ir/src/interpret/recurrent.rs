@@ -9,9 +9,7 @@ use std::rc::Rc;
 pub(super) fn elements(state: &StateLayer) -> usize {
     let count = match *state {
         StateLayer::Conv { channels, taps } => u64::from(channels) * u64::from(taps - 1),
-        StateLayer::Delta { heads, key_dim, value_dim } => {
-            u64::from(heads) * u64::from(key_dim) * u64::from(value_dim)
-        }
+        StateLayer::Delta { heads, key_dim, value_dim } => u64::from(heads) * u64::from(key_dim) * u64::from(value_dim),
     };
     count as usize
 }

@@ -43,8 +43,7 @@ const OPERATOR_NORM: Row = row(Role::AttentionNorm, "operator_norm", &["operator
 const FFN_NORM: Row = row(Role::MlpNorm, "ffn_norm", &["ffn_norm"]);
 const W1_W3: Row = row(Role::GateUp, "feed_forward.w1_w3", &["feed_forward.w1", "feed_forward.w3"]);
 const W2: Row = row(Role::Down, "feed_forward.w2", &["feed_forward.w2"]);
-const END: Section =
-    Section::Once(&[row(Role::FinalNorm, "model.embedding_norm", &["model.embedding_norm"]), HEAD]);
+const END: Section = Section::Once(&[row(Role::FinalNorm, "model.embedding_norm", &["model.embedding_norm"]), HEAD]);
 
 static MODULES: Modules = Modules {
     layers: ["model.layers"; 2],
@@ -97,12 +96,8 @@ static MODULES3: Modules = Modules {
     ],
 };
 
-const DEFAULTS: Defaults = Defaults {
-    norm_epsilon: 1e-5,
-    tied_embeddings: true,
-    rope: RopeDefaults { base: 1e6, ..PLAIN },
-    ..LLAMA_LIKE
-};
+const DEFAULTS: Defaults =
+    Defaults { norm_epsilon: 1e-5, tied_embeddings: true, rope: RopeDefaults { base: 1e6, ..PLAIN }, ..LLAMA_LIKE };
 
 /// What both have; `kinds` says what each layer is.
 fn read(
@@ -159,7 +154,9 @@ fn feed_forward(fields: &Fields<'_>, own: u32) -> Result<u32, ConfigError> {
     let scaled = (multiplier * f64::from((u64::from(given) * 2 / 3) as u32)) as u32;
     let step = fields.dim_or(&["block_multiple_of"], 256)?;
     let wide = scaled.max(1).checked_next_multiple_of(step).filter(|&wide| wide <= MAX_DIM);
-    wide.ok_or_else(|| ConfigError::Contradiction(format!("a feed-forward network of {scaled} columns in steps of {step}")))
+    wide.ok_or_else(|| {
+        ConfigError::Contradiction(format!("a feed-forward network of {scaled} columns in steps of {step}"))
+    })
 }
 
 fn read3(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {

@@ -5,8 +5,8 @@ use crate::config::{Attention, Mixer, ModelConfig};
 use crate::rope::RopeFrequencies;
 use crate::table::Role;
 use knapsack_ir::{
-    Columns, Graph, Growth, KvLayer, Node, Norm, Op, Parameter, ParameterId, RopeTable, StateLayer, Storage, Type, ValueId, Weight,
-    Windows, infer,
+    Columns, Graph, Growth, KvLayer, Node, Norm, Op, Parameter, ParameterId, RopeTable, StateLayer, Storage, Type,
+    ValueId, Weight, Windows, infer,
 };
 use knapsack_tensor::{GroupFormat, Quantization};
 use std::collections::HashMap;

@@ -35,8 +35,13 @@ struct Turn {
 fn turns() -> impl Strategy<Value = Vec<Turn>> {
     let tokens = || proptest::collection::vec(0..VOCAB, 0..12);
     let how = (prop::option::of(0usize..40), prop::bool::weighted(0.2));
-    let turn = (how, 0usize..60, tokens(), tokens())
-        .prop_map(|((aside, cancelled), keep, fresh, decode)| Turn { aside, cancelled, keep, fresh, decode });
+    let turn = (how, 0usize..60, tokens(), tokens()).prop_map(|((aside, cancelled), keep, fresh, decode)| Turn {
+        aside,
+        cancelled,
+        keep,
+        fresh,
+        decode,
+    });
     proptest::collection::vec(turn, 1..8)
 }
 

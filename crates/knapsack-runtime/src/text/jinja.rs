@@ -94,12 +94,7 @@ impl JinjaTemplate {
         }
     }
 
-    fn context<'a>(
-        &'a self,
-        messages: &[Message],
-        options: &'a PromptOptions,
-        ask: bool,
-    ) -> Vec<(&'a str, Context)> {
+    fn context<'a>(&'a self, messages: &[Message], options: &'a PromptOptions, ask: bool) -> Vec<(&'a str, Context)> {
         let list = |items: &[Value]| match items {
             [] => Context::Data(Value::Null),
             items => Context::Data(Value::from(items)),

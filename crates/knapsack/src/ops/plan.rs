@@ -41,7 +41,8 @@ pub fn table<'a>(models: impl IntoIterator<Item = &'a Planned>) -> Table {
         };
         let memory = &model.memory;
         let state = recurrent.then_some(memory.state);
-        let bytes = [memory.weights, memory.kv_cache].into_iter().chain(state).chain([memory.workspace, memory.total()]);
+        let bytes =
+            [memory.weights, memory.kv_cache].into_iter().chain(state).chain([memory.workspace, memory.total()]);
         let bytes = bytes.map(|bytes| bytes.to_string());
         let budget = model.declared().map_or("as planned".to_owned(), |declared| declared.to_string());
         let sizes = [model.id().to_owned(), window, windows.chunk.to_string()];

@@ -166,7 +166,9 @@ fn states(states: &[StateLayer]) -> String {
     }
     let group = |(state, count): &(StateLayer, usize)| match state {
         StateLayer::Conv { channels, taps } => format!("{count} x {channels} channels, {taps} taps"),
-        StateLayer::Delta { heads, key_dim, value_dim } => format!("{count} x {heads} heads of {key_dim} x {value_dim}"),
+        StateLayer::Delta { heads, key_dim, value_dim } => {
+            format!("{count} x {heads} heads of {key_dim} x {value_dim}")
+        }
     };
     groups.iter().map(group).collect::<Vec<_>>().join("; ")
 }
