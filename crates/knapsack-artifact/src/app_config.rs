@@ -80,20 +80,23 @@ pub struct PlannedMemory {
     pub weights: u64,
     /// Keys and values, in bytes.
     pub kv_cache: u64,
+    /// What recurrent layers remember, in bytes: their state, and the copy that is set aside.
+    #[serde(default, skip_serializing_if = "crate::library::is_zero")]
+    pub state: u64,
     /// Activations and logits, in bytes.
     pub workspace: u64,
     /// What the runtime holds to turn text into tokens, in bytes; not on the device.
     #[serde(default)]
     pub tokenizer: u64,
-    /// Sum of all.
+    /// Sum of them all.
     pub total: u64,
 }
 
 impl PlannedMemory {
     /// A device's memory and a tokenizer's.
     pub const fn new(plan: MemoryPlan, tokenizer: u64) -> Self {
-        let MemoryPlan { weights, kv_cache, workspace } = plan;
-        Self { weights, kv_cache, workspace, tokenizer, total: plan.total().saturating_add(tokenizer) }
+        let MemoryPlan { weights, kv_cache, state, workspace } = plan;
+        Self { weights, kv_cache, state, workspace, tokenizer, total: plan.total().saturating_add(tokenizer) }
     }
 }
 
@@ -267,7 +270,10 @@ mod tests {
             model_lib: "llama_q4f16_1".into(),
             estimated_vram_bytes: 3_000_000_000,
             revision: None,
-            planned_memory: Some(PlannedMemory::new(MemoryPlan { weights: 1, kv_cache: 2, workspace: 3 }, 4)),
+            planned_memory: Some(PlannedMemory::new(
+                MemoryPlan { weights: 1, kv_cache: 2, workspace: 3, ..MemoryPlan::default() },
+                4,
+            )),
             context_window_size: None,
             sliding_window_size: Some(512),
             prefill_chunk_size: Some(128),

@@ -4,7 +4,7 @@
 //! payload (32), then the payload: [`ModelLibrary`] as JSON. The header makes the blob self-delimiting, so a pointer to the
 //! symbol in a linked image is enough to find its end.
 
-use crate::plan::{Function, KvLayer, RopeTable, Rows, Scratch};
+use crate::plan::{Function, KvLayer, RopeTable, Rows, Scratch, StateLayer};
 use knapsack_tensor::DType;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -91,6 +91,9 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// Sum of [`KvLayer::bytes`].
     pub kv_cache: u64,
+    /// Twice the sum of [`StateLayer::bytes`]: the state, and the copy that is set aside.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub state: u64,
     /// The arena that holds inputs, activations and logits.
     pub workspace: u64,
 }
@@ -98,8 +101,32 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// All of it.
     pub const fn total(&self) -> u64 {
-        self.weights.saturating_add(self.kv_cache).saturating_add(self.workspace)
+        self.weights.saturating_add(self.kv_cache).saturating_add(self.state).saturating_add(self.workspace)
     }
+}
+
+impl MemoryPlan {
+    /// The parts with what people call them; the state only where there is some.
+    pub fn parts(&self) -> impl Iterator<Item = (&'static str, u64)> + Clone {
+        let MemoryPlan { weights, kv_cache, state, workspace } = *self;
+        let all = [("weights", weights), ("KV cache", kv_cache), ("state", state), ("workspace", workspace)];
+        all.into_iter().filter(|&(name, bytes)| name != "state" || bytes > 0)
+    }
+}
+
+/// `weights 3, KV cache 2, workspace 1`, in bytes.
+impl std::fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.parts().enumerate().try_for_each(|(index, (name, bytes))| {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{name} {bytes}")
+        })
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(crate) const fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// One kernel: its entry point and the threads of a work group.
@@ -148,8 +175,11 @@ pub struct ModelLibrary {
     pub parameters: Vec<Parameter>,
     /// Rotary tables.
     pub rope_tables: Vec<RopeTable>,
-    /// One entry for each layer.
+    /// One entry for each layer that keeps keys and values.
     pub kv_cache: Vec<KvLayer>,
+    /// What layers remember that keep no keys and values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<StateLayer>,
     /// Inputs and outputs.
     pub io: Io,
     /// Memory.

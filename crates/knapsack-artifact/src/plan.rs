@@ -75,6 +75,10 @@ pub enum Op {
     RopeAppend(RopeAppend),
     /// Attention over the cache.
     Attention(Attention),
+    /// Convolution of each channel over the last tokens.
+    CausalConv(CausalConv),
+    /// The gated delta rule: linear attention over a matrix that is remembered.
+    GatedDelta(GatedDelta),
 }
 
 /// `output[t] = scale * table[tokens[t]]`. Tokens are checked against the model's vocabulary before the call.
@@ -185,6 +189,8 @@ pub enum QkvOrder {
     Sections,
     /// For each head its q, k and v (gpt_neox); heads equal kv_heads.
     PerHead,
+    /// For each q head its q and as many columns of something else (qwen3_5's gate), then all k heads, all v heads.
+    Gated,
 }
 
 /// Keys and values that come from projections of their own.
@@ -223,7 +229,8 @@ impl NormPlace {
 /// [`KvLayer::slot`] of position `p + t` in cache layer `layer`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RopeAppend {
-    /// `(n, (heads + 2 kv_heads) * head_dim)`; with `apart` only the queries, `(n, heads * head_dim)`.
+    /// `(n, (heads + 2 kv_heads) * head_dim)`, with [`QkvOrder::Gated`] `(n, 2 (heads + kv_heads) * head_dim)`; with `apart` only
+    /// the queries, `(n, heads * head_dim)`.
     pub qkv: Rows,
     /// Keys and values where they are not in `qkv` (gemma3, whose checkpoint keeps the three projections apart).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -257,6 +264,20 @@ pub struct RopeAppend {
     pub query: Rows,
 }
 
+/// What each head's result is multiplied by: the logistic function of `rows[t][start + head * stride + i]` for element `i`, or of
+/// `rows[t][start + head * stride]` for all of them where `width` is 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HeadGate {
+    /// Where the gates are.
+    pub rows: Rows,
+    /// Column of the first.
+    pub start: u32,
+    /// Columns from one head to the next.
+    pub stride: u32,
+    /// Columns of a head: `head_dim`, or 1.
+    pub width: u32,
+}
+
 /// For each token `t` and head: scores `s_j = scale * q . k_j` over the visible positions `j <= p + t`
 /// ([`KvLayer::visible`]), soft-capped as `cap * tanh(s / cap)` where there is a cap, softmax, weighted sum of `v_j`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -275,8 +296,119 @@ pub struct Attention {
     pub soft_cap: Option<f32>,
     /// Cache layer.
     pub layer: u32,
+    /// What the result is multiplied by (qwen3_5, lfm3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<HeadGate>,
     /// `(n, heads * head_dim)`; may not overlap the query.
     pub output: Rows,
+}
+
+/// For each channel `c` and token `t`: `u[t] = input[t][start + c]`, times `input[t][gate_in + c]` where there is such a gate;
+/// `y[t] = f(bias[c] + sum over j < taps of weight[c][j] u[t - (taps - 1) + j])`; `output[t][c] = y[t]`, times
+/// `input[t][gate_out + c]` where there is such a gate. `u` of the tokens before the call is in the state, which becomes that of
+/// the last `taps - 1` tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CausalConv {
+    /// `(n, columns)`; all columns that are named lie in it.
+    pub input: Rows,
+    /// Column of the first channel.
+    pub start: u32,
+    /// First column of what multiplies the input of the convolution.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate_in: Option<u32>,
+    /// First column of what multiplies its result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate_out: Option<u32>,
+    /// `(channels, 1, taps)`.
+    pub weight: ParameterId,
+    /// `(channels)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias: Option<ParameterId>,
+    /// What follows the sum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Activation>,
+    /// Tokens that a sum is over, its own included.
+    pub taps: u32,
+    /// Index into [`crate::ModelLibrary::states`]; its channels are the output's columns, its taps these.
+    pub state: u32,
+    /// `(n, channels)`; may not overlap the input.
+    pub output: Rows,
+}
+
+/// For each token and head `h`, with `q` and `k` those of key head `h / (heads / key_heads)`, and `S` the head's matrix:
+/// `q' = q / sqrt(sum q^2 + 1e-6) / sqrt(key_dim)`, `k' = k / sqrt(sum k^2 + 1e-6)`,
+/// `alpha = exp(-exp(decay_log[h]) softplus(decay[t][h] + decay_bias[h]))`, `beta = sigmoid(write[t][h])`;
+/// `S = alpha S`, `S = S + k' (beta (v - S^T k'))^T`, `o = S^T q'`; `output = norm(o) * silu(gate[t])`. The state is the matrices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GatedDelta {
+    /// `(n, 2 key_heads * key_dim + heads * value_dim)`: all q heads, all k heads, all v heads.
+    pub qkv: Rows,
+    /// `(n, heads)`.
+    pub decay: Rows,
+    /// `(n, heads)`.
+    pub write: Rows,
+    /// `(n, heads * value_dim)`.
+    pub gate: Rows,
+    /// `(heads)`.
+    pub decay_log: ParameterId,
+    /// `(heads)`.
+    pub decay_bias: ParameterId,
+    /// Of each head's result: root mean square over `value_dim`, weights shared by the heads.
+    pub norm: NormWeights,
+    /// Heads of q and k; divides `heads`.
+    pub key_heads: u32,
+    /// Heads of v.
+    pub heads: u32,
+    /// Elements of a q or k head.
+    pub key_dim: u32,
+    /// Elements of a v head.
+    pub value_dim: u32,
+    /// Index into [`crate::ModelLibrary::states`]; its sizes are these.
+    pub state: u32,
+    /// `(n, heads * value_dim)`; may overlap none of what is read.
+    pub output: Rows,
+}
+
+/// What a layer remembers of all tokens before a call, in float32 and in as many bytes however many they were.
+///
+/// At position 0 a state is zero by definition: an operation of a call that begins there does not read it. Otherwise it is what
+/// the call with the tokens just before left. A call reads the state once, takes its tokens one after the other, and writes the
+/// state once, so that results do not depend on how tokens are divided into calls. Beside each state a device keeps a second
+/// copy, for the runtime to set one aside and come back to it: a state cannot be shortened as a cache can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum StateLayer {
+    /// `(taps - 1, channels)`: the last inputs of a [`CausalConv`], the oldest first.
+    Conv {
+        /// Channels.
+        channels: u32,
+        /// Tokens that a sum is over.
+        taps: u32,
+    },
+    /// `(heads, key_dim, value_dim)`: the matrices of a [`GatedDelta`].
+    Delta {
+        /// Heads.
+        heads: u32,
+        /// Rows of a matrix.
+        key_dim: u32,
+        /// Columns of a matrix.
+        value_dim: u32,
+    },
+}
+
+impl StateLayer {
+    /// Floats of one copy.
+    pub const fn elements(&self) -> u64 {
+        match *self {
+            StateLayer::Conv { channels, taps } => channels as u64 * (taps as u64).saturating_sub(1),
+            StateLayer::Delta { heads, key_dim, value_dim } => heads as u64 * key_dim as u64 * value_dim as u64,
+        }
+    }
+
+    /// Bytes of one copy; a device holds two.
+    pub const fn bytes(&self) -> u64 {
+        4 * self.elements()
+    }
 }
 
 /// The cache of one layer. K and V are each `(kv_heads, positions, head_dim)`, dense, of dtype `dtype`. Without a window there
@@ -450,6 +582,8 @@ pub enum Operand {
     Keys(u32),
     /// Values of a cache layer.
     Values(u32),
+    /// A state, which is read and written.
+    State(u32),
 }
 
 impl Weight {
@@ -520,7 +654,19 @@ impl Op {
             }
             Op::Attention(op) => {
                 list.extend([Operand::Input(op.query), Operand::Keys(op.layer), Operand::Values(op.layer)]);
+                list.extend(op.gate.map(|gate| Operand::Input(gate.rows)));
                 list.push(Operand::Output(op.output));
+            }
+            Op::CausalConv(op) => {
+                list.extend([Operand::Input(op.input), Operand::Parameter(op.weight)]);
+                list.extend(op.bias.map(Operand::Parameter));
+                list.extend([Operand::State(op.state), Operand::Output(op.output)]);
+            }
+            Op::GatedDelta(op) => {
+                list.extend([op.qkv, op.decay, op.write, op.gate].map(Operand::Input));
+                list.extend([op.decay_log, op.decay_bias].map(Operand::Parameter));
+                op.norm.push(&mut list);
+                list.extend([Operand::State(op.state), Operand::Output(op.output)]);
             }
         }
         list
@@ -554,6 +700,8 @@ impl Op {
             Op::Linear(_) => "linear",
             Op::RopeAppend(_) => "rope_append",
             Op::Attention(_) => "attention",
+            Op::CausalConv(_) => "causal_conv",
+            Op::GatedDelta(_) => "gated_delta",
         }
     }
 }

@@ -54,10 +54,12 @@ pub(crate) fn model_library(name: &str, chunk: u32) -> ModelLibrary {
         }],
         rope_tables: vec![],
         kv_cache: vec![kv],
+        states: Vec::new(),
         io,
         memory: MemoryPlan {
             weights: u64::from(vocab) * u64::from(hidden) * 4,
             kv_cache: kv.bytes(),
+            state: 0,
             workspace: (io.logits.offset + u64::from(vocab) * 4).next_multiple_of(256),
         },
         prefill: function.clone(),

@@ -49,7 +49,7 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<ModelLibrary, CompileErro
     if let Some(name) = request.name {
         name::check(name)?;
     }
-    let Lowered { parameters, rope_tables, kv_cache, io, memory, prefill, decode, head } =
+    let Lowered { parameters, rope_tables, kv_cache, states, io, memory, prefill, decode, head } =
         lowered(request.graph, &request.windows)?;
     let (graph, windows) = (request.graph, &request.windows);
     let mut library = ModelLibrary {
@@ -61,7 +61,7 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<ModelLibrary, CompileErro
             quantization: graph.quantization.clone(),
             vocab_size: graph.vocab,
             hidden_size: graph.hidden,
-            layers: graph.kv_layers.len() as u32,
+            layers: graph.layers,
             context_window_size: windows.sliding.is_none().then_some(windows.context),
             sliding_window_size: windows.sliding,
             attention_sink_size: if windows.sliding.is_some() { windows.sinks } else { 0 },
@@ -70,6 +70,7 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<ModelLibrary, CompileErro
         parameters,
         rope_tables,
         kv_cache,
+        states,
         io,
         memory,
         prefill,
@@ -94,16 +95,17 @@ pub fn plan(graph: &Graph, windows: &Windows) -> Result<MemoryPlan, CompileError
     lowered(graph, windows).map(|lowered| lowered.memory)
 }
 
-/// Bytes of the largest buffer that a GPU device allocates for a model: a parameter, the keys or the values of a layer, or the
-/// workspace.
+/// Bytes of the largest buffer that a GPU device allocates for a model: a parameter, the keys or the values of a layer, a state,
+/// or the workspace.
 ///
 /// # Errors
 /// As [`compile`].
 pub fn largest_buffer(graph: &Graph, windows: &Windows) -> Result<u64, CompileError> {
-    let Lowered { parameters, kv_cache, memory, .. } = lowered(graph, windows)?;
+    let Lowered { parameters, kv_cache, states, memory, .. } = lowered(graph, windows)?;
     let parameters = parameters.iter().filter_map(|parameter| parameter.bytes());
     let caches = kv_cache.iter().map(|layer| layer.bytes() / 2);
-    Ok(parameters.chain(caches).fold(memory.workspace, u64::max))
+    let states = states.iter().map(|state| state.bytes());
+    Ok(parameters.chain(caches).chain(states).fold(memory.workspace, u64::max))
 }
 
 fn lowered(graph: &Graph, windows: &Windows) -> Result<Lowered, CompileError> {

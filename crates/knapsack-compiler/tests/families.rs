@@ -94,6 +94,30 @@ fn config(shape: &Shape) -> ModelConfig {
             object.insert(key.to_owned(), Value::from(value));
         }
     }
+    if shape.family.name == "lfm3" {
+        object.insert("sliding_window".to_owned(), Value::from(5));
+    }
+    if matches!(shape.family.name, "lfm2" | "lfm3" | "qwen3_5") {
+        // At least one layer has attention.
+        let other = if shape.family.name == "qwen3_5" { "linear_attention" } else { "conv" };
+        let windowed = if shape.family.name == "lfm3" { "sliding_attention" } else { "full_attention" };
+        let kinds = (0..shape.layers).map(|layer| match (layer, parallel) {
+            (0, true) => windowed,
+            (layer, _) if layer + 1 == shape.layers => "full_attention",
+            _ => other,
+        });
+        object.insert("layer_types".to_owned(), kinds.collect());
+        object.insert("conv_bias".to_owned(), Value::from(normed));
+        object.insert("block_multiple_of".to_owned(), Value::from(4));
+        for (key, value) in [
+            ("linear_num_key_heads", shape.kv_heads),
+            ("linear_num_value_heads", shape.kv_heads * shape.group),
+            ("linear_key_head_dim", 5),
+            ("linear_value_head_dim", 6),
+        ] {
+            object.insert(key.to_owned(), Value::from(value));
+        }
+    }
     if shape.family.name == "ministral3" {
         let dictionary =
             json!({"rope_type": "default", "llama_4_scaling_beta": 0.3, "original_max_position_embeddings": 8});

@@ -124,6 +124,7 @@ fn launches(text: &mut String, library: &ModelLibrary, function: &Function) {
             Operand::Output(rows) => format!("out {}x{}", rows.offset, rows.columns),
             Operand::Keys(layer) => format!("keys {layer}"),
             Operand::Values(layer) => format!("values {layer}"),
+            Operand::State(state) => format!("state {state}"),
         };
         let scratch = launch.scratch.map(|scratch| format!("scratch {}x{}", scratch.offset, scratch.bytes_per_token));
         let operands: Vec<String> = launch.op.operands().into_iter().map(operand).chain(scratch).collect();

@@ -190,6 +190,7 @@ fn what_no_kernel_can_do_is_refused_with_its_place() {
             scale: 1.0,
             soft_cap: None,
             layer,
+            gate: None,
             output,
         })
     });
@@ -291,6 +292,7 @@ fn windowed(b: &mut Builder) -> Op {
         scale: 0.25,
         soft_cap: Some(50.0),
         layer,
+        gate: None,
         output,
     })
 }

@@ -185,6 +185,15 @@ fn later() -> Vec<Entry> {
     let longrope = json!({"type": "longrope", "short_factor": vec![1.0; 48], "long_factor": vec![2.0; 48]});
     let phi4 = json!({"original_max_position_embeddings": 4096, "partial_rotary_factor": 0.75, "rope_scaling": longrope,
         "sliding_window": 262_144});
+    let lfm2 = |dims_| {
+        let more = json!({"full_attn_idxs": [2, 5, 8, 10, 12, 14], "conv_L_cache": 3});
+        dims("lfm2", dims_, with(128_000, true, 1e6, more))
+    };
+    let lfm3 = json!({"head_dim": 128, "conv_L_cache": 7, "sliding_window": 256});
+    let qwen3_5 = |dims_, values: u32| {
+        let more = json!({"head_dim": 256, "partial_rotary_factor": 0.25, "linear_num_value_heads": values});
+        dims("qwen3_5", dims_, with(262_144, true, 1e7, more))
+    };
     vec![
         usual("SmolLM3-3B", dims("smollm3", [2048, 11_008, 36, 16, 4, 128_256], with(65_536, true, 5e6, json!({})))),
         usual("Ministral-3-3B", dims("ministral3", [3072, 9216, 26, 32, 8, 131_072], with(262_144, true, 1e6, yarn))),
@@ -225,6 +234,12 @@ fn later() -> Vec<Entry> {
             dims("ernie4_5", [1024, 3072, 18, 16, 2, 103_424], with(131_072, true, 5e5, json!({"head_dim": 128}))),
         ),
         usual("Phi-4-mini-instruct", dims("phi3", [3072, 8192, 32, 24, 8, 200_064], with(131_072, true, 1e4, phi4))),
+        usual("LFM2.5-350M", lfm2([1024, 6656, 16, 16, 8, 65_536])),
+        usual("LFM2.5-1.2B", lfm2([2048, 12_288, 16, 32, 8, 65_536])),
+        usual("LFM3-1.7B", dims("lfm3", [2048, 7680, 24, 16, 4, 128_000], with(131_072, true, 1e6, lfm3))),
+        usual("Qwen3.5-0.8B", qwen3_5([1024, 3584, 24, 8, 2, 248_320], 16)),
+        usual("Qwen3.5-2B", qwen3_5([2048, 6144, 24, 8, 2, 248_320], 16)),
+        usual("Qwen3.5-4B", qwen3_5([2560, 9216, 32, 16, 4, 248_320], 32)),
         usual(
             "MiniCPM5-2B",
             dims("llama", [2048, 6144, 42, 16, 2, 130_560], with(131_072, false, 1e7, json!({"head_dim": 128}))),
@@ -270,15 +285,15 @@ fn every_model_compiles_and_the_table_is_up_to_date() {
     let mut table = String::from(
         "# Memory of the catalogue's models\n\nBytes on the device, as the compiler plans them. Written by \
          `KNAPSACK_BLESS=1 cargo test -p knapsack-compiler --test shapes`.\n\n\
-         | model | family | format | sizes | weights | KV cache | workspace | total |\n|---|---|---|---|---|---|---|---|\n",
+         | model | family | format | sizes | weights | KV cache | state | workspace | total |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     for entry in entries() {
         let (sizes, memory) = memory(&entry);
-        let MemoryPlan { weights, kv_cache, workspace } = memory;
+        let MemoryPlan { weights, kv_cache, state, workspace } = memory;
         let (name, family, format) = (entry.name, entry.config.family, entry.quantization);
         let total = memory.total();
-        writeln!(table, "| {name} | {family} | {format} | {sizes} | {weights} | {kv_cache} | {workspace} | {total} |")
-            .unwrap();
+        let parts = format!("{weights} | {kv_cache} | {state} | {workspace} | {total}");
+        writeln!(table, "| {name} | {family} | {format} | {sizes} | {parts} |").unwrap();
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/memory.md");
     if std::env::var_os("KNAPSACK_BLESS").is_some() {

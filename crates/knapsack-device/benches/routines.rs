@@ -45,7 +45,17 @@ fn attention(chunk: u32) -> Sample {
         layer,
         query,
     }));
-    b.push(Op::Attention(Attention { query, heads, kv_heads, head_dim, scale: 0.125, soft_cap: None, layer, output }));
+    b.push(Op::Attention(Attention {
+        query,
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 0.125,
+        soft_cap: None,
+        layer,
+        gate: None,
+        output,
+    }));
     b.finish(output)
 }
 

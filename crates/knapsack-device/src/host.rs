@@ -4,7 +4,7 @@
 use crate::call::{Call, check_forward, check_logits, write_rope_rows};
 use crate::memory::{Account, Part, Region};
 use crate::watch::proceed;
-use crate::{CacheHalf, DeviceError, LoadedModel, Watch, WeightFiles, Weights};
+use crate::{CacheHalf, DeviceError, LoadedModel, StateCopy, Watch, WeightFiles, Weights};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::MemoryPlan;
 use knapsack_artifact::plan::{Function, KvLayer, Launch};
@@ -50,6 +50,10 @@ pub(crate) struct HostMemory {
     pub(crate) workspace: Region,
     pub(crate) cache: Region,
     pub(crate) layers: Vec<CachedLayer>,
+    /// All states, and then their copies that are set aside.
+    pub(crate) state: Region,
+    /// Where each state begins, in bytes.
+    pub(crate) states: Vec<usize>,
     account: Account,
 }
 
@@ -77,8 +81,18 @@ impl HostMemory {
             end += 2 * half;
         }
         let cache = Region::new(&account, Part::KvCache, end)?;
+        let state_ends = library.states.iter().scan(0, |end, state| {
+            *end += state.bytes() as usize;
+            Some(*end)
+        });
+        let states: Vec<usize> = std::iter::once(0).chain(state_ends).take(library.states.len()).collect();
+        // Nobody is asked for nothing.
+        let state = match library.memory.state {
+            0 => Region::new(&Account::default(), Part::State, 0)?,
+            bytes => Region::new(&account, Part::State, bytes)?,
+        };
         let workspace = Region::new(&account, Part::Workspace, library.memory.workspace)?;
-        Ok(HostMemory { library, weights, workspace, cache, layers, account })
+        Ok(HostMemory { library, weights, workspace, cache, layers, state, states, account })
     }
 
     /// Where half of a layer's cache is, when it has that many bytes.
@@ -86,6 +100,15 @@ impl HostMemory {
         let found = self.layers.get(layer).filter(|layer| layer.layer.bytes() / 2 == bytes as u64);
         let layer = found.ok_or_else(|| DeviceError::InvalidCall(format!("{bytes} bytes of cache layer {layer}")))?;
         let start = if half == CacheHalf::Keys { layer.keys } else { layer.values };
+        Ok(start..start + bytes)
+    }
+
+    /// Where a copy of a state is, when it has that many bytes.
+    fn state_range(&self, state: usize, copy: StateCopy, bytes: usize) -> Result<Range<usize>, DeviceError> {
+        let found = self.library.states.get(state).filter(|state| state.bytes() == bytes as u64);
+        found.ok_or_else(|| DeviceError::InvalidCall(format!("{bytes} bytes of state {state}")))?;
+        let copies = if copy == StateCopy::Kept { self.state.len() / 2 } else { 0 };
+        let start = copies + self.states[state];
         Ok(start..start + bytes)
     }
 }
@@ -174,6 +197,20 @@ impl<E: Executor> LoadedModel for HostModel<E> {
         self.wait()?;
         let range = self.memory.cache_range(layer, half, bytes.len())?;
         self.memory.cache.bytes_mut()[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read_state(&mut self, state: usize, copy: StateCopy, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.wait()?;
+        let range = self.memory.state_range(state, copy, bytes.len())?;
+        bytes.copy_from_slice(&self.memory.state.bytes()[range]);
+        Ok(())
+    }
+
+    fn write_state(&mut self, state: usize, copy: StateCopy, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.wait()?;
+        let range = self.memory.state_range(state, copy, bytes.len())?;
+        self.memory.state.bytes_mut()[range].copy_from_slice(bytes);
         Ok(())
     }
 

@@ -91,11 +91,26 @@ impl CacheHalf {
     pub const BOTH: [CacheHalf; 2] = [CacheHalf::Keys, CacheHalf::Values];
 }
 
-/// A model on a device, with the KV cache of one conversation.
+/// Which copy of a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateCopy {
+    /// What calls read and write.
+    Current,
+    /// What was set aside.
+    Kept,
+}
+
+impl StateCopy {
+    /// Both, as they lie in memory.
+    pub const BOTH: [StateCopy; 2] = [StateCopy::Current, StateCopy::Kept];
+}
+
+/// A model on a device, with the KV cache of one conversation and what its recurrent layers remember of it.
 ///
 /// A device may work on its own time: a call that returned `Ok` has been accepted, and what goes wrong in it may only be told by
 /// a later call. [`LoadedModel::logits`] and [`LoadedModel::wait`] wait for all that was started before, so what they return is
-/// certain. After any error but [`DeviceError::InvalidCall`] and [`DeviceError::Interrupted`], no position of the cache is.
+/// certain. After any error but [`DeviceError::InvalidCall`] and [`DeviceError::Interrupted`], no position of the cache is. After
+/// any error of a call but [`DeviceError::InvalidCall`], the current states are those of no position.
 pub trait LoadedModel: Send {
     /// The library that it executes.
     fn library(&self) -> &Arc<ModelLibrary>;
@@ -109,7 +124,8 @@ pub trait LoadedModel: Send {
     }
 
     /// Runs `prefill`, or `decode` for a single token: appends the tokens at absolute positions `position..` to the cache and
-    /// leaves their residual stream for [`LoadedModel::logits`]. `watch` is asked before each piece of bounded work.
+    /// leaves their residual stream for [`LoadedModel::logits`]. A model with states must have computed the position before last,
+    /// or taken up the state of it; at position 0 a state is zero. `watch` is asked before each piece of bounded work.
     ///
     /// # Errors
     /// No token, more than the chunk, an id outside the vocabulary, a position past the context window, or a device failure,
@@ -161,4 +177,31 @@ pub trait LoadedModel: Send {
     /// # Errors
     /// As [`LoadedModel::read_cache`].
     fn write_cache(&mut self, layer: usize, half: CacheHalf, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Copies one of the library's states out, after everything that was started.
+    ///
+    /// # Errors
+    /// A state that is not there, `bytes` of another length, or a device failure, perhaps of an earlier call.
+    fn read_state(&mut self, state: usize, copy: StateCopy, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Replaces one of the library's states.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::read_state`].
+    fn write_state(&mut self, state: usize, copy: StateCopy, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Copies every state: sets the current one aside, or takes up the one that was.
+    ///
+    /// # Errors
+    /// A device failure, perhaps of an earlier call; what it copies to holds nothing then.
+    fn copy_states(&mut self, from: StateCopy, to: StateCopy) -> Result<(), DeviceError> {
+        let library = self.library().clone();
+        let mut bytes = Vec::new();
+        for (index, state) in library.states.iter().enumerate() {
+            bytes.resize(state.bytes() as usize, 0);
+            self.read_state(index, from, &mut bytes)?;
+            self.write_state(index, to, &bytes)?;
+        }
+        Ok(())
+    }
 }

@@ -13,6 +13,8 @@ pub enum Part {
     Weights,
     /// Keys and values.
     KvCache,
+    /// What recurrent layers remember, and the copy that is set aside.
+    State,
     /// Inputs, activations, logits.
     Workspace,
 }
@@ -23,6 +25,7 @@ impl Part {
         match self {
             Part::Weights => "weights",
             Part::KvCache => "KV cache",
+            Part::State => "state",
             Part::Workspace => "workspace",
         }
     }
@@ -43,7 +46,7 @@ pub(crate) trait Limit: std::fmt::Debug + Send + Sync {
 /// Counts what is allocated at the moment. Every allocation holds a [`Charge`] and gives its bytes back when it is dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    bytes: Arc<[AtomicU64; 3]>,
+    bytes: Arc<[AtomicU64; 4]>,
     limit: Option<Arc<dyn Limit>>,
 }
 
@@ -67,8 +70,13 @@ impl Account {
 
     /// What is allocated now.
     pub fn now(&self) -> MemoryPlan {
-        let [weights, kv_cache, workspace] = [0, 1, 2].map(|part| self.bytes[part].load(Ordering::Relaxed));
-        MemoryPlan { weights, kv_cache, workspace }
+        let of = |part: Part| self.bytes[part as usize].load(Ordering::Relaxed);
+        MemoryPlan {
+            weights: of(Part::Weights),
+            kv_cache: of(Part::KvCache),
+            state: of(Part::State),
+            workspace: of(Part::Workspace),
+        }
     }
 }
 
@@ -157,7 +165,7 @@ mod tests {
         assert!(empty.is_empty() && empty.bytes().is_empty());
         assert!(region.bytes().iter().all(|&b| b == 0));
         assert_eq!(region.as_mut_ptr() as usize % 4096, 0);
-        assert_eq!(account.now(), MemoryPlan { weights: 0, kv_cache: 3 << 20, workspace: 0 });
+        assert_eq!(account.now(), MemoryPlan { kv_cache: 3 << 20, ..MemoryPlan::default() });
         drop(region);
         assert_eq!(account.now(), MemoryPlan::default());
     }

@@ -122,6 +122,27 @@ pub struct KvLayer {
     pub dtype: DType,
 }
 
+/// What a layer remembers of all tokens before a call; zero at position 0. What each is: `knapsack_artifact::plan::StateLayer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StateLayer {
+    /// The last inputs of a convolution.
+    Conv {
+        /// Channels.
+        channels: u32,
+        /// Tokens that a sum is over, its own included.
+        taps: u32,
+    },
+    /// The matrices of the gated delta rule.
+    Delta {
+        /// Heads.
+        heads: u32,
+        /// Rows of a matrix.
+        key_dim: u32,
+        /// Columns of a matrix.
+        value_dim: u32,
+    },
+}
+
 /// The window sizes that a model is compiled for; all of them at least 1 but `sinks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Windows {
@@ -158,12 +179,16 @@ pub struct Graph {
     pub vocab: u32,
     /// Columns of the residual stream.
     pub hidden: u32,
+    /// Layers, however they mix tokens.
+    pub layers: u32,
     /// Every weight.
     pub parameters: Vec<Parameter>,
     /// Every rotary table.
     pub rope_tables: Vec<RopeTable>,
-    /// One entry for each layer.
+    /// One entry for each layer that keeps keys and values.
     pub kv_layers: Vec<KvLayer>,
+    /// What layers remember that keep none.
+    pub states: Vec<StateLayer>,
     /// Every value is defined before it is used.
     pub nodes: Vec<Node>,
     /// Logits of every row.

@@ -1,8 +1,8 @@
 //! Result types from operations: the one place that says which operands an operation accepts.
 
 use crate::{
-    Columns, Epilogue, Graph, Linear, Norm, NormPlace, Op, ParameterId, QkvOrder, RopeAppend, RowCount, Storage, Type,
-    ValueId, Weight,
+    AttentionGate, CausalConv, Columns, Epilogue, GatedDelta, Graph, Linear, Norm, NormPlace, Op, ParameterId,
+    QkvOrder, RopeAppend, RowCount, StateLayer, Storage, Type, ValueId, Weight,
 };
 use knapsack_tensor::{DType, NormKind};
 
@@ -92,7 +92,16 @@ impl Context<'_> {
                 );
                 one(Type::Cache(layer))
             }
-            &Op::Attention { query, cache, scale, soft_cap } => one(self.attention(query, cache, scale, soft_cap)?),
+            &Op::Attention { query, cache, scale, soft_cap, gate } => {
+                let attended = self.attention(query, cache, scale, soft_cap)?;
+                if let Some(AttentionGate { rows, columns }) = gate {
+                    self.gate(attended, self.slice(rows, columns)?)?;
+                }
+                one(attended)
+            }
+            &Op::Gate { input, gate } => one(self.gate(self.same(input)?, self.same(gate)?)?),
+            Op::CausalConv(op) => one(self.causal_conv(op)?),
+            Op::GatedDelta(op) => one(self.gated_delta(op)?),
             &Op::SelectRow { input } => one(self.selected(input)?),
             Op::EmbedRows { table, tokens, scale } => {
                 self.weight(table)?;
@@ -251,6 +260,58 @@ impl Context<'_> {
         Ok(Type::Rows { count, columns })
     }
 
+    /// Rows times gates, of which each is for as many neighbouring columns.
+    fn gate(&self, input: Type, gate: Type) -> Checked<Type> {
+        let fits = match (input, gate) {
+            (Type::Rows { count, columns }, Type::Rows { count: rows, columns: gates }) => {
+                count == rows && gates > 0 && columns.is_multiple_of(gates)
+            }
+            _ => false,
+        };
+        require!(fits, "gates of {gate} for {input}");
+        Ok(input)
+    }
+
+    fn state(&self, state: u32) -> Checked<StateLayer> {
+        self.graph.states.get(state as usize).copied().ok_or_else(|| TypeError(format!("no state {state}")))
+    }
+
+    fn causal_conv(&self, op: &CausalConv) -> Checked<Type> {
+        let (count, columns) = self.rows(op.input)?;
+        let StateLayer::Conv { channels, taps } = self.state(op.state)? else {
+            return Err(TypeError(format!("state {} is not that of a convolution", op.state)));
+        };
+        require!(count == RowCount::Tokens, "{} is one row", op.input);
+        for start in [Some(op.start), op.gate_in, op.gate_out].into_iter().flatten() {
+            let end = start.checked_add(channels);
+            require!(end.is_some_and(|end| end <= columns), "{channels} channels from column {start} of {columns}");
+        }
+        self.tensor(op.weight, &[u64::from(channels), 1, u64::from(taps)], None)?;
+        if let Some(bias) = op.bias {
+            self.vector(bias, &[channels])?;
+        }
+        Ok(Type::Rows { count, columns: channels })
+    }
+
+    fn gated_delta(&self, op: &GatedDelta) -> Checked<Type> {
+        let StateLayer::Delta { heads, key_dim, value_dim } = self.state(op.state)? else {
+            return Err(TypeError(format!("state {} is not that of a delta rule", op.state)));
+        };
+        let values = self.product(heads, value_dim)?;
+        let keys = self.product(2, self.product(op.key_heads, key_dim)?)?;
+        let all = keys.checked_add(values).ok_or_else(|| TypeError(format!("{keys} and {values} columns")))?;
+        require!(op.key_heads > 0 && heads.is_multiple_of(op.key_heads), "{heads} heads share {}", op.key_heads);
+        for (id, columns) in [(op.qkv, all), (op.decay, heads), (op.write, heads), (op.gate, values)] {
+            require!(self.rows(id)? == (RowCount::Tokens, columns), "{id} has not {columns} columns");
+        }
+        for id in [op.decay_log, op.decay_bias] {
+            self.vector(id, &[heads])?;
+        }
+        require!(op.norm.width == value_dim && op.norm.kind == NormKind::Rms, "a norm of {}", op.norm.width);
+        self.norm(&op.norm, value_dim)?;
+        Ok(Type::Rows { count: RowCount::Tokens, columns: values })
+    }
+
     fn linear(&self, linear: &Linear) -> Checked<Type> {
         self.weight(&linear.weight)?;
         let (count, inner) = self.rows(linear.input)?;
@@ -286,6 +347,7 @@ impl Context<'_> {
         let query = self.product(op.heads, kv.head_dim)?;
         let keys = self.product(kv.kv_heads, kv.head_dim)?;
         let expected = match op.apart {
+            None if op.order == QkvOrder::Gated => 2 * (u64::from(query) + u64::from(keys)),
             None => u64::from(query) + 2 * u64::from(keys),
             Some(apart) => {
                 for id in apart {
@@ -306,7 +368,7 @@ impl Context<'_> {
             kv.kv_heads
         );
         require!(
-            op.order == QkvOrder::Sections || op.heads == kv.kv_heads,
+            op.order != QkvOrder::PerHead || op.heads == kv.kv_heads,
             "heads in turn need as many of q as of k and v"
         );
         if op.rotary > 0 {

@@ -15,7 +15,12 @@ mod op;
 pub mod text;
 mod verify;
 
-pub use graph::{Graph, Growth, KvLayer, Node, Parameter, ParameterId, RopeTable, RowCount, Type, ValueId, Windows};
+pub use graph::{
+    Graph, Growth, KvLayer, Node, Parameter, ParameterId, RopeTable, RowCount, StateLayer, Type, ValueId, Windows,
+};
 pub use infer::{TypeError, infer};
-pub use op::{Columns, Epilogue, Linear, Norm, NormPlace, Op, QkvOrder, RopeAppend, Storage, Weight};
+pub use op::{
+    AttentionGate, CausalConv, Columns, Epilogue, GatedDelta, Linear, Norm, NormPlace, Op, QkvOrder, RopeAppend,
+    Storage, Weight,
+};
 pub use verify::{MAX_COLUMNS, VerifyError, verify};

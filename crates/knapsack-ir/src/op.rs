@@ -122,6 +122,8 @@ pub enum QkvOrder {
     Sections,
     /// For each head its q, k and v.
     PerHead,
+    /// For each q head its q and as many columns of something else, then all k heads, all v heads.
+    Gated,
 }
 
 /// What the norms of q and k are over, and when.
@@ -161,6 +163,61 @@ pub struct RopeAppend {
     pub key_norm: Option<Norm>,
     /// Cache layer.
     pub layer: u32,
+}
+
+/// The gates of attention: one column for each element of the query heads, or one for each head.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionGate {
+    /// Where they are.
+    pub rows: ValueId,
+    /// Which columns.
+    pub columns: Columns,
+}
+
+/// A convolution of each channel over the last tokens, with what stands around it: `u = input[start..]`, times
+/// `input[gate_in..]`; `y[t] = f(bias + sum over j < taps of weight[j] u[t - (taps - 1) + j])`, times `input[gate_out..]`. What
+/// `u` was before the call is in the state.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CausalConv {
+    /// Rows.
+    pub input: ValueId,
+    /// Column of the first channel.
+    pub start: u32,
+    /// First column of what multiplies the input.
+    pub gate_in: Option<u32>,
+    /// First column of what multiplies the result.
+    pub gate_out: Option<u32>,
+    /// `(channels, 1, taps)`.
+    pub weight: ParameterId,
+    /// One element for each channel.
+    pub bias: Option<ParameterId>,
+    /// What follows the sum.
+    pub activation: Option<Activation>,
+    /// Index into [`crate::Graph::states`], which says channels and taps.
+    pub state: u32,
+}
+
+/// The gated delta rule; `knapsack_artifact::plan::GatedDelta` has the formulas.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GatedDelta {
+    /// All q heads, all k heads, all v heads.
+    pub qkv: ValueId,
+    /// One column for each v head.
+    pub decay: ValueId,
+    /// One column for each v head.
+    pub write: ValueId,
+    /// As many columns as v.
+    pub gate: ValueId,
+    /// One element for each v head.
+    pub decay_log: ParameterId,
+    /// One element for each v head.
+    pub decay_bias: ParameterId,
+    /// Of each head's result.
+    pub norm: Norm,
+    /// Heads of q and k.
+    pub key_heads: u32,
+    /// Index into [`crate::Graph::states`], which says the other sizes.
+    pub state: u32,
 }
 
 /// An operation. Unless said otherwise it defines one value, float32 rows as many as its operands have.
@@ -272,7 +329,20 @@ pub enum Op {
         scale: f32,
         /// `cap * tanh(s / cap)` of the scores.
         soft_cap: Option<f32>,
+        /// Fused: what the result is multiplied by, through the logistic function.
+        gate: Option<AttentionGate>,
     },
+    /// `input * sigmoid(gate)`; each column of the gate is for as many neighbouring columns of the input as there are.
+    Gate {
+        /// Rows.
+        input: ValueId,
+        /// Rows of as many columns, or a divisor of that.
+        gate: ValueId,
+    },
+    /// A convolution over the last tokens; the gates and the activation are what passes fuse.
+    CausalConv(CausalConv),
+    /// The gated delta rule.
+    GatedDelta(GatedDelta),
     /// The row whose logits are wanted. An executor that wants all of them reads it as the identity.
     SelectRow {
         /// Rows, one for each token.
@@ -345,7 +415,12 @@ impl Op {
             | Op::SelectRow { input }
             | Op::NormSelected { input, .. } => vec![input],
             Op::Append { key, value, .. } => vec![key, value],
-            Op::Attention { query, cache, .. } => vec![query, cache],
+            Op::Attention { query, cache, gate, .. } => {
+                [query, cache].into_iter().chain(gate.map(|gate| gate.rows)).collect()
+            }
+            Op::Gate { input, gate } => vec![input, gate],
+            Op::CausalConv(CausalConv { input, .. }) => vec![input],
+            Op::GatedDelta(GatedDelta { qkv, decay, write, gate, .. }) => vec![qkv, decay, write, gate],
             Op::EmbedRows { tokens, .. } => vec![tokens],
             Op::Linear(Linear { input, epilogue: Epilogue::Add(residual), .. }) => vec![input, residual],
             Op::Linear(Linear { input, .. }) => vec![input],
@@ -368,6 +443,11 @@ impl Op {
                 list.extend(linear.bias);
             }
             Op::AddNorm { pre, post, .. } => pre.iter().chain(post).for_each(|norm| norm.parameters(&mut list)),
+            Op::CausalConv(op) => list.extend([op.weight].into_iter().chain(op.bias)),
+            Op::GatedDelta(op) => {
+                list.extend([op.decay_log, op.decay_bias]);
+                op.norm.parameters(&mut list);
+            }
             Op::RopeAppend(op) => {
                 op.query_norm.iter().chain(&op.key_norm).for_each(|norm| norm.parameters(&mut list));
             }
@@ -394,6 +474,9 @@ impl Op {
             Op::Rope { .. } => "rope",
             Op::Append { .. } => "append",
             Op::Attention { .. } => "attention",
+            Op::Gate { .. } => "gate",
+            Op::CausalConv(_) => "causal_conv",
+            Op::GatedDelta(_) => "gated_delta",
             Op::SelectRow { .. } => "select_row",
             Op::EmbedRows { .. } => "embed_rows",
             Op::NormSelected { .. } => "norm_selected",

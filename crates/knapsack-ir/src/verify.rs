@@ -1,6 +1,6 @@
 //! The verifier.
 
-use crate::{Graph, Op, RowCount, Type, TypeError, infer};
+use crate::{Graph, Op, RowCount, StateLayer, Type, TypeError, infer};
 
 /// Most columns of a row, and elements of all heads of a layer: far more than any real model has, and few enough for sums of
 /// them to fit 32 bits.
@@ -24,6 +24,7 @@ pub struct VerifyError {
 ///    No row has more than [`MAX_COLUMNS`] columns.
 /// 3. Parameter names are unique and not empty, their sizes representable; no parameter is declared without being used.
 /// 4. Cache layers have heads and elements; windows are above 0; each layer is appended to exactly once.
+///    States have elements and at most [`MAX_COLUMNS`] of them; each is that of exactly one operation.
 /// 5. Rope tables hold finite frequencies and a finite magnitude above 0.
 /// 6. At most one row selection; the output is one row of `vocab` columns; what the selection reads has `hidden` columns.
 ///
@@ -33,6 +34,7 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
     declarations(graph)?;
     let mut types = vec![None; graph.value_bound()];
     let mut appended = vec![0u32; graph.kv_layers.len()];
+    let mut remembered = vec![0u32; graph.states.len()];
     let mut used = vec![false; graph.parameters.len()];
     let mut selections = 0;
     for (index, node) in graph.nodes.iter().enumerate() {
@@ -58,6 +60,8 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
         match node.op {
             Op::Append { layer, .. } => appended[layer as usize] += 1,
             Op::RopeAppend(op) => appended[op.layer as usize] += 1,
+            Op::CausalConv(op) => remembered[op.state as usize] += 1,
+            Op::GatedDelta(op) => remembered[op.state as usize] += 1,
             Op::SelectRow { input } | Op::NormSelected { input, .. } => {
                 selections += 1;
                 let ty = types[input.0 as usize];
@@ -71,6 +75,9 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
     let fail = |place: &str, problem: String| Err(VerifyError { place: place.to_owned(), problem });
     if let Some(layer) = appended.iter().position(|&count| count != 1) {
         return fail("cache", format!("layer {layer} is appended to {} times", appended[layer]));
+    }
+    if let Some(state) = remembered.iter().position(|&count| count != 1) {
+        return fail("state", format!("state {state} is that of {} operations", remembered[state]));
     }
     if let Some(unused) = used.iter().position(|used| !used) {
         return fail("parameters", format!("`{}` is not used", graph.parameters[unused].name));
@@ -101,6 +108,17 @@ fn declarations(graph: &Graph) -> Result<(), VerifyError> {
             return fail(format!("cache layer {index}"), "heads, head_dim or window is 0");
         }
     }
+    for (index, state) in graph.states.iter().enumerate() {
+        let elements = match *state {
+            StateLayer::Conv { channels, taps } => (taps > 1).then(|| channels.checked_mul(taps)).flatten(),
+            StateLayer::Delta { heads, key_dim, value_dim } => {
+                heads.checked_mul(key_dim).and_then(|rows| rows.checked_mul(value_dim))
+            }
+        };
+        if elements.is_none_or(|elements| elements == 0 || elements > MAX_COLUMNS) {
+            return fail(format!("state {index}"), "it has no elements or too many");
+        }
+    }
     for (index, table) in graph.rope_tables.iter().enumerate() {
         let finite = table.frequencies.iter().all(|f| f.is_finite());
         let grows =
@@ -117,7 +135,7 @@ mod tests {
     use super::*;
     use crate::text::parse;
 
-    const VALID: &str = "graph t q0f32 vocab=3 hidden=2
+    const VALID: &str = "graph t q0f32 vocab=3 hidden=2 layers=1
 param @0 table bfloat16[3,2]
 rope magnitude=1 growth=- 0.5
 cache heads=1 head_dim=2 window=2 sinks=1 dtype=float32
@@ -125,7 +143,7 @@ cache heads=1 head_dim=2 window=2 sinks=1 dtype=float32
 %1:matrix[3,2] = dequantize dense:@0:3x2
 %2:f32[n,2] = embed %1 %0
 %4:cache[0] = append %2 %2 layer=0
-%5:f32[n,2] = attention %2 %4 scale=1 soft_cap=-
+%5:f32[n,2] = attention %2 %4 scale=1 soft_cap=- gate=-
 %6:f32[1,2] = select_row %5
 %7:f32[1,3] = matmul %6 %1
 return %7";

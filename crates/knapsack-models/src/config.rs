@@ -69,6 +69,20 @@ pub struct Biases {
     pub mlp: bool,
     /// The final linear layer.
     pub head: bool,
+    /// Everything of a convolution layer.
+    pub conv: bool,
+}
+
+/// What attention's result is multiplied by, through the logistic function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttentionGate {
+    /// Nothing.
+    #[default]
+    None,
+    /// One number for each head, from a projection of its own.
+    Heads,
+    /// One number for each element; the projection of the queries gives them after each head's query.
+    Elements,
 }
 
 /// Normalization of query and key heads.
@@ -101,6 +115,40 @@ pub struct Layer {
 pub enum Mixer {
     /// Attention over cached keys and values.
     Attention(Attention),
+    /// A gated convolution of each channel over the last tokens.
+    Conv {
+        /// Tokens that it is over, its own included.
+        taps: u32,
+    },
+    /// The gated delta rule.
+    Delta(Delta),
+}
+
+/// Linear attention by the gated delta rule. Counts are positive, `heads` is a multiple of `key_heads`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// Heads of q and k.
+    pub key_heads: u32,
+    /// Heads of v.
+    pub heads: u32,
+    /// Elements of a q or k head.
+    pub key_dim: u32,
+    /// Elements of a v head.
+    pub value_dim: u32,
+    /// Tokens that the convolution before it is over.
+    pub taps: u32,
+}
+
+impl Delta {
+    /// Columns of q, k and v together.
+    pub fn columns(&self) -> u64 {
+        2 * u64::from(self.key_heads) * u64::from(self.key_dim) + self.value_columns()
+    }
+
+    /// Columns of all v heads.
+    pub fn value_columns(&self) -> u64 {
+        u64::from(self.heads) * u64::from(self.value_dim)
+    }
 }
 
 /// The attention of a layer. Counts are positive, `heads` is a multiple of `kv_heads`.
@@ -131,20 +179,24 @@ impl Attention {
 }
 
 impl Layer {
-    /// The layer's attention.
-    pub fn attention(&self) -> &Attention {
-        let Mixer::Attention(attention) = &self.mixer;
-        attention
+    /// The layer's attention, where it has one.
+    pub fn attention(&self) -> Option<&Attention> {
+        match &self.mixer {
+            Mixer::Attention(attention) => Some(attention),
+            Mixer::Conv { .. } | Mixer::Delta(_) => None,
+        }
     }
 
-    pub(crate) fn attention_mut(&mut self) -> &mut Attention {
-        let Mixer::Attention(attention) = &mut self.mixer;
-        attention
+    pub(crate) fn attention_mut(&mut self) -> Option<&mut Attention> {
+        match &mut self.mixer {
+            Mixer::Attention(attention) => Some(attention),
+            Mixer::Conv { .. } | Mixer::Delta(_) => None,
+        }
     }
 }
 
 /// A model's architecture, normalized: the same whether it was read from a checkpoint's `config.json` or from MLC's
-/// `model_config`. There is at least one layer, counts are positive and bounded, floats are finite.
+/// `model_config`. At least one layer has attention, counts are positive and bounded, floats are finite.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// The row of the registry that read it.
@@ -186,6 +238,8 @@ pub struct ModelConfig {
     pub query_growth: Option<Growth>,
     /// Normalization of query and key heads.
     pub query_key_norm: QueryKeyNorm,
+    /// What attention's result is multiplied by.
+    pub attention_gate: AttentionGate,
     /// Which projections have a bias.
     pub biases: Biases,
     /// Attention and feed-forward network read the same residual stream and are added together.
@@ -203,12 +257,12 @@ pub struct ModelConfig {
 impl ModelConfig {
     /// The attention of the first layer that has one: where a model's layers differ, an example.
     pub fn attention(&self) -> &Attention {
-        self.layers[0].attention()
+        self.attentions().next().expect("a layer has attention")
     }
 
     /// The attentions of all layers that have one.
     pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
-        self.layers.iter().map(Layer::attention)
+        self.layers.iter().filter_map(Layer::attention)
     }
 
     /// Columns of the widest feed-forward network.
@@ -239,6 +293,18 @@ impl ModelConfig {
 
     /// The relations between values that hold for every family.
     pub(crate) fn checked(self) -> Result<Self, ConfigError> {
+        if self.attentions().next().is_none() {
+            return Err(ConfigError::Contradiction("no layer has attention".to_owned()));
+        }
+        for layer in &self.layers {
+            let Mixer::Delta(delta) = layer.mixer else { continue };
+            if !delta.heads.is_multiple_of(delta.key_heads) || delta.columns() > 1 << 24 {
+                return Err(ConfigError::Contradiction(format!(
+                    "{} value heads of {} over {} key heads of {}",
+                    delta.heads, delta.value_dim, delta.key_heads, delta.key_dim
+                )));
+            }
+        }
         for Attention { heads, kv_heads, head_dim, rope, .. } in self.attentions().copied() {
             if !heads.is_multiple_of(kv_heads) {
                 return Err(ConfigError::Contradiction(format!(

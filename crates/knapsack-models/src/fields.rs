@@ -47,6 +47,11 @@ impl<'a> Fields<'a> {
         Fields { outer: Some(rest.map), ..self }
     }
 
+    /// The same, with values for keys that are in no place.
+    pub(crate) fn or(self, defaults: &'a Map<String, Value>) -> Self {
+        Fields { outer: self.outer.or(Some(defaults)), ..self }
+    }
+
     /// The object under `key`.
     pub(crate) fn object(&self, key: &str) -> Result<Option<Fields<'a>>, ConfigError> {
         match self.get(&[key]) {

@@ -22,7 +22,7 @@ mod tensors;
 mod usable;
 mod write;
 
-pub use config::{Attention, Biases, Family, Layer, Mixer, ModelConfig, QueryKeyNorm};
+pub use config::{Attention, AttentionGate, Biases, Delta, Family, Layer, Mixer, ModelConfig, QueryKeyNorm};
 pub use error::{ConfigError, TensorsError, UnsupportedFamily};
 pub use graph::GraphError;
 pub use parameter::{Parameter, ParameterKind, Source, StoredTensor, Transform};

@@ -11,7 +11,7 @@ pub enum ParameterKind {
     Embedding,
     /// A normalization's weight or a bias, in the model dtype.
     Plain,
-    /// A bias that MLC keeps in float32 whatever the format.
+    /// A bias or another vector that MLC keeps in float32 whatever the format.
     PlainFloat32,
 }
 
@@ -31,6 +31,8 @@ pub enum Transform {
     Keep,
     /// One is added to every element, in the checkpoint's dtype (gemma's normalizations).
     AddOne,
+    /// One is added to every element, in float32 (qwen3_5's normalizations).
+    AddOneExactly,
     /// From rows of `heads` heads, each with its q, k and v of `head_dim`, to all q, all k, all v (gpt_neox).
     SplitHeads {
         /// Heads.
@@ -52,7 +54,7 @@ pub enum Transform {
 pub struct Parameter {
     /// MLC's name, such as `model.layers.0.self_attn.qkv_proj.weight`.
     pub name: String,
-    /// Outermost axis first: `(n, k)` or `(n)`.
+    /// Outermost axis first: `(n, k)`, `(n)`, or of a convolution `(n, 1, taps)`.
     pub shape: Vec<u64>,
     /// What it is.
     pub kind: ParameterKind,

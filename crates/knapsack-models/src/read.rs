@@ -1,6 +1,6 @@
 //! Reading the keys that decoders share.
 
-use crate::config::{Attention, Biases, Family, Layer, Mixer, ModelConfig, QueryKeyNorm};
+use crate::config::{Attention, AttentionGate, Biases, Family, Layer, Mixer, ModelConfig, QueryKeyNorm};
 use crate::error::ConfigError;
 use crate::fields::{Fields, MAX_DIM, invalid, missing};
 use crate::rope::{self, RopeDefaults, Ropes};
@@ -30,6 +30,9 @@ pub(crate) const LLAMA_LIKE: Defaults = Defaults {
 /// Keys by which configurations give the number of positions.
 const POSITIONS: [&str; 4] = ["max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"];
 
+/// Most tokens that a convolution is over.
+const MAX_TAPS: u32 = 16;
+
 /// Positions that a sliding window keeps at the start where nothing else is said: MLC's default.
 const MLC_SINKS: u32 = 4;
 
@@ -49,10 +52,30 @@ pub(crate) fn decoder_with_context(
     defaults: &Defaults,
     otherwise: Option<u32>,
 ) -> Result<ModelConfig, ConfigError> {
+    whole_decoder(family, fields, defaults, otherwise, None)
+}
+
+/// The same as [`decoder`], with the elements of a head for configurations that do not give them.
+pub(crate) fn decoder_with_heads(
+    family: &'static Family,
+    fields: &Fields<'_>,
+    defaults: &Defaults,
+    head_dim: u32,
+) -> Result<ModelConfig, ConfigError> {
+    whole_decoder(family, fields, defaults, None, Some(head_dim))
+}
+
+fn whole_decoder(
+    family: &'static Family,
+    fields: &Fields<'_>,
+    defaults: &Defaults,
+    otherwise: Option<u32>,
+    head_dim: Option<u32>,
+) -> Result<ModelConfig, ConfigError> {
     let hidden = fields.dim(&["hidden_size", "n_embd"])?;
     let layers = fields.layers(&["num_hidden_layers", "n_layer"])?;
     let intermediate = fields.dim_or(&["intermediate_size", "n_inner"], hidden.saturating_mul(4).min(MAX_DIM))?;
-    let attention = attention(fields, hidden)?;
+    let attention = attention(fields, hidden, head_dim)?;
     let trained_positions = match fields.positions(&POSITIONS)? {
         Some(positions) => Some(positions),
         None => fields.positions(&["context_window_size"])?,
@@ -71,7 +94,7 @@ pub(crate) fn decoder_with_context(
         vocab: fields.dim(&["vocab_size"])?,
         norm: defaults.norm,
         norm_epsilon: fields
-            .positive_f32(&["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"])?
+            .positive_f32(&["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "block_norm_eps"])?
             .unwrap_or(defaults.norm_epsilon),
         activation: fields
             .activation(&["hidden_activation", "hidden_act", "activation_function"])?
@@ -87,6 +110,7 @@ pub(crate) fn decoder_with_context(
         logit_scale: 1.0,
         query_growth: None,
         query_key_norm: QueryKeyNorm::None,
+        attention_gate: AttentionGate::None,
         biases: Biases::default(),
         parallel_residual: false,
         tied_embeddings: fields.flag(&["tie_word_embeddings"], defaults.tied_embeddings)?,
@@ -101,11 +125,11 @@ pub(crate) fn decoder_with_context(
 }
 
 /// The attention of a layer that sees everything.
-fn attention(fields: &Fields<'_>, hidden: u32) -> Result<Attention, ConfigError> {
+fn attention(fields: &Fields<'_>, hidden: u32, head_dim: Option<u32>) -> Result<Attention, ConfigError> {
     let heads = fields.dim(&["num_attention_heads", "n_head"])?;
     let kv_heads = fields.dim_or(&["num_key_value_heads", "n_head_kv"], heads)?;
     let own_head_dim = if hidden.is_multiple_of(heads) { hidden / heads } else { 0 };
-    let head_dim = fields.dim_or(&["head_dim"], own_head_dim)?;
+    let head_dim = fields.dim_or(&["head_dim"], head_dim.unwrap_or(own_head_dim))?;
     Ok(Attention { heads, kv_heads, head_dim, window: None, rope: Some(0) })
 }
 
@@ -124,12 +148,58 @@ impl ModelConfig {
         let two = ropes.full != ropes.windowed && windows.iter().any(Option::is_some);
         self.ropes = if two { vec![ropes.full, ropes.windowed] } else { vec![ropes.full] };
         for (layer, window) in self.layers.iter_mut().zip(windows) {
-            let attention = layer.attention_mut();
-            attention.window = window;
-            attention.rope = Some(usize::from(two && window.is_some()));
+            if let Some(attention) = layer.attention_mut() {
+                attention.window = window;
+                attention.rope = Some(usize::from(two && window.is_some()));
+            }
         }
         Ok(())
     }
+}
+
+/// The kinds of layers that `layer_types` tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LayerKind {
+    /// Attention that sees everything.
+    Full,
+    /// Attention with a window.
+    Windowed,
+    /// A convolution.
+    Conv,
+    /// Linear attention.
+    Linear,
+}
+
+const LAYER_KINDS: [(&str, LayerKind); 5] = [
+    ("full_attention", LayerKind::Full),
+    ("attention", LayerKind::Full),
+    ("sliding_attention", LayerKind::Windowed),
+    ("conv", LayerKind::Conv),
+    ("linear_attention", LayerKind::Linear),
+];
+
+/// The kind of each layer by transformers' `layer_types`, or by the rule `otherwise` where there are none. A family has only the
+/// `possible` ones.
+pub(crate) fn layer_kinds(
+    fields: &Fields<'_>,
+    layers: usize,
+    possible: &[LayerKind],
+    otherwise: impl Fn(u32) -> LayerKind,
+) -> Result<Vec<LayerKind>, ConfigError> {
+    let Some((key, value)) = fields.get(&["layer_types"]) else {
+        return Ok((0..layers as u32).map(otherwise).collect());
+    };
+    let kind = |value: &serde_json::Value| {
+        let name = value.as_str()?;
+        let found = LAYER_KINDS.iter().find(|(known, kind)| *known == name && possible.contains(kind));
+        found.map(|(_, kind)| *kind)
+    };
+    let list = value.as_array().filter(|list| list.len() == layers);
+    list.and_then(|list| list.iter().map(kind).collect()).ok_or_else(|| {
+        let name = |kind: &LayerKind| LAYER_KINDS.iter().find(|(_, known)| known == kind).map_or("", |(name, _)| *name);
+        let names: Vec<&str> = possible.iter().map(name).collect();
+        invalid(key, value, &format!("{layers} times {}", names.join(" or ")))
+    })
 }
 
 /// The window of each layer by transformers' `layer_types`, or by the rule `local` where there are none.
@@ -140,21 +210,18 @@ fn layer_windows(
     local: impl Fn(u32) -> bool,
 ) -> Result<Vec<Option<u32>>, ConfigError> {
     let Some(window) = window else { return Ok(vec![None; layers]) };
-    match fields.get(&["layer_types"]) {
-        None => Ok((0..layers as u32).map(|layer| local(layer).then_some(window)).collect()),
-        Some((key, value)) => {
-            let kind = |value: &serde_json::Value| match value.as_str()? {
-                "full_attention" | "attention" => Some(None),
-                "sliding_attention" => Some(Some(window)),
-                _ => None,
-            };
-            let list = value.as_array().filter(|list| list.len() == layers);
-            list.and_then(|list| list.iter().map(kind).collect()).ok_or_else(|| {
-                let expected = format!("{layers} times full_attention or sliding_attention");
-                invalid(key, value, &expected)
-            })
-        }
+    let by_rule = |layer| if local(layer) { LayerKind::Windowed } else { LayerKind::Full };
+    let kinds = layer_kinds(fields, layers, &[LayerKind::Full, LayerKind::Windowed], by_rule)?;
+    Ok(kinds.into_iter().map(|kind| (kind == LayerKind::Windowed).then_some(window)).collect())
+}
+
+/// Tokens that a convolution is over.
+pub(crate) fn taps(fields: &Fields<'_>, key: &str, otherwise: u32) -> Result<u32, ConfigError> {
+    let taps = fields.dim_or(&[key], otherwise)?;
+    if (2..=MAX_TAPS).contains(&taps) {
+        return Ok(taps);
     }
+    Err(invalid(key, &taps.into(), &format!("2 to {MAX_TAPS}")))
 }
 
 /// MLC's `model_config` of an `mlc-chat-config.json`.

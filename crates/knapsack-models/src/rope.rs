@@ -198,8 +198,8 @@ pub(crate) struct Ropes {
     pub(crate) windowed: Rope,
 }
 
-/// Keys of the base, at the top of a configuration: transformers', MLC's, and that of the first gpt_neox configurations.
-const BASES: [&str; 3] = ["position_embedding_base", "rope_theta", "rotary_emb_base"];
+/// Keys of the base, at the top of a configuration: transformers', MLC's, and those of the first gpt_neox and lfm2 configurations.
+const BASES: [&str; 4] = ["position_embedding_base", "rope_theta", "rotary_emb_base", "theta"];
 /// Keys of the rotated share of a head.
 const SHARES: [&str; 3] = ["partial_rotary_factor", "rotary_pct", "rope_pct"];
 /// The dictionary's names in transformers 4 and 5.

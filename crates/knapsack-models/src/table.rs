@@ -40,14 +40,63 @@ pub(crate) enum Role {
     Down,
     /// Of what the feed-forward network adds to the stream.
     PostMlpNorm,
+    /// One gate for each head of attention.
+    AttentionGate,
+    /// Of a convolution layer: gate, gate and input, rows in this order.
+    ConvIn,
+    /// `(hidden, 1, taps)`.
+    Conv,
+    /// After the convolution.
+    ConvOut,
+    /// Of a delta rule's layer: q, k and v.
+    DeltaQkv,
+    /// What its result is multiplied by.
+    DeltaGate,
+    /// How fast it forgets, from the token.
+    DeltaDecay,
+    /// How much it writes.
+    DeltaWrite,
+    /// `(columns of q, k and v, 1, taps)`.
+    DeltaConv,
+    /// How fast it forgets, of itself.
+    DeltaLog,
+    /// Added to what the token says of forgetting.
+    DeltaBias,
+    /// Of each head's result.
+    DeltaNorm,
+    /// After the delta rule.
+    DeltaOut,
 }
 
 impl Role {
     /// Whether it is a normalization: a vector, with an offset where the model's kind of normalization has one.
     pub(crate) const fn is_norm(self) -> bool {
         use Role::*;
-        matches!(self, FinalNorm | AttentionNorm | QueryNorm | KeyNorm | PostAttentionNorm | MlpNorm | PostMlpNorm)
+        matches!(
+            self,
+            FinalNorm | AttentionNorm | QueryNorm | KeyNorm | PostAttentionNorm | MlpNorm | PostMlpNorm | DeltaNorm
+        )
     }
+
+    /// The kind of layer that has it; `None`: every one.
+    pub(crate) const fn mixer(self) -> Option<MixerKind> {
+        use Role::*;
+        match self {
+            Qkv | Query | Key | Value | QueryNorm | KeyNorm | Output | AttentionGate => Some(MixerKind::Attention),
+            ConvIn | Conv | ConvOut => Some(MixerKind::Conv),
+            DeltaQkv | DeltaGate | DeltaDecay | DeltaWrite | DeltaConv | DeltaLog | DeltaBias | DeltaNorm
+            | DeltaOut => Some(MixerKind::Delta),
+            _ => None,
+        }
+    }
+}
+
+/// What mixes the tokens of a layer, without its sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MixerKind {
+    Attention,
+    Conv,
+    Delta,
 }
 
 /// Which parameter of a module a row is.
@@ -59,6 +108,10 @@ pub(crate) enum Part {
     Bias,
     /// A bias that MLC keeps in float32 whatever the format.
     Float32Bias,
+    /// A parameter whose names are complete: nothing is put behind them.
+    Named,
+    /// The same, which MLC keeps in float32.
+    NamedFloat32,
 }
 
 /// What is done to the checkpoint's rows.
@@ -66,8 +119,10 @@ pub(crate) enum Part {
 pub(crate) enum Change {
     /// Nothing.
     Keep,
-    /// One is added to every element.
+    /// One is added to every element, in the checkpoint's type.
     AddOne,
+    /// One is added to every element in float32.
+    AddOneExactly,
     /// q, k and v of each head become all q, all k, all v.
     SplitHeads,
     /// Neighbouring elements of q and k heads, which the checkpoint rotates, come to stand half a head apart.
@@ -96,6 +151,11 @@ pub(crate) const fn bias(role: Role, mlc: &'static str, sources: &'static [&'sta
     Row { role, part: Part::Bias, mlc, sources, change: Change::Keep }
 }
 
+/// A parameter that is no weight of a module.
+pub(crate) const fn named(role: Role, part: Part, mlc: &'static str, sources: &'static [&'static str]) -> Row {
+    Row { role, part, mlc, sources, change: Change::Keep }
+}
+
 impl Row {
     pub(crate) const fn with(self, change: Change) -> Row {
         Row { change, ..self }
@@ -121,12 +181,13 @@ pub(crate) struct Modules {
 }
 
 impl Modules {
-    /// The row of a role's weight.
+    /// The row of a role's weight, or of what it is instead.
     pub(crate) fn find(&self, role: Role) -> Option<&Row> {
         let rows = self.sections.iter().flat_map(|section| match section {
             Section::Once(rows) | Section::Layers(rows) => rows.iter(),
         });
-        rows.into_iter().find(|row| row.role == role && row.part == Part::Weight)
+        let own = |part| matches!(part, Part::Weight | Part::Named | Part::NamedFloat32);
+        rows.into_iter().find(|row| row.role == role && own(row.part))
     }
 }
 

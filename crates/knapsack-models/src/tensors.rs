@@ -1,8 +1,8 @@
 //! From a family's table to a model's parameters, and what a checkpoint's tensors are to it.
 
-use crate::config::{Layer, ModelConfig, QueryKeyNorm};
+use crate::config::{Attention, AttentionGate, Delta, Layer, Mixer, ModelConfig, QueryKeyNorm};
 use crate::parameter::{Parameter, ParameterKind, Source, StoredTensor, Transform};
-use crate::table::{Change, Part, Role, Row, Section};
+use crate::table::{Change, MixerKind, Part, Role, Row, Section};
 use knapsack_tensor::{NormKind, Quantization};
 use std::borrow::Cow;
 
@@ -76,11 +76,21 @@ impl ModelConfig {
     }
 
     /// Whether the model, or one of its layers, has what a row says.
-    fn has(&self, row: &Row, _layer: Option<&Layer>) -> bool {
+    fn has(&self, row: &Row, layer: Option<&Layer>) -> bool {
+        let kind = layer.map(|layer| match layer.mixer {
+            Mixer::Attention(_) => MixerKind::Attention,
+            Mixer::Conv { .. } => MixerKind::Conv,
+            Mixer::Delta(_) => MixerKind::Delta,
+        });
+        if row.role.mixer().is_some_and(|needed| kind != Some(needed)) {
+            return false;
+        }
         match (row.role, row.part) {
             (Role::Head, _) if self.tied_embeddings => false,
+            (_, Part::Named | Part::NamedFloat32) => true,
             (_, Part::Weight) => match row.role {
                 Role::QueryNorm | Role::KeyNorm => self.query_key_norm != QueryKeyNorm::None,
+                Role::AttentionGate => self.attention_gate == AttentionGate::Heads,
                 _ => true,
             },
             (role, Part::Bias | Part::Float32Bias) => match role {
@@ -88,6 +98,7 @@ impl ModelConfig {
                 Role::Output => self.biases.attention_output,
                 Role::GateUp | Role::Up | Role::Down => self.biases.mlp,
                 Role::Head => self.biases.head,
+                Role::ConvIn | Role::Conv | Role::ConvOut => self.biases.conv,
                 _ => false,
             },
         }
@@ -103,30 +114,36 @@ impl ModelConfig {
             Some((index, _)) => format!("{prefix}.{index}.{name}"),
         };
         let [to, from] = self.modules.layers;
-        let suffix = if row.part == Part::Weight { "weight" } else { "bias" };
-        let (rows, columns) = self.sizes(row, layer.unwrap_or(&self.layers[0]));
+        let suffix = match row.part {
+            Part::Weight => ".weight",
+            Part::Bias | Part::Float32Bias => ".bias",
+            Part::Named | Part::NamedFloat32 => "",
+        };
+        let (rows, inner) = self.sizes(row, layer.unwrap_or(&self.layers[0]));
         let module = place(to, row.mlc);
-        let mut add = |suffix: &str, columns: Option<u64>, kind: ParameterKind, change: Change| {
-            let sources = self.sources(row, &rows, |name| format!("{}.{suffix}", place(from, name)));
-            let total = sources.iter().map(|source| source.rows).sum();
-            let shape = [Some(total), columns].into_iter().flatten().collect();
+        let mut add = |suffix: &str, inner: &[u64], kind: ParameterKind, change: Change| {
+            let sources = self.sources(row, &rows, |name| format!("{}{suffix}", place(from, name)));
+            let total: u64 = sources.iter().map(|source| source.rows).sum();
+            let shape = std::iter::once(total).chain(inner.iter().copied()).collect();
             let transform = self.transform(change, layer);
-            list.push(Parameter { name: format!("{module}.{suffix}"), shape, kind, sources, transform });
+            list.push(Parameter { name: format!("{module}{suffix}"), shape, kind, sources, transform });
         };
         match row.part {
-            Part::Float32Bias => add(suffix, None, ParameterKind::PlainFloat32, row.change),
-            Part::Bias => add(suffix, None, ParameterKind::Plain, row.change),
+            Part::Float32Bias => add(suffix, &[], ParameterKind::PlainFloat32, row.change),
+            Part::Bias => add(suffix, &[], ParameterKind::Plain, row.change),
+            Part::Named => add(suffix, &inner, ParameterKind::Plain, row.change),
+            Part::NamedFloat32 => add(suffix, &inner, ParameterKind::PlainFloat32, row.change),
             Part::Weight => {
                 let kind = match row.role {
                     Role::Embedding => ParameterKind::Embedding,
                     Role::Head => ParameterKind::Final,
-                    role if role.is_norm() => ParameterKind::Plain,
+                    role if role.is_norm() || role == Role::Conv => ParameterKind::Plain,
                     _ => ParameterKind::Linear,
                 };
-                add(suffix, columns, kind, row.change);
+                add(suffix, &inner, kind, row.change);
                 let of_heads = matches!(row.role, Role::QueryNorm | Role::KeyNorm);
                 if row.role.is_norm() && self.norm == NormKind::Layer && !of_heads {
-                    add("bias", None, ParameterKind::Plain, Change::Keep);
+                    add(".bias", &[], ParameterKind::Plain, Change::Keep);
                 }
             }
         }
@@ -145,38 +162,64 @@ impl ModelConfig {
         }
     }
 
-    /// The rows of each part of a module's weight, and its columns, `None` for vectors.
-    fn sizes(&self, row: &Row, layer: &Layer) -> (Vec<u64>, Option<u64>) {
+    /// The rows of each part of a module's weight, and its other axes, none for vectors.
+    fn sizes(&self, row: &Row, layer: &Layer) -> (Vec<u64>, Vec<u64>) {
         let (hidden, vocab, wide) = (u64::from(self.hidden), u64::from(self.vocab), u64::from(layer.intermediate));
-        let attention = layer.attention();
+        match (row.role, &layer.mixer) {
+            (Role::Embedding | Role::Head, _) => (vec![vocab], vec![hidden]),
+            (Role::GateUp, _) => (vec![wide, wide], vec![hidden]),
+            (Role::Up, _) => (vec![wide], vec![hidden]),
+            (Role::Down, _) => (vec![hidden], vec![wide]),
+            (Role::ConvIn, _) => (vec![3 * hidden], vec![hidden]),
+            (Role::ConvOut, _) => (vec![hidden], vec![hidden]),
+            (Role::Conv, Mixer::Conv { taps }) => (vec![hidden], vec![1, u64::from(*taps)]),
+            (role, Mixer::Attention(attention)) => self.attention_sizes(role, attention),
+            (role, Mixer::Delta(delta)) => self.delta_sizes(role, delta),
+            (_, Mixer::Conv { .. }) => (vec![hidden], vec![]),
+        }
+    }
+
+    fn delta_sizes(&self, role: Role, delta: &Delta) -> (Vec<u64>, Vec<u64>) {
+        let (hidden, heads, values) = (u64::from(self.hidden), u64::from(delta.heads), delta.value_columns());
+        match role {
+            Role::DeltaQkv => (vec![delta.columns()], vec![hidden]),
+            Role::DeltaGate => (vec![values], vec![hidden]),
+            Role::DeltaDecay | Role::DeltaWrite => (vec![heads], vec![hidden]),
+            Role::DeltaConv => (vec![delta.columns()], vec![1, u64::from(delta.taps)]),
+            Role::DeltaLog | Role::DeltaBias => (vec![heads], vec![]),
+            Role::DeltaNorm => (vec![u64::from(delta.value_dim)], vec![]),
+            Role::DeltaOut => (vec![hidden], vec![values]),
+            _ => (vec![hidden], vec![]),
+        }
+    }
+
+    fn attention_sizes(&self, role: Role, attention: &Attention) -> (Vec<u64>, Vec<u64>) {
+        let hidden = u64::from(self.hidden);
         let (query, key) = (attention.query_columns(), attention.key_columns());
+        let gated = if self.attention_gate == AttentionGate::Elements { 2 * query } else { query };
         let head_norm = |heads: u32| match self.query_key_norm {
             QueryKeyNorm::PerHead => vec![attention.head_dim.into(); heads as usize],
             QueryKeyNorm::Row => vec![u64::from(heads) * u64::from(attention.head_dim)],
             QueryKeyNorm::None | QueryKeyNorm::Shared | QueryKeyNorm::Rotated => vec![attention.head_dim.into()],
         };
-        match row.role {
-            Role::Embedding | Role::Head => (vec![vocab], Some(hidden)),
-            Role::Qkv => (vec![query, key, key], Some(hidden)),
-            Role::Query => (vec![query], Some(hidden)),
-            Role::Key | Role::Value => (vec![key], Some(hidden)),
-            Role::QueryNorm => (head_norm(attention.heads), None),
-            Role::KeyNorm => (head_norm(attention.kv_heads), None),
-            Role::Output => (vec![hidden], Some(query)),
-            Role::GateUp => (vec![wide, wide], Some(hidden)),
-            Role::Up => (vec![wide], Some(hidden)),
-            Role::Down => (vec![hidden], Some(wide)),
-            Role::FinalNorm | Role::AttentionNorm | Role::PostAttentionNorm | Role::MlpNorm | Role::PostMlpNorm => {
-                (vec![hidden], None)
-            }
+        match role {
+            Role::Qkv => (vec![gated, key, key], vec![hidden]),
+            Role::Query => (vec![query], vec![hidden]),
+            Role::Key | Role::Value => (vec![key], vec![hidden]),
+            Role::QueryNorm => (head_norm(attention.heads), vec![]),
+            Role::KeyNorm => (head_norm(attention.kv_heads), vec![]),
+            Role::Output => (vec![hidden], vec![query]),
+            Role::AttentionGate => (vec![u64::from(attention.heads)], vec![hidden]),
+            _ => (vec![hidden], vec![]),
         }
     }
 
     fn transform(&self, change: Change, layer: Option<&Layer>) -> Transform {
-        let attention = layer.unwrap_or(&self.layers[0]).attention();
+        let attention = layer.and_then(Layer::attention).unwrap_or_else(|| self.attention());
         match change {
             Change::Keep => Transform::Keep,
             Change::AddOne => Transform::AddOne,
+            Change::AddOneExactly => Transform::AddOneExactly,
             Change::Unpair => {
                 Transform::Unpair { heads: attention.heads + attention.kv_heads, head_dim: attention.head_dim }
             }

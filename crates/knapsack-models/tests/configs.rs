@@ -27,7 +27,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("x-bnb-4bit-llama", "a checkpoint quantized by bitsandbytes cannot be packaged"),
     ("x-deepseek-v2-lite", "`DeepseekV2ForCausalLM` is not supported; supported are"),
     ("x-fp8-qwen3", "a checkpoint quantized by fp8 cannot be packaged"),
-    ("x-gemma-3-4b-it", "lacks `num_attention_heads` or `n_head`"),
     ("x-gptq-llama", "a checkpoint quantized by GPTQ, 4 bits, groups of 128 cannot be packaged"),
     ("x-llama-seqclass", "a sequence classifier cannot be packaged: use the causal language model"),
     ("x-ministral-3-3b", "lacks `hidden_size` or `n_embd`"),
@@ -39,7 +38,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("x-qwen3-30b-a3b", "`Qwen3MoeForCausalLM` is not supported; the nearest is `qwen3`"),
     ("x-qwen3-embedding", "`Qwen3Model` is not supported; the nearest is `qwen3`"),
     ("x-qwen3-next", "`Qwen3NextForCausalLM` is not supported; the nearest is `qwen3`"),
-    ("x-qwen3.5-0.8b", "`qwen3_5_text` is not supported"),
+    ("x-qwen3.5-0.8b", "lacks `hidden_size` or `n_embd`"),
 ];
 
 #[test]

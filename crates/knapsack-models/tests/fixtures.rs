@@ -1,7 +1,7 @@
 //! Configurations and parameters against what the reference tool wrote for the fixtures and reported for the catalogue.
 
 use knapsack_ir::Windows;
-use knapsack_models::{ConfigError, FAMILIES, ModelConfig, TensorUse};
+use knapsack_models::{ConfigError, FAMILIES, Mixer, ModelConfig, TensorUse};
 use knapsack_tensor::{DType, Quantization};
 use knapsack_testkit::{CATALOGUE, catalogue, fixture, fixtures, mlc_fixture};
 use serde_json::{Value, json};
@@ -250,6 +250,8 @@ fn minimal(family: &str) -> Value {
                 "original_max_position_embeddings": 64});
         }
         "ernie4_5" => config["use_bias"] = json!(true),
+        "lfm2" => config["full_attn_idxs"] = json!([2, 5]),
+        "qwen3_5" => config["rope_scaling"] = json!({"rope_type": "default", "mrope_section": [1, 1, 1]}),
         "stablelm" => {
             config["use_qkv_bias"] = json!(true);
             config["qk_layernorm"] = json!(true);
@@ -317,6 +319,80 @@ fn a_wrapped_language_model_is_read_and_the_rest_is_named() {
     }
     assert_eq!(config.tensor_use("vision_tower.patch_conv.weight"), TensorUse::Part("vision"));
     assert_eq!(config.tensor_use("language_model.lm_head.weight"), TensorUse::Ignored);
+}
+
+/// The configuration of a Gemma 3 that sees gives a few sizes; the others are transformers' own.
+#[test]
+fn gemma3_of_four_billion_is_read() {
+    let config = json!({"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+        "eos_token_id": [1, 106], "vision_config": {"hidden_size": 1152},
+        "text_config": {"hidden_size": 2560, "intermediate_size": 10_240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}});
+    let read = ModelConfig::from_hf(&config).unwrap();
+    let attention = read.attention();
+    assert_eq!((attention.heads, attention.kv_heads, attention.head_dim), (8, 4, 256));
+    assert_eq!((read.layers.len(), read.vocab, read.context_window), (34, 262_208, Some(131_072)));
+    assert_eq!((windows(&read)[4], windows(&read)[5]), (Some(1024), None));
+    assert_eq!(read.ropes[0].scaling, knapsack_models::RopeScaling::Linear { factor: 8.0 });
+    assert_eq!((read.ropes[0].base, read.ropes[1].base), (1e6, 1e4));
+    assert_eq!(read.tensor_use("vision_tower.x"), TensorUse::Part("vision"));
+    let chat = json!({"model_type": "gemma3_text", "model_config": read.mlc_model_config(&config)});
+    assert_eq!(ModelConfig::from_mlc(&chat).unwrap(), read);
+}
+
+/// What mixes the tokens of each layer, by family's rule.
+#[test]
+fn layers_that_remember_are_the_model_s() {
+    let mixers = |config: &Value| {
+        let config = ModelConfig::from_hf(config).unwrap();
+        let letter = |mixer: &Mixer| match mixer {
+            Mixer::Attention(attention) => {
+                if attention.window.is_some() {
+                    'w'
+                } else {
+                    'f'
+                }
+            }
+            Mixer::Conv { .. } => 'c',
+            Mixer::Delta(_) => 'd',
+        };
+        config.layers.iter().map(|layer| letter(&layer.mixer)).collect::<String>()
+    };
+    assert_eq!(mixers(&minimal("lfm2")), "ccfccf");
+    assert_eq!(mixers(&minimal("lfm3")), "ccfcwc");
+    assert_eq!(mixers(&minimal("qwen3_5")), "dddfdd");
+    let mut listed = minimal("qwen3_5");
+    listed["layer_types"] = json!([
+        "full_attention",
+        "linear_attention",
+        "linear_attention",
+        "full_attention",
+        "linear_attention",
+        "linear_attention"
+    ]);
+    assert_eq!(mixers(&listed), "fddfdd");
+    let all = |kind: &str, count| Value::from(vec![kind; count]);
+    for wrong in [all("linear_attention", 6), all("conv", 6), all("full_attention", 5), json!("conv")] {
+        listed["layer_types"] = wrong.clone();
+        assert!(ModelConfig::from_hf(&listed).is_err(), "{wrong}");
+    }
+}
+
+/// What lfm3's configurations call a rotation of half of each head is one of half of the pairs of the whole head.
+#[test]
+fn lfm3_rotates_half_of_the_pairs() {
+    for kind in ["default", "proportional"] {
+        let mut config = minimal("lfm3");
+        config.as_object_mut().unwrap().remove("rope_scaling");
+        config["rope_parameters"] = json!({"sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": {"rope_type": kind, "rope_theta": 1e6, "partial_rotary_factor": 0.5}});
+        let config = ModelConfig::from_hf(&config).unwrap();
+        let [full, windowed] = &config.ropes[..] else { panic!("two embeddings") };
+        assert_eq!((full.rotary, windowed.rotary), (128, 128));
+        assert_eq!(full.scaling, knapsack_models::RopeScaling::Proportional { pairs: 32, factor: 1.0 }, "{kind}");
+        let frequencies = full.frequencies(100).frequencies;
+        assert!(frequencies[..32].iter().all(|&f| f > 0.0) && frequencies[32..].iter().all(|&f| f == 0.0));
+    }
 }
 
 #[test]

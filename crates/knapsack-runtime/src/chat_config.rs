@@ -267,6 +267,16 @@ impl ChatModel {
         self.tokens(&self.render(messages, options)?)
     }
 
+    /// How many tokens of a prompt for `messages` do not depend on what asks for the answer: as many as the prompt of the next turn
+    /// will begin with, whatever a template makes of earlier thoughts. 0 where that cannot be said.
+    pub(crate) fn said(&self, messages: &[Message], options: &PromptOptions, prompt: &[u32]) -> usize {
+        let for_tools = self.tool_template.as_ref().filter(|_| !options.tools.is_empty());
+        let rendered = for_tools.or(self.template.as_ref()).map(|template| template.render_said(messages, options));
+        let Some(Ok(rendered)) = rendered else { return 0 };
+        let Ok(said) = self.tokens(&rendered) else { return 0 };
+        said.iter().zip(prompt).take_while(|(said, token)| said == token).count()
+    }
+
     /// The tokens of `text` to be continued as it is, with the special tokens that the tokenizer itself puts around a document.
     ///
     /// # Errors

@@ -94,6 +94,17 @@ fn turns(messages: &[Message]) -> Vec<usize> {
     starts
 }
 
+/// The messages of a conversation of which this many were left out.
+pub(crate) fn kept(messages: &[Message], dropped: usize) -> Vec<Message> {
+    let mut left = dropped;
+    let stays = |message: &&Message| {
+        let goes = message.role != Role::System && left > 0;
+        left -= usize::from(goes);
+        !goes
+    };
+    messages.iter().filter(stays).cloned().collect()
+}
+
 /// The messages from `start` on, and the system messages before it.
 fn without(messages: &[Message], start: usize) -> Vec<Message> {
     let (before, after) = messages.split_at(start);
@@ -142,6 +153,7 @@ mod tests {
         // One token too many: the first pair goes, and with the next the tool's result, but not the note after it.
         let shorter = fit(drop, &messages, Some(whole + 7), 8);
         assert_eq!(shorter.dropped_messages, 2);
+        assert_eq!(shorter.tokens, prompt(&kept(&messages, 2)).unwrap().unwrap());
         assert_eq!(shorter.tokens, prompt(&[&messages[..1], &messages[3..]].concat()).unwrap().unwrap());
         let shortest = fit(drop, &messages, Some(whole - 12 + 7), 8);
         assert_eq!(shortest.dropped_messages, 6);

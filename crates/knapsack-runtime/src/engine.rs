@@ -1,6 +1,6 @@
 use crate::cancel::CancelFlag;
 use crate::chat_config::ChatModel;
-use crate::context::{ContextPolicy, FittedPrompt};
+use crate::context::{self, ContextPolicy, FittedPrompt};
 use crate::error::EngineError;
 use crate::grammar::{Grammar, GrammarError, Guide};
 use crate::sampling::{Sampler, SamplingOptions, TokenLogProbs};
@@ -227,7 +227,12 @@ impl Engine {
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Generation, EngineError> {
         let prompt = self.prompt(messages, options)?;
-        let mut answer = self.generate(&prompt.tokens, options, cancel, on_event)?;
+        // A cache can be shortened to what the next prompt begins with; what recurrent layers remember has to be set aside there.
+        let said = self.session.is_recurrent().then(|| {
+            let kept = context::kept(messages, prompt.dropped_messages);
+            self.chat.said(&kept, &options.prompt, &prompt.tokens)
+        });
+        let mut answer = self.generate_keeping(&prompt.tokens, said, options, cancel, on_event)?;
         answer.stats.dropped_messages = prompt.dropped_messages;
         Ok(answer)
     }
@@ -241,6 +246,17 @@ impl Engine {
     pub fn generate(
         &mut self,
         prompt: &[u32],
+        options: &GenerateOptions,
+        cancel: &CancelFlag,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Generation, EngineError> {
+        self.generate_keeping(prompt, None, options, cancel, on_event)
+    }
+
+    fn generate_keeping(
+        &mut self,
+        prompt: &[u32],
+        keep: Option<usize>,
         options: &GenerateOptions,
         cancel: &CancelFlag,
         on_event: &mut dyn FnMut(Event<'_>),
@@ -266,7 +282,7 @@ impl Engine {
         }
         beginning.iter().for_each(|&forced| sampler.accept(forced));
         guide.iter_mut().for_each(Guide::prepare);
-        match self.session.prefill(&[prompt, &beginning].concat(), cancel) {
+        match self.session.prefill_keeping(&[prompt, &beginning].concat(), keep, cancel) {
             Ok(reused) => stats.reused_tokens = reused.min(prompt.len()),
             Err(EngineError::Cancelled) => return Ok(output.end(FinishReason::Cancelled, stats)),
             Err(error) if error.is_backgrounded() => return Ok(output.end(FinishReason::Backgrounded, stats)),

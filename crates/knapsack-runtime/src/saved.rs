@@ -7,6 +7,8 @@
 //! written       u32         one past the highest position that was written
 //! tokens        u32 each
 //! for each layer, keys and then values, head by head: the slots that were written
+//! kept          u32         of a model with recurrent layers: tokens that the state set aside is of; 2^32 - 1: none is
+//! for each state, the current one and then the one set aside, where one is
 //! checksum     32 bytes     SHA-256 of everything before
 //! ```
 //!
@@ -15,15 +17,17 @@
 
 use crate::session::Session;
 use knapsack_artifact::plan::KvLayer;
-use knapsack_device::{CacheHalf, DeviceError, LoadedModel};
+use knapsack_device::{CacheHalf, DeviceError, LoadedModel, StateCopy};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-const MAGIC: [u8; 8] = *b"KNAPSKV\x01";
+const MAGIC: [u8; 8] = *b"KNAPSKV\x02";
 const HEADER: u64 = 8 + 32 + 4 + 4;
 const DIGEST: u64 = 32;
+/// No state is set aside.
+const NONE_KEPT: u32 = u32::MAX;
 
 /// Why a session could not be saved or restored.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +100,7 @@ impl<R: Read> Read for Hashed<R> {
 }
 
 impl Session {
-    /// Writes what the KV cache holds into a file, in place of what was there.
+    /// Writes what the KV cache and the states hold into a file, in place of what was there.
     ///
     /// # Errors
     /// The file system's and the device's; the file is as before then.
@@ -118,6 +122,7 @@ impl Session {
     }
 
     fn write_state(&mut self, file: File) -> Result<(), Failure> {
+        self.forget_uncertain()?;
         let layout = self.model().cache_layout();
         let digest = model_digest(self.model());
         let written = self.written();
@@ -140,10 +145,51 @@ impl Session {
                 }
             }
         }
+        self.write_states(&mut output)?;
         let checksum = output.hash.finalize();
         output.inner.write_all(&checksum)?;
         let file = output.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
         Ok(file.sync_all()?)
+    }
+
+    fn write_states(&mut self, output: &mut impl Write) -> Result<(), Failure> {
+        let states = self.model().library().states.clone();
+        if states.is_empty() {
+            return Ok(());
+        }
+        let kept = self.kept();
+        output.write_all(&kept.unwrap_or(NONE_KEPT).to_le_bytes())?;
+        let mut bytes = Vec::new();
+        for (index, state) in states.iter().enumerate() {
+            bytes.resize(state.bytes() as usize, 0);
+            for copy in copies(kept) {
+                self.model().read_state(index, *copy, &mut bytes)?;
+                output.write_all(&bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_states(&mut self, input: &mut impl Read, cached: u32, left: u64) -> Result<Option<u32>, Failure> {
+        let states = self.model().library().states.clone();
+        if states.is_empty() {
+            return Ok(None);
+        }
+        let kept = u32::from_le_bytes(take(input)?);
+        let kept = (kept != NONE_KEPT).then_some(kept);
+        let all: u64 = states.iter().map(|state| state.bytes() * copies(kept).len() as u64).sum();
+        if left != 4 + all || kept.is_some_and(|kept| kept > cached) {
+            return Err(Failure::Invalid("its length is not what its header says"));
+        }
+        let mut bytes = Vec::new();
+        for (index, state) in states.iter().enumerate() {
+            bytes.resize(state.bytes() as usize, 0);
+            for copy in copies(kept) {
+                input.read_exact(&mut bytes)?;
+                self.model().write_state(index, *copy, &bytes)?;
+            }
+        }
+        Ok(kept)
     }
 
     /// Makes the KV cache hold what a file says, which was saved by a session with the same library, weights and kind of device.
@@ -157,12 +203,13 @@ impl Session {
         if !fs::metadata(path).map_err(io)?.is_file() {
             return Err(Failure::Invalid("it is no regular file").of(path));
         }
-        let (tokens, written) = self.read_state(File::open(path).map_err(io)?).map_err(|error| error.of(path))?;
-        self.put_back(tokens, written);
+        let read = self.read_state(File::open(path).map_err(io)?);
+        let (tokens, written, kept) = read.map_err(|error| error.of(path))?;
+        self.put_back(tokens, written, kept);
         Ok(())
     }
 
-    fn read_state(&mut self, file: File) -> Result<(Vec<u32>, u32), Failure> {
+    fn read_state(&mut self, file: File) -> Result<(Vec<u32>, u32, Option<u32>), Failure> {
         let metadata = file.metadata()?;
         if metadata.len() < HEADER + DIGEST {
             return Err(Failure::Invalid("it is too short"));
@@ -180,9 +227,9 @@ impl Session {
         // The length says everything before anything is allocated.
         let data: u64 =
             layout.iter().map(|layer| 2 * u64::from(layer.kv_heads) * head_bytes(layer, written).0 as u64).sum();
-        if metadata.len() != HEADER + 4 * u64::from(cached) + data + DIGEST {
-            return Err(Failure::Invalid("its length is not what its header says"));
-        }
+        let known = HEADER + 4 * u64::from(cached) + data + DIGEST;
+        let left = metadata.len().checked_sub(known).filter(|&left| left == 0 || self.is_recurrent());
+        let left = left.ok_or(Failure::Invalid("its length is not what its header says"))?;
         let info = self.info();
         if written < cached || info.context_window_size.is_some_and(|context| written > context) {
             return Err(Failure::Invalid("it holds more than the context"));
@@ -207,12 +254,18 @@ impl Session {
                 self.model().write_cache(index, half, &bytes)?;
             }
         }
+        let kept = self.read_states(&mut input, cached, left)?;
         let expected: [u8; 32] = input.hash.finalize().into();
         if take::<32>(&mut input.inner)? != expected {
             return Err(Failure::Invalid("its checksum is wrong"));
         }
-        Ok((tokens, written))
+        Ok((tokens, written, kept))
     }
+}
+
+/// The copies of a state that a file holds.
+fn copies(kept: Option<u32>) -> &'static [StateCopy] {
+    if kept.is_some() { &StateCopy::BOTH } else { &StateCopy::BOTH[..1] }
 }
 
 fn take<const N: usize>(input: &mut impl Read) -> io::Result<[u8; N]> {

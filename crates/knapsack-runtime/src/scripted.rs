@@ -2,8 +2,8 @@
 //! still there, and computes logits from exactly those.
 
 use knapsack_artifact::library::{Io, MemoryPlan, ModelInfo, ModelLibrary, Target};
-use knapsack_artifact::plan::{Function, KvLayer, Rows, Scratch};
-use knapsack_device::{CacheHalf, DeviceError, LoadedModel, Watch};
+use knapsack_artifact::plan::{Function, KvLayer, Rows, Scratch, StateLayer};
+use knapsack_device::{CacheHalf, DeviceError, LoadedModel, StateCopy, Watch};
 use knapsack_tensor::DType;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +15,8 @@ pub(crate) struct Scripted {
     library: Arc<ModelLibrary>,
     /// Position and token of each slot.
     slots: Vec<Option<(u32, u32)>>,
+    /// What a recurrent model remembers: position and a sum over all tokens, in their order; the current one and the one set aside.
+    states: [u64; 2],
     /// Visible tokens of each row of the last call.
     rows: Vec<Vec<u32>>,
     script: Script,
@@ -40,6 +42,7 @@ impl Scripted {
             parameters: Vec::new(),
             rope_tables: Vec::new(),
             kv_cache: vec![layer],
+            states: Vec::new(),
             io: Io { tokens: Scratch { offset: 0, bytes_per_token: 4 }, hidden: rows, logits: rows },
             memory: MemoryPlan::default(),
             prefill: Function::default(),
@@ -50,11 +53,29 @@ impl Scripted {
         Self {
             library: Arc::new(library),
             slots: vec![None; positions as usize],
+            states: [u64::MAX; 2],
             rows: Vec::new(),
             script,
             computed: Arc::default(),
             fail_at: None,
         }
+    }
+
+    /// One whose logits depend on what it remembers of every token, too.
+    pub(crate) fn recurrent(info: ModelInfo, script: Script) -> Self {
+        let mut new = Self::new(info, script);
+        let library = Arc::get_mut(&mut new.library).expect("nobody else has it");
+        library.states = vec![StateLayer::Delta { heads: 1, key_dim: 1, value_dim: 2 }];
+        new
+    }
+
+    /// The state after another token at a position; checks that it was that of the position before.
+    fn remember(&mut self, position: u32, token: u32) -> u32 {
+        let (at, sum) = if position == 0 { (0, 0) } else { ((self.states[0] >> 32) as u32, self.states[0] as u32) };
+        assert_eq!(at, position, "the state is that of another position");
+        let sum = sum.wrapping_mul(31).wrapping_add(token + 1);
+        self.states[0] = u64::from(position + 1) << 32 | u64::from(sum);
+        sum
     }
 
     fn seen(&self, position: u32) -> Vec<u32> {
@@ -83,6 +104,8 @@ impl LoadedModel for Scripted {
         let positions = position..position + tokens.len() as u32;
         assert!(self.library.model.context_window_size.is_none_or(|context| positions.end <= context));
         if !watch.proceed() {
+            // Nobody knows how far it went.
+            self.states[0] = u64::MAX;
             return Err(DeviceError::Interrupted);
         }
         if self.fail_at.is_some_and(|at| positions.contains(&at)) {
@@ -92,7 +115,15 @@ impl LoadedModel for Scripted {
         for (&token, p) in tokens.iter().zip(positions.clone()) {
             self.slots[self.library.kv_cache[0].slot(p) as usize] = Some((p, token));
         }
+        let remembers = !self.library.states.is_empty();
+        let mut sums = vec![];
+        for (&token, p) in tokens.iter().zip(positions.clone()).filter(|_| remembers) {
+            sums.push(self.remember(p, token));
+        }
         self.rows = positions.map(|p| self.seen(p)).collect();
+        for (row, sum) in self.rows.iter_mut().zip(sums) {
+            row.push(sum);
+        }
         self.computed.fetch_add(tokens.len(), Ordering::Relaxed);
         Ok(())
     }
@@ -117,7 +148,22 @@ impl LoadedModel for Scripted {
     fn write_cache(&mut self, layer: usize, half: CacheHalf, _: &[u8]) -> Result<(), DeviceError> {
         self.read_cache(layer, half, &mut [])
     }
+
+    fn read_state(&mut self, state: usize, copy: StateCopy, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        assert_eq!((state, bytes.len()), (0, STATE_BYTES));
+        bytes.copy_from_slice(&self.states[copy as usize].to_le_bytes());
+        Ok(())
+    }
+
+    fn write_state(&mut self, state: usize, copy: StateCopy, bytes: &[u8]) -> Result<(), DeviceError> {
+        assert_eq!(state, 0);
+        self.states[copy as usize] = u64::from_le_bytes(bytes.try_into().expect("the state's bytes"));
+        Ok(())
+    }
 }
+
+/// Bytes of the state.
+const STATE_BYTES: usize = 8;
 
 pub(crate) fn info(vocab_size: u32, context: Option<u32>, window: Option<u32>, sinks: u32, chunk: u32) -> ModelInfo {
     ModelInfo {

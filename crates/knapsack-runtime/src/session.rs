@@ -3,9 +3,12 @@ use crate::cancel::CancelFlag;
 use crate::error::EngineError;
 use knapsack_artifact::library::{MemoryPlan, ModelInfo};
 use knapsack_artifact::plan::KvLayer;
-use knapsack_device::{DeviceError, LoadedModel, Watch};
+use knapsack_device::{DeviceError, LoadedModel, StateCopy, Watch};
 
 /// A loaded model and the tokens that are in its KV cache.
+///
+/// What a model's recurrent layers remember cannot be shortened as a cache can: such a model goes on from the last token, from where
+/// its state was set aside ([`Session::prefill_keeping`]), or from the beginning.
 ///
 /// What the cache is said to hold was computed, for certain: after a failure of the device, whenever it comes to light, it holds
 /// nothing, and after a call that was cancelled only what was complete before.
@@ -14,6 +17,10 @@ pub struct Session {
     cached: Vec<u32>,
     /// One past the highest position that was written since position 0 was: slots of a ring may hold anything up to here.
     written: u32,
+    /// Whether the model's states are those after all tokens of `cached`. Of a model without any: always.
+    certain: bool,
+    /// How many tokens of `cached` the states that were set aside are of.
+    kept: Option<u32>,
     /// Logits of the last token.
     logits: Vec<f32>,
     /// Whether it may compute.
@@ -23,7 +30,7 @@ pub struct Session {
 impl Session {
     /// A session with an empty cache.
     pub fn new(model: Box<dyn LoadedModel>) -> Self {
-        Self { model, cached: Vec::new(), written: 0, logits: Vec::new(), activity: None }
+        Self { model, cached: Vec::new(), written: 0, certain: true, kept: None, logits: Vec::new(), activity: None }
     }
 
     /// Computes only while `activity` is not paused; calls then end with [`EngineError::Paused`], and what was complete stays.
@@ -47,9 +54,19 @@ impl Session {
         self.written
     }
 
-    /// Says what the cache holds, after it was replaced.
-    pub(crate) fn put_back(&mut self, cached: Vec<u32>, written: u32) {
-        (self.cached, self.written) = (cached, written);
+    /// How many tokens the states that were set aside are of.
+    pub(crate) fn kept(&self) -> Option<u32> {
+        self.kept
+    }
+
+    /// Forgets the tokens that the states may not be those of.
+    pub(crate) fn forget_uncertain(&mut self) -> Result<(), DeviceError> {
+        if self.certain { Ok(()) } else { self.return_to(self.return_point(self.cached.len())) }
+    }
+
+    /// Says what the cache and the states hold, after they were replaced.
+    pub(crate) fn put_back(&mut self, cached: Vec<u32>, written: u32, kept: Option<u32>) {
+        (self.cached, self.written, self.certain, self.kept) = (cached, written, true, kept);
     }
 
     /// What is known of the model without its weights.
@@ -79,7 +96,12 @@ impl Session {
     /// Forgets the conversation.
     pub fn reset(&mut self) {
         self.cached.clear();
-        self.written = 0;
+        (self.written, self.certain, self.kept) = (0, true, None);
+    }
+
+    /// Whether the model has layers that remember without a cache.
+    pub fn is_recurrent(&self) -> bool {
+        !self.model.library().states.is_empty()
     }
 
     /// Makes the cache hold exactly `prompt`, computing only what it does not hold already, and leaves the logits of the last
@@ -89,23 +111,74 @@ impl Session {
     /// An empty prompt, one that is longer than the context, a token outside the vocabulary, a raised flag (what was computed
     /// stays in the cache), or the device's own failures (the cache is empty then).
     pub fn prefill(&mut self, prompt: &[u32], cancel: &CancelFlag) -> Result<usize, EngineError> {
+        self.prefill_keeping(prompt, None, cancel)
+    }
+
+    /// The same, and a model with recurrent layers sets its states aside after the first `keep` tokens, to come back to them: for
+    /// prompts of which only that much will be the beginning of the next.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn prefill_keeping(
+        &mut self,
+        prompt: &[u32],
+        keep: Option<usize>,
+        cancel: &CancelFlag,
+    ) -> Result<usize, EngineError> {
         self.check(prompt)?;
         let _permit = self.permit()?;
         let common = self.cached.iter().zip(prompt).take_while(|(cached, token)| cached == token).count();
         // The last token is always computed, for its logits.
-        let common = common.min(prompt.len() - 1);
-        let reused = if self.can_return_to(common as u32) { common } else { 0 };
-        self.cached.truncate(reused);
-        if reused == 0 {
-            self.written = 0;
-        }
+        let reused = self.return_point(common.min(prompt.len() - 1));
+        self.return_to(reused).map_err(|error| self.failed(error))?;
+        let keep = keep.filter(|&keep| self.is_recurrent() && keep > reused && keep < prompt.len()).unwrap_or(reused);
         let mut last = 0;
-        for tokens in prompt[reused..].chunks(self.step()) {
-            self.forward(tokens, cancel)?;
-            last = tokens.len() as u32 - 1;
+        for (part, is_kept) in [(&prompt[reused..keep], true), (&prompt[keep..], false)] {
+            for tokens in part.chunks(self.step()) {
+                self.forward(tokens, cancel)?;
+                last = tokens.len() as u32 - 1;
+            }
+            if is_kept && !part.is_empty() {
+                self.keep_states()?;
+            }
         }
         self.read_logits(last)?;
         Ok(reused)
+    }
+
+    /// The most of the first `common` cached tokens that can be gone on from.
+    fn return_point(&self, common: usize) -> usize {
+        if !self.is_recurrent() {
+            return if self.can_return_to(common as u32) { common } else { 0 };
+        }
+        let whole = (self.certain && self.cached.len() <= common).then_some(self.cached.len() as u32);
+        let kept = self.kept.filter(|&kept| kept as usize <= common);
+        let point = whole.into_iter().chain(kept).filter(|&position| self.can_return_to(position)).max();
+        point.map_or(0, |position| position as usize)
+    }
+
+    /// Makes the cache and the states those of the first `position` tokens, which [`Session::return_point`] gave.
+    fn return_to(&mut self, position: usize) -> Result<(), DeviceError> {
+        if position == 0 {
+            self.reset();
+            return Ok(());
+        }
+        let back = self.is_recurrent() && !(self.certain && position == self.cached.len());
+        if back {
+            self.model.copy_states(StateCopy::Kept, StateCopy::Current)?;
+        }
+        self.cached.truncate(position);
+        self.certain = true;
+        self.kept = self.kept.filter(|&kept| kept as usize <= position);
+        Ok(())
+    }
+
+    /// Sets the states aside.
+    fn keep_states(&mut self) -> Result<(), EngineError> {
+        self.kept = None;
+        self.model.copy_states(StateCopy::Current, StateCopy::Kept).map_err(|error| self.failed(error))?;
+        self.kept = Some(self.cached.len() as u32);
+        Ok(())
     }
 
     /// Appends a token and leaves its logits.
@@ -118,6 +191,7 @@ impl Session {
             return Err(EngineError::PromptTooLong { tokens: self.cached.len() + 1, context: self.capacity() as u32 });
         }
         let _permit = self.permit()?;
+        self.settle(&())?;
         self.forward(&[token], &())?;
         self.read_logits(0)
     }
@@ -133,12 +207,26 @@ impl Session {
             return Err(EngineError::PromptTooLong { tokens: total, context: self.capacity() as u32 });
         }
         let _permit = self.permit()?;
+        self.settle(cancel)?;
         let mut last = 0;
         for part in tokens.chunks(self.step()) {
             self.forward(part, cancel)?;
             last = part.len() as u32 - 1;
         }
         self.read_logits(last)
+    }
+
+    /// After a call that was cancelled: makes the states those of the cached tokens again, by what was set aside or from the beginning.
+    fn settle(&mut self, watch: &dyn Watch) -> Result<(), EngineError> {
+        if self.certain {
+            return Ok(());
+        }
+        let cached = self.cached.clone();
+        self.forget_uncertain().map_err(|error| self.failed(error))?;
+        for part in cached[self.cached.len()..].chunks(self.step()) {
+            self.forward(part, watch)?;
+        }
+        Ok(())
     }
 
     /// How many more tokens fit.
@@ -202,6 +290,10 @@ impl Session {
         if matches!(outcome, Ok(()) | Err(DeviceError::Interrupted)) {
             self.written = self.written.max(position + tokens.len() as u32);
         }
+        if matches!(outcome, Err(DeviceError::Interrupted)) && self.is_recurrent() {
+            // How far the states went is unknown.
+            self.certain = false;
+        }
         match outcome {
             Ok(()) => self.cached.extend_from_slice(tokens),
             Err(DeviceError::Interrupted) if watch.proceed() => return Err(EngineError::Paused),
@@ -224,7 +316,7 @@ impl Session {
         error.into()
     }
 
-    /// Whether the cache can continue from position `position` as if nothing had been written after it.
+    /// Whether the KV cache can continue from position `position` as if nothing had been written after it.
     fn can_return_to(&self, position: u32) -> bool {
         position as usize == self.cached.len() && self.written == position
             || self.model.library().kv_cache.iter().all(|layer| can_return(layer, self.written, position))

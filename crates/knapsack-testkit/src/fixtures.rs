@@ -65,6 +65,9 @@ pub const GENERATED: &[GeneratedModel] = &[
     generated("exaone4"),
     generated("hunyuan_v1_dense"),
     generated("ernie4_5"),
+    generated("lfm2"),
+    generated("lfm3"),
+    generated("qwen3_5"),
 ];
 
 impl GeneratedModel {

@@ -3,7 +3,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::element::{Bf16, Element, F16, F32, Rounding};
 use crate::error::ConvertError;
-use crate::layout::{Block, Job, Place, ShardLayout};
+use crate::layout::{AddOne, Block, Job, Place, ShardLayout};
 use crate::quantize::{Quantized, quantize_rows};
 use crate::safetensors_header::SourceDType;
 use crate::unusual::Unusual;
@@ -61,7 +61,7 @@ pub(crate) fn convert_block(
 /// Whether a plain tensor has the stored type already.
 fn plain_is_copied(source: &SourceDType, job: &Job) -> bool {
     let same = matches!((source, job.stored.dtype), (SourceDType::F16, DType::F16) | (SourceDType::BF16, DType::BF16));
-    same && !job.add_one
+    same && job.add_one.is_none()
 }
 
 /// Rounds a plain tensor to its stored type, which has 16 bits: float32 models are stored as bfloat16.
@@ -76,13 +76,13 @@ fn plain(source: &SourceDType, job: &Job, buffers: &mut Buffers) {
     round_to_halves(job.stored.dtype, values, halves);
 }
 
-/// The elements as they are, or with one added in their own type.
-fn exact<S: Element + Rounding>(bytes: &[u8], values: &mut [f32], add_one: bool) {
+/// The elements as they are, or with one added.
+fn exact<S: Element + Rounding>(bytes: &[u8], values: &mut [f32], add_one: Option<AddOne>) {
     S::decode::<F32>(bytes, values);
-    if add_one {
-        for value in values {
-            *value = S::round(*value + 1.0);
-        }
+    match add_one {
+        Some(AddOne::Rounded) => values.iter_mut().for_each(|value| *value = S::round(*value + 1.0)),
+        Some(AddOne::Exact) => values.iter_mut().for_each(|value| *value += 1.0),
+        None => {}
     }
 }
 

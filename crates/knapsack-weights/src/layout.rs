@@ -24,6 +24,15 @@ pub(crate) struct Place {
     pub(crate) offset: u64,
 }
 
+/// How one is added to each element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AddOne {
+    /// The sum has the checkpoint's type.
+    Rounded,
+    /// The sum is rounded once, to what is stored.
+    Exact,
+}
+
 /// One parameter.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -33,7 +42,7 @@ pub(crate) struct Job {
     pub(crate) format: Option<GroupFormat>,
     /// Element type of the plain tensor or of the scales.
     pub(crate) stored: StoredTensor,
-    pub(crate) add_one: bool,
+    pub(crate) add_one: Option<AddOne>,
     /// Of the plain tensor, or of codes and scales.
     pub(crate) places: Vec<Place>,
 }
@@ -86,10 +95,14 @@ impl ShardLayout {
             })?;
             let job = Job {
                 rows: parameter.shape[0],
-                columns: parameter.shape.get(1).copied().unwrap_or(1),
+                columns: parameter.shape[1..].iter().product(),
                 format: parameter.group_format(quantization),
                 stored: stored.into_iter().next_back().expect("a parameter is stored as one tensor at least"),
-                add_one: parameter.transform == Transform::AddOne,
+                add_one: match parameter.transform {
+                    Transform::AddOne => Some(AddOne::Rounded),
+                    Transform::AddOneExactly => Some(AddOne::Exact),
+                    _ => None,
+                },
                 places,
             };
             source_bytes += push_blocks(&mut blocks, jobs.len(), &job, parameter, &tensors, checkpoint);
@@ -244,7 +257,7 @@ fn push_blocks(
         bytes += rows * row_bytes;
     };
     match parameter.transform {
-        Transform::Keep | Transform::AddOne => {
+        Transform::Keep | Transform::AddOne | Transform::AddOneExactly => {
             let mut to = 0;
             for source in &parameter.sources {
                 push(tensors[source.name.as_str()], 0, to, source.rows);

@@ -12,7 +12,7 @@ mod tests;
 
 use crate::ModelLibrary;
 use crate::library::{InvalidLibrary, Target};
-use crate::plan::{Function, KvLayer, Launch, Op, RopeTable};
+use crate::plan::{Function, KvLayer, Launch, Op, RopeTable, StateLayer};
 use knapsack_tensor::DType;
 use std::collections::HashSet;
 
@@ -30,6 +30,10 @@ pub(crate) const MAX_KERNELS: usize = 1 << 12;
 pub const MAX_COLUMNS: u32 = 1 << 22;
 /// Most elements of an attention head.
 pub const MAX_HEAD_DIM: u32 = 512;
+/// Most elements of a head of a recurrent layer.
+pub const MAX_STATE_DIM: u32 = 256;
+/// Most tokens that a convolution is over.
+pub const MAX_TAPS: u32 = 16;
 /// Most heads of a layer.
 pub(crate) const MAX_HEADS: u32 = 1 << 12;
 /// Most positions of a cache layer or a conversation.
@@ -92,6 +96,11 @@ impl ModelLibrary {
         at("kv cache", self.check_layer_count())?;
         for (index, layer) in self.kv_cache.iter().enumerate() {
             at(format!("kv cache layer {index}"), self.check_kv_layer(layer))?;
+        }
+        // A recurrent layer has a convolution and a matrix at most.
+        at("states", self.check_count("states", self.states.len(), 2 * MAX_LAYERS))?;
+        for (index, state) in self.states.iter().enumerate() {
+            at(format!("state {index}"), check_state(state))?;
         }
         at("memory", self.check_memory())?;
         at("io", self.check_io())?;
@@ -187,7 +196,7 @@ impl ModelLibrary {
     fn check_layer_count(&self) -> Check {
         self.check_count("layers", self.kv_cache.len(), MAX_LAYERS)?;
         ensure!(
-            self.kv_cache.len() == self.model.layers as usize,
+            self.kv_cache.len() <= self.model.layers as usize,
             "{} layers, the model has {}",
             self.kv_cache.len(),
             self.model.layers
@@ -226,9 +235,12 @@ impl ModelLibrary {
     fn check_memory(&self) -> Check {
         let weights = self.parameters.iter().try_fold(0u64, |sum, p| sum.checked_add(p.bytes()?));
         let kv_cache = self.kv_cache.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.bytes()));
-        for (what, planned, sum) in
-            [("weights", self.memory.weights, weights), ("kv_cache", self.memory.kv_cache, kv_cache)]
-        {
+        let state = self.states.iter().try_fold(0u64, |sum, state| sum.checked_add(2 * state.bytes()));
+        for (what, planned, sum) in [
+            ("weights", self.memory.weights, weights),
+            ("kv_cache", self.memory.kv_cache, kv_cache),
+            ("state", self.memory.state, state),
+        ] {
             ensure!(sum == Some(planned), "{what} is {planned}, its parts add up to {sum:?}");
             ensure!(planned <= MAX_BYTES, "{what} of {planned} bytes");
         }
@@ -283,6 +295,8 @@ impl ModelLibrary {
             Op::Linear(op) => self.check_linear(op)?,
             Op::RopeAppend(op) => self.check_rope_append(role, op)?,
             Op::Attention(op) => self.check_attention(role, op)?,
+            Op::CausalConv(op) => self.check_causal_conv(role, op)?,
+            Op::GatedDelta(op) => self.check_gated_delta(role, op)?,
         }
         self.check_regions(role, launch)
     }
@@ -316,6 +330,21 @@ impl ModelLibrary {
         match role {
             Role::Prefill => self.model.prefill_chunk_size,
             Role::Decode | Role::Head => 1,
+        }
+    }
+}
+
+fn check_state(state: &StateLayer) -> Check {
+    match *state {
+        StateLayer::Conv { channels, taps } => {
+            check_range("channels", channels, MAX_COLUMNS)?;
+            ensure!((2..=MAX_TAPS).contains(&taps), "taps is {taps}, supported are 2 to {MAX_TAPS}");
+            Ok(())
+        }
+        StateLayer::Delta { heads, key_dim, value_dim } => {
+            check_range("heads", heads, MAX_HEADS)?;
+            check_range("key_dim", key_dim, MAX_STATE_DIM)?;
+            check_range("value_dim", value_dim, MAX_STATE_DIM)
         }
     }
 }

@@ -4,8 +4,8 @@ use super::{Check, MAX_HEAD_DIM, MAX_HEADS, Role, check_range, ensure};
 use crate::ModelLibrary;
 use crate::library::Parameter;
 use crate::plan::{
-    AddNorm, Attention, Embed, Epilogue, KvLayer, Linear, Norm, NormPlace, NormWeights, ParameterId, QkvOrder,
-    RopeAppend, RowSelect, Weight,
+    AddNorm, Attention, CausalConv, Embed, Epilogue, GatedDelta, KvLayer, Linear, Norm, NormPlace, NormWeights,
+    ParameterId, QkvOrder, RopeAppend, RowSelect, StateLayer, Weight,
 };
 use knapsack_tensor::{DType, GroupFormat, Layout, NormKind};
 
@@ -131,7 +131,11 @@ impl ModelLibrary {
         ensure!(role != Role::Head, "the head writes no cache");
         self.check_heads(op.layer, op.heads, op.kv_heads, op.head_dim)?;
         let (q, kv) = (op.heads * op.head_dim, op.kv_heads * op.head_dim);
-        let qkv = if op.apart.is_some() { q } else { q + 2 * kv };
+        let qkv = match (op.apart, op.order) {
+            (Some(_), _) => q,
+            (None, QkvOrder::Gated) => 2 * q + 2 * kv,
+            (None, _) => q + 2 * kv,
+        };
         if let Some(apart) = op.apart {
             ensure!(op.order == QkvOrder::Sections, "keys and values apart, but heads in turn");
             let found = (apart.keys.columns, apart.values.columns);
@@ -185,7 +189,53 @@ impl ModelLibrary {
         ensure!(op.output.columns == columns, "{} columns of output, {columns} expected", op.output.columns);
         ensure!(op.scale.is_finite(), "scale is {}", op.scale);
         ensure!(op.soft_cap.is_none_or(|cap| cap.is_finite() && cap > 0.0), "a soft cap of {:?}", op.soft_cap);
+        if let Some(gate) = op.gate {
+            ensure!(gate.width == 1 || gate.width == op.head_dim, "gates of {} columns", gate.width);
+            let end = u64::from(gate.start) + u64::from(op.heads - 1) * u64::from(gate.stride) + u64::from(gate.width);
+            ensure!(end <= u64::from(gate.rows.columns), "gates up to column {end} of {}", gate.rows.columns);
+        }
         Ok(())
+    }
+
+    fn state(&self, index: u32) -> Check<StateLayer> {
+        let count = self.states.len();
+        self.states.get(index as usize).copied().ok_or_else(|| format!("state {index} of {count}"))
+    }
+
+    pub(super) fn check_causal_conv(&self, role: Role, op: &CausalConv) -> Check {
+        ensure!(role != Role::Head, "the head has no state");
+        let (channels, columns) = (op.output.columns, op.input.columns);
+        let state = self.state(op.state)?;
+        let needed = StateLayer::Conv { channels, taps: op.taps };
+        ensure!(state == needed, "{state:?}, {needed:?} is needed");
+        for start in [Some(op.start), op.gate_in, op.gate_out].into_iter().flatten() {
+            let end = u64::from(start) + u64::from(channels);
+            ensure!(end <= u64::from(columns), "columns {start} to {end} of {columns}");
+        }
+        self.check_floats("the weight", op.weight, &[u64::from(channels), 1, u64::from(op.taps)])?;
+        op.bias.map_or(Ok(()), |bias| self.check_floats("the bias", bias, &[u64::from(channels)]))
+    }
+
+    pub(super) fn check_gated_delta(&self, role: Role, op: &GatedDelta) -> Check {
+        ensure!(role != Role::Head, "the head has no state");
+        let state = self.state(op.state)?;
+        // What the state is was checked, so these are bounded.
+        let needed = StateLayer::Delta { heads: op.heads, key_dim: op.key_dim, value_dim: op.value_dim };
+        ensure!(state == needed, "{state:?}, {needed:?} is needed");
+        check_range("key_heads", op.key_heads, MAX_HEADS)?;
+        ensure!(op.heads.is_multiple_of(op.key_heads), "{} heads over {} key heads", op.heads, op.key_heads);
+        let values = op.heads * op.value_dim;
+        let expected = [2 * op.key_heads * op.key_dim + values, op.heads, op.heads, values, values];
+        let found = [op.qkv, op.decay, op.write, op.gate, op.output].map(|rows| rows.columns);
+        ensure!(
+            found == expected,
+            "{found:?} columns of q, k and v, decay, write, gate and output, {expected:?} expected"
+        );
+        for (what, id) in [("the decay's logarithm", op.decay_log), ("the decay's bias", op.decay_bias)] {
+            self.check_floats(what, id, &[u64::from(op.heads)])?;
+        }
+        ensure!(op.norm.kind == NormKind::Rms, "a norm other than the root mean square");
+        self.check_norm_weights(&op.norm, &[u64::from(op.value_dim)])
     }
 }
 

@@ -70,7 +70,7 @@ impl ModelLibrary {
                 Operand::Input(_) if inputs.next() == in_place => continue,
                 Operand::Input(rows) => ("input", false, self.region("input", rows, if selects { chunk } else { n })?),
                 Operand::Output(rows) => ("output", true, self.region("output", rows, n)?),
-                Operand::Parameter(_) | Operand::Keys(_) | Operand::Values(_) => continue,
+                Operand::Parameter(_) | Operand::Keys(_) | Operand::Values(_) | Operand::State(_) => continue,
             };
             for (other, other_written, other_region) in &placed {
                 ensure!(

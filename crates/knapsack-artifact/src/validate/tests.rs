@@ -79,6 +79,7 @@ fn library() -> ModelLibrary {
             scale: 0.25,
             soft_cap: Some(50.0),
             layer: 0,
+            gate: None,
             output: rows(5, 64),
         })),
         plain(Op::AddNorm(AddNorm {
@@ -114,6 +115,7 @@ fn library() -> ModelLibrary {
         memory: MemoryPlan {
             weights: p.iter().map(|p| p.bytes().unwrap()).sum(),
             kv_cache: kv.bytes(),
+            state: 0,
             workspace: 8 * 4096,
         },
         parameters: p,
@@ -124,6 +126,7 @@ fn library() -> ModelLibrary {
             rows: Rows { offset: 256, columns: 16 },
         }],
         kv_cache: vec![kv],
+        states: Vec::new(),
         io: Io { tokens: Scratch { offset: 0, bytes_per_token: 4 }, hidden, logits: rows(7, 100) },
         prefill: Function { launches: layer.clone() },
         decode: Function { launches: layer },

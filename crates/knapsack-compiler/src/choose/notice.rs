@@ -131,12 +131,10 @@ impl OverBudget {
 
 impl fmt::Display for OverBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let MemoryPlan { weights, kv_cache, workspace } = self.memory;
-        let parts =
-            [("weights", weights), ("KV cache", kv_cache), ("workspace", workspace), ("tokenizer", self.beside)];
-        let (dominant, _) = parts.into_iter().max_by_key(|(_, bytes)| *bytes).unwrap_or(("weights", weights));
-        let list = parts.iter().filter(|(what, bytes)| *bytes > 0 || *what != "tokenizer");
-        let list: Vec<String> = list.map(|(what, bytes)| format!("{what} {bytes}")).collect();
+        let beside = (self.beside > 0).then_some(("tokenizer", self.beside));
+        let parts: Vec<_> = self.memory.parts().chain(beside).collect();
+        let dominant = parts.iter().max_by_key(|(_, bytes)| *bytes).map_or("weights", |(name, _)| name);
+        let list: Vec<String> = parts.iter().map(|(what, bytes)| format!("{what} {bytes}")).collect();
         write!(
             f,
             "the model needs {} bytes ({}), {} more than the budget of {}; most of it is {dominant}",

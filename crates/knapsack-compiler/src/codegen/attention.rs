@@ -4,7 +4,9 @@ use super::module::{Specialization, Template, element, fixed, per_tokens};
 use super::rows::check_indexable;
 use super::{Tokens, parameter};
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::plan::{Attention, KvLayer, NormPlace, NormWeights, ParameterId, QkvOrder, RopeAppend};
+use knapsack_artifact::plan::{
+    Attention, HeadGate, KvLayer, NormPlace, NormWeights, ParameterId, QkvOrder, RopeAppend,
+};
 use knapsack_tensor::{DType, NormKind};
 
 /// Threads of an attention work group.
@@ -188,6 +190,10 @@ fn projected(op: &RopeAppend) -> String {
             let head = "((kind) == 0 ? (h) : ((kind) == 1 ? HEADS + (h) : HEADS + KV_HEADS + (h)))";
             element("qkv", "HEADS + 2 * KV_HEADS", head)
         }
+        (None, QkvOrder::Gated) => {
+            let head = "((kind) == 0 ? 2 * (h) : ((kind) == 1 ? 2 * HEADS + (h) : 2 * HEADS + KV_HEADS + (h)))";
+            element("qkv", "2 * HEADS + 2 * KV_HEADS", head)
+        }
         (None, QkvOrder::PerHead) => element("qkv", "HEADS + 2 * KV_HEADS", "(3 * (h) + (kind))"),
     }
 }
@@ -240,6 +246,15 @@ pub(super) fn attention(library: &ModelLibrary, op: &Attention, tokens: Tokens) 
     kernel.input("query", "float");
     kernel.input("keys", element);
     kernel.input("values", element);
+    match op.gate {
+        Some(HeadGate { rows, start, stride, width }) => {
+            kernel.input("gate", "float");
+            let element = if width > 1 { "(i)" } else { "0u" };
+            let at = format!("(t) * {}u + {start}u + (h) * {stride}u + {element}", rows.columns);
+            kernel.define("GATED(v, t, h, i)", format!("((v) * logistic(LOAD_F32(gate, {at})))"));
+        }
+        None => kernel.define("GATED(v, t, h, i)", "(v)"),
+    }
     kernel.output("output", "float");
     Ok(kernel)
 }

@@ -226,7 +226,7 @@ impl<'a> Shape<'a> {
     }
 }
 
-fn activation_function(f: Activation) -> &'static str {
+pub(super) fn activation_function(f: Activation) -> &'static str {
     match f {
         Activation::Silu => "activation_silu",
         Activation::Gelu => "activation_gelu",

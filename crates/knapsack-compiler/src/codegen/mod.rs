@@ -13,6 +13,7 @@ mod grouped;
 mod linear;
 pub mod metallib;
 mod module;
+mod recurrent;
 mod rows;
 mod traffic;
 
@@ -133,6 +134,8 @@ fn specialize_one(library: &ModelLibrary, op: &Op, tokens: Tokens) -> Result<Spe
         Op::Linear(op) => linear::linear(library, op, tokens),
         Op::RopeAppend(op) => attention::rope_append(library, op),
         Op::Attention(op) => attention::attention(library, op, tokens),
+        Op::CausalConv(op) => recurrent::causal_conv(library, op),
+        Op::GatedDelta(op) => recurrent::gated_delta(library, op),
     }
 }
 

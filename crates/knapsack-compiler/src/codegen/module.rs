@@ -24,6 +24,8 @@ pub(super) enum Template {
     RopeAppend,
     AttentionDecode,
     AttentionPrefill,
+    CausalConv,
+    GatedDelta,
 }
 
 impl Template {
@@ -38,6 +40,8 @@ impl Template {
             Template::RopeAppend => "rope_append",
             Template::AttentionDecode => "attention_decode",
             Template::AttentionPrefill => "attention_prefill",
+            Template::CausalConv => "causal_conv",
+            Template::GatedDelta => "gated_delta",
         }
     }
 
@@ -52,12 +56,14 @@ impl Template {
             Template::RopeAppend => include_str!("kernels/rope_append.kernel"),
             Template::AttentionDecode => include_str!("kernels/attention_decode.kernel"),
             Template::AttentionPrefill => include_str!("kernels/attention_prefill.kernel"),
+            Template::CausalConv => include_str!("kernels/causal_conv.kernel"),
+            Template::GatedDelta => include_str!("kernels/gated_delta.kernel"),
         }
     }
 }
 
-/// Most launches that one kernel executes: the three projections of attention.
-pub(super) const MOST_TOGETHER: usize = 3;
+/// Most launches that one kernel executes: the three projections of attention, or the four of a delta rule.
+pub(super) const MOST_TOGETHER: usize = 4;
 /// Macros that may differ between linear layers that go together.
 const SIZES: [&str; 2] = ["OUT_FEATURES", "OUT_COLUMNS"];
 

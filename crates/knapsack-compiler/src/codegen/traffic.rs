@@ -6,14 +6,14 @@
 use super::module::Specialization;
 use super::{Tokens, functions, specialize};
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::plan::{Attention, KvLayer, Launch, Op, Operand, RowSelect};
+use knapsack_artifact::plan::{Attention, CausalConv, GatedDelta, KvLayer, Launch, Op, Operand, RowSelect};
 
 /// Bytes, by what they hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Parameters.
     pub weights: u64,
-    /// Keys and values.
+    /// Keys and values, and what recurrent layers remember.
     pub cache: u64,
     /// Tokens, activations, rotary tables.
     pub activations: u64,
@@ -126,6 +126,11 @@ fn call_traffic(
             must.cache = 2 * u64::from(n) * u64::from(op.kv_heads) * u64::from(op.head_dim) * element;
             moves.cache = must.cache;
         }
+        Op::CausalConv(CausalConv { state, .. }) | Op::GatedDelta(GatedDelta { state, .. }) => {
+            // Read once and written once.
+            must.cache = library.states.get(*state as usize).map_or(0, |state| 2 * state.bytes());
+            moves.cache = must.cache;
+        }
         _ => {}
     }
     (must, moves, groups)
@@ -156,7 +161,7 @@ fn rows_moved(library: &ModelLibrary, op: &Op, n: u32) -> (u64, u64) {
             Operand::RopeTable(table) => {
                 read += 4 * rows * library.rope_tables.get(table as usize).map_or(0, |t| u64::from(t.rows.columns));
             }
-            Operand::Parameter(_) | Operand::Keys(_) | Operand::Values(_) => {}
+            Operand::Parameter(_) | Operand::Keys(_) | Operand::Values(_) | Operand::State(_) => {}
         }
     }
     (read, written)

@@ -2,7 +2,7 @@
 
 use super::values::{Home, Storage};
 use knapsack_artifact::plan::{self, ParameterId, Rows, quantized_row_bytes};
-use knapsack_ir::{Graph, Node, Op, Type, ValueId};
+use knapsack_ir::{Columns, GatedDelta, Graph, Node, Op, StateLayer, Type, ValueId};
 
 /// Where a function's values are.
 pub(super) struct Places<'a> {
@@ -84,22 +84,76 @@ pub(super) fn launch(places: &Places<'_>, node: &Node) -> Option<plan::Op> {
             },
         }),
         Op::RopeAppend(op) => plan::Op::RopeAppend(rope_append(places, op, result(0)?)?),
-        Op::Attention { query, cache, scale, soft_cap } => {
+        Op::Attention { query, cache, scale, soft_cap, gate } => {
             let layer = cache_layer(places.graph, *cache)?;
             let kv = places.graph.kv_layers.get(layer as usize)?;
             let query = places.rows(*query)?;
+            let heads = query.columns / kv.head_dim;
             plan::Op::Attention(plan::Attention {
                 query,
-                heads: query.columns / kv.head_dim,
+                heads,
                 kv_heads: kv.kv_heads,
                 head_dim: kv.head_dim,
                 scale: *scale,
                 soft_cap: *soft_cap,
                 layer,
+                gate: match gate {
+                    Some(gate) => Some(head_gate(places.rows(gate.rows)?, gate.columns, heads, kv.head_dim)?),
+                    None => None,
+                },
                 output: result(0)?,
             })
         }
+        Op::CausalConv(op) => plan::Op::CausalConv(plan::CausalConv {
+            input: places.rows(op.input)?,
+            start: op.start,
+            gate_in: op.gate_in,
+            gate_out: op.gate_out,
+            weight: id(op.weight),
+            bias: op.bias.map(id),
+            activation: op.activation,
+            taps: match places.graph.states.get(op.state as usize)? {
+                StateLayer::Conv { taps, .. } => *taps,
+                StateLayer::Delta { .. } => return None,
+            },
+            state: op.state,
+            output: result(0)?,
+        }),
+        Op::GatedDelta(op) => plan::Op::GatedDelta(gated_delta(places, op, result(0)?)?),
         _ => return None,
+    })
+}
+
+/// Gates of heads that follow each other at an even distance: one for each element, or one for each head.
+fn head_gate(rows: Rows, columns: Columns, heads: u32, head_dim: u32) -> Option<plan::HeadGate> {
+    let Columns { start, width, count, stride } = columns;
+    let (stride, width) = match (columns.contiguous(), columns.len()?) {
+        (Some(_), all) if all == heads => (1, 1),
+        (Some(_), all) if all == heads * head_dim => (head_dim, head_dim),
+        (None, _) if (count, width) == (heads, head_dim) || (count, width) == (heads, 1) => (stride, width),
+        _ => return None,
+    };
+    Some(plan::HeadGate { rows, start, stride, width })
+}
+
+fn gated_delta(places: &Places<'_>, op: &GatedDelta, output: Rows) -> Option<plan::GatedDelta> {
+    let StateLayer::Delta { heads, key_dim, value_dim } = *places.graph.states.get(op.state as usize)? else {
+        return None;
+    };
+    Some(plan::GatedDelta {
+        qkv: places.rows(op.qkv)?,
+        decay: places.rows(op.decay)?,
+        write: places.rows(op.write)?,
+        gate: places.rows(op.gate)?,
+        decay_log: id(op.decay_log),
+        decay_bias: id(op.decay_bias),
+        norm: norm(&op.norm),
+        key_heads: op.key_heads,
+        heads,
+        key_dim,
+        value_dim,
+        state: op.state,
+        output,
     })
 }
 
@@ -132,6 +186,7 @@ fn rope_append(places: &Places<'_>, op: &knapsack_ir::RopeAppend, query: Rows) -
         order: match op.order {
             knapsack_ir::QkvOrder::Sections => plan::QkvOrder::Sections,
             knapsack_ir::QkvOrder::PerHead => plan::QkvOrder::PerHead,
+            knapsack_ir::QkvOrder::Gated => plan::QkvOrder::Gated,
         },
         heads: op.heads,
         kv_heads: kv.kv_heads,

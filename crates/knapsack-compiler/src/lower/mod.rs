@@ -11,7 +11,7 @@ mod values;
 use crate::error::CompileError;
 use crate::memory::{Buffer, aligned, place};
 use knapsack_artifact::library::{Io, MemoryPlan, Parameter};
-use knapsack_artifact::plan::{self, Function, KvLayer, Launch, RopeTable, Rows, Scratch};
+use knapsack_artifact::plan::{self, Function, KvLayer, Launch, RopeTable, Rows, Scratch, StateLayer};
 use knapsack_ir::{Graph, Growth, Node, Op, RowCount, Type, Windows};
 use launch::Places;
 use values::Storage;
@@ -22,6 +22,7 @@ pub(crate) struct Lowered {
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) rope_tables: Vec<RopeTable>,
     pub(crate) kv_cache: Vec<KvLayer>,
+    pub(crate) states: Vec<StateLayer>,
     pub(crate) io: Io,
     pub(crate) memory: MemoryPlan,
     pub(crate) prefill: Function,
@@ -58,8 +59,12 @@ pub(crate) fn lower(graph: &Graph, windows: &Windows) -> Result<Lowered, Compile
     };
     let weights = sum(Box::new(parameters.iter().map(Parameter::bytes))).ok_or_else(|| too_large("the weights"))?;
     let kv_bytes = sum(Box::new(kv_cache.iter().map(cache::bytes))).ok_or_else(|| too_large("the KV cache"))?;
+    let states: Vec<_> = graph.states.iter().map(cache::state).collect();
+    let state = sum(Box::new(states.iter().map(|state| state.bytes().checked_mul(2))));
+    let state = state.ok_or_else(|| too_large("the state"))?;
     let rope_tables = graph.rope_tables.iter().zip(&pinned.tables);
-    let memory = MemoryPlan { weights, kv_cache: kv_bytes, workspace: prefill_end.max(decode_end).max(head_end) };
+    let workspace = prefill_end.max(decode_end).max(head_end);
+    let memory = MemoryPlan { weights, kv_cache: kv_bytes, state, workspace };
     Ok(Lowered {
         parameters,
         rope_tables: rope_tables
@@ -71,6 +76,7 @@ pub(crate) fn lower(graph: &Graph, windows: &Windows) -> Result<Lowered, Compile
             })
             .collect(),
         kv_cache,
+        states,
         io: Io { tokens: pinned.tokens, hidden: pinned.hidden, logits },
         memory,
         prefill,
@@ -88,6 +94,7 @@ fn executable(graph: &Graph) -> Result<(), CompileError> {
         let fine = match &node.op {
             Op::Tokens | Op::EmbedRows { .. } | Op::Linear(_) | Op::AddNorm { .. } => true,
             Op::RopeAppend(_) | Op::Attention { .. } | Op::NormSelected { .. } => true,
+            Op::CausalConv(_) | Op::GatedDelta(_) => true,
             Op::Norm { norm, .. } => whole(norm),
             _ => false,
         };

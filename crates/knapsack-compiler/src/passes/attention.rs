@@ -1,7 +1,7 @@
 //! Fusing what stands between the q, k, v projection and attention.
 
 use super::editor::Editor;
-use knapsack_ir::{Columns, KvLayer, Norm, NormPlace, Op, QkvOrder, RopeAppend, ValueId};
+use knapsack_ir::{AttentionGate, Columns, KvLayer, Norm, NormPlace, Op, QkvOrder, RopeAppend, ValueId};
 use knapsack_tensor::NormKind;
 
 /// One of q, k, v on its way from the projection.
@@ -54,8 +54,13 @@ fn order(q: Columns, k: Columns, v: Columns, kv: KvLayer) -> Option<(QkvOrder, u
         && k.contiguous() == Some(q.len()?..q.len()? + keys)
         && v.contiguous() == Some(q.len()? + keys..q.len()? + 2 * keys);
     let part = |start| Columns { start, width, count: kv.kv_heads, stride: 3 * width };
+    let gated = q == Columns { start: 0, width, count: heads, stride: 2 * width }
+        && k.contiguous() == Some(2 * q.len()?..2 * q.len()? + keys)
+        && v.contiguous() == Some(2 * q.len()? + keys..2 * (q.len()? + keys));
     if sections {
         Some((QkvOrder::Sections, heads))
+    } else if gated {
+        Some((QkvOrder::Gated, heads))
     } else if q == part(0) && k == part(width) && v == part(2 * width) {
         Some((QkvOrder::PerHead, heads))
     } else {
@@ -112,8 +117,10 @@ fn fused(editor: &Editor<'_>, query: ValueId, key: ValueId, value: ValueId, laye
     let (order, heads, apart) = match (q.columns, k.columns, v.columns) {
         (Some(q_columns), Some(k_columns), Some(v_columns)) => {
             let (order, heads) = order(q_columns, k_columns, v_columns, kv)?;
-            let whole = (heads + 2 * kv.kv_heads) * kv.head_dim == editor.columns(q.source);
-            let alone = q.source == k.source && q.source == v.source && editor.uses(q.source) == 3;
+            // With gates between the queries something else reads the projection too.
+            let (beside, most) = if order == QkvOrder::Gated { (heads, 4) } else { (0, 3) };
+            let whole = (heads + beside + 2 * kv.kv_heads) * kv.head_dim == editor.columns(q.source);
+            let alone = q.source == k.source && q.source == v.source && editor.uses(q.source) <= most;
             (whole && alone).then_some((order, heads, None))?
         }
         // Something must stand between the projection and the query for this node to take the place of.
@@ -127,4 +134,17 @@ fn fused(editor: &Editor<'_>, query: ValueId, key: ValueId, value: ValueId, laye
     let query_table = query_rope.0;
     let qkv = q.source;
     Some(RopeAppend { qkv, apart, order, heads, rotary, table, query_table, place, query_norm, key_norm, layer })
+}
+
+/// `attention * sigmoid(gate)`, the gates being columns of some rows.
+pub(super) fn gate(editor: &mut Editor<'_>) {
+    super::each(editor, |editor, op| {
+        let &Op::Gate { input, gate } = op else { return None };
+        let &Op::Attention { query, cache, scale, soft_cap, gate: None } = editor.sole(input)? else { return None };
+        let (rows, columns) = match editor.sole(gate) {
+            Some(&Op::Slice { input, columns }) => (input, columns),
+            _ => (gate, Columns::range(0, editor.columns(gate))),
+        };
+        Some(Op::Attention { query, cache, scale, soft_cap, gate: Some(AttentionGate { rows, columns }) })
+    });
 }

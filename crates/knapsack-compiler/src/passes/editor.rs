@@ -129,7 +129,8 @@ impl<'g> Editor<'g> {
     }
 }
 
-/// Whether a node does something beyond defining its results.
+/// Whether a node does something beyond defining its results that a layer shares with others: what only a node's own results
+/// depend on, as the state of a convolution, goes with it.
 fn has_effect(op: &Op) -> bool {
     matches!(op, Op::Append { .. } | Op::RopeAppend(_))
 }

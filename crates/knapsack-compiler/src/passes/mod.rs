@@ -4,6 +4,7 @@
 //! each does is shown by a file test in `tests/files/`.
 
 mod attention;
+mod conv;
 mod editor;
 mod linear;
 mod norm;
@@ -22,7 +23,7 @@ pub struct Pass {
 }
 
 /// Every pass, in the order in which they run.
-pub const PASSES: [Pass; 10] = [
+pub const PASSES: [Pass; 12] = [
     Pass { name: "remove-dead", about: "Drops what the logits do not depend on.", run: sweep },
     Pass { name: "fuse-embed", about: "dequantize + embed + scale.", run: linear::embed },
     Pass { name: "fuse-dequantize", about: "dequantize + matmul + bias.", run: linear::dequantize },
@@ -43,6 +44,8 @@ pub const PASSES: [Pass; 10] = [
         about: "The other residual additions with the norms around them.",
         run: norm::add_norm,
     },
+    Pass { name: "fuse-conv", about: "A convolution with its gates and activation.", run: conv::gates },
+    Pass { name: "fuse-gate", about: "Gates of attention's result into attention.", run: attention::gate },
     Pass {
         name: "fuse-rope-append",
         about: "q, k, v split + head norms + rotation + append.",

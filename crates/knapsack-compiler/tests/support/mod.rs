@@ -32,6 +32,7 @@ impl Builder {
             parameters: Vec::new(),
             rope_tables: Vec::new(),
             kv_cache: Vec::new(),
+            states: Vec::new(),
             io: Io { tokens: Scratch { offset: 0, bytes_per_token: 4 }, hidden: rows, logits: rows },
             memory: MemoryPlan::default(),
             prefill: Function::default(),
@@ -157,6 +158,7 @@ pub(crate) fn llama(chunk: u32) -> ModelLibrary {
         scale,
         soft_cap: None,
         layer,
+        gate: None,
         output: attended,
     }));
     let out = b.linear(heads * head_dim, hidden, q4, Epilogue::None, false);

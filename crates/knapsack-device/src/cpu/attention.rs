@@ -4,7 +4,7 @@
 //! positions are widened to float once for all of them; each query keeps its running maximum, sum and weighted values. Blocks
 //! lie at fixed positions (the sinks, then every so many), so that a query's result does not depend on the others of its call.
 
-use super::math::{exp, soft_cap};
+use super::math::{exp, sigmoid, soft_cap};
 use super::task::Attention;
 use super::vector::{MAX_LANES, Vector, load_some, store_some};
 use half::f16;
@@ -91,8 +91,17 @@ pub(crate) unsafe fn unit<V: Vector>(task: &Attention, unit: usize) {
         span::<V>(task, kv_head, queries, aligned..end, room);
         for (i, query) in queries.iter().enumerate() {
             let inverse = V::splat(1.0 / query.sum);
+            let gates = task.gate.map(|gate| {
+                let (t, head) = ((first + i) / group, kv_head * group + (first + i) % group);
+                (gate.first.add(t * gate.columns + head * gate.stride), gate.wide)
+            });
             for d in (0..dim).step_by(V::LANES) {
-                let o = V::mul(V::load(output_room.add(i * padded + d)), inverse);
+                let mut o = V::mul(V::load(output_room.add(i * padded + d)), inverse);
+                match gates {
+                    Some((gates, true)) => o = V::mul(o, sigmoid::<V>(load_some::<V>(gates.add(d), dim - d))),
+                    Some((gate, false)) => o = V::mul(o, sigmoid::<V>(V::splat(gate.read()))),
+                    None => {}
+                }
                 store_some::<V>(task.output.add(query.at + d), o, dim - d);
             }
         }

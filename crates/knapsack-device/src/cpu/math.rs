@@ -65,6 +65,19 @@ unsafe fn erf_of_magnitude<V: Vector>(x: V::F) -> V::F {
     }
 }
 
+/// `1 / (1 + e^-x)`, relative error below 4e-7.
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+pub(crate) unsafe fn sigmoid<V: Vector>(x: V::F) -> V::F {
+    // SAFETY: the caller's promise; registers only.
+    unsafe {
+        let one = V::splat(1.0);
+        V::div(one, V::add(one, exp::<V>(V::sub(V::splat(0.0), x))))
+    }
+}
+
 /// An activation function, as [`Activation::apply`].
 ///
 /// # Safety

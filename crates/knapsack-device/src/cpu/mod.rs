@@ -3,7 +3,7 @@
 //! * [`model`]: a loaded model; turns each launch into a [`task`] and runs it on the [`pool`].
 //! * [`table`]: the routines of each instruction set, chosen at run time.
 //! * [`vector`]: the interface that the routines are written over; [`arch`]: who implements it.
-//! * The routines: [`quantize`], [`linear`], [`attention`], [`rope`], [`norm`], [`embed`], with [`math`].
+//! * The routines: [`quantize`], [`linear`], [`attention`], [`rope`], [`conv`], [`delta`], [`norm`], [`embed`], with [`math`].
 //!
 //! Weights stay where they are mapped, in MLC's layout. Activations that meet grouped weights are quantized to int8, one scale
 //! for each group; everything else is float32, the cache as the plan says. Results do not depend on the number of threads.
@@ -11,7 +11,11 @@
 mod arch;
 #[allow(clippy::needless_range_loop, reason = "registers and strided memory are walked side by side")]
 mod attention;
+#[allow(clippy::needless_range_loop, reason = "registers and strided memory are walked side by side")]
+mod conv;
 mod cores;
+#[allow(clippy::needless_range_loop, reason = "registers and strided memory are walked side by side")]
+mod delta;
 mod embed;
 #[allow(clippy::needless_range_loop, reason = "registers and strided memory are walked side by side")]
 mod linear;

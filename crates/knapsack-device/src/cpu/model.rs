@@ -1,10 +1,12 @@
 //! How a launch becomes a task on the pool.
 
-use super::attention;
 use super::linear::{Routine, plan};
 use super::pool::Pool;
 use super::table::Table;
-use super::task::{Acts, Attention, Cache, Embed, Finish, Floats, Linear, Matrix, Norm, Rope, Rows, Shared};
+use super::task::{
+    Acts, Attention, Cache, Conv, Delta, Embed, Finish, Floats, Gate, Linear, Matrix, Norm, Rope, Rows, Shared,
+};
+use super::{attention, conv};
 use crate::DeviceError;
 use crate::call::Call;
 use crate::host::{CachedLayer, Executor, HostMemory};
@@ -31,6 +33,8 @@ impl Executor for CpuExecutor {
             Op::Linear(op) => launcher.linear(op, launch.scratch, call),
             Op::RopeAppend(op) => launcher.rope_append(op, call),
             Op::Attention(op) => launcher.attention(op, call),
+            Op::CausalConv(op) => launcher.causal_conv(op, call),
+            Op::GatedDelta(op) => launcher.gated_delta(op, call),
         }
         Ok(())
     }
@@ -201,6 +205,54 @@ impl Launcher<'_> {
         self.spread(self.executor.table.rope, &task, call.n as usize, call.n as usize * op.qkv.columns as usize);
     }
 
+    /// Where a state lies.
+    fn state(&self, index: u32) -> *mut f32 {
+        self.memory.state.as_mut_ptr().wrapping_add(self.memory.states[index as usize]).cast()
+    }
+
+    fn causal_conv(&self, op: &plan::CausalConv, call: Call) {
+        let column = |at: u32| self.place::<f32>(op.input.offset).wrapping_add(at as usize).cast_const();
+        let task = Conv {
+            n: call.n as usize,
+            channels: op.output.columns as usize,
+            taps: op.taps as usize,
+            columns: op.input.columns as usize,
+            input: column(op.start),
+            gate_in: op.gate_in.map(column),
+            gate_out: op.gate_out.map(column),
+            weight: self.floats(op.weight),
+            bias: op.bias.map(|id| self.floats(id)),
+            activation: op.activation,
+            state: self.state(op.state),
+            fresh: call.position == 0,
+            output: self.place(op.output.offset),
+        };
+        let elements = task.n * task.channels * task.taps;
+        self.spread(self.executor.table.conv, &task, task.channels.div_ceil(conv::CHANNELS), elements);
+    }
+
+    fn gated_delta(&self, op: &plan::GatedDelta, call: Call) {
+        let task = Delta {
+            n: call.n as usize,
+            key_heads: op.key_heads as usize,
+            heads: op.heads as usize,
+            key_dim: op.key_dim as usize,
+            value_dim: op.value_dim as usize,
+            qkv: self.place(op.qkv.offset),
+            decay: self.place(op.decay.offset),
+            write: self.place(op.write.offset),
+            gate: self.place(op.gate.offset),
+            decay_log: self.floats(op.decay_log),
+            decay_bias: self.floats(op.decay_bias),
+            norm: self.norm_weights(&op.norm),
+            state: self.state(op.state),
+            fresh: call.position == 0,
+            output: self.place(op.output.offset),
+        };
+        let elements = task.n * task.key_dim * op.output.columns as usize;
+        self.spread(self.executor.table.delta, &task, task.heads, elements);
+    }
+
     fn attention(&self, op: &plan::Attention, call: Call) {
         let cache = self.cache_layer(op.layer);
         let task = Attention {
@@ -210,6 +262,12 @@ impl Launcher<'_> {
             scale: op.scale,
             soft_cap: op.soft_cap,
             cache,
+            gate: op.gate.map(|gate| Gate {
+                first: self.place::<f32>(gate.rows.offset).wrapping_add(gate.start as usize),
+                columns: gate.rows.columns as usize,
+                stride: gate.stride as usize,
+                wide: gate.width > 1,
+            }),
             output: self.place(op.output.offset),
             position: call.position,
         };

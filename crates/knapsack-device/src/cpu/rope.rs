@@ -22,23 +22,29 @@ pub(crate) unsafe fn token<V: Vector>(task: &Rope, t: usize) {
     // they are apart), one of `query` `heads * dim`, and the cache
     // `kv_heads * positions` rows of `dim` with `slot < positions`; a head fits the buffer.
     unsafe {
-        let fused = if task.apart.is_some() { 0 } else { 2 * kv_heads };
+        let gated = if task.order == QkvOrder::Gated { task.heads } else { 0 };
+        let fused = if task.apart.is_some() { 0 } else { 2 * kv_heads + gated };
         let row = task.qkv.add(t * (task.heads + fused) * dim);
         let angles = task.angles.wrapping_add(t * task.rotary);
         let starts = match task.order {
             QkvOrder::Sections => [0, task.heads, task.heads + kv_heads],
+            QkvOrder::Gated => [0, 2 * task.heads, 2 * task.heads + kv_heads],
             QkvOrder::PerHead => [0, 1, 2],
         };
         let [keys, values] = match task.apart {
             Some([keys, values]) => [keys.add(t * kv_heads * dim), values.add(t * kv_heads * dim)],
             None => [row.add(starts[1] * dim), row.add(starts[2] * dim)],
         };
-        let step = if task.order == QkvOrder::PerHead { 3 } else { 1 };
+        let (query_step, step) = match task.order {
+            QkvOrder::Sections => (1, 1),
+            QkvOrder::PerHead => (3, 3),
+            QkvOrder::Gated => (2, 1),
+        };
         let query_angles = task.query_angles.wrapping_add(t * task.rotary);
         let query = Heads { norm: task.query_norm, place: task.place, angles: query_angles, rotary: task.rotary, dim };
         let whole = query.moments::<V>(row, task.heads);
         for h in 0..task.heads {
-            query.prepare::<V>(whole, h, row.add(h * step * dim), head.as_mut_ptr());
+            query.prepare::<V>(whole, h, row.add(h * query_step * dim), head.as_mut_ptr());
             std::ptr::copy_nonoverlapping(head.as_ptr(), task.query.add((t * task.heads + h) * dim), dim);
         }
         let key = Heads { norm: task.key_norm, angles, ..query };

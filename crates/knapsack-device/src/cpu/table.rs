@@ -1,7 +1,7 @@
 //! The function table of each instruction set, and which of them this processor has.
 
-use super::task::{Attention, Embed, Linear, Rope, Rows};
-use super::{arch, attention, embed, linear, norm, quantize, rope};
+use super::task::{Attention, Conv, Delta, Embed, Linear, Rope, Rows};
+use super::{arch, attention, conv, delta, embed, linear, norm, quantize, rope};
 use std::fmt;
 
 /// An instruction set that the CPU device has routines for.
@@ -92,6 +92,8 @@ pub(super) struct Table {
     pub(super) dense: unsafe fn(&Linear, usize),
     pub(super) attention: unsafe fn(&Attention, usize),
     pub(super) rope: unsafe fn(&Rope, usize),
+    pub(super) conv: unsafe fn(&Conv, usize),
+    pub(super) delta: unsafe fn(&Delta, usize),
     pub(super) norm: unsafe fn(&Rows, usize),
     pub(super) embed: unsafe fn(&Embed, usize),
     /// Output columns of a panel, not gated and gated.
@@ -113,6 +115,8 @@ macro_rules! table {
                 dense,
                 attention,
                 rope,
+                conv,
+                delta,
                 norm,
                 embed,
                 panel_columns: linear::panel::unit_columns::<V>(),
@@ -125,6 +129,8 @@ macro_rules! table {
             table!(@one dense, Linear, linear::dense::unit::<V> $(, $features)?);
             table!(@one attention, Attention, attention::unit::<V> $(, $features)?);
             table!(@one rope, Rope, rope::token::<V> $(, $features)?);
+            table!(@one conv, Conv, conv::unit::<V> $(, $features)?);
+            table!(@one delta, Delta, delta::unit::<V> $(, $features)?);
             table!(@one norm, Rows, norm::row::<V> $(, $features)?);
             table!(@one embed, Embed, embed::row::<V> $(, $features)?);
         }

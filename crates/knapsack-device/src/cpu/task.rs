@@ -186,8 +186,67 @@ pub(crate) struct Attention {
     pub(crate) scale: f32,
     pub(crate) soft_cap: Option<f32>,
     pub(crate) cache: Cache,
+    pub(crate) gate: Option<Gate>,
     pub(crate) output: *mut f32,
     pub(crate) position: u32,
+}
+
+/// The gates of attention; see [`knapsack_artifact::plan::HeadGate`].
+#[derive(Clone, Copy)]
+pub(crate) struct Gate {
+    /// The first gate of token 0.
+    pub(crate) first: *const f32,
+    /// Columns of a row.
+    pub(crate) columns: usize,
+    /// Columns from one head to the next.
+    pub(crate) stride: usize,
+    /// Whether a head has one for each of its elements, and not one for all.
+    pub(crate) wide: bool,
+}
+
+/// A [`knapsack_artifact::plan::CausalConv`]. A unit is a block of channels, for all tokens.
+#[derive(Clone, Copy)]
+pub(crate) struct Conv {
+    pub(crate) n: usize,
+    pub(crate) channels: usize,
+    pub(crate) taps: usize,
+    /// Columns of an input row.
+    pub(crate) columns: usize,
+    /// Column `start` of token 0.
+    pub(crate) input: *const f32,
+    /// The first gate of token 0.
+    pub(crate) gate_in: Option<*const f32>,
+    pub(crate) gate_out: Option<*const f32>,
+    pub(crate) weight: Floats,
+    pub(crate) bias: Option<Floats>,
+    pub(crate) activation: Option<Activation>,
+    /// `(taps - 1, channels)`; only this unit's channels are touched by it.
+    pub(crate) state: *mut f32,
+    /// Whether the state is zero whatever it holds.
+    pub(crate) fresh: bool,
+    pub(crate) output: *mut f32,
+}
+
+/// A [`knapsack_artifact::plan::GatedDelta`]. A unit is a head, for all tokens.
+#[derive(Clone, Copy)]
+pub(crate) struct Delta {
+    pub(crate) n: usize,
+    pub(crate) key_heads: usize,
+    pub(crate) heads: usize,
+    pub(crate) key_dim: usize,
+    pub(crate) value_dim: usize,
+    pub(crate) qkv: *const f32,
+    pub(crate) decay: *const f32,
+    pub(crate) write: *const f32,
+    pub(crate) gate: *const f32,
+    pub(crate) decay_log: Floats,
+    pub(crate) decay_bias: Floats,
+    pub(crate) norm: Norm,
+    /// `(heads, key_dim, value_dim)`; only this unit's head is touched by it.
+    pub(crate) state: *mut f32,
+    /// Whether the state is zero whatever it holds.
+    pub(crate) fresh: bool,
+    pub(crate) output: *mut f32,
 }
 
 /// Shares a task with the threads of the pool.

@@ -16,7 +16,7 @@ mod work;
 use crate::call::{Call, check_forward, check_logits, write_rope_rows};
 use crate::memory::{Account, Charge, Part};
 use crate::watch::proceed;
-use crate::{CacheHalf, DeviceError, LoadedModel, Watch, Weights};
+use crate::{CacheHalf, DeviceError, LoadedModel, StateCopy, Watch, Weights};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{KernelModule, MemoryPlan, Target};
 use knapsack_artifact::plan::{Function, KernelCall, Op, Operand, ParameterId, RowSelect};
@@ -166,6 +166,8 @@ struct Memory<B: Backend> {
     regions: HashMap<(u64, u64), B::Buffer>,
     workspace: B::Buffer,
     cache: Vec<[B::Buffer; 2]>,
+    /// By [`StateCopy`].
+    states: Vec<[B::Buffer; 2]>,
     parameters: Vec<B::Buffer>,
     _charges: Vec<Charge>,
 }
@@ -190,6 +192,11 @@ impl<B: Backend> Memory<B> {
             let bytes = layer.bytes() / 2;
             cache.push([allocate(backend, Part::KvCache, bytes)?, allocate(backend, Part::KvCache, bytes)?]);
         }
+        let mut states = Vec::with_capacity(library.states.len());
+        for state in &library.states {
+            let bytes = state.bytes();
+            states.push([allocate(backend, Part::State, bytes)?, allocate(backend, Part::State, bytes)?]);
+        }
         let weights = Arc::new(weights);
         let mut parameters = Vec::with_capacity(library.parameters.len());
         let (mut done, total) = (0, weights.total_bytes());
@@ -202,7 +209,7 @@ impl<B: Backend> Memory<B> {
             done += bytes;
             watch.progress(done, total);
         }
-        Ok(Memory { regions: HashMap::new(), workspace, cache, parameters, _charges: charges })
+        Ok(Memory { regions: HashMap::new(), workspace, cache, states, parameters, _charges: charges })
     }
 
     /// The workspace region at `offset`, made at its first use.
@@ -226,6 +233,9 @@ fn check_sizes<B: Backend>(backend: &B, library: &ModelLibrary) -> Result<(), De
     for (index, layer) in library.kv_cache.iter().enumerate() {
         check(layer.bytes() / 2, &|| format!("{} of layer {index}", Part::KvCache.name()))?;
     }
+    for (index, state) in library.states.iter().enumerate() {
+        check(state.bytes(), &|| format!("{} {index}", Part::State.name()))?;
+    }
     for parameter in &library.parameters {
         check(parameter.bytes().unwrap_or(u64::MAX), &|| format!("weight `{}`", parameter.name))?;
     }
@@ -242,7 +252,7 @@ fn workspace_range(library: &ModelLibrary, operand: &Operand, n: u32) -> Option<
             (table.offset, rows(table.columns))
         }
         Operand::Input(r) | Operand::Output(r) => (r.offset, rows(r.columns)),
-        Operand::Parameter(_) | Operand::Keys(_) | Operand::Values(_) => return None,
+        Operand::Parameter(_) | Operand::Keys(_) | Operand::Values(_) | Operand::State(_) => return None,
     };
     // Rows of fewer tokens than the chunk may end where the workspace does.
     Some((offset, bytes.min(library.memory.workspace.saturating_sub(offset))))
@@ -276,6 +286,14 @@ impl<B: Backend> GpuModel<B> {
         match self.library.kv_cache.get(layer) {
             Some(found) if found.bytes() / 2 == bytes as u64 => Ok(()),
             _ => Err(DeviceError::InvalidCall(format!("{bytes} bytes of cache layer {layer}"))),
+        }
+    }
+
+    /// Whether a state has that many bytes.
+    fn check_state(&self, state: usize, bytes: usize) -> Result<(), DeviceError> {
+        match self.library.states.get(state) {
+            Some(found) if found.bytes() == bytes as u64 => Ok(()),
+            _ => Err(DeviceError::InvalidCall(format!("{bytes} bytes of state {state}"))),
         }
     }
 
@@ -398,6 +416,7 @@ fn bind_function<B: Backend>(
                 Operand::Parameter(id) => &memory.parameters[id.0 as usize],
                 Operand::Keys(layer) => &memory.cache[layer as usize][0],
                 Operand::Values(layer) => &memory.cache[layer as usize][1],
+                Operand::State(state) => &memory.states[state as usize][0],
                 _ => &memory.regions[&range(operand).expect("the others lie in the workspace")],
             })
             .collect();
@@ -487,6 +506,25 @@ impl<B: Backend> LoadedModel for GpuModel<B> {
             let resident = self.resident();
             resident.settle()?;
             resident.backend.write(&resident.memory.cache[layer][half as usize], bytes)
+        });
+        self.checked(outcome)
+    }
+
+    fn read_state(&mut self, state: usize, copy: StateCopy, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.check_state(state, bytes.len())?;
+        let outcome = B::scope(|| {
+            let Resident { backend, running, memory, .. } = self.resident();
+            backend.read(running, &memory.states[state][copy as usize], bytes)
+        });
+        self.checked(outcome)
+    }
+
+    fn write_state(&mut self, state: usize, copy: StateCopy, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.check_state(state, bytes.len())?;
+        let outcome = B::scope(|| {
+            let resident = self.resident();
+            resident.settle()?;
+            resident.backend.write(&resident.memory.states[state][copy as usize], bytes)
         });
         self.checked(outcome)
     }

@@ -35,6 +35,9 @@ impl Work {
                     let layer = library.kv_cache.get(op.layer as usize);
                     work.positions = work.positions.max(layer.map_or(0, |layer| u64::from(layer.positions)));
                 }
+                Op::CausalConv(op) => work.token += u64::from(op.taps) * u64::from(op.output.columns),
+                // A matrix is gone through four times.
+                Op::GatedDelta(op) => work.token += 4 * u64::from(op.key_dim) * u64::from(op.output.columns),
                 // Rows that are read and written once.
                 Op::Embed(_) | Op::Norm(_) | Op::AddNorm(_) | Op::RopeAppend(_) => {}
             }

@@ -88,7 +88,7 @@ impl Device for MetalDevice {
         watch: &dyn Watch,
     ) -> Result<Box<dyn LoadedModel>, DeviceError> {
         // Weights are file pages, which do not count against the app's limit; the rest does.
-        let bytes = library.memory.kv_cache.saturating_add(library.memory.workspace);
+        let bytes = library.memory.total().saturating_sub(library.memory.weights);
         if crate::app_memory_left().is_some_and(|available| bytes > available) {
             return Err(DeviceError::OutOfMemory { what: "KV cache and workspace", bytes });
         }

@@ -3,6 +3,7 @@
 //! from the plan, where the plan's cache is float16; the count says so).
 
 mod ops;
+mod recurrent;
 
 use crate::call::Call;
 use crate::host::{Executor, HostMemory, HostModel};
@@ -56,6 +57,8 @@ impl Executor for ReferenceExecutor {
             Op::Linear(op) => plain.linear(op, call),
             Op::RopeAppend(op) => plain.rope_append(op, call),
             Op::Attention(op) => plain.attention(op, call),
+            Op::CausalConv(op) => plain.causal_conv(op, call),
+            Op::GatedDelta(op) => plain.gated_delta(op, call),
         }
         Ok(())
     }

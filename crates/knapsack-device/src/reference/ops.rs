@@ -32,7 +32,7 @@ fn set_element(bytes: &mut [u8], dtype: DType, index: usize, value: f32) {
 }
 
 /// Normalizes one row with weights that start at `first`.
-fn normalize(norm: &NormWeights, weight: Option<&[f32]>, bias: Option<&[f32]>, row: &mut [f32]) {
+pub(super) fn normalize(norm: &NormWeights, weight: Option<&[f32]>, bias: Option<&[f32]>, row: &mut [f32]) {
     let count = row.len() as f32;
     let mean = match norm.kind {
         NormKind::Rms => 0.0,
@@ -56,12 +56,12 @@ impl Plain<'_> {
     }
 
     /// A copy of the first `n` rows.
-    fn read(&mut self, rows: Rows, n: u32) -> Vec<f32> {
+    pub(super) fn read(&mut self, rows: Rows, n: u32) -> Vec<f32> {
         let (start, len) = (rows.offset as usize / 4, n as usize * rows.columns as usize);
         self.arena()[start..start + len].to_vec()
     }
 
-    fn write(&mut self, rows: Rows, values: &[f32]) {
+    pub(super) fn write(&mut self, rows: Rows, values: &[f32]) {
         let start = rows.offset as usize / 4;
         self.arena()[start..start + values.len()].copy_from_slice(values);
     }
@@ -72,7 +72,7 @@ impl Plain<'_> {
     }
 
     /// A whole parameter in float32.
-    fn floats(&self, id: ParameterId) -> Vec<f32> {
+    pub(super) fn floats(&self, id: ParameterId) -> Vec<f32> {
         let parameter = &self.memory.library.parameters[id.0 as usize];
         let bytes = self.memory.weights.get(id);
         let count = bytes.len() / parameter.dtype.size() as usize;
@@ -222,6 +222,10 @@ impl Plain<'_> {
             let head = |section: usize, index: usize| match (&apart, op.order) {
                 (Some(apart), _) if section > 0 => &apart[section - 1][(t * kv_heads + index) * dim..][..dim],
                 (_, QkvOrder::Sections) => &row[([0, heads, heads + kv_heads][section] + index) * dim..][..dim],
+                (_, QkvOrder::Gated) => {
+                    let at = [2 * index, 2 * heads + index, 2 * heads + kv_heads + index][section];
+                    &row[at * dim..][..dim]
+                }
                 (_, QkvOrder::PerHead) => &row[(3 * index + section) * dim..][..dim],
             };
             let rotate = |values: &mut [f32], angles: &[f32]| {
@@ -269,6 +273,7 @@ impl Plain<'_> {
     pub(super) fn attention(&mut self, op: &Attention, call: Call) {
         let dim = op.head_dim as usize;
         let query = self.read(op.query, call.n);
+        let gates = op.gate.map(|gate| self.read(gate.rows, call.n));
         let cached = &self.memory.layers[op.layer as usize];
         let layer = cached.layer;
         let [keys, values] = [cached.keys, cached.values].map(|start| &self.memory.cache.bytes()[start..]);
@@ -292,6 +297,12 @@ impl Plain<'_> {
             for (&at, score) in seen.iter().zip(&scores) {
                 for (o, v) in out.iter_mut().zip(stored(values, at)) {
                     *o += score / total * v;
+                }
+            }
+            if let (Some(gate), Some(gates)) = (op.gate, &gates) {
+                let first = t * gate.rows.columns as usize + (gate.start + head as u32 * gate.stride) as usize;
+                for (i, o) in out.iter_mut().enumerate() {
+                    *o *= super::recurrent::sigmoid(gates[first + if gate.width > 1 { i } else { 0 }]);
                 }
             }
         }

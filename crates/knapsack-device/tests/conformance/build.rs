@@ -105,6 +105,7 @@ impl Builder {
             parameters: Vec::new(),
             rope_tables: Vec::new(),
             kv_cache: Vec::new(),
+            states: Vec::new(),
             io: Io { tokens: Scratch { offset: 0, bytes_per_token: 4 }, hidden: rows, logits: rows },
             memory: MemoryPlan::default(),
             prefill: Function::default(),

@@ -9,16 +9,18 @@ use proptest::test_runner::{Config, TestRunner};
 
 /// Which error bound a case is held to.
 #[derive(Clone, Copy)]
-enum Kind {
+pub(crate) enum Kind {
     /// Float32 throughout.
     Exact,
     /// Through a float16 cache.
     Cached,
     /// Through a grouped product, whose activations a device may quantize.
     Quantized,
+    /// Float32 throughout, through a recurrence that amplifies what is rounded.
+    Recurrent,
 }
 
-fn check(
+pub(crate) fn check(
     instance: &Instance<'_>,
     kind: Kind,
     actual: &[Vec<f32>],
@@ -29,6 +31,7 @@ fn check(
         Kind::Exact => instance.bounds.exact,
         Kind::Cached => instance.bounds.cached,
         Kind::Quantized => instance.bounds.quantized,
+        Kind::Recurrent => 3e-4,
     };
     prop_assert_eq!(actual.len(), expected.len());
     // Every operation is drawn to give values around 1: sums that happen to be near 0 are held to the same absolute error.
@@ -43,7 +46,11 @@ fn check(
 }
 
 /// Runs a property with a fixed seed: the same cases for every device, every time.
-fn run<S: Strategy>(instance: &Instance<'_>, strategy: S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+pub(crate) fn run<S: Strategy>(
+    instance: &Instance<'_>,
+    strategy: S,
+    test: impl Fn(S::Value) -> Result<(), TestCaseError>,
+) {
     let config = Config { failure_persistence: None, ..Config::with_cases(instance.cases) };
     let mut runner = TestRunner::new_with_rng(
         config,
@@ -70,15 +77,15 @@ fn token_counts() -> impl Strategy<Value = usize> {
     prop_oneof![Just(1usize), 2..=9usize, Just(32usize)]
 }
 
-fn tokens(random: &mut Random, count: usize, ids: u32) -> Vec<u32> {
+pub(crate) fn tokens(random: &mut Random, count: usize, ids: u32) -> Vec<u32> {
     (0..count).map(|_| random.below(ids)).collect()
 }
 
-fn activations() -> impl Strategy<Value = Activation> {
+pub(crate) fn activations() -> impl Strategy<Value = Activation> {
     prop_oneof![Just(Activation::Silu), Just(Activation::Gelu), Just(Activation::GeluTanh), Just(Activation::Relu)]
 }
 
-fn activate(function: Activation, x: f64) -> f64 {
+pub(crate) fn activate(function: Activation, x: f64) -> f64 {
     match function {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::GeluTanh => {
@@ -210,7 +217,7 @@ pub(crate) fn embed(instance: &Instance<'_>) {
     });
 }
 
-fn normalized(kind: NormKind, x: &[f64], weight: &[f32], bias: Option<&[f32]>) -> Vec<f64> {
+pub(crate) fn normalized(kind: NormKind, x: &[f64], weight: &[f32], bias: Option<&[f32]>) -> Vec<f64> {
     let count = x.len() as f64;
     let mean = if kind == NormKind::Layer { x.iter().sum::<f64>() / count } else { 0.0 };
     let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
@@ -223,7 +230,7 @@ fn kinds() -> impl Strategy<Value = NormKind> {
     prop_oneof![Just(NormKind::Rms), Just(NormKind::Layer)]
 }
 
-fn wide(row: &[f32]) -> Vec<f64> {
+pub(crate) fn wide(row: &[f32]) -> Vec<f64> {
     row.iter().map(|x| f64::from(*x)).collect()
 }
 
@@ -302,6 +309,8 @@ struct Heads {
     grows: bool,
     window: Option<(u32, u32)>,
     soft_cap: Option<f32>,
+    /// 0: no gates; 1: one for each head; 2: one for each element.
+    gates: u32,
     cache: DType,
     chunk: u32,
     count: usize,
@@ -311,26 +320,31 @@ struct Heads {
 fn heads() -> impl Strategy<Value = Heads> {
     let dims =
         prop_oneof![Just(32u32), Just(64), Just(80), Just(96), Just(128), Just(256), (1..40u32).prop_map(|d| 2 * d)];
-    let shape = (1..=3u32, prop_oneof![Just(1u32), 2..=5u32, Just(12)], dims, 0..=2u32, 0..4u32, 0..5u32);
+    let shape = (1..=3u32, prop_oneof![Just(1u32), 2..=5u32, Just(12)], dims, 0..=2u32, 0..5u32, (0..5u32, 0..3u32));
     let window = prop_oneof![2 => Just(None), 3 => (1..40u32, 0..6u32).prop_map(Some)];
     let soft_cap = prop_oneof![2 => Just(None), 1 => Just(Some(2.0f32))];
     let cache = prop_oneof![3 => Just(DType::F16), 1 => Just(DType::F32)];
     let calls = (prop_oneof![Just(1u32), 2..=40u32], 1..=90usize, any::<u64>());
     (shape, window, soft_cap, cache, calls).prop_map(|(shape, window, soft_cap, cache, (chunk, count, seed))| {
-        let (kv_heads, group, dim, rotary, order, norms) = shape;
+        let (kv_heads, group, dim, rotary, order, (norms, gates)) = shape;
         let per_head = order == 0;
         Heads {
             kv_heads,
             group: if per_head { 1 } else { group },
             dim,
             rotary: [0, dim / 4 * 2, dim][rotary as usize],
-            order: if per_head { QkvOrder::PerHead } else { QkvOrder::Sections },
+            order: match order {
+                0 => QkvOrder::PerHead,
+                4 => QkvOrder::Gated,
+                _ => QkvOrder::Sections,
+            },
             apart: order == 1,
             // A norm over all heads is of neighbouring ones.
-            norms: if per_head && norms == 3 { 1 } else { norms },
+            norms: if matches!(order, 0 | 4) && norms == 3 { 1 } else { norms },
             grows: rotary == 2 && seed % 3 == 0,
             window,
             soft_cap,
+            gates,
             cache,
             chunk,
             count,
@@ -390,7 +404,22 @@ pub(crate) fn attention(instance: &Instance<'_>) {
         let mut b = Builder::new(h.chunk, 128, h.seed);
         let ids = heads * dim;
         let (q_columns, kv_columns) = (heads * dim, kv_heads * dim);
-        let (qkv, x) = b.input(if h.apart { q_columns } else { q_columns + 2 * kv_columns }, ids);
+        let gated = h.order == QkvOrder::Gated;
+        let columns = match (h.apart, gated) {
+            (true, _) => q_columns,
+            (false, true) => 2 * (q_columns + kv_columns),
+            (false, false) => q_columns + 2 * kv_columns,
+        };
+        let (qkv, x) = b.input(columns, ids);
+        let (gate, gate_rows) = match h.gates {
+            0 => (None, None),
+            2 if gated => (Some(HeadGate { rows: qkv, start: dim, stride: 2 * dim, width: dim }), None),
+            wide => {
+                let width = if wide == 2 { dim } else { 1 };
+                let (rows, values) = b.input(heads * width + 3, ids);
+                (Some(HeadGate { rows, start: 3, stride: width, width }), Some(values))
+            }
+        };
         let apart = h.apart.then(|| [b.input(kv_columns, ids), b.input(kv_columns, ids)]);
         let place = match h.norms {
             3 => NormPlace::Row,
@@ -444,12 +473,26 @@ pub(crate) fn attention(instance: &Instance<'_>) {
         }));
         let scale = 1.0 / (dim as f32).sqrt();
         let soft_cap = h.soft_cap;
-        b.push(Op::Attention(Attention { query, heads, kv_heads, head_dim: dim, scale, soft_cap, layer: 0, output }));
+        b.push(Op::Attention(Attention {
+            query,
+            heads,
+            kv_heads,
+            head_dim: dim,
+            scale,
+            soft_cap,
+            layer: 0,
+            gate,
+            output,
+        }));
         let tokens = tokens(&mut b.random, h.count, ids);
         let project = |position: usize, token: usize| {
             let part = |section: usize, index: usize| {
                 let (row, at) = match (&apart, h.order, section) {
                     (_, QkvOrder::PerHead, _) => (&x[token], 3 * index + section),
+                    (_, QkvOrder::Gated, _) => {
+                        let (heads, kv_heads) = (heads as usize, kv_heads as usize);
+                        (&x[token], [2 * index, 2 * heads + index, 2 * heads + kv_heads + index][section])
+                    }
                     (_, _, 0) => (&x[token], index),
                     (Some(apart), ..) => (&apart[section - 1].1[token], index),
                     (None, ..) => (&x[token], [0, heads, heads + kv_heads][section] as usize + index),
@@ -484,7 +527,20 @@ pub(crate) fn attention(instance: &Instance<'_>) {
         };
         let all: Vec<Projected> = tokens.iter().enumerate().map(|(p, &t)| project(p, t as usize)).collect();
         let expected: Vec<Vec<f64>> = (0..h.count)
-            .map(|position| (0..heads as usize).flat_map(|head| attend(&h, scale, &all, position, head)).collect())
+            .map(|position| {
+                let token = tokens[position] as usize;
+                let gate_of = |head: usize, i: usize| {
+                    let Some(HeadGate { start, stride, width, .. }) = gate else { return 1.0 };
+                    let row = gate_rows.as_ref().map_or(&x[token], |rows| &rows[token]);
+                    let at = (start + head as u32 * stride) as usize + if width > 1 { i } else { 0 };
+                    1.0 / (1.0 + (-f64::from(row[at])).exp())
+                };
+                let gated = |head: usize| {
+                    let attended = attend(&h, scale, &all, position, head).into_iter().enumerate();
+                    attended.map(|(i, x)| x * gate_of(head, i)).collect::<Vec<_>>()
+                };
+                (0..heads as usize).flat_map(gated).collect()
+            })
             .collect();
         let sample = b.finish(output);
         let kind = if h.cache == DType::F32 { Kind::Exact } else { Kind::Cached };

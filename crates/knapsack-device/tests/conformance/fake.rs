@@ -43,7 +43,7 @@ fn logits(model: &mut dyn LoadedModel) -> Result<Vec<f32>, DeviceError> {
 fn memory_ends_where_it_was_told_to() {
     let sample = sample();
     let (library, folder) = (&sample.library, sample.folder.path());
-    let MemoryPlan { weights, kv_cache, workspace } = library.memory;
+    let MemoryPlan { weights, kv_cache, workspace, .. } = library.memory;
     let total = weights + kv_cache + workspace;
     let device = FakeDevice::new(2 * total - 1);
     let model = device.load(library.clone(), folder).unwrap();

@@ -10,6 +10,7 @@ mod cases;
 mod fake;
 mod gpu;
 mod models;
+mod recurrent;
 #[path = "../standin/mod.rs"]
 mod standin;
 #[path = "../support/mod.rs"]
@@ -75,6 +76,8 @@ fn suite(instance: &Instance<'_>) {
     cases::add_norm(instance);
     cases::linear(instance);
     cases::attention(instance);
+    recurrent::causal_conv(instance);
+    recurrent::gated_delta(instance);
     cases::wrong_calls(instance);
     weights::suite(instance);
     models::suite(instance);

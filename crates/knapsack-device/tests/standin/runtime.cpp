@@ -158,6 +158,7 @@ unsigned standin_group_id(unsigned axis) { return group.position[axis]; }
 unsigned standin_subgroup_size() { return group.subgroup; }
 unsigned standin_subgroups() { return (group.threads + group.subgroup - 1) / group.subgroup; }
 float standin_exp(float x) { return expf(x); }
+float standin_log(float x) { return logf(x); }
 float standin_tanh(float x) { return tanhf(x); }
 float standin_sqrt(float x) { return sqrtf(x); }
 

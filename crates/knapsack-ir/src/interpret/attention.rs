@@ -18,6 +18,11 @@ pub(super) fn columns(op: &RopeAppend, kv: &KvLayer) -> [Columns; 3] {
             let (q, k) = (op.heads * width, kv.kv_heads * width);
             [Columns::range(0, q), Columns::range(q, k), Columns::range(q + k, k)]
         }
+        QkvOrder::Gated => {
+            let (q, k) = (op.heads * width, kv.kv_heads * width);
+            let queries = Columns { start: 0, width, count: op.heads, stride: 2 * width };
+            [queries, Columns::range(2 * q, k), Columns::range(2 * q + k, k)]
+        }
         QkvOrder::PerHead => {
             [0, 1, 2].map(|part| Columns { start: part * width, width, count: kv.kv_heads, stride: 3 * width })
         }

@@ -5,6 +5,7 @@
 //! the identity, so that a run gives the logits of all its tokens.
 
 mod attention;
+mod recurrent;
 mod rows;
 mod weights;
 
@@ -64,6 +65,8 @@ pub struct Interpreter<'g> {
     graph: &'g Graph,
     weights: Parameters<'g>,
     history: Vec<History>,
+    /// What the states of [`Graph::states`] hold.
+    states: Vec<Vec<f32>>,
     position: u32,
 }
 
@@ -77,7 +80,8 @@ impl<'g> Interpreter<'g> {
         verify(graph)?;
         let weights = Parameters::new(graph, tensors)?;
         let history = graph.kv_layers.iter().map(|_| History::default()).collect();
-        Ok(Interpreter { graph, weights, history, position: 0 })
+        let states = graph.states.iter().map(|state| vec![0.0; recurrent::elements(state)]).collect();
+        Ok(Interpreter { graph, weights, history, states, position: 0 })
     }
 
     /// Appends tokens to the conversation and returns the logits of each of them, `tokens x vocab`.
@@ -127,10 +131,21 @@ impl<'g> Interpreter<'g> {
                 self.history[*layer as usize].append(&rows(key), &rows(value));
                 Ok(vec![Value::Cache(*layer)])
             }
-            Op::Attention { query, cache, scale, soft_cap } => {
+            Op::Attention { query, cache, scale, soft_cap, gate } => {
                 let Value::Cache(layer) = values[cache] else { return one(Matrix::default()) };
                 let kv = &self.graph.kv_layers[layer as usize];
-                one(self.history[layer as usize].attend(&rows(query), kv, self.position, *scale, *soft_cap))
+                let history = &self.history[layer as usize];
+                let attended = history.attend(&rows(query), kv, self.position, *scale, *soft_cap);
+                one(match gate {
+                    None => attended,
+                    Some(gate) => attended.gated(&rows(&gate.rows).slice(&gate.columns)),
+                })
+            }
+            Op::Gate { input, gate } => one(rows(input).gated(&rows(gate))),
+            Op::CausalConv(op) => one(self.causal_conv(op, &rows(&op.input))),
+            Op::GatedDelta(op) => {
+                let inputs = [op.qkv, op.decay, op.write, op.gate].map(|id| rows(&id));
+                one(self.gated_delta(op, &inputs))
             }
             Op::SelectRow { input } => Ok(vec![Value::Rows(rows(input))]),
             Op::EmbedRows { table, scale, .. } => one(self.weights.matrix(table).gather(tokens)?.map(|x| x * scale)),

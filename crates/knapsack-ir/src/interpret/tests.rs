@@ -1,7 +1,7 @@
 use super::*;
 use crate::text::parse;
 
-const SMALL: &str = "graph t q0f32 vocab=3 hidden=2
+const SMALL: &str = "graph t q0f32 vocab=3 hidden=2 layers=1
 param @0 table bfloat16[3,2]
 rope magnitude=1 growth=- 0.5
 cache heads=1 head_dim=2 window=2 sinks=1 dtype=float32
@@ -10,7 +10,7 @@ cache heads=1 head_dim=2 window=2 sinks=1 dtype=float32
 %2:f32[n,2] = embed %1 %0
 %3:f32[n,2] = rope %2 table=0 head_dim=2 rotary=2
 %4:cache[0] = append %3 %2 layer=0
-%5:f32[n,2] = attention %3 %4 scale=1 soft_cap=-
+%5:f32[n,2] = attention %3 %4 scale=1 soft_cap=- gate=-
 %6:f32[1,2] = select_row %5
 %7:f32[1,3] = matmul %6 %1
 return %7";

@@ -4,7 +4,7 @@
 //! in the order of their numbers, then nodes in order, at last the output:
 //!
 //! ```text
-//! graph llama q4f16_1 vocab=768 hidden=128
+//! graph llama q4f16_1 vocab=768 hidden=128 layers=1
 //! param @0 model.embed_tokens.q_weight uint32[768,16]
 //! rope magnitude=1 growth=- 1 0.1 0.01
 //! cache heads=2 head_dim=32 window=- sinks=0 dtype=float16

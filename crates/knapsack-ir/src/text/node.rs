@@ -1,7 +1,10 @@
 //! One operation, written and read. The two halves stand side by side so that they stay inverse.
 
 use super::words::Words;
-use crate::{Columns, Epilogue, Linear, Norm, NormPlace, Op, QkvOrder, RopeAppend, Storage, Weight};
+use crate::{
+    AttentionGate, CausalConv, Columns, Epilogue, GatedDelta, Linear, Norm, NormPlace, Op, QkvOrder, RopeAppend,
+    Storage, Weight,
+};
 use knapsack_tensor::{Activation, GroupFormat, Layout, NormKind};
 use std::fmt;
 
@@ -22,6 +25,14 @@ impl<T: fmt::Display> fmt::Display for Optional<T> {
 
 struct ShowWeight<'a>(&'a Weight);
 struct ShowNorm<'a>(&'a Norm);
+struct ShowGate(AttentionGate);
+
+impl fmt::Display for ShowGate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AttentionGate { rows, columns: Columns { start, width, count, stride } } = self.0;
+        write!(f, "{rows}:{start}:{width}:{count}:{stride}")
+    }
+}
 
 impl fmt::Display for ShowWeight<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,8 +92,16 @@ impl fmt::Display for Text<'_> {
                 write!(f, " {input} table={table} head_dim={head_dim} rotary={rotary}")
             }
             Op::Append { key, value, layer } => write!(f, " {key} {value} layer={layer}"),
-            Op::Attention { query, cache, scale, soft_cap } => {
-                write!(f, " {query} {cache} scale={scale} soft_cap={}", Optional(*soft_cap))
+            Op::Attention { query, cache, scale, soft_cap, gate } => {
+                let gate = Optional(gate.map(ShowGate));
+                write!(f, " {query} {cache} scale={scale} soft_cap={} gate={gate}", Optional(*soft_cap))
+            }
+            Op::Gate { input, gate } => write!(f, " {input} {gate}"),
+            Op::CausalConv(op) => write_causal_conv(f, op),
+            Op::GatedDelta(op) => {
+                let GatedDelta { qkv, decay, write, gate, decay_log, decay_bias, norm, key_heads, state } = op;
+                write!(f, " {qkv} {decay} {write} {gate} {decay_log} {decay_bias} norm={}", ShowNorm(norm))?;
+                write!(f, " key_heads={key_heads} state={state}")
             }
             Op::SelectRow { input } => write!(f, " {input}"),
             Op::EmbedRows { table, tokens, scale } => write!(f, " {} {tokens} scale={scale}", ShowWeight(table)),
@@ -108,12 +127,21 @@ fn write_linear(f: &mut fmt::Formatter<'_>, linear: &Linear) -> fmt::Result {
     }
 }
 
+fn write_causal_conv(f: &mut fmt::Formatter<'_>, op: &CausalConv) -> fmt::Result {
+    let CausalConv { input, start, gate_in, gate_out, weight, bias, activation: then, state } = op;
+    write!(f, " {input} {weight} bias={} start={start} in={}", Optional(*bias), Optional(*gate_in))?;
+    write!(f, " out={} then={} state={state}", Optional(*gate_out), Optional(then.map(activation)))
+}
+
+const ORDERS: [(QkvOrder, &str); 3] =
+    [(QkvOrder::Sections, "sections"), (QkvOrder::PerHead, "per_head"), (QkvOrder::Gated, "gated")];
+
 const PLACES: [(NormPlace, &str); 3] =
     [(NormPlace::Heads, "heads"), (NormPlace::Row, "row"), (NormPlace::Rotated, "rotated")];
 
 fn write_rope_append(f: &mut fmt::Formatter<'_>, op: &RopeAppend) -> fmt::Result {
     let apart = Optional(op.apart.map(|[keys, values]| format!("{keys}:{values}")));
-    let order = if op.order == QkvOrder::Sections { "sections" } else { "per_head" };
+    let order = ORDERS.iter().find(|(order, _)| *order == op.order).map_or("", |(_, name)| name);
     write!(f, " {} apart={apart} order={order} heads={} rotary={} table={}", op.qkv, op.heads, op.rotary, op.table)?;
     let place = PLACES.iter().find(|(place, _)| *place == op.place).map_or("", |(_, name)| name);
     write!(f, " q_table={} norms={place}", op.query_table)?;
@@ -135,15 +163,7 @@ pub(super) fn read(name: &str, words: &mut Words<'_>) -> Result<Op, String> {
         "activation" => Op::Activation { input: words.value()?, function: read_activation(words.next()?)? },
         "slice" => {
             let input = words.value()?;
-            let mut parts = words.parts()?;
-            let columns = Columns {
-                start: parts.number()?,
-                width: parts.number()?,
-                count: parts.number()?,
-                stride: parts.number()?,
-            };
-            parts.end()?;
-            Op::Slice { input, columns }
+            Op::Slice { input, columns: read_columns(&mut words.parts()?)? }
         }
         "norm" => Op::Norm { input: words.value()?, norm: read_norm(words.next()?)? },
         "norm_selected" => Op::NormSelected { input: words.value()?, norm: read_norm(words.next()?)? },
@@ -159,7 +179,34 @@ pub(super) fn read(name: &str, words: &mut Words<'_>) -> Result<Op, String> {
             cache: words.value()?,
             scale: words.keyed("scale")?,
             soft_cap: words.optional("soft_cap", Words::plain)?,
+            gate: words.optional("gate", |text| {
+                let mut parts = Words::split(text, ':');
+                let (rows, columns) = (parts.value()?, read_columns(&mut parts)?);
+                Ok(AttentionGate { rows, columns })
+            })?,
         },
+        "gate" => Op::Gate { input: words.value()?, gate: words.value()? },
+        "causal_conv" => Op::CausalConv(CausalConv {
+            input: words.value()?,
+            weight: words.parameter()?,
+            bias: words.optional("bias", Words::plain_parameter)?,
+            start: words.keyed("start")?,
+            gate_in: words.optional("in", Words::plain)?,
+            gate_out: words.optional("out", Words::plain)?,
+            activation: words.optional("then", read_activation)?,
+            state: words.keyed("state")?,
+        }),
+        "gated_delta" => Op::GatedDelta(GatedDelta {
+            qkv: words.value()?,
+            decay: words.value()?,
+            write: words.value()?,
+            gate: words.value()?,
+            decay_log: words.parameter()?,
+            decay_bias: words.parameter()?,
+            norm: read_norm(words.key("norm")?)?,
+            key_heads: words.keyed("key_heads")?,
+            state: words.keyed("state")?,
+        }),
         "select_row" => Op::SelectRow { input: words.value()? },
         "embed_rows" => {
             Op::EmbedRows { table: read_weight(words)?, tokens: words.value()?, scale: words.keyed("scale")? }
@@ -181,6 +228,12 @@ pub(super) fn read(name: &str, words: &mut Words<'_>) -> Result<Op, String> {
     })
 }
 
+fn read_columns(parts: &mut Words<'_>) -> Result<Columns, String> {
+    let (start, width) = (parts.number()?, parts.number()?);
+    let columns = Columns { start, width, count: parts.number()?, stride: parts.number()? };
+    parts.end().map(|()| columns)
+}
+
 fn read_rope_append(words: &mut Words<'_>) -> Result<RopeAppend, String> {
     Ok(RopeAppend {
         qkv: words.value()?,
@@ -189,10 +242,10 @@ fn read_rope_append(words: &mut Words<'_>) -> Result<RopeAppend, String> {
             let pair = [parts.value()?, parts.value()?];
             parts.end().map(|()| pair)
         })?,
-        order: match words.key("order")? {
-            "sections" => QkvOrder::Sections,
-            "per_head" => QkvOrder::PerHead,
-            other => return Err(format!("no order `{other}`")),
+        order: {
+            let name = words.key("order")?;
+            let found = ORDERS.iter().find(|(_, known)| *known == name);
+            found.map(|(order, _)| *order).ok_or_else(|| format!("no order `{name}`"))?
         },
         heads: words.keyed("heads")?,
         rotary: words.keyed("rotary")?,

@@ -2,7 +2,7 @@
 
 use super::node;
 use super::words::Words;
-use crate::{Graph, Growth, KvLayer, Node, Parameter, RopeTable, RowCount, Type, ValueId};
+use crate::{Graph, Growth, KvLayer, Node, Parameter, RopeTable, RowCount, StateLayer, Type, ValueId};
 
 /// Most lines of a graph.
 const MAX_LINES: usize = 1 << 20;
@@ -55,9 +55,11 @@ fn header(line: &str) -> Result<Graph, String> {
         quantization: words.next()?.to_owned(),
         vocab: words.keyed("vocab")?,
         hidden: words.keyed("hidden")?,
+        layers: words.keyed("layers")?,
         parameters: vec![],
         rope_tables: vec![],
         kv_layers: vec![],
+        states: vec![],
         nodes: vec![],
         output: ValueId(0),
     };
@@ -98,6 +100,15 @@ fn declaration_or_node(graph: &mut Graph, line: &str) -> Result<Option<ValueId>,
             window: words.optional("window", Words::plain)?,
             sinks: words.keyed("sinks")?,
             dtype: words.keyed("dtype")?,
+        }),
+        "state" => graph.states.push(match words.next()? {
+            "conv" => StateLayer::Conv { channels: words.keyed("channels")?, taps: words.keyed("taps")? },
+            "delta" => StateLayer::Delta {
+                heads: words.keyed("heads")?,
+                key_dim: words.keyed("key_dim")?,
+                value_dim: words.keyed("value_dim")?,
+            },
+            other => return Err(format!("no state `{other}`")),
         }),
         first => {
             let mut results = vec![];

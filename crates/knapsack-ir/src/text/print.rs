@@ -1,7 +1,7 @@
 //! Writing.
 
 use super::node::{Optional, Text};
-use crate::Graph;
+use crate::{Graph, StateLayer};
 use std::fmt::{self, Write};
 
 /// The text form of a graph. [`super::parse`] gives the same graph back.
@@ -13,7 +13,8 @@ pub fn print(graph: &Graph) -> String {
 }
 
 fn write_graph(out: &mut String, graph: &Graph) -> fmt::Result {
-    writeln!(out, "graph {} {} vocab={} hidden={}", graph.family, graph.quantization, graph.vocab, graph.hidden)?;
+    let Graph { family, quantization, vocab, hidden, layers, .. } = graph;
+    writeln!(out, "graph {family} {quantization} vocab={vocab} hidden={hidden} layers={layers}")?;
     for (index, parameter) in graph.parameters.iter().enumerate() {
         let dims: Vec<String> = parameter.shape.iter().map(u64::to_string).collect();
         writeln!(out, "param @{index} {} {}[{}]", parameter.name, parameter.dtype, dims.join(","))?;
@@ -33,6 +34,14 @@ fn write_graph(out: &mut String, graph: &Graph) -> fmt::Result {
             "cache heads={} head_dim={} window={window} sinks={} dtype={}",
             kv.kv_heads, kv.head_dim, kv.sinks, kv.dtype
         )?;
+    }
+    for state in &graph.states {
+        match state {
+            StateLayer::Conv { channels, taps } => writeln!(out, "state conv channels={channels} taps={taps}")?,
+            StateLayer::Delta { heads, key_dim, value_dim } => {
+                writeln!(out, "state delta heads={heads} key_dim={key_dim} value_dim={value_dim}")?;
+            }
+        }
     }
     for node in &graph.nodes {
         let results: Vec<String> = node.results.iter().map(|(id, ty)| format!("{id}:{ty}")).collect();

@@ -24,13 +24,13 @@ fn errors_name_line_and_problem() {
         ("", "line 1: no graph"),
         ("grph a b", "line 1: `graph` is expected first"),
         ("graph a b vocab=1 hidden=x", "line 1: `x` is not what is expected here"),
-        ("graph a b vocab=1 hidden=1", "line 2: no return"),
-        ("graph a b vocab=1 hidden=1\n%0:tokens = token", "line 2: no operation `token`"),
-        ("graph a b vocab=1 hidden=1\n%0:tokens = tokens 1", "line 2: `1` is too much"),
-        ("graph a b vocab=1 hidden=1\n%4294967295:tokens = tokens", "line 2: `%4294967295` is not a value"),
-        ("graph a b vocab=1 hidden=1\nparam @1 x float16[1]", "line 2: parameter 0 is expected, not 1"),
-        ("graph a b vocab=1 hidden=1\nreturn %0\nreturn %0", "line 3: the graph has returned already"),
-        ("graph a b vocab=1 hidden=1\n%0:f32[2,3] = tokens", "line 2: `2` rows"),
+        ("graph a b vocab=1 hidden=1 layers=1", "line 2: no return"),
+        ("graph a b vocab=1 hidden=1 layers=1\n%0:tokens = token", "line 2: no operation `token`"),
+        ("graph a b vocab=1 hidden=1 layers=1\n%0:tokens = tokens 1", "line 2: `1` is too much"),
+        ("graph a b vocab=1 hidden=1 layers=1\n%4294967295:tokens = tokens", "line 2: `%4294967295` is not a value"),
+        ("graph a b vocab=1 hidden=1 layers=1\nparam @1 x float16[1]", "line 2: parameter 0 is expected, not 1"),
+        ("graph a b vocab=1 hidden=1 layers=1\nreturn %0\nreturn %0", "line 3: the graph has returned already"),
+        ("graph a b vocab=1 hidden=1 layers=1\n%0:f32[2,3] = tokens", "line 2: `2` rows"),
     ] {
         assert_eq!(parse(text).unwrap_err().to_string(), expected);
     }

@@ -48,5 +48,5 @@ const DEFAULTS: Defaults =
 fn read(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
     let config = read::decoder(family, fields, &DEFAULTS)?;
     let bias = fields.flag(&["use_bias"], false)?;
-    Ok(ModelConfig { biases: Biases { qkv: bias, attention_output: bias, mlp: bias, head: false }, ..config })
+    Ok(ModelConfig { biases: Biases { qkv: bias, attention_output: bias, mlp: bias, ..Biases::default() }, ..config })
 }

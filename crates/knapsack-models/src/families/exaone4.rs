@@ -40,8 +40,9 @@ fn read(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConfig, Con
     config.set_windows(fields, &DEFAULTS.rope, window, |layer| pattern[layer as usize % pattern.len()])?;
     if window.is_some() {
         for layer in &mut config.layers {
-            let attention = layer.attention_mut();
-            attention.rope = attention.rope.filter(|_| attention.window.is_some());
+            if let Some(attention) = layer.attention_mut() {
+                attention.rope = attention.rope.filter(|_| attention.window.is_some());
+            }
         }
     }
     Ok(config)

@@ -12,6 +12,7 @@ use crate::rope::{PLAIN, RopeDefaults, Windowed};
 use crate::table::{Change, Modules, Role, Section, row};
 use crate::write::{MlcConfig, whole};
 use serde_json::{Map, Value};
+use std::sync::LazyLock;
 
 pub(crate) static GEMMA3_TEXT: Family = Family {
     name: "gemma3_text",
@@ -19,6 +20,7 @@ pub(crate) static GEMMA3_TEXT: Family = Family {
     models: "Gemma 3, text",
     checked: super::GENERATED,
     modules: &MODULES,
+    skips: super::VISION,
     read,
     finish_mlc,
     write,
@@ -54,7 +56,24 @@ static MODULES: Modules = Modules {
 /// Only the global layers' embedding is ever scaled.
 const ROPE: RopeDefaults = RopeDefaults { base: 1e6, windowed: Windowed::Unscaled(Some(1e4)), ..PLAIN };
 
+/// What transformers assumes where a configuration is silent: those of the models that see give a few sizes only.
+static SIZES: LazyLock<Map<String, Value>> = LazyLock::new(|| {
+    let sizes = [
+        ("hidden_size", 2304),
+        ("intermediate_size", 9216),
+        ("num_hidden_layers", 26),
+        ("num_attention_heads", 8),
+        ("num_key_value_heads", 4),
+        ("head_dim", 256),
+        ("vocab_size", 262_208),
+        ("max_position_embeddings", 131_072),
+        ("sliding_window", 4096),
+    ];
+    sizes.into_iter().map(|(key, size)| (key.to_owned(), Value::from(size))).collect()
+});
+
 fn read(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
+    let fields = &if fields.mlc { *fields } else { fields.or(&SIZES) };
     let mut config = gemma::read(family, fields)?;
     let window = fields.positions(&["sliding_window", "sliding_window_size"])?;
     let pattern = fields.count(&["sliding_window_pattern", "_sliding_window_pattern"])?.unwrap_or(6).max(1);

@@ -64,7 +64,7 @@ fn read(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConfig, Con
         return Err(ConfigError::NotSupported { key, found, family: family.name });
     }
     Ok(ModelConfig {
-        biases: Biases { qkv: true, attention_output: true, mlp: true, head: false },
+        biases: Biases { qkv: true, attention_output: true, mlp: true, ..Biases::default() },
         parallel_residual: fields.flag(&["use_parallel_residual"], true)?,
         ..config
     })

@@ -83,8 +83,9 @@ fn read_hybrid(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConf
     };
     for layer in &mut config.layers {
         layer.intermediate = wide;
-        let attention = layer.attention_mut();
-        attention.rope = attention.rope.filter(|_| rotates);
+        if let Some(attention) = layer.attention_mut() {
+            attention.rope = attention.rope.filter(|_| rotates);
+        }
     }
     Ok(config)
 }

@@ -61,7 +61,7 @@ fn read(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConfig, Con
 pub(crate) fn biases(fields: &Fields<'_>) -> Result<Biases, ConfigError> {
     let attention = fields.flag(&["attention_bias"], false)?;
     let mlp = fields.flag(&["mlp_bias"], false)?;
-    Ok(Biases { qkv: attention, attention_output: attention, mlp, head: false })
+    Ok(Biases { qkv: attention, attention_output: attention, mlp, ..Biases::default() })
 }
 
 fn write(config: &ModelConfig, hf: &Value) -> Map<String, Value> {

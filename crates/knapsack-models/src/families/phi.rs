@@ -98,7 +98,7 @@ const DEFAULTS: Defaults = Defaults {
 fn read(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
     let config = read::decoder(family, fields, &DEFAULTS)?;
     read::must_be_off(family, fields, &["qk_layernorm", "tie_word_embeddings"])?;
-    let biases = Biases { qkv: true, attention_output: true, mlp: true, head: true };
+    let biases = Biases { qkv: true, attention_output: true, mlp: true, head: true, ..Biases::default() };
     Ok(ModelConfig { biases, parallel_residual: true, ..config })
 }
 

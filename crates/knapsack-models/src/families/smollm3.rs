@@ -28,8 +28,9 @@ fn read(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConfig, Con
     let window = if on { fields.positions(&["sliding_window"])? } else { None };
     config.set_windows(fields, &DEFAULTS.rope, window, |layer| !rotated[layer as usize])?;
     for (layer, rotated) in config.layers.iter_mut().zip(rotated) {
-        let attention = layer.attention_mut();
-        attention.rope = attention.rope.filter(|_| rotated);
+        if let Some(attention) = layer.attention_mut() {
+            attention.rope = attention.rope.filter(|_| rotated);
+        }
     }
     Ok(config)
 }

@@ -1,12 +1,12 @@
 //! Writes a graph node by node.
 
 use super::GraphError;
-use crate::config::{Attention, ModelConfig};
+use crate::config::{Attention, Mixer, ModelConfig};
 use crate::rope::RopeFrequencies;
 use crate::table::Role;
 use knapsack_ir::{
-    Columns, Graph, Growth, KvLayer, Node, Norm, Op, Parameter, ParameterId, RopeTable, Storage, Type, ValueId, Weight,
-    Windows, infer,
+    Columns, Graph, Growth, KvLayer, Node, Norm, Op, Parameter, ParameterId, RopeTable, StateLayer, Storage, Type,
+    ValueId, Weight, Windows, infer,
 };
 use knapsack_tensor::{GroupFormat, Quantization};
 use std::collections::HashMap;
@@ -37,9 +37,11 @@ impl<'a> Builder<'a> {
             quantization: quantization.name.to_owned(),
             vocab: config.vocab,
             hidden: config.hidden,
+            layers: config.layers.len() as u32,
             parameters: vec![],
             rope_tables: vec![],
             kv_layers: kv_layers(config, quantization, windows),
+            states: states(config),
             nodes: vec![],
             output: ValueId(0),
         };
@@ -96,7 +98,12 @@ impl<'a> Builder<'a> {
             .ok_or_else(|| GraphError::Parameter { family: self.config.family.name, name: parameter.to_owned() })
     }
 
-    fn vector(&self, parameter: &str) -> Result<Option<ParameterId>, GraphError> {
+    /// A parameter that is no matrix, by its whole name.
+    pub(crate) fn parameter(&self, name: &str) -> Result<ParameterId, GraphError> {
+        self.entry(name).map(|entry| entry.first)
+    }
+
+    pub(crate) fn vector(&self, parameter: &str) -> Result<Option<ParameterId>, GraphError> {
         if self.has(parameter) { self.entry(parameter).map(|entry| Some(entry.first)) } else { Ok(None) }
     }
 
@@ -127,17 +134,38 @@ impl<'a> Builder<'a> {
         if (grown as usize) < self.graph.rope_tables.len() { grown } else { table }
     }
 
-    /// A normalization over groups of `width` columns, of the configuration's kind.
-    pub(crate) fn norm(&mut self, input: ValueId, module: &str, width: u32, epsilon: f32) -> Built {
+    /// What a normalization over groups of `width` columns is with the weights of a module.
+    pub(crate) fn norm_of(&self, module: &str, width: u32, epsilon: f32) -> Result<Norm, GraphError> {
         let weight = Some(self.entry(&format!("{module}.weight"))?.first);
         let bias = self.vector(&format!("{module}.bias"))?;
-        let kind = self.config.norm;
-        self.push(Op::Norm { input, norm: Norm { kind, epsilon, width, weight, bias } })
+        Ok(Norm { kind: self.config.norm, epsilon, width, weight, bias })
+    }
+
+    /// A normalization over groups of `width` columns, of the configuration's kind.
+    pub(crate) fn norm(&mut self, input: ValueId, module: &str, width: u32, epsilon: f32) -> Built {
+        let norm = self.norm_of(module, width, epsilon)?;
+        self.push(Op::Norm { input, norm })
     }
 
     pub(crate) fn slice(&mut self, input: ValueId, start: u32, width: u32) -> Built {
         self.push(Op::Slice { input, columns: Columns::range(start, width) })
     }
+}
+
+/// What the layers remember that have no attention, in their order.
+fn states(config: &ModelConfig) -> Vec<StateLayer> {
+    let mut states = vec![];
+    for layer in &config.layers {
+        match layer.mixer {
+            Mixer::Attention(_) => {}
+            Mixer::Conv { taps } => states.push(StateLayer::Conv { channels: config.hidden, taps }),
+            Mixer::Delta(delta) => states.extend([
+                StateLayer::Conv { channels: u32::try_from(delta.columns()).unwrap_or(u32::MAX), taps: delta.taps },
+                StateLayer::Delta { heads: delta.heads, key_dim: delta.key_dim, value_dim: delta.value_dim },
+            ]),
+        }
+    }
+    states
 }
 
 /// The cache of each layer. A layer's own window (gemma2, gemma3) is part of the model and has no sinks; the window of the

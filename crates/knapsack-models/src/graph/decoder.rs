@@ -1,9 +1,10 @@
 //! The decoder that all families are instances of: what a family does not have, its table has no row for.
 
 use super::{Builder, GraphError};
-use crate::config::{Attention, Mixer, QueryKeyNorm};
+use crate::config::{Attention, AttentionGate, Delta, Mixer, QueryKeyNorm};
 use crate::table::Role;
-use knapsack_ir::{Graph, Op, ValueId};
+use knapsack_ir::{CausalConv, Columns, GatedDelta, Graph, Op, ValueId};
+use knapsack_tensor::Activation;
 
 /// Writes the whole model.
 pub(crate) fn decoder(mut b: Builder<'_>) -> Result<Graph, GraphError> {
@@ -16,8 +17,14 @@ pub(crate) fn decoder(mut b: Builder<'_>) -> Result<Graph, GraphError> {
     if factor != 1.0 {
         stream = b.push(Op::Scale { input: stream, factor })?;
     }
+    let (mut cache, mut state) = (0, 0);
     for (layer, description) in config.layers.iter().enumerate() {
-        stream = Layer { b: &mut b, layer: layer as u32, description }.write(stream)?;
+        stream = Layer { b: &mut b, layer: layer as u32, cache, state, description }.write(stream)?;
+        match description.mixer {
+            Mixer::Attention(_) => cache += 1,
+            Mixer::Conv { .. } => state += 1,
+            Mixer::Delta(_) => state += 2,
+        }
     }
     let row = b.push(Op::SelectRow { input: stream })?;
     let norm = b.module(Role::FinalNorm, None)?;
@@ -41,6 +48,10 @@ pub(crate) fn decoder(mut b: Builder<'_>) -> Result<Graph, GraphError> {
 struct Layer<'b, 'a> {
     b: &'b mut Builder<'a>,
     layer: u32,
+    /// Its cache, when it has attention.
+    cache: u32,
+    /// Its first state, when it has not.
+    state: u32,
     description: &'a crate::config::Layer,
 }
 
@@ -75,8 +86,11 @@ impl Layer<'_, '_> {
             (true, Some(_)) => Some(self.norm(stream, Role::MlpNorm)?),
             (true, None) => Some(normed),
         };
-        let Mixer::Attention(attention) = self.description.mixer;
-        let mixed = self.attention(normed, &attention)?;
+        let mixed = match self.description.mixer {
+            Mixer::Attention(attention) => self.attention(normed, &attention)?,
+            Mixer::Conv { .. } => self.conv(normed)?,
+            Mixer::Delta(delta) => self.delta(normed, &delta)?,
+        };
         let mixed = self.norm(mixed, Role::PostAttentionNorm)?;
         let sum = self.b.push(Op::Add { a: stream, b: mixed })?;
         let input = match beside {
@@ -91,7 +105,16 @@ impl Layer<'_, '_> {
     fn attention(&mut self, input: ValueId, attention: &Attention) -> Built {
         let config = self.b.config;
         let (queries, keys) = (attention.heads * attention.head_dim, attention.kv_heads * attention.head_dim);
+        let mut gate = None;
         let [q, k, v] = match self.module(Role::Qkv) {
+            Some(fused) if config.attention_gate == AttentionGate::Elements => {
+                let qkv = self.b.linear(input, &fused)?;
+                let width = attention.head_dim;
+                let of = |start| Columns { start, width, count: attention.heads, stride: 2 * width };
+                let q = self.b.push(Op::Slice { input: qkv, columns: of(0) })?;
+                gate = Some(self.b.push(Op::Slice { input: qkv, columns: of(width) })?);
+                [q, self.b.slice(qkv, 2 * queries, keys)?, self.b.slice(qkv, 2 * queries + keys, keys)?]
+            }
             Some(fused) => {
                 let qkv = self.b.linear(input, &fused)?;
                 let mut slice = |start, width| self.b.slice(qkv, start, width);
@@ -101,12 +124,55 @@ impl Layer<'_, '_> {
                 [self.linear(input, Role::Query)?, self.linear(input, Role::Key)?, self.linear(input, Role::Value)?]
             }
         };
+        if self.module(Role::AttentionGate).is_some() {
+            gate = Some(self.linear(input, Role::AttentionGate)?);
+        }
         let query = self.positioned(q, Role::QueryNorm, attention)?;
         let key = self.positioned(k, Role::KeyNorm, attention)?;
-        let cache = self.b.push(Op::Append { key, value: v, layer: self.layer })?;
+        let cache = self.b.push(Op::Append { key, value: v, layer: self.cache })?;
         let (scale, soft_cap) = (config.attention_scale, config.attention_soft_cap);
-        let attended = self.b.push(Op::Attention { query, cache, scale, soft_cap })?;
+        let mut attended = self.b.push(Op::Attention { query, cache, scale, soft_cap, gate: None })?;
+        if let Some(gate) = gate {
+            attended = self.b.push(Op::Gate { input: attended, gate })?;
+        }
         self.linear(attended, Role::Output)
+    }
+
+    /// A convolution over the last tokens, of which no weight is a matrix.
+    fn convolved(&mut self, input: ValueId, weight: &str, bias: Option<&str>, state: u32) -> Built {
+        let weight = self.b.parameter(weight)?;
+        let bias = bias.map_or(Ok(None), |bias| self.b.vector(bias))?;
+        let (start, gate_in, gate_out, activation) = (0, None, None, None);
+        self.b.push(Op::CausalConv(CausalConv { input, start, gate_in, gate_out, weight, bias, activation, state }))
+    }
+
+    fn conv(&mut self, input: ValueId) -> Built {
+        let hidden = self.b.config.hidden;
+        let all = self.linear(input, Role::ConvIn)?;
+        let (before, after) = (self.b.slice(all, 0, hidden)?, self.b.slice(all, hidden, hidden)?);
+        let x = self.b.slice(all, 2 * hidden, hidden)?;
+        let gated = self.b.push(Op::Mul { a: before, b: x })?;
+        let module = self.b.module(Role::Conv, Some(self.layer))?;
+        let (weight, bias) = (format!("{module}.weight"), format!("{module}.bias"));
+        let y = self.convolved(gated, &weight, Some(&bias), self.state)?;
+        let product = self.b.push(Op::Mul { a: after, b: y })?;
+        self.linear(product, Role::ConvOut)
+    }
+
+    fn delta(&mut self, input: ValueId, delta: &Delta) -> Built {
+        let qkv = self.linear(input, Role::DeltaQkv)?;
+        let gate = self.linear(input, Role::DeltaGate)?;
+        let (decay, write) = (self.linear(input, Role::DeltaDecay)?, self.linear(input, Role::DeltaWrite)?);
+        let name = |this: &Self, role| this.b.module(role, Some(this.layer));
+        let qkv = self.convolved(qkv, &name(self, Role::DeltaConv)?, None, self.state)?;
+        let qkv = self.b.push(Op::Activation { input: qkv, function: Activation::Silu })?;
+        let decay_log = self.b.parameter(&name(self, Role::DeltaLog)?)?;
+        let decay_bias = self.b.parameter(&name(self, Role::DeltaBias)?)?;
+        let norm = self.b.norm_of(&name(self, Role::DeltaNorm)?, delta.value_dim, self.b.config.norm_epsilon)?;
+        let (key_heads, state) = (delta.key_heads, self.state + 1);
+        let op = GatedDelta { qkv, decay, write, gate, decay_log, decay_bias, norm, key_heads, state };
+        let mixed = self.b.push(Op::GatedDelta(op))?;
+        self.linear(mixed, Role::DeltaOut)
     }
 
     /// Normalizes q or k heads, where the model does, and rotates them, where the layer does.

@@ -16,9 +16,17 @@ fn session(context: Option<u32>, window: Option<u32>, sinks: u32, chunk: u32) ->
     Session::new(Box::new(Scripted::new(info(VOCAB, context, window, sinks, chunk), Box::new(fingerprint))))
 }
 
+/// The same model with a state.
+fn recurrent(context: Option<u32>, window: Option<u32>, chunk: u32) -> Session {
+    Session::new(Box::new(Scripted::recurrent(info(VOCAB, context, window, 0, chunk), Box::new(fingerprint))))
+}
+
 /// A prompt that shares a prefix with what the cache holds.
 #[derive(Clone, Debug)]
 struct Turn {
+    /// Where a state is set aside, and whether the call is cancelled before it is done.
+    aside: Option<usize>,
+    cancelled: bool,
     keep: usize,
     fresh: Vec<u32>,
     decode: Vec<u32>,
@@ -26,7 +34,14 @@ struct Turn {
 
 fn turns() -> impl Strategy<Value = Vec<Turn>> {
     let tokens = || proptest::collection::vec(0..VOCAB, 0..12);
-    let turn = (0usize..60, tokens(), tokens()).prop_map(|(keep, fresh, decode)| Turn { keep, fresh, decode });
+    let how = (prop::option::of(0usize..40), prop::bool::weighted(0.2));
+    let turn = (how, 0usize..60, tokens(), tokens()).prop_map(|((aside, cancelled), keep, fresh, decode)| Turn {
+        aside,
+        cancelled,
+        keep,
+        fresh,
+        decode,
+    });
     proptest::collection::vec(turn, 1..8)
 }
 
@@ -40,7 +55,12 @@ fn check(mut session: Session, fresh_session: impl Fn() -> Session, turns: Vec<T
             assert!(session.prefill(&prompt, &cancel).is_err());
             continue;
         }
-        session.prefill(&prompt, &cancel).unwrap();
+        if turn.cancelled {
+            let cancel = CancelFlag::new();
+            cancel.cancel();
+            assert!(matches!(session.prefill_keeping(&prompt, turn.aside, &cancel), Err(EngineError::Cancelled)));
+        }
+        session.prefill_keeping(&prompt, turn.aside, &cancel).unwrap();
         let mut fresh = fresh_session();
         fresh.prefill(&prompt, &cancel).unwrap();
         assert_eq!(session.logits(), fresh.logits());
@@ -69,6 +89,35 @@ proptest! {
         let make = || session(None, Some(window), sinks, chunk);
         check(make(), make, turns);
     }
+}
+
+proptest! {
+    /// The scripted device checks that a state is that of the position before.
+    #[test]
+    fn reuse_changes_nothing_with_a_state(turns in turns(), window in prop::option::of(1u32..9), chunk in 1u32..6) {
+        let context = window.is_none().then_some(40);
+        let make = || recurrent(context, window, chunk);
+        check(make(), make, turns);
+    }
+}
+
+#[test]
+fn a_state_is_gone_back_to_where_it_was_set_aside() {
+    let model = Scripted::recurrent(info(VOCAB, Some(40), None, 0, 4), Box::new(fingerprint));
+    let computed = model.computed.clone();
+    let mut session = Session::new(Box::new(model));
+    let cancel = CancelFlag::new();
+    // A prompt of which the last two tokens ask for the answer.
+    assert_eq!(session.prefill_keeping(&[1, 2, 3, 4, 5, 6], Some(4), &cancel).unwrap(), 0);
+    session.append(&[3, 3], &cancel).unwrap();
+    // The next keeps what was said and leaves out what was thought; and so does the one after it.
+    assert_eq!(session.prefill_keeping(&[1, 2, 3, 4, 0, 0, 5, 6], Some(6), &cancel).unwrap(), 4);
+    session.append(&[3], &cancel).unwrap();
+    assert_eq!(session.prefill_keeping(&[1, 2, 3, 4, 0, 0, 1, 5, 6], Some(7), &cancel).unwrap(), 6);
+    assert_eq!(computed.load(Ordering::Relaxed), 6 + 2 + 4 + 1 + 3);
+    // The same prompt again, and one that differs earlier.
+    assert_eq!(session.prefill_keeping(&[1, 2, 3, 4, 0, 0, 1, 5, 6], Some(7), &cancel).unwrap(), 7);
+    assert_eq!(session.prefill(&[1, 2, 3, 0], &cancel).unwrap(), 0);
 }
 
 #[test]

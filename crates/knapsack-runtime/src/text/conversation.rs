@@ -119,6 +119,18 @@ impl MlcTemplate {
     /// # Errors
     /// A role that the template does not define, or a prompt beyond 16 MiB.
     pub fn render(&self, messages: &[Message], options: &PromptOptions) -> Result<Prompt, TextError> {
+        self.rendered(messages, options, true)
+    }
+
+    /// The same without what asks for the answer.
+    ///
+    /// # Errors
+    /// As [`ConvTemplate::render`].
+    pub fn render_said(&self, messages: &[Message], options: &PromptOptions) -> Result<Prompt, TextError> {
+        self.rendered(messages, options, false)
+    }
+
+    fn rendered(&self, messages: &[Message], options: &PromptOptions, ask: bool) -> Result<Prompt, TextError> {
         let raw = &*self.raw;
         let system: Vec<&str> =
             messages.iter().filter(|message| message.role == Role::System).map(|message| &*message.content).collect();
@@ -161,8 +173,10 @@ impl MlcTemplate {
             fill(&mut out, template.map_or(&*key, String::as_str), &key, content, turn.at.is_none())?;
             out.own(if turn.role == "assistant" { &raw.seps[raw.seps.len() - 1] } else { &raw.seps[0] })?;
         }
-        out.own(self.role("assistant")?)?;
-        out.own(&raw.role_empty_sep)?;
+        if ask {
+            out.own(self.role("assistant")?)?;
+            out.own(&raw.role_empty_sep)?;
+        }
         let (text, data) = out.text.into_parts();
         let data = if options.special_tokens_in_text { Vec::new() } else { data };
         Ok(Prompt { prefix: raw.system_prefix_token_ids.clone().unwrap_or_default(), text, data })

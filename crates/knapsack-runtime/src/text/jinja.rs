@@ -53,8 +53,31 @@ impl JinjaTemplate {
     /// # Errors
     /// A template that does not parse, refuses the conversation, fails, or runs out of its bounds.
     pub fn render(&self, messages: &[Message], options: &PromptOptions, now: SystemTime) -> Result<Prompt, TextError> {
+        self.rendered(messages, options, now, true)
+    }
+
+    /// The same without what asks for the answer.
+    ///
+    /// # Errors
+    /// As [`JinjaTemplate::render`].
+    pub fn render_said(
+        &self,
+        messages: &[Message],
+        options: &PromptOptions,
+        now: SystemTime,
+    ) -> Result<Prompt, TextError> {
+        self.rendered(messages, options, now, false)
+    }
+
+    fn rendered(
+        &self,
+        messages: &[Message],
+        options: &PromptOptions,
+        now: SystemTime,
+        ask: bool,
+    ) -> Result<Prompt, TextError> {
         let template = self.template.as_ref().map_err(|error| self.failed(error.clone()))?;
-        let context = self.context(messages, options);
+        let context = self.context(messages, options, ask);
         let limits = Limits { output: MAX_PROMPT_BYTES, ..Limits::default() };
         let text = template
             .render(&context, &|format| clock::strftime(format, now), limits)
@@ -71,7 +94,7 @@ impl JinjaTemplate {
         }
     }
 
-    fn context<'a>(&'a self, messages: &[Message], options: &'a PromptOptions) -> Vec<(&'a str, Context)> {
+    fn context<'a>(&'a self, messages: &[Message], options: &'a PromptOptions, ask: bool) -> Vec<(&'a str, Context)> {
         let list = |items: &[Value]| match items {
             [] => Context::Data(Value::Null),
             items => Context::Data(Value::from(items)),
@@ -85,7 +108,7 @@ impl JinjaTemplate {
         let given = options.variables.iter().filter(|(name, _)| !OWN.contains(&name.as_str()));
         context.extend(given.map(|(name, value)| (name.as_str(), Context::Data(value.clone()))));
         context.push(("tools", list(&options.tools)));
-        context.push(("add_generation_prompt", Context::Data(Value::Bool(true))));
+        context.push(("add_generation_prompt", Context::Data(Value::Bool(ask))));
         context.push(("messages", Context::List(messages.iter().map(message).collect())));
         context
     }

@@ -20,4 +20,15 @@ impl ChatTemplate {
             ChatTemplate::Jinja(template) => template.render(messages, options, clock::local_now()),
         }
     }
+
+    /// The same without what asks for the answer: what of a prompt stays as it is in the prompt of the next turn.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_said(&self, messages: &[Message], options: &PromptOptions) -> Result<Prompt, TextError> {
+        match self {
+            ChatTemplate::Conversation(template) => template.render_said(messages, options),
+            ChatTemplate::Jinja(template) => template.render_said(messages, options, clock::local_now()),
+        }
+    }
 }

@@ -139,6 +139,7 @@ impl<'a> Fitted<'a> {
             "prefill_chunk_size": chunk,
             "weights": memory.weights,
             "kv_cache": memory.kv_cache,
+            "state": memory.state,
             "workspace": memory.workspace,
             "tokenizer": self.tokenizer,
             "total": memory.total() + self.tokenizer,

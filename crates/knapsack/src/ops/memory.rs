@@ -121,12 +121,13 @@ impl<'a> ModelMemory<'a> {
 
     fn write(&self, phones: &[DeviceProfile], text: &mut String) -> Result<()> {
         let Planned { model, windows, memory, tokenizer, .. } = self.planned;
-        let MemoryPlan { weights, kv_cache, workspace } = memory;
+        let parts = memory.parts().chain([("tokenizer", tokenizer.bytes)]);
+        let parts: Vec<String> = parts.map(|(name, bytes)| format!("{name} {bytes}")).collect();
         writeln!(text, "{} ({}, {})", self.planned.id(), model.quantization.name, sizes(windows))?;
         writeln!(
             text,
-            "  weights {weights} + KV cache {kv_cache} + workspace {workspace} + tokenizer {} = {} bytes; largest buffer {}\n",
-            tokenizer.bytes,
+            "  {} = {} bytes; largest buffer {}\n",
+            parts.join(" + "),
             self.planned.total(),
             bytes(self.largest_buffer)
         )?;

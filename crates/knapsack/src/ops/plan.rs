@@ -26,7 +26,10 @@ pub fn run(args: &PlanArgs, reporter: &Reporter) -> Result<()> {
 
 /// The memory of each planned model: exact bytes, since that is what the plan is about.
 pub fn table<'a>(models: impl IntoIterator<Item = &'a Planned>) -> Table {
-    let numbers = ["window", "chunk", "weights", "KV cache", "workspace", "tokenizer", "total", "budget"];
+    let models: Vec<&Planned> = models.into_iter().collect();
+    let recurrent = models.iter().any(|model| model.memory.state > 0);
+    let numbers = ["window", "chunk", "weights", "KV cache"].into_iter().chain(recurrent.then_some("state"));
+    let numbers = numbers.chain(["workspace", "tokenizer", "total", "budget"]);
     let columns: Vec<_> =
         std::iter::once(("model", Align::Left)).chain(numbers.map(|name| (name, Align::Right))).collect();
     let mut table = Table::new(&columns);
@@ -37,7 +40,9 @@ pub fn table<'a>(models: impl IntoIterator<Item = &'a Planned>) -> Table {
             None => windows.context.to_string(),
         };
         let memory = &model.memory;
-        let bytes = [memory.weights, memory.kv_cache, memory.workspace, model.tokenizer.bytes, model.total()];
+        let state = recurrent.then_some(memory.state);
+        let bytes = [memory.weights, memory.kv_cache].into_iter().chain(state);
+        let bytes = bytes.chain([memory.workspace, model.tokenizer.bytes, model.total()]);
         let bytes = bytes.map(|bytes| bytes.to_string());
         let budget = model.declared().map_or("as planned".to_owned(), |declared| declared.to_string());
         let sizes = [model.id().to_owned(), window, windows.chunk.to_string()];

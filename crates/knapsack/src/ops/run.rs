@@ -186,6 +186,5 @@ pub(super) fn stats(reporter: &Reporter, answer: &Generation, load_time: Duratio
 
 /// `512 bytes (weights 1, KV cache 2, workspace 3)`.
 pub(super) fn memory_line(memory: MemoryPlan) -> String {
-    let MemoryPlan { weights, kv_cache, workspace } = memory;
-    format!("{} bytes (weights {weights}, KV cache {kv_cache}, workspace {workspace})", memory.total())
+    format!("{} bytes ({memory})", memory.total())
 }

@@ -24,6 +24,7 @@ uint standin_group_id(uint axis);
 uint standin_subgroup_size(void);
 uint standin_subgroups(void);
 float standin_exp(float);
+float standin_log(float);
 float standin_tanh(float);
 float standin_sqrt(float);
 
@@ -43,6 +44,7 @@ float standin_sqrt(float);
 #define convert_uint4(v) __builtin_convertvector(v, uint4)
 
 #define exp(x) standin_exp(x)
+#define log(x) standin_log(x)
 #define tanh(x) standin_tanh(x)
 #define rsqrt(x) (1.0f / standin_sqrt(x))
 OVERLOADED float fabs(float x) { return x < 0.0f ? -x : x; }

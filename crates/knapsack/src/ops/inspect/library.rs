@@ -5,7 +5,7 @@ use crate::report::Reporter;
 use crate::table::{Align, Table, bytes};
 use anyhow::Result;
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::plan::{Function, KvLayer, Op};
+use knapsack_artifact::plan::{Function, KvLayer, Op, StateLayer};
 use knapsack_compiler::codegen::{KernelTraffic, Traffic, kernel_traffic};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -95,6 +95,9 @@ fn describe(found: &FoundLibrary, show: Show) -> String {
     line("windows", windows(library));
     line("memory", memory(library));
     line("KV cache", kv_cache(&library.kv_cache));
+    if !library.states.is_empty() {
+        line("state", states(&library.states));
+    }
     line("weights", format!("{} tensors", library.parameters.len()));
     for (name, function) in [("prefill", &library.prefill), ("decode", &library.decode), ("head", &library.head)] {
         line(name, format!("{} launches: {}", function.launches.len(), operations(function)));
@@ -132,14 +135,8 @@ pub(super) fn windows(library: &ModelLibrary) -> String {
 /// The memory plan, with exact bytes.
 pub(super) fn memory(library: &ModelLibrary) -> String {
     let memory = &library.memory;
-    format!(
-        "{} (weights {}, KV cache {}, workspace {}; {} bytes)",
-        bytes(memory.total()),
-        bytes(memory.weights),
-        bytes(memory.kv_cache),
-        bytes(memory.workspace),
-        memory.total()
-    )
+    let parts: Vec<_> = memory.parts().map(|(name, count)| format!("{name} {}", bytes(count))).collect();
+    format!("{} ({}; {} bytes)", bytes(memory.total()), parts.join(", "), memory.total())
 }
 
 fn kv_cache(layers: &[KvLayer]) -> String {
@@ -154,6 +151,24 @@ fn kv_cache(layers: &[KvLayer]) -> String {
         let window = layer.window.map(|window| format!(", window {window}")).unwrap_or_default();
         let (heads, dim, positions) = (layer.kv_heads, layer.head_dim, layer.positions);
         format!("{count} x {heads} heads of {dim}, {positions} positions{window}, {}", layer.dtype)
+    };
+    groups.iter().map(group).collect::<Vec<_>>().join("; ")
+}
+
+/// What recurrent layers remember.
+fn states(states: &[StateLayer]) -> String {
+    let mut groups: Vec<(StateLayer, usize)> = Vec::new();
+    for state in states {
+        match groups.iter_mut().find(|(known, _)| known == state) {
+            Some((_, count)) => *count += 1,
+            None => groups.push((*state, 1)),
+        }
+    }
+    let group = |(state, count): &(StateLayer, usize)| match state {
+        StateLayer::Conv { channels, taps } => format!("{count} x {channels} channels, {taps} taps"),
+        StateLayer::Delta { heads, key_dim, value_dim } => {
+            format!("{count} x {heads} heads of {key_dim} x {value_dim}")
+        }
     };
     groups.iter().map(group).collect::<Vec<_>>().join("; ")
 }
@@ -206,6 +221,8 @@ fn shape(op: &Op) -> String {
         Op::Linear(op) => format!("{} -> {}", op.input.columns, op.out_features),
         Op::RopeAppend(op) => format!("{} + 2 x {} heads of {}", op.heads, op.kv_heads, op.head_dim),
         Op::Attention(op) => format!("{} / {} heads of {}", op.heads, op.kv_heads, op.head_dim),
+        Op::CausalConv(op) => format!("{} channels, {} taps", op.output.columns, op.taps),
+        Op::GatedDelta(op) => format!("{} / {} heads of {} x {}", op.heads, op.key_heads, op.key_dim, op.value_dim),
     }
 }
 
