@@ -217,7 +217,7 @@ fn a_projection_of_a_few_tokens_changes_nothing() {
 #[test]
 fn what_must_follow_is_computed_at_once_and_counts() {
     let sandbox = Sandbox::new();
-    let mut engine = engine(&sandbox);
+    let (mut engine, asked) = counted(&sandbox, true);
     let text = "{\"status\": \"everything is as it should be\"}";
     let only = Grammar::Regex(text.replace('{', "\\{").replace('}', "\\}"));
     let options = GenerateOptions { grammar: Some(only), ..GenerateOptions::new(SamplingOptions::GREEDY) };
@@ -225,6 +225,8 @@ fn what_must_follow_is_computed_at_once_and_counts() {
     assert_eq!((forced.text.as_str(), forced.finish), (text, FinishReason::Stop));
     // All but what the last token could still become was part of the prompt's computation.
     assert!(forced.stats.decode_steps <= 3 && forced.stats.generated_tokens > 10, "{:?}", forced.stats);
+    let reads: usize = asked.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+    assert!(reads <= 3, "logits were read {reads} times");
     // With log probabilities each token is drawn, and the answer is the same.
     let drawn = answer(&mut engine, "Status: ", &GenerateOptions { logprobs: Some(1), ..options.clone() });
     assert_eq!((&drawn.text, drawn.logprobs.len()), (&forced.text, drawn.tokens.len()));
