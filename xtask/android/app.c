@@ -2,7 +2,6 @@
  * answer of the package's only model. */
 #include "knapsack.h"
 #include <dlfcn.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,13 +24,14 @@ static void on_model(void *context, const KnapsackModelInfo *info) {
     snprintf(model, sizeof model, "%.*s", (int)info->id.len, (const char *)info->id.data);
 }
 
-static bool on_text(void *context, KnapsackStr piece) {
+static bool on_piece(void *context, uint32_t kind, KnapsackStr piece) {
+    (void)kind;
     ++*(int *)context;
     return fwrite(piece.data, 1, piece.len, stdout) == piece.len;
 }
 
-static bool end_at_once(void *context, KnapsackStr piece) {
-    (void)context, (void)piece;
+static bool end_at_once(void *context, uint32_t kind, KnapsackStr piece) {
+    (void)context, (void)kind, (void)piece;
     return false;
 }
 
@@ -77,17 +77,17 @@ int main(int argc, char **argv) {
     knapsack_cancel_raise_(at_once);
     CHECK(!knapsack_load_(models, text(model), at_once, &error) && knapsack_error_code_(error) == 16);
     knapsack_error_free_(error);
-    KnapsackMessage question = {.role = 1, .content = text("What is 37 plus 48?")};
-    KnapsackOptions options = {.size = sizeof options, .temperature = 0, .top_p = NAN, .repetition_penalty = NAN};
-    options.presence_penalty = options.frequency_penalty = NAN;
+    const char *turns = "{\"temperature\": %d, \"messages\": [{\"role\": \"user\", \"content\": \"What is 37 plus 48?\"}]}";
+    char question[200], refused[200];
+    snprintf(question, sizeof question, turns, 0);
+    snprintf(refused, sizeof refused, turns, -1);
     KnapsackAnswer answer = {.size = sizeof answer};
-    CHECK(knapsack_answer_(models, text(model), &question, 1, &options, never, end_at_once, NULL, &answer, &error));
+    CHECK(knapsack_answer_(models, text(model), text(question), 0, never, end_at_once, NULL, &answer, &error));
     CHECK(answer.finish == 2);
     int pieces = 0;
-    CHECK(knapsack_answer_(models, text(model), &question, 1, &options, never, on_text, &pieces, &answer, &error));
+    CHECK(knapsack_answer_(models, text(model), text(question), 0, never, on_piece, &pieces, &answer, &error));
     CHECK(answer.finish == 0 && pieces > 0 && answer.generated_tokens > 0);
-    options.temperature = -1;
-    CHECK(!knapsack_answer_(models, text(model), &question, 1, &options, never, on_text, &pieces, &answer, &error));
+    CHECK(!knapsack_answer_(models, text(model), text(refused), 0, never, on_piece, &pieces, &answer, &error));
     CHECK(knapsack_error_code_(error) == 2);
     knapsack_error_free_(error);
     printf("\n");

@@ -3,8 +3,8 @@
 
 extern const unsigned char knapsack_model_table[];
 
-static bool on_text(void *context, KnapsackStr text) {
-    (void)context;
+static bool on_piece(void *context, uint32_t kind, KnapsackStr text) {
+    (void)context, (void)kind;
     return text.len > 0;
 }
 
@@ -14,8 +14,7 @@ int main(void) {
     KnapsackModels *models = knapsack_open(&open, &error);
     KnapsackCancel *cancel = knapsack_cancel_new();
     KnapsackStr none = {NULL, 0};
-    KnapsackOptions options = {.size = sizeof options};
     KnapsackAnswer answer = {.size = sizeof answer};
-    bool answered = knapsack_answer(models, none, NULL, 0, &options, cancel, on_text, NULL, &answer, &error);
+    bool answered = knapsack_answer(models, none, none, 0, cancel, on_piece, NULL, &answer, &error);
     return answered && knapsack_abi_version() == KNAPSACK_ABI_VERSION ? 0 : 1;
 }

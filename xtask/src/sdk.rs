@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The compiler that npm has, and what it brings along.
 const KOTLIN: &str = "kotlin-compiler@2.4.20";
+/// The package of PyPI that ships kotlinx.serialization's libraries, which the optional part of the Kotlin library is built with.
+const SERIALIZATION: &str = "kotlin-jupyter-kernel==0.19.0.944";
 /// Debian's release that has Swift 6.
 const SWIFT_SUITE: &str = "trixie";
 
@@ -51,16 +53,21 @@ pub(crate) fn kotlin(root: &Path, repeat: Repeat) -> Result<()> {
     let library = library(root)?.join("libknapsack.so");
     let world = World::start(root, &work)?;
     let compiler = Kotlin::find(root)?;
-    let (main, tests) = (work.join("knapsack.jar"), work.join("tests.jar"));
+    let [main, serialization, tests] =
+        ["knapsack.jar", "serialization.jar", "tests.jar"].map(|name| work.join(name));
     let source = |name: &str| root.join("sdk/android").join(name);
+    let libraries = serialization_libraries(root)?;
+    let libraries: Vec<&Path> = libraries.iter().map(PathBuf::as_path).collect();
     compiler.compile(&[source("src/main")], &[], &main)?;
-    compiler.compile(&[source("src/test")], &[&main], &tests)?;
+    compiler.compile(&[source("src/serialization")], &[&libraries[..], &[&main]].concat(), &serialization)?;
+    compiler.compile(&[source("src/test")], &[&libraries[..], &[&main, &serialization]].concat(), &tests)?;
     // What needs Android's classes is type-checked against their signatures; it cannot run here.
     let stubs = work.join("stubs");
     std::fs::create_dir_all(&stubs)?;
     run(Command::new("javac").arg("-d").arg(&stubs).args(sources(&[source("stubs")], "java")?))?;
     compiler.compile(&[source("src/main"), source("src/android")], &[&stubs], &work.join("android.jar"))?;
-    let classes = [&main, &tests].map(|jar| jar.display().to_string());
+    let classes = libraries.iter().copied().chain([&*main, &*serialization, &*tests]);
+    let classes: Vec<String> = classes.map(|jar| jar.display().to_string()).collect();
     let classes = format!("{}:{}", classes.join(":"), compiler.runtime());
     repeat.times(|| {
         let mut command = Command::new("java");
@@ -240,9 +247,35 @@ impl Kotlin {
         let classes = classes.collect::<Vec<_>>().join(":");
         let mut command = Command::new("java");
         command.arg("-cp").arg(format!("{}/*", self.0.display())).arg("org.jetbrains.kotlin.cli.jvm.K2JVMCompiler");
+        let plugin = self.0.join("kotlinx-serialization-compiler-plugin.jar");
+        command.arg(format!("-Xplugin={}", plugin.display()));
         command.args(["-no-reflect", "-no-stdlib", "-jvm-target", "1.8", "-Werror", "-cp", &classes, "-d"]);
         run(command.arg(out).args(sources(folders, "kt")?))
     }
+}
+
+/// kotlinx.serialization's core and JSON, out of a wheel that brings them along.
+fn serialization_libraries(root: &Path) -> Result<Vec<PathBuf>> {
+    let folder = cache(root)?.join(SERIALIZATION.replace("==", "-"));
+    let jars = || -> Result<Vec<PathBuf>> {
+        let found = sources(std::slice::from_ref(&folder), "jar")?;
+        let name = |jar: &PathBuf| jar.file_name().is_some_and(|name| name.to_string_lossy().starts_with("kotlinx-serialization-"));
+        Ok(found.into_iter().filter(name).collect())
+    };
+    if !folder.is_dir() || jars()?.len() != 2 {
+        std::fs::create_dir_all(&folder)?;
+        let mut command = Command::new("python3");
+        command.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", SERIALIZATION, "--dest"]);
+        run(command.arg(&folder))?;
+        let wheels = sources(std::slice::from_ref(&folder), "whl")?;
+        let script = "import sys, zipfile; wheel = zipfile.ZipFile(sys.argv[1]); \
+                      [wheel.extract(name, sys.argv[2]) for name in wheel.namelist() if '/kotlinx-serialization-' in name]";
+        run(Command::new("python3").args(["-c", script]).arg(wheels.first().context("pip downloaded nothing")?).arg(&folder))?;
+        std::fs::remove_file(&wheels[0])?;
+    }
+    let jars = jars()?;
+    ensure!(jars.len() == 2, "{SERIALIZATION} has no kotlinx.serialization");
+    Ok(jars)
 }
 
 /// Every file below the folders whose name ends so, in order.

@@ -5,7 +5,9 @@
 //! ```
 //! With `all` every instruction set of this processor is measured, not only the best.
 //!
-//! Writes the weights into FOLDER (default: a folder of the system's temporary one) and leaves them there for the next run.
+//! Then how long the logits take, all and of a few scattered tokens, by the calling thread's time on one thread.
+//!
+//! Writes the weights and the model's configuration into FOLDER (default: a folder of the system's temporary one) and leaves them there for the next run.
 
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;
@@ -149,6 +151,19 @@ fn measure(model: &mut dyn LoadedModel, vocab: usize) -> [[f64; 2]; 2] {
     [prefill.map(|seconds| 128.0 / seconds), decode.map(|seconds| 1.0 / seconds)]
 }
 
+/// Milliseconds of the head for all tokens, and for each of these shares of them.
+fn few(model: &mut dyn LoadedModel, vocab: usize) -> (f64, Vec<(usize, f64)>) {
+    let mut logits = vec![0.0; vocab];
+    model.forward(&[1], 0).expect("decode");
+    let all = fastest(8, || model.logits(0, &mut logits).expect("logits"))[1] * 1e3;
+    let shares = [16, 32, 64, 256, 4096, 65_536].map(|share| {
+        let tokens: Vec<u32> = (0..vocab as u32).step_by(share).collect();
+        let time = fastest(8, || model.logits_of(0, &tokens, &mut logits).expect("logits"));
+        (tokens.len(), time[1] * 1e3)
+    });
+    (all, shares.to_vec())
+}
+
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let name = arguments.next().unwrap_or_else(|| "llama-1b".to_owned());
@@ -163,6 +178,7 @@ fn main() {
     if !folder.join(FILE_NAME).exists() {
         write_weights(&library, &folder).expect("weights");
     }
+    std::fs::write(folder.join("mlc-chat-config.json"), chat.to_string()).expect("a configuration");
     let bytes = library.memory.weights;
     println!("{name}: {:.1} MB of weights", bytes as f64 / 1e6);
 
@@ -199,5 +215,9 @@ fn main() {
                 decode * bytes as f64 / 1e9 / limit * 100.0
             );
         }
+        let mut model = CpuDevice::with(isa, 1).and_then(|device| device.load(library.clone(), &folder)).expect("load");
+        let (all, shares) = few(&mut *model, library.model.vocab_size as usize);
+        let shares: Vec<String> = shares.iter().map(|(tokens, time)| format!("{tokens}: {time:.2} ms")).collect();
+        println!("{isa:12} logits of all {all:.2} ms, of {}", shares.join(", "));
     }
 }

@@ -25,15 +25,22 @@ pub(crate) fn check_forward(library: &ModelLibrary, tokens: &[u32], position: u3
     if tokens.is_empty() || tokens.len() > chunk as usize {
         return Err(DeviceError::InvalidCall(format!("{} tokens, 1 to {chunk} are possible", tokens.len())));
     }
-    if let Some(token) = tokens.iter().find(|&&token| token >= model.vocab_size) {
-        return Err(DeviceError::InvalidCall(format!("token {token} outside the vocabulary of {}", model.vocab_size)));
-    }
+    check_tokens(library, tokens)?;
     let n = tokens.len() as u32;
     let last = model.context_window_size.unwrap_or(u32::MAX);
     if position.checked_add(n).is_none_or(|end| end > last) {
         return Err(DeviceError::InvalidCall(format!("{n} tokens at position {position} pass the context of {last}")));
     }
     Ok(Call { n, position, row: 0 })
+}
+
+/// Whether every token is in the vocabulary.
+pub(crate) fn check_tokens(library: &ModelLibrary, tokens: &[u32]) -> Result<(), DeviceError> {
+    let vocab = library.model.vocab_size;
+    match tokens.iter().find(|&&token| token >= vocab) {
+        Some(token) => Err(DeviceError::InvalidCall(format!("token {token} outside the vocabulary of {vocab}"))),
+        None => Ok(()),
+    }
 }
 
 /// Checks the arguments of [`crate::LoadedModel::logits`]; `rows` is what the last successful forward left.

@@ -1,13 +1,13 @@
 //! What every device shares that works on the host's memory: the weights mapped where they lie, KV cache and workspace in
 //! [`Region`]s, and the calls of a [`LoadedModel`]. A device adds how a launch is executed ([`Executor`]).
 
-use crate::call::{Call, check_forward, check_logits, write_rope_rows};
+use crate::call::{Call, check_forward, check_logits, check_tokens, write_rope_rows};
 use crate::memory::{Account, Part, Region};
 use crate::watch::proceed;
 use crate::{CacheHalf, DeviceError, LoadedModel, StateCopy, Watch, WeightFiles, Weights};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::MemoryPlan;
-use knapsack_artifact::plan::{Function, KvLayer, Launch};
+use knapsack_artifact::plan::{KvLayer, Launch};
 use knapsack_tensor::DType;
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,6 +19,25 @@ pub(crate) trait Executor: Send {
     /// # Errors
     /// Only what the device's memory or driver does.
     fn launch(&self, memory: &mut HostMemory, launch: &Launch, call: Call) -> Result<(), DeviceError>;
+
+    /// Most output columns of a launch that [`Executor::launch_columns`] computes faster than all; 0: it computes all.
+    fn few_columns(&self, _launch: &Launch) -> usize {
+        0
+    }
+
+    /// Executes a launch of one token as far as these output columns need it; the others may hold anything.
+    ///
+    /// # Errors
+    /// As [`Executor::launch`].
+    fn launch_columns(
+        &self,
+        memory: &mut HostMemory,
+        launch: &Launch,
+        call: Call,
+        _columns: &[u32],
+    ) -> Result<(), DeviceError> {
+        self.launch(memory, launch, call)
+    }
 
     /// Waits for the launches. Those of this machine's own cores are done when they return.
     ///
@@ -126,12 +145,24 @@ impl<E: Executor> HostModel<E> {
         HostModel { memory, executor, rows: 0 }
     }
 
-    fn run(&mut self, function: &Function, call: Call, watch: &dyn Watch) -> Result<(), DeviceError> {
-        function.launches.iter().try_for_each(|launch| {
+    fn run(&mut self, launches: &[Launch], call: Call, watch: &dyn Watch) -> Result<(), DeviceError> {
+        launches.iter().try_for_each(|launch| {
             proceed(watch)?;
             self.executor.launch(&mut self.memory, launch, call)
         })
     }
+
+    /// What the head has written.
+    fn head_output(&self, vocab: usize) -> &[f32] {
+        let start = self.memory.library.io.logits.offset as usize;
+        bytemuck::cast_slice(&self.memory.workspace.bytes()[start..start + 4 * vocab])
+    }
+}
+
+/// The launch of the head that ends in the logits, where it is the last, and those before it.
+fn projection(library: &ModelLibrary) -> Option<(&[Launch], &Launch)> {
+    let (last, before) = library.head.launches.split_last()?;
+    last.op.outputs().any(|rows| rows == library.io.logits).then_some((before, last))
 }
 
 impl<E: Executor> LoadedModel for HostModel<E> {
@@ -159,7 +190,7 @@ impl<E: Executor> LoadedModel for HostModel<E> {
             write_rope_rows(table, call, bytemuck::cast_slice_mut(&mut workspace[start..start + len]));
         }
         let function = if call.n == 1 { &library.decode } else { &library.prefill };
-        if let Err(error) = self.run(function, call, watch) {
+        if let Err(error) = self.run(&function.launches, call, watch) {
             // What failed before says more than that the rest was not wanted.
             return self.executor.wait().and(Err(error));
         }
@@ -170,11 +201,31 @@ impl<E: Executor> LoadedModel for HostModel<E> {
     fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError> {
         let library = self.memory.library.clone();
         let call = check_logits(&library, self.rows, row, output)?;
-        self.run(&library.head, call, &())?;
+        self.run(&library.head.launches, call, &())?;
         self.wait()?;
-        let start = library.io.logits.offset as usize;
-        let logits = &self.memory.workspace.bytes()[start..start + 4 * output.len()];
-        output.copy_from_slice(bytemuck::cast_slice(logits));
+        output.copy_from_slice(self.head_output(output.len()));
+        Ok(())
+    }
+
+    fn few_logits(&self) -> usize {
+        projection(&self.memory.library).map_or(0, |(_, last)| self.executor.few_columns(last))
+    }
+
+    fn logits_of(&mut self, row: u32, tokens: &[u32], output: &mut [f32]) -> Result<(), DeviceError> {
+        let library = self.memory.library.clone();
+        let call = check_logits(&library, self.rows, row, output)?;
+        check_tokens(&library, tokens)?;
+        match projection(&library) {
+            Some((before, last)) => {
+                self.run(before, call, &())?;
+                self.executor.launch_columns(&mut self.memory, last, call, tokens)?;
+            }
+            None => self.run(&library.head.launches, call, &())?,
+        }
+        self.wait()?;
+        output.fill(f32::NEG_INFINITY);
+        let logits = self.head_output(output.len());
+        tokens.iter().for_each(|&token| output[token as usize] = logits[token as usize]);
         Ok(())
     }
 

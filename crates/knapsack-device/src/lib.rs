@@ -27,6 +27,7 @@ mod weights;
 
 pub use best::BestDevice;
 pub use call::Call;
+use call::check_tokens;
 pub use cpu::{CpuDevice, Isa};
 pub use error::DeviceError;
 pub use executor::{Executor, OpenOptions, best};
@@ -146,6 +147,25 @@ pub trait LoadedModel: Send {
     /// # Errors
     /// A row that the last call did not have, `output` not of vocabulary length, or a device failure, perhaps of an earlier call.
     fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError>;
+
+    /// Most tokens for which [`LoadedModel::logits_of`] computes less than [`LoadedModel::logits`] does; 0: it never does.
+    fn few_logits(&self) -> usize {
+        0
+    }
+
+    /// The logits of `tokens` only: `output` gets the bits that [`LoadedModel::logits`] gives them, and negative infinity for every
+    /// other token.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::logits`], and a token outside the vocabulary.
+    fn logits_of(&mut self, row: u32, tokens: &[u32], output: &mut [f32]) -> Result<(), DeviceError> {
+        check_tokens(self.library(), tokens)?;
+        self.logits(row, output)?;
+        let kept: Vec<f32> = tokens.iter().map(|&token| output[token as usize]).collect();
+        output.fill(f32::NEG_INFINITY);
+        tokens.iter().zip(kept).for_each(|(&token, logit)| output[token as usize] = logit);
+        Ok(())
+    }
 
     /// Waits until nothing is running for this model.
     ///

@@ -8,10 +8,10 @@ use knapsack_device::{CpuDevice, Device, Isa, ReferenceDevice};
 use knapsack_ir::Windows;
 use knapsack_models::ModelConfig;
 use knapsack_tensor::{QUANTIZATIONS, Quantization};
-use knapsack_testkit::{fixture, mlc_fixture};
+use knapsack_testkit::{GENERATED, fixture, mlc_fixture};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -81,20 +81,68 @@ fn logits_of_cuts(device: &CpuDevice, library: &Arc<ModelLibrary>, folder: &Path
     all
 }
 
+/// A checkpoint, converted.
+fn converted(checkpoint: &Path, quantization: Quantization) -> tempfile::TempDir {
+    let parent = tempfile::tempdir().unwrap();
+    let request = knapsack_weights::ConvertRequest {
+        checkpoint,
+        output: &parent.path().join("out"),
+        quantization,
+        chat_template: &knapsack_weights::TemplateChoice::Model,
+        jobs: None,
+    };
+    knapsack_weights::convert(&request, &AtomicBool::new(false), &|_| {}).unwrap();
+    parent
+}
+
+/// Heads of every format that are the embedding and that are not, and what follows the product: a soft cap, a scale.
+fn heads() -> Vec<(String, PathBuf, Quantization)> {
+    let four: Quantization = "q4f16_1".parse().unwrap();
+    let mut heads = vec![("gemma2".to_owned(), fixture("gemma2"), four)];
+    heads.extend(GENERATED.iter().filter(|m| m.name == "granite").map(|m| (m.name.to_owned(), m.checkpoint(), four)));
+    for family in ["llama", "mistral"] {
+        heads.extend(QUANTIZATIONS.into_iter().map(|format| (family.to_owned(), fixture(family), format)));
+    }
+    heads
+}
+
+/// Logits of a few tokens have the bits that they have among all.
+#[test]
+fn a_few_logits_are_those_of_all() {
+    for (name, checkpoint, quantization) in heads() {
+        let parent = converted(&checkpoint, quantization);
+        let folder = parent.path().join("out");
+        let library = Arc::new(library(&folder));
+        let vocab = library.model.vocab_size;
+        for isa in Isa::available() {
+            let mut model = CpuDevice::with(isa, 2).unwrap().load(library.clone(), &folder).unwrap();
+            model.forward(&[3, 1, 4, 1, 5], 0).unwrap();
+            let mut all = vec![0.0f32; vocab as usize];
+            model.logits(4, &mut all).unwrap();
+            let few = model.few_logits() as u32;
+            assert!(few > 8, "{few}");
+            let scattered = (0..few).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
+            let sets: [Vec<u32>; 6] =
+                [vec![], vec![0], vec![vocab - 1], (7..7 + few).collect(), scattered, (0..few + 1).rev().collect()];
+            for tokens in sets {
+                let mut found = vec![7.0f32; vocab as usize];
+                model.logits_of(4, &tokens, &mut found).unwrap();
+                for (token, (all, found)) in all.iter().zip(&found).enumerate() {
+                    let expected = if tokens.contains(&(token as u32)) { *all } else { f32::NEG_INFINITY };
+                    assert_eq!(found.to_bits(), expected.to_bits(), "{name} {quantization}, {isa}: {token} of {tokens:?}");
+                }
+            }
+            assert!(model.logits_of(4, &[vocab], &mut all).is_err() && model.logits_of(5, &[0], &mut all).is_err());
+        }
+    }
+}
+
 /// A prompt gives the same bits however it is cut, and so whatever part of it was in the cache already.
 #[test]
 fn results_do_not_depend_on_how_a_prompt_is_cut() {
     for (family, quantization, windows) in cut_models() {
-        let parent = tempfile::tempdir().unwrap();
-        let (checkpoint, folder) = (fixture(family), parent.path().join("out"));
-        let request = knapsack_weights::ConvertRequest {
-            checkpoint: &checkpoint,
-            output: &folder,
-            quantization,
-            chat_template: &knapsack_weights::TemplateChoice::Model,
-            jobs: None,
-        };
-        knapsack_weights::convert(&request, &AtomicBool::new(false), &|_| {}).unwrap();
+        let parent = converted(&fixture(family), quantization);
+        let folder = parent.path().join("out");
         let library = Arc::new(compiled(&folder, windows));
         for isa in Isa::available() {
             let device = CpuDevice::with(isa, 2).unwrap();
@@ -176,6 +224,7 @@ proptest! {
             let _ = model.forward(&[1, 2, 3], 0);
             let _ = model.forward(&[4], 3);
             let _ = model.logits(0, &mut vec![0.0; vocab]);
+            let _ = model.logits_of(0, &[0, vocab as u32 / 2, vocab as u32 - 1], &mut vec![0.0; vocab]);
         }
     }
 }

@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "it calls the C ABI as C does")]
 
 use knapsack::c::*;
+use serde_json::json;
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 
@@ -13,7 +14,7 @@ unsafe extern "C" fn on_model(context: *mut c_void, model: *const KnapsackModelI
     unsafe { *context.cast::<String>() = (*model).id.text().expect("UTF-8").to_owned() };
 }
 
-unsafe extern "C" fn on_text(_: *mut c_void, text: KnapsackStr) -> bool {
+unsafe extern "C" fn on_piece(_: *mut c_void, _: u32, text: KnapsackStr) -> bool {
     // SAFETY: the text is alive for the call.
     println!("{}", unsafe { text.text() }.expect("UTF-8"));
     true
@@ -35,20 +36,8 @@ fn main() {
         on_event: None,
         event_context: null_mut(),
     };
-    let options = KnapsackOptions {
-        size: size_of::<KnapsackOptions>(),
-        max_tokens: 1,
-        temperature: 0.0,
-        top_p: f32::NAN,
-        repetition_penalty: f32::NAN,
-        presence_penalty: f32::NAN,
-        frequency_penalty: f32::NAN,
-        has_seed: false,
-        seed: 0,
-        stop: null(),
-        stop_count: 0,
-        when_full: 0,
-    };
+    let messages = json!([{ "role": "user", "content": prompt }]);
+    let request = json!({ "messages": messages, "max_tokens": 1, "temperature": 0 }).to_string();
     let mut answer = KnapsackAnswer { size: size_of::<KnapsackAnswer>(), ..KnapsackAnswer::default() };
     let mut model = String::new();
     // SAFETY: everything that is pointed to lives until the end of this function.
@@ -57,9 +46,8 @@ fn main() {
         assert!(!models.is_null(), "the package does not open");
         assert!(knapsack_models(models, on_model, (&raw mut model).cast(), null_mut()));
         let (id, cancel) = (KnapsackStr::new(&model), knapsack_cancel_new());
-        let message = KnapsackMessage { role: 1, content: KnapsackStr::new(prompt) };
-        let (options, answer) = (&raw const options, &raw mut answer);
-        knapsack_answer(models, id, &raw const message, 1, options, cancel, on_text, null_mut(), answer, null_mut())
+        let (request, answer) = (KnapsackStr::new(&request), &raw mut answer);
+        knapsack_answer(models, id, request, 0, cancel, on_piece, null_mut(), answer, null_mut())
     };
     assert!(answered && answer.generated_tokens == 1, "no token");
 }

@@ -22,6 +22,9 @@ fn main() {
     println!("bundle={}", world.bundle.display());
     println!("remote={}", world.remote.display());
     println!("library={}", world.library.display());
+    println!("tools={}", support::TOOLS_MODEL);
+    println!("tools_bundle={}", world.tools_bundle.display());
+    println!("tools_library={}", world.tools_library.display());
     println!("control=http://{}", listener.local_addr().expect("a bound port"));
     println!("ready=1");
     std::thread::spawn(move || {

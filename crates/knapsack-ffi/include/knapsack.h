@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* What knapsack_abi_version returns. A wrapper that was made for another one must not go on. */
-#define KNAPSACK_ABI_VERSION 1
+#define KNAPSACK_ABI_VERSION 2
 
 typedef struct KnapsackModels KnapsackModels;
 typedef struct KnapsackCancel KnapsackCancel;
@@ -174,31 +174,6 @@ void knapsack_resume(const KnapsackModels *models);
 
 /* -- Answers -- */
 
-/* Role: 0 system, 1 user, 2 assistant, 3 tool. */
-typedef struct KnapsackMessage {
-    uint32_t role;
-    KnapsackStr content;
-} KnapsackMessage;
-
-typedef struct KnapsackOptions {
-    size_t size;
-    /* 0: until the model stops. */
-    uint32_t max_tokens;
-    /* Not a number: the model's own. */
-    float temperature;
-    float top_p;
-    float repetition_penalty;
-    float presence_penalty;
-    float frequency_penalty;
-    bool has_seed;
-    uint64_t seed;
-    /* Strings that end the answer, besides the model's own. */
-    const KnapsackStr *stop;
-    size_t stop_count;
-    /* A conversation that has outgrown the context: 0 loses its oldest turns, 1 is an error. */
-    uint32_t when_full;
-} KnapsackOptions;
-
 /* Finish: 0 stop, 1 length, 2 cancelled, 3 the app went to the background. */
 typedef struct KnapsackAnswer {
     size_t size;
@@ -209,13 +184,20 @@ typedef struct KnapsackAnswer {
     uint64_t dropped_messages;
     uint64_t prefill_ns;
     uint64_t decode_ns;
+    /* Those of generated_tokens that the model thought with before its answer. */
+    uint64_t thinking_tokens;
 } KnapsackAnswer;
 
+/* Kind: 0 text, 1 what the model thinks before its answer, 2 a call of a tool (JSON as in OpenAI's tool_calls), 3 a token with its log
+ * probability (JSON as in OpenAI's logprobs.content). False ends the answer. */
+typedef bool (*KnapsackOnPiece)(void *context, uint32_t kind, KnapsackStr text);
 /* False ends the answer. */
 typedef bool (*KnapsackOnText)(void *context, KnapsackStr text);
 
-/* Answers a conversation; loads the model first if it is not there. The caller sets the size of `answer`. */
-bool knapsack_answer(const KnapsackModels *models, KnapsackStr id, const KnapsackMessage *messages, size_t count, const KnapsackOptions *options, const KnapsackCancel *cancel, KnapsackOnText on_text, void *context, KnapsackAnswer *answer, KnapsackError **error);
+/* Answers a conversation; loads the model first if it is not there. `request` is one of OpenAI's chat completions (JSON, see
+ * docs/serving.md), of which `model`, `stream` and `n` mean nothing here. `when_full`: a conversation that has outgrown the context
+ * 0 loses its oldest turns, 1 is an error. The caller sets the size of `answer`. */
+bool knapsack_answer(const KnapsackModels *models, KnapsackStr id, KnapsackStr request, uint32_t when_full, const KnapsackCancel *cancel, KnapsackOnPiece on_piece, void *context, KnapsackAnswer *answer, KnapsackError **error);
 /* Answers a request of OpenAI's chat completions (JSON); each event is JSON: `chat.completion.chunk` where the request streams, else
  * one `chat.completion`. The message of an error is the JSON that OpenAI's clients expect. */
 bool knapsack_complete(const KnapsackModels *models, KnapsackStr request, const KnapsackCancel *cancel, KnapsackOnText on_event, void *context, KnapsackError **error);

@@ -4,13 +4,12 @@
 //! Safety, for all of it: a handle came from here and is freed after the last call with it has returned, which the Kotlin side
 //! counts (`Handle`).
 
-use crate::c::{number_of, role, state_numbers};
+use crate::c::{context_policy, number_of, state_numbers};
 use crate::core::{
-    AnswerOptions, Background, Bundle, Code, Error, Models, Options, Result as Outcome, guard, holding, loaded_table,
-    log,
+    Background, Bundle, Code, Error, Models, Options, Piece, Result as Outcome, guard, holding, loaded_table, log,
 };
 use jni::objects::{
-    JByteArray, JClass, JFloatArray, JIntArray, JLongArray, JObject, JObjectArray, JString, JThrowable,
+    JByteArray, JClass, JLongArray, JObject, JObjectArray, JString, JThrowable,
 };
 use jni::refs::Global;
 use jni::sys::{jboolean, jint, jlong};
@@ -19,7 +18,6 @@ use knapsack_device::{FileRange, WeightFiles};
 use knapsack_runtime::CancelFlag;
 use knapsack_runtime::download::{Body, Transport, TransportError};
 use knapsack_runtime::manager::Listener;
-use knapsack_runtime::text::Message;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,15 +69,6 @@ fn longs<'l>(env: &mut Env<'l>, numbers: &[jlong]) -> Jni<JLongArray<'l>> {
     let array = JLongArray::new(env, numbers.len())?;
     array.set_region(env, 0, numbers)?;
     Ok(array)
-}
-
-fn texts(env: &mut Env<'_>, array: &Strings<'_>) -> Jni<Vec<String>> {
-    (0..array.len(env)?)
-        .map(|index| {
-            // A long conversation must not fill the local references.
-            env.with_local_frame(2, |env| array.get_element(env, index)?.try_to_string(env))
-        })
-        .collect()
 }
 
 /// The models behind a handle.
@@ -668,7 +657,7 @@ extern "system" fn Java_ai_knapsack_internal_Native_adopt<'l>(
     })
 }
 
-/// Finish, tokens of the prompt, reused, generated, dropped messages, nanoseconds of prefill and of decoding.
+/// Finish, tokens of the prompt, reused, generated, dropped messages, nanoseconds of prefill and of decoding, thinking tokens.
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "one call across the border")]
 extern "system" fn Java_ai_knapsack_internal_Native_answer<'l>(
@@ -676,43 +665,18 @@ extern "system" fn Java_ai_knapsack_internal_Native_answer<'l>(
     _: JClass<'l>,
     handle: jlong,
     id: JString<'l>,
-    roles: JIntArray<'l>,
-    contents: Strings<'l>,
-    max_tokens: jint,
-    numbers: JFloatArray<'l>,
-    has_seed: jboolean,
-    seed: jlong,
-    stop: Strings<'l>,
-    fail_when_full: jboolean,
+    request: JString<'l>,
+    when_full: jint,
     cancel: jlong,
     sink: JObject<'l>,
 ) -> JLongArray<'l> {
     enter(&mut env, |env| {
-        let id = id.try_to_string(env)?;
-        let contents = texts(env, &contents)?;
-        let mut whose = vec![0; contents.len()];
-        roles.get_region(env, 0, &mut whose)?;
-        let mut floats = [0.0f32; 5];
-        numbers.get_region(env, 0, &mut floats)?;
-        let set = |value: f32| (!value.is_nan()).then_some(value);
-        let options = AnswerOptions {
-            max_tokens: u32::try_from(max_tokens).ok().filter(|tokens| *tokens > 0),
-            temperature: set(floats[0]),
-            top_p: set(floats[1]),
-            repetition_penalty: set(floats[2]),
-            presence_penalty: set(floats[3]),
-            frequency_penalty: set(floats[4]),
-            seed: has_seed.then_some(seed as u64),
-            stop: texts(env, &stop)?,
-            fail_when_full,
-        };
+        let (id, request) = (id.try_to_string(env)?, request.try_to_string(env)?);
         let mut broken: Jni<()> = Ok(());
         let answered = guard(|| {
-            let turns = whose.iter().zip(contents);
-            let messages = turns.map(|(whose, text)| Ok(Message::new(role(*whose as u32)?, text)));
-            let messages = messages.collect::<Outcome<Vec<_>>>()?;
-            models(handle)?.answer(&id, &messages, &options, flag(cancel)?, &mut |piece| {
-                go_on(&mut broken, || text(env, &sink, piece))
+            let when_full = context_policy(when_full as u32)?;
+            models(handle)?.answer(&id, &request, when_full, flag(cancel)?, &mut |piece| {
+                go_on(&mut broken, || give_piece(env, &sink, &piece))
             })
         });
         broken?;
@@ -727,10 +691,21 @@ extern "system" fn Java_ai_knapsack_internal_Native_answer<'l>(
                     stats.dropped_messages as jlong,
                     stats.prefill_time.as_nanos() as jlong,
                     stats.decode_time.as_nanos() as jlong,
+                    stats.thinking_tokens as jlong,
                 ];
                 longs(env, &numbers)
             }
             Err(error) => give::<()>(env, Err(error)).map(|()| JLongArray::default()),
         }
+    })
+}
+
+/// Gives a piece of an answer to a `PieceSink`.
+fn give_piece(env: &mut Env<'_>, sink: &JObject<'_>, piece: &Piece<'_>) -> Jni<bool> {
+    let (kind, text) = piece.parts();
+    env.with_local_frame(4, |env| {
+        let text = env.new_string(text)?;
+        let values = [JValue::Int(kind as jint), JValue::Object(&text)];
+        env.call_method(sink, jni_str!("piece"), jni_sig!("(ILjava/lang/String;)Z"), &values)?.z()
     })
 }

@@ -12,13 +12,14 @@ mod support;
 use knapsack::c::*;
 use knapsack_runtime::download::{HttpTransport, Transport};
 use knapsack_testkit::hub::Fault;
+use serde_json::{Value, json};
 use std::ffi::c_void;
 use std::io::Read;
 use std::path::Path;
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
-use support::{MODEL, World, world};
+use support::{MODEL, TOOLS_MODEL, World, world};
 
 static WORLD: LazyLock<(tempfile::TempDir, World)> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
@@ -142,21 +143,22 @@ impl Setup<'_> {
     }
 }
 
-fn options() -> KnapsackOptions {
-    KnapsackOptions {
-        size: size_of::<KnapsackOptions>(),
-        max_tokens: 0,
-        temperature: 0.0,
-        top_p: f32::NAN,
-        repetition_penalty: f32::NAN,
-        presence_penalty: f32::NAN,
-        frequency_penalty: f32::NAN,
-        has_seed: true,
-        seed: 7,
-        stop: null(),
-        stop_count: 0,
-        when_full: 0,
-    }
+/// How an answer is asked for.
+struct How {
+    /// Fields of the request, besides its messages.
+    fields: Value,
+    when_full: u32,
+}
+
+/// The likeliest tokens, and what else the fields say.
+fn how(fields: Value) -> How {
+    let mut all = json!({ "temperature": 0, "seed": 7 });
+    all.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    How { fields: all, when_full: 0 }
+}
+
+fn options() -> How {
+    how(json!({}))
 }
 
 type OnText<'a> = dyn FnMut(&str) -> bool + 'a;
@@ -165,21 +167,47 @@ unsafe extern "C" fn on_text(context: *mut c_void, text: KnapsackStr) -> bool {
     unsafe { (*context.cast::<&mut OnText<'_>>())(text.text().unwrap()) }
 }
 
+type OnPiece<'a> = dyn FnMut(u32, &str) -> bool + 'a;
+
+unsafe extern "C" fn on_piece(context: *mut c_void, kind: u32, text: KnapsackStr) -> bool {
+    unsafe { (*context.cast::<&mut OnPiece<'_>>())(kind, text.text().unwrap()) }
+}
+
 impl Models {
+    /// An answer of nothing but text.
     fn answer(
         &self,
         turns: &[(u32, &str)],
-        options: &KnapsackOptions,
+        how: &How,
         cancel: &Cancel,
-        mut each: &mut OnText<'_>,
+        each: &mut OnText<'_>,
     ) -> Result<KnapsackAnswer, Failure> {
-        let messages: Vec<_> =
-            turns.iter().map(|(role, text)| KnapsackMessage { role: *role, content: s(text) }).collect();
+        let roles = ["system", "user", "assistant", "tool"];
+        let role = |number: u32| roles.get(number as usize).copied().unwrap_or("nobody");
+        let turns: Vec<Value> =
+            turns.iter().map(|(number, text)| json!({ "role": role(*number), "content": text })).collect();
+        self.pieces(MODEL, &turns, how, cancel, &mut |kind, text| {
+            assert_eq!(kind, 0, "{text}");
+            each(text)
+        })
+    }
+
+    fn pieces(
+        &self,
+        model: &str,
+        turns: &[Value],
+        how: &How,
+        cancel: &Cancel,
+        mut each: &mut OnPiece<'_>,
+    ) -> Result<KnapsackAnswer, Failure> {
+        let mut request = how.fields.clone();
+        request["messages"] = turns.into();
+        let request = request.to_string();
         let mut answer = KnapsackAnswer { size: size_of::<KnapsackAnswer>(), ..KnapsackAnswer::default() };
         let context = (&raw mut each).cast();
         call(|error| unsafe {
-            let (data, count) = (messages.as_ptr(), messages.len());
-            knapsack_answer(self.0, s(MODEL), data, count, options, cancel.0, on_text, context, &mut answer, error)
+            let (request, when_full) = (s(&request), how.when_full);
+            knapsack_answer(self.0, s(model), request, when_full, cancel.0, on_piece, context, &mut answer, error)
         })?;
         Ok(answer)
     }
@@ -240,16 +268,13 @@ fn the_tiny_assistant_answers() {
     let answer = models.answer(&turns, &options(), &Cancel::new(), &mut |_| true).unwrap();
     assert!(answer.reused_tokens > 5, "{answer:?}");
     // A stop string, most tokens.
-    let stop = [s("8")];
     let mut text = String::new();
-    let how = KnapsackOptions { stop: stop.as_ptr(), stop_count: 1, ..options() };
-    let answer = models.answer(&[(1, SUM)], &how, &Cancel::new(), &mut |piece| {
+    let answer = models.answer(&[(1, SUM)], &how(json!({ "stop": "8" })), &Cancel::new(), &mut |piece| {
         text += piece;
         true
     });
     assert!(answer.unwrap().finish == 0 && !text.contains('8'), "{text}");
-    let how = KnapsackOptions { max_tokens: 1, ..options() };
-    let answer = models.answer(&[(1, SUM)], &how, &Cancel::new(), &mut |_| true).unwrap();
+    let answer = models.answer(&[(1, SUM)], &how(json!({ "max_tokens": 1 })), &Cancel::new(), &mut |_| true).unwrap();
     assert_eq!((answer.finish, answer.generated_tokens), (1, 1));
 }
 
@@ -294,15 +319,23 @@ fn every_mistake_has_its_number() {
         let failure = call(|error| unsafe { knapsack_load(models.0, id, Cancel::new().0, error) }).unwrap_err();
         assert_eq!(failure.code, expected, "{failure:?}");
     }
-    let failed = |turns: &[(u32, &str)], how: KnapsackOptions| {
+    let failed = |turns: &[(u32, &str)], how: How| {
         models.answer(turns, &how, &Cancel::new(), &mut |_| true).unwrap_err()
     };
     assert_eq!(failed(&[(9, "x")], options()).code, 2);
-    assert_eq!(failed(&[(1, "x")], KnapsackOptions { temperature: -1.0, ..options() }).code, 2);
-    assert_eq!(failed(&[(1, "x")], KnapsackOptions { when_full: 2, ..options() }).code, 2);
-    assert_eq!(failed(&[(1, "x")], KnapsackOptions { stop_count: 1, ..options() }).code, 2);
+    assert_eq!(failed(&[(1, "x")], How { when_full: 2, ..options() }).code, 2);
+    for fields in [
+        json!({ "temperature": -1 }),
+        json!({ "stop": ["1", "2", "3", "4", "5"] }),
+        json!({ "absent": 1 }),
+        json!({ "json_schema": { "not": {} } }),
+        json!({ "tools": [{ "function": { "name": "f" } }] }),
+        json!({ "chat_template_kwargs": { "enable_thinking": true } }),
+    ] {
+        assert_eq!(failed(&[(1, "x")], how(fields.clone())).code, 2, "{fields}");
+    }
     let long = "What is 37 plus 48? ".repeat(100);
-    let failure = failed(&[(1, &long)], KnapsackOptions { when_full: 1, ..options() });
+    let failure = failed(&[(1, &long)], How { when_full: 1, ..options() });
     assert!(failure.code == 14 && failure.numbers[0] > 256 && failure.numbers[1] == 256, "{failure:?}");
     // After all of that it still works.
     assert!(models.ask(SUM).0.contains("85"));
@@ -325,12 +358,51 @@ fn openais_requests_are_answered() {
     }
 }
 
+/// A model whose template takes tools and begins thoughts when it is told to.
+#[test]
+fn thoughts_calls_and_forms() {
+    let world = &WORLD.1;
+    let models = Setup { bundle: &world.tools_bundle, library: &world.tools_library, ..Setup::bundled() };
+    let models = models.open().unwrap();
+    let mut turns = vec![json!({ "role": "user", "content": SUM })];
+    let ask = |turns: &[Value], fields: Value| {
+        let mut pieces: [Vec<String>; 4] = Default::default();
+        let answer = models.pieces(TOOLS_MODEL, turns, &how(fields), &Cancel::new(), &mut |kind, text| {
+            pieces[kind as usize].push(text.to_owned());
+            true
+        });
+        (pieces, answer.unwrap())
+    };
+    let thinking = json!({ "chat_template_kwargs": { "enable_thinking": true }, "max_thinking_tokens": 5, "max_tokens": 40 });
+    let ([text, thoughts, calls, tokens], answer) = ask(&turns, thinking);
+    assert!(!thoughts.concat().is_empty() && !text.concat().is_empty() && calls.is_empty() && tokens.is_empty());
+    assert!(answer.thinking_tokens >= 5 && answer.generated_tokens > answer.thinking_tokens, "{answer:?}");
+    let ([text, ..], answer) = ask(&turns, json!({ "chat_template_kwargs": { "enable_thinking": false } }));
+    assert!(text.concat().contains("85") && answer.thinking_tokens == 0, "{text:?}");
+
+    let schema = json!({ "type": "object", "properties": { "a": { "enum": [37, 73] } }, "required": ["a"], "additionalProperties": false });
+    let ([text, ..], _) = ask(&turns, json!({ "json_schema": schema }));
+    let value: Value = serde_json::from_str(&text.concat()).unwrap();
+    assert!([json!({ "a": 37 }), json!({ "a": 73 })].contains(&value), "{value}");
+
+    let tools = json!([{ "type": "function", "function": { "name": "add", "parameters": schema } }]);
+    let ([text, _, calls, _], answer) = ask(&turns, json!({ "tools": tools, "tool_choice": "required" }));
+    assert!(text.is_empty() && calls.len() == 1 && answer.finish == 0, "{text:?} {calls:?}");
+    let call: Value = serde_json::from_str(&calls[0]).unwrap();
+    assert_eq!(call["function"]["name"], "add");
+    turns.push(json!({ "role": "assistant", "content": null, "tool_calls": [call.clone()] }));
+    turns.push(json!({ "role": "tool", "tool_call_id": call["id"], "content": "85" }));
+    let ([text, _, calls, tokens], answer) = ask(&turns, json!({ "tools": tools, "tool_choice": "none", "logprobs": true, "top_logprobs": 2 }));
+    assert!(calls.is_empty() && tokens.len() as u64 == answer.generated_tokens, "{answer:?}");
+    let token = |token: &String| serde_json::from_str::<Value>(token).unwrap()["token"].as_str().unwrap().to_owned();
+    assert_eq!(tokens.iter().map(token).collect::<String>(), text.concat());
+}
+
 #[test]
 fn a_conversation_that_outgrows_the_context_loses_its_oldest_turns() {
     let models = Setup::bundled().open().unwrap();
     let turns: Vec<(u32, &str)> = (0..40).flat_map(|_| [(1, SUM), (2, "85")]).chain([(1, SUM)]).collect();
-    let how = KnapsackOptions { max_tokens: 20, ..options() };
-    let answer = models.answer(&turns, &how, &Cancel::new(), &mut |_| true).unwrap();
+    let answer = models.answer(&turns, &how(json!({ "max_tokens": 20 })), &Cancel::new(), &mut |_| true).unwrap();
     assert!(answer.dropped_messages > 0 && answer.prompt_tokens <= 256, "{answer:?}");
 }
 
@@ -465,8 +537,7 @@ fn in_the_background_answers_end_and_loads_wait() {
     std::thread::scope(|scope| {
         let models = &models;
         let answer = scope.spawn(move || {
-            let how = KnapsackOptions { max_tokens: 200, stop: null(), ..options() };
-            models.answer(&[(1, SUM)], &how, &Cancel::new(), &mut |_| {
+            models.answer(&[(1, SUM)], &how(json!({ "max_tokens": 200 })), &Cancel::new(), &mut |_| {
                 let _ = begun.send(());
                 // The pause comes while this piece is being shown.
                 std::thread::sleep(std::time::Duration::from_millis(50));

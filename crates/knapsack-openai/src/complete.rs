@@ -1,4 +1,4 @@
-use crate::response::{Envelope, Usage, call_deltas, choice, finish_reason, logprobs, message};
+use crate::response::{Envelope, Usage, call_begins, choice, finish_reason, logprobs, message};
 use crate::{ApiError, Request};
 use knapsack_runtime::download::DownloadProgress;
 use knapsack_runtime::manager::{Acquire, Manager};
@@ -129,7 +129,7 @@ impl Answering<'_> {
             };
             // Tokens whose text has not come yet.
             let mut pending: Vec<TokenLogProbs> = Vec::new();
-            let mut calls = 0;
+            let mut calls = 0usize;
             let answer = self.answer(index, &mut |event| match event {
                 Event::Token(token) => pending.push(token.clone()),
                 Event::Text(text) => {
@@ -141,12 +141,15 @@ impl Answering<'_> {
                     begin(on_event);
                     on_event(envelope.chunk(index, json!({ "reasoning_content": text }), Value::Null, None));
                 }
-                Event::ToolCall(call) => {
+                Event::ToolCallBegins { id, name } => {
                     begin(on_event);
-                    for delta in call_deltas(calls, call) {
-                        on_event(envelope.chunk(index, json!({ "tool_calls": [delta] }), Value::Null, None));
-                    }
                     calls += 1;
+                    let delta = call_begins(calls - 1, id, name);
+                    on_event(envelope.chunk(index, json!({ "tool_calls": [delta] }), Value::Null, None));
+                }
+                Event::ToolArguments(text) => {
+                    let delta = json!({ "index": calls.saturating_sub(1), "function": { "arguments": text } });
+                    on_event(envelope.chunk(index, json!({ "tool_calls": [delta] }), Value::Null, None));
                 }
                 _ => {}
             })?;

@@ -25,3 +25,4 @@ mod response;
 pub use complete::{Call, OnDownload, complete};
 pub use error::ApiError;
 pub use request::Request;
+pub use response::{token_logprobs, tool_call};

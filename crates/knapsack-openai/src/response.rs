@@ -108,24 +108,14 @@ pub(crate) fn message(answer: &Generation) -> Value {
         message["reasoning_content"] = answer.reasoning.as_str().into();
     }
     if !answer.tool_calls.is_empty() {
-        message["tool_calls"] = answer.tool_calls.iter().map(|call| tool_call(call, &arguments(call))).collect();
+        message["tool_calls"] = answer.tool_calls.iter().map(tool_call).collect();
     }
     message
 }
 
-fn arguments(call: &ToolCall) -> String {
-    call.arguments.as_str().map_or_else(|| call.arguments.to_string(), str::to_owned)
-}
-
-fn tool_call(call: &ToolCall, arguments: &str) -> Value {
-    json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": arguments } })
-}
-
-/// The call of number `index` in a stream: who is called, then with what.
-pub(crate) fn call_deltas(index: usize, call: &ToolCall) -> [Value; 2] {
-    let mut who = tool_call(call, "");
-    who["index"] = index.into();
-    [who, json!({ "index": index, "function": { "arguments": arguments(call) } })]
+/// The call of number `index` begins in a stream: who is called.
+pub(crate) fn call_begins(index: usize, id: &str, name: &str) -> Value {
+    json!({ "index": index, "id": id, "type": "function", "function": { "name": name, "arguments": "" } })
 }
 
 /// Log probabilities as the request wants them; null when it wants none.
@@ -133,6 +123,12 @@ pub(crate) fn logprobs(request: &Request, tokenizer: &Tokenizer, tokens: &[Token
     if !request.wants_logprobs() {
         return Value::Null;
     }
+    let content: Vec<Value> = tokens.iter().map(|token| token_logprobs(tokenizer, token)).collect();
+    json!({ "content": content, "refusal": null })
+}
+
+/// A token of an answer as OpenAI's `logprobs.content` has it.
+pub fn token_logprobs(tokenizer: &Tokenizer, token: &TokenLogProbs) -> Value {
     let one = |found: &LogProb| {
         let bytes = tokenizer.token_bytes(found.token);
         let mut object = Map::new();
@@ -141,13 +137,13 @@ pub(crate) fn logprobs(request: &Request, tokenizer: &Tokenizer, tokens: &[Token
         object.insert("bytes".into(), json!(bytes));
         object
     };
-    let content: Vec<Value> = tokens
-        .iter()
-        .map(|token| {
-            let mut object = one(&token.chosen);
-            object.insert("top_logprobs".into(), token.top.iter().map(|found| Value::from(one(found))).collect());
-            object.into()
-        })
-        .collect();
-    json!({ "content": content, "refusal": null })
+    let mut object = one(&token.chosen);
+    object.insert("top_logprobs".into(), token.top.iter().map(|found| Value::from(one(found))).collect());
+    object.into()
+}
+
+/// A call as OpenAI's `tool_calls` has it: its arguments are text.
+pub fn tool_call(call: &ToolCall) -> Value {
+    let arguments = call.arguments.as_str().map_or_else(|| call.arguments.to_string(), str::to_owned);
+    json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": arguments } })
 }

@@ -450,6 +450,20 @@ mod tests {
         assert_eq!(found, expected);
     }
 
+    /// Ordered when the first form needs it, and kept with the model.
+    #[test]
+    fn the_vocabulary_is_ordered_once() {
+        let chat = ChatModel::open(&knapsack_testkit::tiny_assistant(), 1024).unwrap();
+        assert!(chat.vocabulary.get().is_none());
+        chat.guide(&Grammar::json_object()).unwrap();
+        let first: *const _ = chat.vocabulary.get().unwrap();
+        let copy = chat.clone();
+        for grammar in [Grammar::json_object(), Grammar::Regex("a+".into()), Grammar::Lark("start: \"x\"".into())] {
+            copy.guide(&grammar).unwrap();
+            assert!(std::ptr::eq(first, copy.vocabulary.get().unwrap()));
+        }
+    }
+
     #[test]
     fn no_configuration_makes_options_that_are_refused() {
         for value in [json!(-1e300), json!(1e300), json!(0), json!("x"), json!(null), json!([1]), json!(-0.001)] {

@@ -142,7 +142,17 @@ pub enum Event<'a> {
     Thinking(&'a str),
     /// More text; never empty.
     Text(&'a str),
-    /// The model calls a tool; comes when the call is complete.
+    /// The model begins to call a tool.
+    ToolCallBegins {
+        /// What the result will refer to.
+        id: &'a str,
+        /// The tool's name.
+        name: &'a str,
+    },
+    /// More of the JSON text of the arguments of the call that began last; never empty. All at once where the model writes them in
+    /// another notation than JSON.
+    ToolArguments(&'a str),
+    /// The call is complete; or the answer ended within it, and its arguments are the text that there is.
     ToolCall(&'a ToolCall),
     /// A token was chosen: only where log probabilities were asked for, and before the text that it completes.
     Token(&'a TokenLogProbs),
@@ -282,7 +292,8 @@ impl Engine {
         }
         beginning.iter().for_each(|&forced| sampler.accept(forced));
         guide.iter_mut().for_each(Guide::prepare);
-        match self.session.prefill_keeping(&[prompt, &beginning].concat(), keep, cancel) {
+        let held = guide.as_mut().filter(|_| !output.is_thinking());
+        match self.session.prefill_for(&[prompt, &beginning].concat(), keep, cancel, &mut few(held, options)) {
             Ok(reused) => stats.reused_tokens = reused.min(prompt.len()),
             Err(EngineError::Cancelled) => return Ok(output.end(FinishReason::Cancelled, stats)),
             Err(error) if error.is_backgrounded() => return Ok(output.end(FinishReason::Backgrounded, stats)),
@@ -310,6 +321,18 @@ fn tools(chat: &ChatModel, options: &GenerateOptions) -> Result<Option<(ToolForm
     let special = |text: &str| chat.special_token(text);
     let (parallel, text) = (options.parallel_tool_calls, options.grammar.as_ref());
     Ok(Some((format, tools::grammar(format, &tools, &options.tool_choice, parallel, text, &special)?)))
+}
+
+/// The tokens that a guide leaves, where they are few and nobody asks what the model thinks of others.
+fn few<'a>(
+    mut guide: Option<&'a mut Guide>,
+    options: &GenerateOptions,
+) -> impl FnMut(usize) -> Result<Option<Vec<u32>>, EngineError> + use<'a> {
+    let all = options.logprobs.is_some();
+    move |most| match &mut guide {
+        Some(guide) if !all => guide.few(most).map_err(EngineError::grammar),
+        _ => Ok(None),
+    }
 }
 
 /// The state of one answer after its prompt.
@@ -358,7 +381,8 @@ impl Run<'_> {
                 guide.prepare();
             }
             self.stats.decode_steps += tokens.len();
-            match self.session.append(&tokens, self.cancel) {
+            let held = self.guide.as_mut().filter(|_| !self.output.is_thinking());
+            match self.session.append_for(&tokens, self.cancel, &mut few(held, self.options)) {
                 Err(EngineError::Cancelled) => return Ok(FinishReason::Cancelled),
                 Err(error) if error.is_backgrounded() => return Ok(FinishReason::Backgrounded),
                 result => result?,

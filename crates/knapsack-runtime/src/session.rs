@@ -5,6 +5,10 @@ use knapsack_artifact::library::{MemoryPlan, ModelInfo};
 use knapsack_artifact::plan::KvLayer;
 use knapsack_device::{DeviceError, LoadedModel, StateCopy, Watch};
 
+/// The tokens whose logits are wanted, where there are at most so many, and otherwise `None`. Asked while the device is at the token
+/// before, and only of a device for which it makes a difference.
+pub(crate) type Wanted<'a> = dyn FnMut(usize) -> Result<Option<Vec<u32>>, EngineError> + 'a;
+
 /// A loaded model and the tokens that are in its KV cache.
 ///
 /// What a model's recurrent layers remember cannot be shortened as a cache can: such a model goes on from the last token, from where
@@ -125,6 +129,17 @@ impl Session {
         keep: Option<usize>,
         cancel: &CancelFlag,
     ) -> Result<usize, EngineError> {
+        self.prefill_for(prompt, keep, cancel, &mut |_| Ok(None))
+    }
+
+    /// [`Session::prefill_keeping`] where perhaps not all logits are wanted; the others are negative infinity.
+    pub(crate) fn prefill_for(
+        &mut self,
+        prompt: &[u32],
+        keep: Option<usize>,
+        cancel: &CancelFlag,
+        wanted: &mut Wanted<'_>,
+    ) -> Result<usize, EngineError> {
         self.check(prompt)?;
         let _permit = self.permit()?;
         let common = self.cached.iter().zip(prompt).take_while(|(cached, token)| cached == token).count();
@@ -142,7 +157,7 @@ impl Session {
                 self.keep_states()?;
             }
         }
-        self.read_logits(last)?;
+        self.read_logits(last, wanted)?;
         Ok(reused)
     }
 
@@ -193,7 +208,7 @@ impl Session {
         let _permit = self.permit()?;
         self.settle(&())?;
         self.forward(&[token], &())?;
-        self.read_logits(0)
+        self.read_logits(0, &mut |_| Ok(None))
     }
 
     /// Appends tokens, in as few steps as the model's prefill allows, and leaves the logits of the last.
@@ -201,6 +216,16 @@ impl Session {
     /// # Errors
     /// As [`Session::decode`], and a raised flag, which leaves those that were appended.
     pub fn append(&mut self, tokens: &[u32], cancel: &CancelFlag) -> Result<(), EngineError> {
+        self.append_for(tokens, cancel, &mut |_| Ok(None))
+    }
+
+    /// [`Session::append`] where perhaps not all logits are wanted; the others are negative infinity.
+    pub(crate) fn append_for(
+        &mut self,
+        tokens: &[u32],
+        cancel: &CancelFlag,
+        wanted: &mut Wanted<'_>,
+    ) -> Result<(), EngineError> {
         self.check(tokens)?;
         let total = self.cached.len() + tokens.len();
         if total > self.capacity() {
@@ -213,7 +238,7 @@ impl Session {
             self.forward(part, cancel)?;
             last = part.len() as u32 - 1;
         }
-        self.read_logits(last)
+        self.read_logits(last, wanted)
     }
 
     /// After a call that was cancelled: makes the states those of the cached tokens again, by what was set aside or from the beginning.
@@ -256,7 +281,7 @@ impl Session {
             let start = self.cached.len();
             self.forward(part, cancel)?;
             for row in 0..part.len() {
-                self.read_logits(row as u32)?;
+                self.read_logits(row as u32, &mut |_| Ok(None))?;
                 sink(start + row, &self.logits);
             }
         }
@@ -303,10 +328,18 @@ impl Session {
         Ok(())
     }
 
-    fn read_logits(&mut self, row: u32) -> Result<(), EngineError> {
+    fn read_logits(&mut self, row: u32, wanted: &mut Wanted<'_>) -> Result<(), EngineError> {
         let vocab_size = self.info().vocab_size as usize;
         self.logits.resize(vocab_size, 0.0);
-        self.model.logits(row, &mut self.logits).map_err(|error| self.failed(error))
+        let only = match self.model.few_logits() {
+            0 => None,
+            few => wanted(few)?,
+        };
+        let read = match only {
+            Some(tokens) => self.model.logits_of(row, &tokens, &mut self.logits),
+            None => self.model.logits(row, &mut self.logits),
+        };
+        read.map_err(|error| self.failed(error))
     }
 
     /// After a failure it is unknown what was written, by this call and by those whose failure comes to light with it.

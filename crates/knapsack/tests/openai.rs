@@ -40,3 +40,18 @@ fn structured_output_and_tools() {
     let told: Value = serde_json::from_str(&succeed(&mut client)).unwrap();
     assert_eq!(told["call"], "get_weather");
 }
+
+/// What builds on OpenAI's client: its forms, its streams, its tools.
+#[test]
+fn pydantic_ai() {
+    let Some(python) = python("pydantic_ai") else { return };
+    let sandbox = Sandbox::new();
+    let dist = sandbox.model_with_tools();
+    let server = sandbox.serve(&dist, |_| ());
+    let mut client = Command::new(python);
+    client.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pydantic_ai_client.py"));
+    client.arg(format!("http://{}/v1", server.address)).arg(FOUR);
+    client.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
+    let told: Value = serde_json::from_str(&succeed(&mut client)).unwrap();
+    assert!(told["called"].as_u64().unwrap() > 0, "{told}");
+}

@@ -55,6 +55,7 @@ assert isinstance(parsed.function.parsed_arguments, GetWeather), parsed
 chunks = list(client.chat.completions.create(stream=True, tools=tools, tool_choice=choice, parallel_tool_calls=False, **options))
 deltas = [delta for chunk in chunks for delta in chunk.choices[0].delta.tool_calls or []]
 assert deltas[0].id and deltas[0].function.name == "get_weather" and deltas[0].function.arguments == "", deltas
+assert len(deltas) > 5 and all(delta.function.arguments for delta in deltas[1:]), "the arguments come as they are written"
 assert all(delta.index == 0 and delta.id is None for delta in deltas[1:]), deltas
 assert json.loads("".join(delta.function.arguments for delta in deltas)) == json.loads(call.function.arguments)
 assert [c.choices[0].finish_reason for c in chunks if c.choices[0].finish_reason] == ["tool_calls"]

@@ -2,24 +2,84 @@
 
 mod support;
 
-use knapsack_device::{CpuDevice, Device};
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::MemoryPlan;
+use knapsack_device::{CacheHalf, CpuDevice, Device, DeviceError, LoadedModel, Watch};
 use knapsack_runtime::{
     CancelFlag, ChatModel, Engine, FinishReason, GenerateOptions, Generation, Grammar, SamplingOptions, Session,
 };
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use support::{FOUR, STORY, SUM, SUM_ANSWER, Sandbox, fail, question};
+
+/// A model that counts what is asked of it, and tells of a few logits or not.
+struct Counted {
+    model: Box<dyn LoadedModel>,
+    few: bool,
+    asked: Arc<[AtomicUsize; 2]>,
+}
+
+impl LoadedModel for Counted {
+    fn library(&self) -> &Arc<ModelLibrary> {
+        self.model.library()
+    }
+
+    fn memory(&self) -> MemoryPlan {
+        self.model.memory()
+    }
+
+    fn forward_while(&mut self, tokens: &[u32], position: u32, watch: &dyn Watch) -> Result<(), DeviceError> {
+        self.model.forward_while(tokens, position, watch)
+    }
+
+    fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError> {
+        self.asked[0].fetch_add(1, Ordering::Relaxed);
+        self.model.logits(row, output)
+    }
+
+    fn few_logits(&self) -> usize {
+        if self.few { self.model.few_logits() } else { 0 }
+    }
+
+    fn logits_of(&mut self, row: u32, tokens: &[u32], output: &mut [f32]) -> Result<(), DeviceError> {
+        self.asked[1].fetch_add(1, Ordering::Relaxed);
+        self.model.logits_of(row, tokens, output)
+    }
+
+    fn wait(&mut self) -> Result<(), DeviceError> {
+        self.model.wait()
+    }
+
+    fn weights_digest(&self) -> [u8; 32] {
+        self.model.weights_digest()
+    }
+
+    fn read_cache(&mut self, layer: usize, half: CacheHalf, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.model.read_cache(layer, half, bytes)
+    }
+
+    fn write_cache(&mut self, layer: usize, half: CacheHalf, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.model.write_cache(layer, half, bytes)
+    }
+}
 
 /// The trained example on the CPU.
 fn engine(sandbox: &Sandbox) -> Engine {
+    counted(sandbox, true).0
+}
+
+/// The same, and how often it was asked for all logits and for a few.
+fn counted(sandbox: &Sandbox, few: bool) -> (Engine, Arc<[AtomicUsize; 2]>) {
     let dist = sandbox.three_models();
     let package = knapsack_runtime::Package::open(&dist).unwrap();
     let model = package.model(Some(FOUR)).unwrap();
     let weights = package.bundled_weights(model).unwrap();
     let library = package.library(model).unwrap();
     let chat = ChatModel::open(&weights, library.model.vocab_size).unwrap();
-    let loaded = CpuDevice::new().load(library, &weights).unwrap();
-    Engine::new(Session::new(loaded), Arc::new(chat))
+    let (model, asked) = (CpuDevice::new().load(library, &weights).unwrap(), Arc::<[AtomicUsize; 2]>::default());
+    let model = Counted { model, few, asked: asked.clone() };
+    (Engine::new(Session::new(Box::new(model)), Arc::new(chat)), asked)
 }
 
 fn answer(engine: &mut Engine, prompt: &str, options: &GenerateOptions) -> Generation {
@@ -122,10 +182,42 @@ fn a_form_that_allows_everything_changes_nothing() {
     }
 }
 
+/// Where a mask leaves few tokens only their logits are computed, and the answer is what it is with all.
+#[test]
+fn a_projection_of_a_few_tokens_changes_nothing() {
+    let sandbox = Sandbox::new();
+    let (mut whole, _) = counted(&sandbox, false);
+    let (mut part, asked) = counted(&sandbox, true);
+    let mut draw = Draw(7);
+    for seed in 0..60 {
+        let sampling = SamplingOptions {
+            temperature: [0.0, 1.2][seed as usize % 2],
+            repetition_penalty: 1.1,
+            logit_bias: vec![(40, 3.0), (41, -2.0)],
+            seed: Some(seed),
+            ..SamplingOptions::GREEDY
+        };
+        let grammar = Some(Grammar::JsonSchema(schema(&mut draw, 2)));
+        let options = GenerateOptions { grammar, max_tokens: Some(200), ..GenerateOptions::new(sampling) };
+        let [whole, part] = [&mut whole, &mut part].map(|engine| answer(engine, "Some JSON: ", &options));
+        assert_eq!((whole.tokens, whole.finish), (part.tokens, part.finish), "{seed}");
+    }
+    let [all, few] = [0, 1].map(|index| asked[index].load(Ordering::Relaxed));
+    assert!(few > all && all > 0, "{few} of a few, {all} of all");
+    // Log probabilities are those of all tokens.
+    let options = GenerateOptions {
+        grammar: Some(Grammar::Regex("[0-9]{4}".into())),
+        logprobs: Some(3),
+        ..GenerateOptions::new(SamplingOptions::GREEDY)
+    };
+    let [whole, part] = [&mut whole, &mut part].map(|engine| answer(engine, "A year: ", &options));
+    assert_eq!((whole.tokens, whole.logprobs), (part.tokens, part.logprobs));
+}
+
 #[test]
 fn what_must_follow_is_computed_at_once_and_counts() {
     let sandbox = Sandbox::new();
-    let mut engine = engine(&sandbox);
+    let (mut engine, asked) = counted(&sandbox, true);
     let text = "{\"status\": \"everything is as it should be\"}";
     let only = Grammar::Regex(text.replace('{', "\\{").replace('}', "\\}"));
     let options = GenerateOptions { grammar: Some(only), ..GenerateOptions::new(SamplingOptions::GREEDY) };
@@ -133,6 +225,8 @@ fn what_must_follow_is_computed_at_once_and_counts() {
     assert_eq!((forced.text.as_str(), forced.finish), (text, FinishReason::Stop));
     // All but what the last token could still become was part of the prompt's computation.
     assert!(forced.stats.decode_steps <= 3 && forced.stats.generated_tokens > 10, "{:?}", forced.stats);
+    let reads: usize = asked.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+    assert!(reads <= 3, "logits were read {reads} times");
     // With log probabilities each token is drawn, and the answer is the same.
     let drawn = answer(&mut engine, "Status: ", &GenerateOptions { logprobs: Some(1), ..options.clone() });
     assert_eq!((&drawn.text, drawn.logprobs.len()), (&forced.text, drawn.tokens.len()));

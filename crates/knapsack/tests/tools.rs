@@ -4,7 +4,7 @@ mod support;
 
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use support::{FOUR, Sandbox, Server, question};
+use support::{FOUR, SUM, SUM_ANSWER, Sandbox, Server, question};
 
 fn world() -> (Sandbox, PathBuf, Server) {
     let sandbox = Sandbox::new();
@@ -88,4 +88,62 @@ fn a_model_that_takes_no_tools_says_so() {
         "{}",
         refused.body
     );
+}
+
+#[test]
+fn what_a_model_thinks_comes_apart() {
+    let (_sandbox, _dist, server) = world();
+    let ask = |extra: Value| {
+        let mut body = question(FOUR, SUM, 60);
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        server.post(&body)
+    };
+    let thinking = json!({ "chat_template_kwargs": { "enable_thinking": true }, "max_thinking_tokens": 5 });
+    let whole = ask(thinking.clone()).json();
+    let message = &whole["choices"][0]["message"];
+    let [thoughts, text] = ["reasoning_content", "content"].map(|key| message[key].as_str().unwrap().to_owned());
+    assert!(!thoughts.is_empty() && !text.is_empty() && !text.contains("think>"), "{message}");
+    // The same in pieces, thoughts first.
+    let mut streamed = thinking.clone();
+    streamed["stream"] = true.into();
+    let mut said = [String::new(), String::new()];
+    for event in ask(streamed).events().iter().filter(|event| **event != "[DONE]") {
+        let delta = serde_json::from_str::<Value>(event).unwrap()["choices"][0]["delta"].clone();
+        said[0].push_str(delta["reasoning_content"].as_str().unwrap_or_default());
+        said[1].push_str(delta["content"].as_str().unwrap_or_default());
+        assert!(said[1].is_empty() || delta["reasoning_content"].is_null(), "{delta}");
+    }
+    assert_eq!(said, [thoughts.clone(), text.clone()]);
+    // Off, it answers at once; a form holds the answer only.
+    let off = ask(json!({ "chat_template_kwargs": { "enable_thinking": false } })).json();
+    assert_eq!(off["choices"][0]["message"]["content"], SUM_ANSWER);
+    assert!(off["choices"][0]["message"]["reasoning_content"].is_null());
+    let mut formed = thinking;
+    formed["regex"] = "[0-9]{4}".into();
+    let message = ask(formed).json()["choices"][0]["message"].clone();
+    assert!(message["reasoning_content"].is_string() && message["content"].as_str().unwrap().len() == 4, "{message}");
+    // Thoughts of earlier answers may be sent back.
+    let mut body = question(FOUR, SUM, 8);
+    body["messages"] = json!([
+        { "role": "user", "content": SUM },
+        { "role": "assistant", "content": text, "reasoning_content": thoughts },
+        { "role": "user", "content": SUM },
+    ]);
+    assert_eq!(server.post(&body).status, 200);
+}
+
+#[test]
+fn a_model_that_does_not_think_says_so() {
+    let sandbox = Sandbox::new();
+    let dist = sandbox.three_models();
+    let server = sandbox.serve(&dist, |_| ());
+    let ask = |thinking: bool| {
+        let mut body = question(FOUR, SUM, 60);
+        body["chat_template_kwargs"] = json!({ "enable_thinking": thinking });
+        server.post(&body)
+    };
+    assert_eq!(ask(false).json()["choices"][0]["message"]["content"], SUM_ANSWER);
+    let refused = ask(true);
+    assert_eq!(refused.refusal(), (400, "invalid_value".to_owned()));
+    assert_eq!(refused.json()["error"]["param"], "chat_template_kwargs");
 }

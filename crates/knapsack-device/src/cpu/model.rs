@@ -1,6 +1,6 @@
 //! How a launch becomes a task on the pool.
 
-use super::linear::{Routine, plan};
+use super::linear::{Routine, plan, smallest_unit};
 use super::pool::Pool;
 use super::table::Table;
 use super::task::{
@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 /// Elements below which rows of a cheap operation are not worth another thread.
 const SMALL: usize = 1 << 14;
+/// A product's output columns for each that may be asked for alone.
+const FEW: usize = 16;
 
 /// Executes launches with an instruction set's routines, on the threads of a pool.
 pub(super) struct CpuExecutor {
@@ -30,13 +32,37 @@ impl Executor for CpuExecutor {
             Op::Embed(op) => launcher.embed(op, call),
             Op::Norm(op) => launcher.norm(op, call),
             Op::AddNorm(op) => launcher.add_norm(op, call),
-            Op::Linear(op) => launcher.linear(op, launch.scratch, call),
+            Op::Linear(op) => launcher.linear(op, launch.scratch, call, None),
             Op::RopeAppend(op) => launcher.rope_append(op, call),
             Op::Attention(op) => launcher.attention(op, call),
             Op::CausalConv(op) => launcher.causal_conv(op, call),
             Op::GatedDelta(op) => launcher.gated_delta(op, call),
         }
         Ok(())
+    }
+
+    fn few_columns(&self, launch: &Launch) -> usize {
+        match &launch.op {
+            Op::Linear(op) => op.output.columns as usize / FEW,
+            _ => 0,
+        }
+    }
+
+    fn launch_columns(
+        &self,
+        memory: &mut HostMemory,
+        launch: &Launch,
+        call: Call,
+        columns: &[u32],
+    ) -> Result<(), DeviceError> {
+        match &launch.op {
+            Op::Linear(op) if columns.len() <= self.few_columns(launch) => {
+                let launcher = Launcher { memory, executor: self };
+                launcher.linear(op, launch.scratch, call, Some(columns));
+                Ok(())
+            }
+            _ => self.launch(memory, launch, call),
+        }
     }
 }
 
@@ -85,17 +111,29 @@ impl Launcher<'_> {
 
     /// Runs a routine over rows or units: here when there is little to do, else on all threads.
     fn spread<T: Copy>(&self, routine: unsafe fn(&T, usize), task: &T, units: usize, elements: usize) {
+        self.spread_over(routine, task, units, &|unit| unit, elements);
+    }
+
+    /// Runs a routine over the units that `unit` gives for each index below `count`, no unit twice.
+    fn spread_over<T: Copy>(
+        &self,
+        routine: unsafe fn(&T, usize),
+        task: &T,
+        count: usize,
+        unit: &(impl Fn(usize) -> usize + Sync),
+        elements: usize,
+    ) {
         let task = &Shared(*task);
-        let call = move |unit| {
+        let call = move |index| {
             // The whole of it, so that the closure may be called by other threads.
             let Shared(task) = task;
             // SAFETY: the routine comes from the table of an available instruction set, and the task was made by this model
-            // from a validated library and checked arguments; units below `units` exist and write disjoint parts.
-            unsafe { routine(task, unit) }
+            // from a validated library and checked arguments; the units exist and write disjoint parts.
+            unsafe { routine(task, unit(index)) }
         };
         match elements < SMALL {
-            true => (0..units).for_each(call),
-            false => self.executor.pool.run(units, &call),
+            true => (0..count).for_each(call),
+            false => self.executor.pool.run(count, &call),
         }
     }
 
@@ -132,7 +170,8 @@ impl Launcher<'_> {
         self.spread(self.executor.table.norm, &task, call.n as usize, call.n as usize * columns);
     }
 
-    fn linear(&self, op: &plan::Linear, scratch: Option<Scratch>, call: Call) {
+    /// A product, of all output columns or, for one token, at least of these.
+    fn linear(&self, op: &plan::Linear, scratch: Option<Scratch>, call: Call, only: Option<&[u32]>) {
         let (n, k) = (call.n as usize, op.input.columns as usize);
         let acts = match (op.weight, scratch) {
             // Loading has checked that a grouped product has the scratch that it needs.
@@ -171,7 +210,14 @@ impl Launcher<'_> {
             Routine::Panel => self.executor.table.panel,
             Routine::Dense => self.executor.table.dense,
         };
-        self.spread(function, &task, task.columns.div_ceil(task.unit), n * k * task.features);
+        let Some(only) = only else {
+            return self.spread(function, &task, task.columns.div_ceil(task.unit), n * k * task.features);
+        };
+        task.unit = smallest_unit(routine, task.unit);
+        let mut units: Vec<usize> = only.iter().map(|&column| column as usize / task.unit).collect();
+        units.sort_unstable();
+        units.dedup();
+        self.spread_over(function, &task, units.len(), &|index| units[index], units.len() * task.unit * k);
     }
 
     fn rope_append(&self, op: &plan::RopeAppend, call: Call) {

@@ -1,54 +1,10 @@
-use super::{KnapsackError, KnapsackModels, KnapsackStr, at, give, sized};
-use crate::core::{Answer, AnswerOptions, Code, Error, Result, guard};
-use knapsack_runtime::CancelFlag;
-use knapsack_runtime::text::{Message, Role};
+use super::{KnapsackError, KnapsackModels, KnapsackStr, at, give};
+use crate::core::{Answer, Code, Error, Result, guard};
+use knapsack_runtime::{CancelFlag, ContextPolicy};
 use std::ffi::c_void;
-
-/// Most messages of a conversation, and most stop strings.
-const MAX_ITEMS: usize = 1 << 20;
 
 /// A flag that ends a running call.
 pub struct KnapsackCancel(pub(super) CancelFlag);
-
-/// One turn.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct KnapsackMessage {
-    /// 0 system, 1 user, 2 assistant, 3 tool.
-    pub role: u32,
-    /// What was said.
-    pub content: KnapsackStr,
-}
-
-/// How one answer is generated.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct KnapsackOptions {
-    /// Of this struct.
-    pub size: usize,
-    /// Or 0.
-    pub max_tokens: u32,
-    /// Or not a number.
-    pub temperature: f32,
-    /// Or not a number.
-    pub top_p: f32,
-    /// Or not a number.
-    pub repetition_penalty: f32,
-    /// Or not a number.
-    pub presence_penalty: f32,
-    /// Or not a number.
-    pub frequency_penalty: f32,
-    /// Whether `seed` is set.
-    pub has_seed: bool,
-    /// Gives the same answer each time.
-    pub seed: u64,
-    /// Strings that end the answer.
-    pub stop: *const KnapsackStr,
-    /// Entries of `stop`.
-    pub stop_count: usize,
-    /// 0 drops the oldest turns, 1 fails.
-    pub when_full: u32,
-}
 
 /// An answer; its text was streamed.
 #[repr(C)]
@@ -70,68 +26,22 @@ pub struct KnapsackAnswer {
     pub prefill_ns: u64,
     /// Nanoseconds.
     pub decode_ns: u64,
+    /// Those of the answer's tokens that the model thought with.
+    pub thinking_tokens: u64,
 }
 
-/// A piece of text; false ends the answer.
+/// A piece of an answer; false ends it.
+pub type KnapsackOnPiece = unsafe extern "C" fn(context: *mut c_void, kind: u32, text: KnapsackStr) -> bool;
+/// An event; false ends the answer.
 pub type KnapsackOnText = unsafe extern "C" fn(context: *mut c_void, text: KnapsackStr) -> bool;
 
-impl KnapsackOptions {
-    const UNSET: Self = Self {
-        size: size_of::<Self>(),
-        max_tokens: 0,
-        temperature: f32::NAN,
-        top_p: f32::NAN,
-        repetition_penalty: f32::NAN,
-        presence_penalty: f32::NAN,
-        frequency_penalty: f32::NAN,
-        has_seed: false,
-        seed: 0,
-        stop: std::ptr::null(),
-        stop_count: 0,
-        when_full: 0,
-    };
-
-    unsafe fn options(&self) -> Result<AnswerOptions> {
-        let set = |value: f32| (!value.is_nan()).then_some(value);
-        Ok(AnswerOptions {
-            max_tokens: (self.max_tokens > 0).then_some(self.max_tokens),
-            temperature: set(self.temperature),
-            top_p: set(self.top_p),
-            repetition_penalty: set(self.repetition_penalty),
-            presence_penalty: set(self.presence_penalty),
-            frequency_penalty: set(self.frequency_penalty),
-            seed: self.has_seed.then_some(self.seed),
-            // SAFETY: an array of the caller's, alive for the call.
-            stop: unsafe { list(self.stop, self.stop_count)? }
-                .iter()
-                // SAFETY: so are its strings.
-                .map(|stop| Ok(unsafe { stop.text() }?.to_owned()))
-                .collect::<Result<_>>()?,
-            fail_when_full: match self.when_full {
-                0 => false,
-                1 => true,
-                other => return Err(Error::new(Code::InvalidArgument, format!("when_full {other}"))),
-            },
-        })
+/// What a conversation that has outgrown the context does, by its number.
+pub(crate) fn context_policy(number: u32) -> Result<ContextPolicy> {
+    match number {
+        0 => Ok(ContextPolicy::DropOldest),
+        1 => Ok(ContextPolicy::Fail),
+        other => Err(Error::new(Code::InvalidArgument, format!("when_full {other}"))),
     }
-}
-
-/// The role of that number.
-pub(crate) fn role(number: u32) -> Result<Role> {
-    let roles = [Role::System, Role::User, Role::Assistant, Role::Tool];
-    roles.get(number as usize).copied().ok_or_else(|| Error::new(Code::InvalidArgument, format!("role {number}")))
-}
-
-/// An array of the caller's.
-unsafe fn list<'a, T>(data: *const T, count: usize) -> Result<&'a [T]> {
-    if count == 0 {
-        return Ok(&[]);
-    }
-    if data.is_null() || count > MAX_ITEMS {
-        return Err(Error::new(Code::InvalidArgument, format!("an array of {count} elements at {data:p}")));
-    }
-    // SAFETY: the caller's array, not null, of a sane length.
-    Ok(unsafe { std::slice::from_raw_parts(data, count) })
 }
 
 fn outcome(answer: &Answer, size: usize) -> KnapsackAnswer {
@@ -145,6 +55,7 @@ fn outcome(answer: &Answer, size: usize) -> KnapsackAnswer {
         dropped_messages: stats.dropped_messages as u64,
         prefill_ns: stats.prefill_time.as_nanos() as u64,
         decode_ns: stats.decode_time.as_nanos() as u64,
+        thinking_tokens: stats.thinking_tokens as u64,
     }
 }
 
@@ -156,24 +67,20 @@ fn outcome(answer: &Answer, size: usize) -> KnapsackAnswer {
 pub unsafe extern "C" fn knapsack_answer(
     models: *const KnapsackModels,
     id: KnapsackStr,
-    messages: *const KnapsackMessage,
-    count: usize,
-    options: *const KnapsackOptions,
+    request: KnapsackStr,
+    when_full: u32,
     cancel: *const KnapsackCancel,
-    on_text: KnapsackOnText,
+    on_piece: KnapsackOnPiece,
     context: *mut c_void,
     answer: *mut KnapsackAnswer,
     error: *mut *mut KnapsackError,
 ) -> bool {
-    // SAFETY: live handles, arrays and strings of the caller's that are alive for the call, the caller's callback.
+    // SAFETY: live handles, strings of the caller's that are alive for the call, the caller's callback.
     let answered = guard(|| unsafe {
-        let messages = list(messages, count)?
-            .iter()
-            .map(|message| Ok(Message::new(role(message.role)?, message.content.text()?)))
-            .collect::<Result<Vec<_>>>()?;
-        let options = sized(options, size_of::<KnapsackOptions>(), KnapsackOptions::UNSET)?.options()?;
-        at(models)?.0.answer(id.text()?, &messages, &options, &at(cancel)?.0, &mut |piece| {
-            on_text(context, KnapsackStr::new(piece))
+        let when_full = context_policy(when_full)?;
+        at(models)?.0.answer(id.text()?, request.text()?, when_full, &at(cancel)?.0, &mut |piece| {
+            let (kind, text) = piece.parts();
+            on_piece(context, kind, KnapsackStr::new(text))
         })
     });
     // SAFETY: the caller's places for an error and an answer, of the size that it says.

@@ -10,8 +10,8 @@ mod models;
 mod transport;
 
 pub use answer::{
-    KnapsackAnswer, KnapsackCancel, KnapsackMessage, KnapsackOnText, KnapsackOptions, knapsack_answer,
-    knapsack_cancel_free, knapsack_cancel_new, knapsack_cancel_raise, knapsack_complete,
+    KnapsackAnswer, KnapsackCancel, KnapsackOnPiece, KnapsackOnText, knapsack_answer, knapsack_cancel_free,
+    knapsack_cancel_new, knapsack_cancel_raise, knapsack_complete,
 };
 pub use error::{
     KnapsackError, KnapsackHolder, knapsack_error_code, knapsack_error_free, knapsack_error_holder,
@@ -27,12 +27,12 @@ pub use models::{
 pub use transport::{KnapsackEnd, KnapsackGet, KnapsackRead, KnapsackTransport};
 
 #[cfg(feature = "jni")]
-pub(crate) use {answer::role, models::number_of, models::state_numbers};
+pub(crate) use {answer::context_policy, models::number_of, models::state_numbers};
 
 use crate::core::{Code, Error, Result};
 
 /// Version of this interface; wrappers that were made for another one refuse to go on.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// UTF-8 with a length.
 #[repr(C)]

@@ -1,31 +1,30 @@
 use super::{Code, Error, Models, Result};
-use knapsack_openai::{Call, Request};
-use knapsack_runtime::text::Message;
-use knapsack_runtime::{
-    CancelFlag, ContextPolicy, Event, FinishReason, GenerateOptions, GenerationStats, SamplingOptions,
-};
+use knapsack_openai::{Call, Request, token_logprobs, tool_call};
+use knapsack_runtime::{CancelFlag, ContextPolicy, Event, FinishReason, GenerationStats};
 
-/// How one answer is generated; `None` is the model's own.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct AnswerOptions {
-    /// Most tokens.
-    pub max_tokens: Option<u32>,
-    /// See [`SamplingOptions`].
-    pub temperature: Option<f32>,
-    /// See [`SamplingOptions`].
-    pub top_p: Option<f32>,
-    /// See [`SamplingOptions`].
-    pub repetition_penalty: Option<f32>,
-    /// See [`SamplingOptions`].
-    pub presence_penalty: Option<f32>,
-    /// See [`SamplingOptions`].
-    pub frequency_penalty: Option<f32>,
-    /// Gives the same answer each time.
-    pub seed: Option<u64>,
-    /// Strings that end the answer, besides the model's own.
-    pub stop: Vec<String>,
-    /// Whether a conversation that has outgrown the context is an error; otherwise it loses its oldest turns.
-    pub fail_when_full: bool,
+/// What an answer brings, as it comes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Piece<'a> {
+    /// More text.
+    Text(&'a str),
+    /// More of what the model thinks before it answers.
+    Thinking(&'a str),
+    /// The model calls a tool: one of OpenAI's `tool_calls` as JSON.
+    ToolCall(String),
+    /// A token was chosen: one of OpenAI's `logprobs.content` as JSON.
+    Token(String),
+}
+
+impl Piece<'_> {
+    /// The number that the header lists, and the text.
+    pub(crate) fn parts(&self) -> (u32, &str) {
+        match self {
+            Piece::Text(text) => (0, text),
+            Piece::Thinking(text) => (1, text),
+            Piece::ToolCall(call) => (2, call),
+            Piece::Token(token) => (3, token),
+        }
+    }
 }
 
 /// Why an answer ended.
@@ -52,8 +51,10 @@ pub struct Answer {
 }
 
 impl Models {
-    /// Answers a conversation, loading the model first if it is not there. Pieces of text go to `on_text`, on this thread; false
-    /// ends the answer as the flag does. A second answer of the same model waits for the first.
+    /// Answers a conversation, loading the model first if it is not there. `request` is one of OpenAI's chat completions as JSON, of
+    /// which `model`, `stream` and `n` mean nothing here. Pieces go to `on_piece`, on this thread; false ends the answer as the flag
+    /// does. A conversation that has outgrown the context is an error or loses its oldest turns. A second answer of the same model
+    /// waits for the first.
     ///
     /// # Errors
     /// A model that cannot be loaded, options out of range, a prompt that does not fit, a device that fails, the flag while the
@@ -61,13 +62,15 @@ impl Models {
     pub fn answer(
         &self,
         id: &str,
-        messages: &[Message],
-        options: &AnswerOptions,
+        request: &str,
+        when_full: ContextPolicy,
         cancel: &CancelFlag,
-        on_text: &mut dyn FnMut(&str) -> bool,
+        on_piece: &mut dyn FnMut(Piece<'_>) -> bool,
     ) -> Result<Answer> {
+        let request = Request::parse(request.as_bytes());
+        let request = request.map_err(|error| Error::new(Code::InvalidArgument, error.message))?;
         let pass = self.gate.enter(cancel)?;
-        let outcome = self.compute(id, messages, options, cancel, on_text);
+        let outcome = self.compute(id, &request, when_full, cancel, on_piece);
         match outcome {
             Ok(mut answer) => {
                 if answer.finish == Finish::Cancelled && pass.stopped() {
@@ -85,32 +88,29 @@ impl Models {
     fn compute(
         &self,
         id: &str,
-        messages: &[Message],
-        options: &AnswerOptions,
+        request: &Request,
+        when_full: ContextPolicy,
         cancel: &CancelFlag,
-        on_text: &mut dyn FnMut(&str) -> bool,
+        on_piece: &mut dyn FnMut(Piece<'_>) -> bool,
     ) -> Result<Answer> {
         let handle = self.acquire(id, cancel)?;
         let mut engine = handle
             .lock_unless(cancel)
             .ok_or_else(|| Error::new(Code::Cancelled, "cancelled while another answer ran"))?;
-        let mut sampling: SamplingOptions = engine.chat().defaults.into();
-        let set = |value: Option<f32>, own: &mut f32| *own = value.unwrap_or(*own);
-        set(options.temperature, &mut sampling.temperature);
-        set(options.top_p, &mut sampling.top_p);
-        set(options.repetition_penalty, &mut sampling.repetition_penalty);
-        set(options.presence_penalty, &mut sampling.presence_penalty);
-        set(options.frequency_penalty, &mut sampling.frequency_penalty);
-        sampling.seed = options.seed;
-        let mut how = GenerateOptions::new(sampling);
-        how.max_tokens = options.max_tokens;
-        how.stop.clone_from(&options.stop);
-        how.context = if options.fail_when_full { ContextPolicy::Fail } else { ContextPolicy::DropOldest };
-        let generation = engine.answer(messages, &how, cancel, &mut |event| {
-            if let Event::Text(piece) = event
-                && !cancel.is_cancelled()
-                && !on_text(piece)
-            {
+        let chat = engine.chat().clone();
+        let mut options = request
+            .options(chat.defaults)
+            .map_err(|error| Error::new(Code::InvalidArgument, error.message))?;
+        options.context = when_full;
+        let generation = engine.answer(request.messages(), &options, cancel, &mut |event| {
+            let piece = match event {
+                Event::Text(text) => Piece::Text(text),
+                Event::Thinking(text) => Piece::Thinking(text),
+                Event::ToolCall(call) => Piece::ToolCall(tool_call(call).to_string()),
+                Event::Token(token) => Piece::Token(token_logprobs(&chat.tokenizer, token).to_string()),
+                _ => return,
+            };
+            if !cancel.is_cancelled() && !on_piece(piece) {
                 cancel.cancel();
             }
         })?;

@@ -1,6 +1,7 @@
 //! Failures as an app sees them: a stable number, a text for the log, and the figures that a person is told.
 
 use knapsack_runtime::download::{DownloadError, TransportError};
+use knapsack_runtime::text::TextError;
 use knapsack_runtime::manager::{Holder, ManagerError, Use};
 use knapsack_runtime::{EngineError, LoadFailed, PackageError};
 use std::any::Any;
@@ -156,9 +157,11 @@ fn classify(error: &(dyn std::error::Error + 'static), found: &mut Error) {
     } else if let Some(error) = error.downcast_ref::<EngineError>() {
         found.code = match error {
             backgrounded if backgrounded.is_backgrounded() => Code::Backgrounded,
-            EngineError::Sampling(_) | EngineError::EmptyPrompt | EngineError::TokenOutOfRange { .. } => {
-                Code::InvalidArgument
-            }
+            EngineError::Sampling(_)
+            | EngineError::Grammar(_)
+            | EngineError::Text(TextError::NoThinking)
+            | EngineError::EmptyPrompt
+            | EngineError::TokenOutOfRange { .. } => Code::InvalidArgument,
             EngineError::PromptTooLong { tokens, context } => {
                 found.numbers = [*tokens as u64, u64::from(*context)];
                 Code::PromptTooLong

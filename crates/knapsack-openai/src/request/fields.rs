@@ -49,6 +49,7 @@ pub(super) struct Fields {
     pub(super) json_schema: Option<Json>,
     /// llama.cpp's: a grammar as text.
     pub(super) grammar: Option<String>,
+    pub(super) regex: Option<String>,
     pub(super) tools: Option<List<Json, MAX_TOOLS>>,
     pub(super) tool_choice: Option<Json>,
     pub(super) parallel_tool_calls: Option<bool>,
@@ -95,6 +96,7 @@ impl Fields {
             "response_format" => self.response_format = map.next_value()?,
             "json_schema" => self.json_schema = map.next_value()?,
             "grammar" => self.grammar = map.next_value()?,
+            "regex" => self.regex = map.next_value()?,
             "tools" => self.tools = map.next_value()?,
             "tool_choice" => self.tool_choice = map.next_value()?,
             "parallel_tool_calls" => self.parallel_tool_calls = map.next_value()?,

@@ -13,7 +13,8 @@ pub(super) fn read(fields: &Fields) -> Result<Option<(&'static str, Grammar)>, A
     };
     let schema = fields.json_schema.as_ref().map(|schema| ("json_schema", Grammar::JsonSchema(schema.0.clone())));
     let text = fields.grammar.as_deref().map(|text| ("grammar", Grammar::from_text(text)));
-    let mut asked = format.into_iter().chain(schema).chain(text);
+    let regex = fields.regex.as_ref().map(|pattern| ("regex", Grammar::Regex(pattern.clone())));
+    let mut asked = format.into_iter().chain(schema).chain(text).chain(regex);
     match (asked.next(), asked.next()) {
         (Some((first, _)), Some((second, _))) => {
             let message = format!("`{first}` and `{second}` both say what form the answer has");

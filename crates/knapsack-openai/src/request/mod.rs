@@ -71,7 +71,7 @@ impl Request {
     }
 
     /// The conversation.
-    pub(crate) fn messages(&self) -> &[Message] {
+    pub fn messages(&self) -> &[Message] {
         &self.messages
     }
 
@@ -89,12 +89,15 @@ impl Request {
     }
 
     /// How many answers are asked for.
-    pub(crate) fn answers(&self) -> u32 {
+    pub fn answers(&self) -> u32 {
         self.fields.n.unwrap_or(1)
     }
 
     /// How to generate, the model's defaults where the request says nothing.
-    pub(crate) fn options(&self, defaults: SamplingDefaults) -> Result<GenerateOptions, ApiError> {
+    ///
+    /// # Errors
+    /// A value outside its range.
+    pub fn options(&self, defaults: SamplingDefaults) -> Result<GenerateOptions, ApiError> {
         let fields = &self.fields;
         if !(1..=MAX_ANSWERS).contains(&self.answers()) {
             return Err(out_of_range("n", self.answers(), "1 to 128"));

@@ -20,7 +20,9 @@ pub(super) fn read(fields: &Fields) -> Result<(PromptOptions, ToolChoice), ApiEr
     };
     // A model that is told of no tools calls none.
     let tools = if choice == ToolChoice::None { Vec::new() } else { tools };
-    Ok((PromptOptions { tools, variables, ..PromptOptions::default() }, choice))
+    // By the name that most templates have for it; where a template has another, or none, it is switched all the same.
+    let thinking = variables.get("enable_thinking").and_then(Value::as_bool);
+    Ok((PromptOptions { tools, variables, thinking, ..PromptOptions::default() }, choice))
 }
 
 fn read_choice(choice: &Value) -> Result<ToolChoice, ApiError> {

@@ -135,6 +135,8 @@ impl<'a> Output<'a> {
     fn part(&mut self, part: Parsed) {
         match part {
             Parsed::Text(text) => self.say(&text),
+            Parsed::Begin { id, name } => (self.on_event)(Event::ToolCallBegins { id: &id, name: &name }),
+            Parsed::Arguments(text) => (self.on_event)(Event::ToolArguments(&text)),
             Parsed::Call(call) => {
                 (self.on_event)(Event::ToolCall(&call));
                 self.tool_calls.push(call);

@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 /// grammars), so a thread of its own computes it while the device runs the model.
 pub(crate) struct Guide {
     place: Place,
+    /// Of the next token, once it is known.
+    mask: Option<SimpleVob>,
     worker: Option<Worker>,
 }
 
@@ -37,12 +39,12 @@ impl Guide {
         let run = move || orders.iter().map(mask).try_for_each(|masked| results.send(masked)).unwrap_or(());
         // Without a thread the mask is computed when it is needed.
         let worker = std::thread::Builder::new().name("grammar".into()).spawn(run).is_ok();
-        Self { place: Place::Here(Box::new(matcher)), worker: worker.then_some(Worker { work, done }) }
+        Self { place: Place::Here(Box::new(matcher)), mask: None, worker: worker.then_some(Worker { work, done }) }
     }
 
     /// Begins to compute the mask of the next token.
     pub(crate) fn prepare(&mut self) {
-        if let (Some(worker), Place::Here(_)) = (&self.worker, &self.place)
+        if let (Some(worker), Place::Here(_), None) = (&self.worker, &self.place, &self.mask)
             && let Place::Here(matcher) = std::mem::replace(&mut self.place, Place::AtWork)
             && let Err(returned) = worker.work.send(matcher)
         {
@@ -50,28 +52,50 @@ impl Guide {
         }
     }
 
+    /// The tokens that may come next, where they are at most `most`.
+    ///
+    /// # Errors
+    /// A grammar that needs more work than the library's limits allow.
+    pub(crate) fn few(&mut self, most: usize) -> Result<Option<Vec<u32>>, String> {
+        let mask = self.mask()?;
+        Ok((mask.num_set() <= most).then(|| mask.to_list()))
+    }
+
     /// Takes from `logits` what the grammar does not allow next. A token that ends the answer is allowed where the grammar is
     /// satisfied.
     ///
     /// # Errors
-    /// A grammar that needs more work than the library's limits allow.
+    /// As [`Guide::few`].
     pub(crate) fn restrict(&mut self, logits: &mut [f32]) -> Result<(), String> {
-        let masked = match std::mem::replace(&mut self.place, Place::AtWork) {
-            Place::Here(matcher) => mask(matcher),
-            Place::AtWork => {
-                let worker = self.worker.as_ref().ok_or("the matcher is lost")?;
-                worker.done.recv().map_err(|_| "the grammar library contradicts itself")?
+        apply(self.mask()?, logits);
+        Ok(())
+    }
+
+    /// The mask of the next token.
+    fn mask(&mut self) -> Result<&SimpleVob, String> {
+        let mask = match self.mask.take() {
+            Some(mask) => mask,
+            None => {
+                let (matcher, mask) = match std::mem::replace(&mut self.place, Place::AtWork) {
+                    Place::Here(matcher) => mask(matcher),
+                    Place::AtWork => self.returned()?,
+                };
+                self.place = Place::Here(matcher);
+                mask?
             }
         };
-        self.place = Place::Here(masked.0);
-        apply(&masked.1?, logits);
-        Ok(())
+        Ok(self.mask.insert(mask))
+    }
+
+    fn returned(&self) -> Result<Masked, String> {
+        let worker = self.worker.as_ref().ok_or("the matcher is lost")?;
+        worker.done.recv().map_err(|_| "the grammar library contradicts itself".to_owned())
     }
 
     /// The answer goes on with `token`, which the mask allowed.
     ///
     /// # Errors
-    /// As [`Guide::restrict`].
+    /// As [`Guide::few`].
     pub(crate) fn accept(&mut self, token: u32) -> Result<(), String> {
         self.here()?.consume_token(token).map_err(|error| format!("{error:#}"))
     }
@@ -79,7 +103,7 @@ impl Guide {
     /// The tokens that must come next, which the answer goes on with.
     ///
     /// # Errors
-    /// As [`Guide::restrict`].
+    /// As [`Guide::few`].
     pub(crate) fn forced(&mut self) -> Result<Vec<u32>, String> {
         let matcher = self.here()?;
         if matcher.is_stopped() {
@@ -95,12 +119,12 @@ impl Guide {
         matches!(&self.place, Place::Here(matcher) if matcher.is_stopped())
     }
 
+    /// The matcher, to be moved on.
     fn here(&mut self) -> Result<&mut Matcher, String> {
         if let Place::AtWork = self.place {
-            let worker = self.worker.as_ref().ok_or("the matcher is lost")?;
-            let (matcher, _) = worker.done.recv().map_err(|_| "the grammar library contradicts itself")?;
-            self.place = Place::Here(matcher);
+            self.place = Place::Here(self.returned()?.0);
         }
+        self.mask = None;
         match &mut self.place {
             Place::Here(matcher) => Ok(matcher),
             Place::AtWork => Err("the matcher is lost".to_owned()),

@@ -42,6 +42,15 @@ impl<'a> Reader<'a> {
         self.rest.starts_with(text)
     }
 
+    /// A text in double quotes.
+    pub(super) fn quoted(&mut self) -> Result<String, Broken> {
+        match self.sees("\"") {
+            true => self.text(),
+            false if self.rest.is_empty() => Err(Broken::Unfinished),
+            false => Err(Broken::Wrong),
+        }
+    }
+
     /// A name up to one of `ends`, which is left.
     pub(super) fn name(&mut self, ends: &[char]) -> Result<&'a str, Broken> {
         self.space();

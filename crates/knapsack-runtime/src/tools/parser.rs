@@ -9,6 +9,11 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Parsed {
     Text(String),
+    /// A call begins.
+    Begin { id: String, name: String },
+    /// More of the JSON text of the arguments of the call that began last.
+    Arguments(String),
+    /// A call that began is complete, or the answer ended within it: its arguments are the text that came then.
     Call(ToolCall),
 }
 
@@ -18,6 +23,15 @@ pub(crate) struct ToolParser {
     ids: SplitMix64,
     held: String,
     state: State,
+    /// The calls since the last mark that were told of.
+    told: Vec<Told>,
+}
+
+/// A call that was told of before it was complete.
+struct Told {
+    id: String,
+    /// Bytes of the arguments that were given.
+    bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +47,7 @@ type Calls = Vec<(String, Value)>;
 
 impl ToolParser {
     pub(crate) fn new(format: ToolFormat) -> Self {
-        Self { format, ids: SplitMix64::new(random_seed()), held: String::new(), state: State::Start }
+        Self { format, ids: SplitMix64::new(random_seed()), held: String::new(), state: State::Start, told: Vec::new() }
     }
 
     /// Adds text.
@@ -44,8 +58,11 @@ impl ToolParser {
         found
     }
 
-    /// Ends the answer: a call that was cut off is the text that it is.
+    /// Ends the answer: a call that was cut off before its arguments began is the text that it is.
     pub(crate) fn finish(&mut self) -> Vec<Parsed> {
+        if !self.told.is_empty() {
+            return self.cut_off();
+        }
         let open = if self.state == State::Call { self.format.shape().open } else { "" };
         let rest = format!("{open}{}", std::mem::take(&mut self.held));
         let blank = rest.trim().is_empty() && self.state == State::Start;
@@ -88,11 +105,46 @@ impl ToolParser {
         opened
     }
 
+    /// Tells of what came of calls, as far as it was not told.
+    fn tell(&mut self, shape: &Shape, found: &mut Vec<Parsed>) {
+        for (index, begun) in begun(&self.held, shape).into_iter().enumerate() {
+            if index == self.told.len() {
+                let id = self.format.id(self.ids.next());
+                found.push(Parsed::Begin { id: id.clone(), name: begun.name });
+                self.told.push(Told { id, bytes: 0 });
+            }
+            if let Some(told) = self.told.get_mut(index)
+                && let Some(more) = begun.arguments.get(told.bytes..).filter(|more| !more.is_empty())
+            {
+                found.push(Parsed::Arguments(more.to_owned()));
+                told.bytes = begun.arguments.len();
+            }
+        }
+    }
+
+    /// The calls that were told of, as they are now.
+    fn cut_off(&mut self) -> Vec<Parsed> {
+        let (held, told) = (std::mem::take(&mut self.held), std::mem::take(&mut self.told));
+        let call = |(told, begun): (Told, Begun<'_>)| {
+            let arguments = ToolCall::parse_arguments(begun.arguments.into());
+            Parsed::Call(ToolCall { id: told.id, name: begun.name, arguments })
+        };
+        told.into_iter().zip(begun(&held, &self.format.shape())).map(call).collect()
+    }
+
     fn call(&mut self, shape: &Shape, found: &mut Vec<Parsed>) -> bool {
+        self.tell(shape, found);
         match calls(&self.held, shape) {
             Ok((calls, used)) => {
+                let mut told = std::mem::take(&mut self.told).into_iter();
                 for (name, arguments) in calls {
-                    found.push(Parsed::Call(ToolCall { id: self.format.id(self.ids.next()), name, arguments }));
+                    let id = told.next().map(|told| told.id).unwrap_or_else(|| {
+                        let id = self.format.id(self.ids.next());
+                        found.push(Parsed::Begin { id: id.clone(), name: name.clone() });
+                        found.push(Parsed::Arguments(arguments.to_string()));
+                        id
+                    });
+                    found.push(Parsed::Call(ToolCall { id, name, arguments }));
                 }
                 self.held.drain(..used);
                 self.state = State::Start;
@@ -103,6 +155,11 @@ impl ToolParser {
                 true
             }
             Err(Broken::Unfinished) => false,
+            Err(Broken::Wrong) if !self.told.is_empty() => {
+                found.extend(self.cut_off());
+                self.state = State::Text;
+                false
+            }
             Err(Broken::Wrong) => {
                 found.push(Parsed::Text(format!("{}{}", shape.open, std::mem::take(&mut self.held))));
                 self.state = State::Text;
@@ -116,6 +173,82 @@ impl ToolParser {
 fn beginning(text: &str, mark: &str) -> usize {
     let longest = mark.len().saturating_sub(1).min(text.len());
     (1..=longest).rev().find(|&n| mark.is_char_boundary(n) && text.ends_with(&mark[..n])).unwrap_or(0)
+}
+
+/// A call as far as it came.
+struct Begun<'a> {
+    name: String,
+    /// The JSON text of an object, perhaps only its beginning.
+    arguments: &'a str,
+}
+
+/// The calls between two marks whose arguments have begun and are written as JSON.
+fn begun<'a>(text: &'a str, shape: &Shape) -> Vec<Begun<'a>> {
+    let mut reader = Reader { rest: text, mark: "" };
+    let mut found = Vec::new();
+    let mut more = !shape.list || reader.take("[").is_ok();
+    while more && let Ok(name) = heading(&mut reader, shape.item) {
+        reader.space();
+        let (arguments, rest) = object(reader.rest);
+        if arguments.is_empty() {
+            break;
+        }
+        found.push(Begun { name, arguments });
+        reader.rest = rest;
+        let ended = matches!(shape.item, Item::Named(_)) || reader.take("}").is_ok();
+        more = shape.list && ended && reader.take(",").is_ok();
+    }
+    found
+}
+
+/// What stands before the arguments of a call: gives its name.
+fn heading(reader: &mut Reader<'_>, item: Item) -> Result<String, Broken> {
+    match item {
+        Item::Json(_) => {
+            reader.take("{")?;
+            key(reader, &["name"])?;
+            let name = reader.quoted()?;
+            reader.take(",")?;
+            key(reader, &["arguments", "parameters"])?;
+            Ok(name)
+        }
+        Item::Named(mark) => {
+            let end = reader.rest.find(mark).ok_or(Broken::Unfinished)?;
+            let name = reader.rest[..end].trim().to_owned();
+            reader.rest = &reader.rest[end + mark.len()..];
+            Ok(name)
+        }
+        Item::Python | Item::Call(_) => Err(Broken::Wrong),
+    }
+}
+
+/// One of these keys of an object.
+fn key(reader: &mut Reader<'_>, names: &[&str]) -> Result<(), Broken> {
+    let key = reader.quoted()?;
+    reader.take(":")?;
+    if names.contains(&key.as_str()) { Ok(()) } else { Err(Broken::Wrong) }
+}
+
+/// The JSON object that a text begins with, as far as it came, and what follows it.
+fn object(text: &str) -> (&str, &str) {
+    let (mut depth, mut quoted, mut escaped) = (0u32, false, false);
+    if !text.starts_with('{') {
+        return ("", text);
+    }
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => depth += 1,
+            b'}' | b']' if !quoted => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return text.split_at(at + 1);
+        }
+    }
+    (text, "")
 }
 
 /// The calls between two marks, and how much text they and the closing mark take.

@@ -71,18 +71,52 @@ fn parse(format: ToolFormat, parts: &[&str]) -> (String, Vec<(String, Value)>) {
     let mut parser = ToolParser::new(format);
     let mut found: Vec<Parsed> = parts.iter().flat_map(|part| parser.push(part)).collect();
     found.extend(parser.finish());
-    let (mut text, mut calls, mut ids) = (String::new(), Vec::new(), Vec::new());
+    let (mut text, mut calls, mut begun) = (String::new(), Vec::new(), Vec::<(String, String, String)>::new());
     for part in found {
         match part {
             Parsed::Text(more) => text.push_str(&more),
+            Parsed::Begin { id, name } => {
+                assert!(begun.iter().all(|(known, ..)| *known != id), "{id} twice");
+                begun.push((id, name, String::new()));
+            }
+            Parsed::Arguments(more) => {
+                assert!(!more.is_empty());
+                begun.last_mut().unwrap().2.push_str(&more);
+            }
             Parsed::Call(ToolCall { id, name, arguments }) => {
-                assert!(!ids.contains(&id), "{id} twice");
-                ids.push(id);
+                let (told, its_name, text) = &begun[calls.len()];
+                assert_eq!((told, its_name), (&id, &name));
+                assert_eq!(ToolCall::parse_arguments(text.as_str().into()), arguments);
                 calls.push((name, arguments));
             }
         }
     }
+    assert_eq!(begun.len(), calls.len());
     (text, calls)
+}
+
+/// Arguments in JSON come as they are written, call after call.
+#[test]
+fn arguments_come_in_pieces() {
+    for format in FORMATS {
+        let mut parser = ToolParser::new(format);
+        let (mut pieces, mut complete) = (Vec::new(), 0);
+        for character in both(format).chars() {
+            for part in parser.push(character.encode_utf8(&mut [0; 4])) {
+                match part {
+                    Parsed::Arguments(text) => pieces.push(text),
+                    Parsed::Call(_) => complete += 1,
+                    Parsed::Begin { .. } | Parsed::Text(_) => {}
+                }
+            }
+        }
+        assert_eq!(complete, expected(format).len(), "{format:?}");
+        let whole = matches!(format, ToolFormat::Lfm2 | ToolFormat::Gemma);
+        assert_eq!(pieces.len() > 20, !whole, "{format:?}: {pieces:?}");
+    }
+    let text = "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {\"a\": \"}]\\\"{\"}}, {\"name\": \"g\", \"arguments\": {\"b\": [1";
+    let calls = parse(ToolFormat::Mistral, &[text]).1;
+    assert_eq!(calls, [("f".to_owned(), json!({ "a": "}]\"{" })), ("g".to_owned(), json!("{\"b\": [1"))]);
 }
 
 #[test]
@@ -102,9 +136,15 @@ fn calls_of_every_format_however_they_are_cut() {
         for plain in ["Just text, with < and [ and {braces}.", "", "[TOOL", "a <tool_c"] {
             assert_eq!(parse(format, &[plain]), (plain.to_owned(), Vec::new()), "{format:?}");
         }
-        // Cut off, a call is the text that it is.
-        let half = &text[..text.len() / 3];
-        assert_eq!(parse(format, &[half]), (half.to_owned(), Vec::new()), "{format:?}");
+        // Cut off before its arguments, or in a notation of its own, a call is the text that it is.
+        let early = &text[..text.find("weather").unwrap()];
+        assert_eq!(parse(format, &[early]), (early.to_owned(), Vec::new()), "{format:?}");
+        let half = &text[..text.find("Oslo").unwrap()];
+        let cut = match format {
+            ToolFormat::Lfm2 | ToolFormat::Gemma => (half.to_owned(), Vec::new()),
+            _ => (String::new(), vec![("get_weather".to_owned(), json!("{\"city\": \""))]),
+        };
+        assert_eq!(parse(format, &[half]), cut, "{format:?}");
     }
 }
 

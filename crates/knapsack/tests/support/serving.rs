@@ -45,7 +45,8 @@ impl Sandbox {
             "{{ 'Call one as <tool_call>\\n{\"name\": ..., \"arguments\": ...}\\n</tool_call><|im_end|>\\n' }}{% endif %}",
             "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + (message.content or '') }}",
             "{% for call in message.tool_calls or [] %}{{ '<tool_call>\\n{\"name\": ' + call.function.name | tojson + ', \"arguments\": ' + call.function.arguments | tojson + '}\\n</tool_call>' }}{% endfor %}",
-            "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+            "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}",
+            "{% if enable_thinking is defined and enable_thinking %}{{ '<think>\\n' }}{% endif %}{% endif %}{# </think> #}"
         );
         let model = self.path("model-with-tools");
         fs::create_dir(&model).unwrap();
@@ -57,7 +58,7 @@ impl Sandbox {
         let mut tokens: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
         tokens["chat_template"] = TEMPLATE.into();
         fs::write(&config, tokens.to_string()).unwrap();
-        let entry = json!({ "model": model, "model_id": FOUR, "quantization": "q4f16_1", "bundle_weight": true });
+        let entry = json!({ "model": model, "model_id": FOUR, "quantization": "q4f16_1", "bundle_weight": true, "overrides": { "context_window_size": 2048 } });
         self.package(&json!({ "device": "iphone", "model_list": [entry] }), |_| ())
     }
 

@@ -10,12 +10,16 @@ public final class ChatSession: Sendable {
     private let native: Native
     private let model: ModelInfo.ID
     private let context: ContextPolicy
+    private let tools: [Tool]
     private let start: [Message]
     private let state: Guarded<State>
     private let queue = DispatchQueue(label: "ai.knapsack.session", qos: .userInitiated, target: Workers.queue)
 
-    init(_ native: Native, _ model: ModelInfo.ID, _ transcript: [Message], _ context: ContextPolicy) {
-        (self.native, self.model, self.context) = (native, model, context)
+    /// Most steps of an answer: a model that never stops calling tools would never answer.
+    private static let mostSteps = 16
+
+    init(_ native: Native, _ model: ModelInfo.ID, _ transcript: [Message], _ tools: [Tool], _ context: ContextPolicy) {
+        (self.native, self.model, self.tools, self.context) = (native, model, tools, context)
         start = transcript.filter { $0.role == .system }
         state = Guarded(State(transcript: transcript))
     }
@@ -32,7 +36,22 @@ public final class ChatSession: Sendable {
         throw CancellationError()
     }
 
-    /// The answer, piece by piece. It ends once: with ``Event/finished(_:)`` or with a thrown error. When the consumer is
+    /// The answer as a value of a type: it always has the form of the type's schema.
+    /// - Throws: ``KnapsackError/incompleteAnswer(_:)`` when the answer ended before its value did; what decoding throws.
+    public func respond<T: Structured>(to prompt: String, as type: T.Type, options: GenerationOptions = .init()) async throws -> T {
+        var options = options
+        options.form = .schema(T.schema)
+        let answer = try await respond(to: prompt, options: options)
+        switch answer.finishReason {
+        case .stop: return try JSONDecoder().decode(T.self, from: Data(answer.text.utf8))
+        case .length: throw KnapsackError.incompleteAnswer(answer.text)
+        case .cancelled: throw CancellationError()
+        case .backgrounded: throw KnapsackError.backgrounded
+        }
+    }
+
+    /// The answer, piece by piece. Where the model calls tools of the session's, they run in between, and it goes on with what they
+    /// gave. It ends once: with ``Event/finished(_:)`` or with a thrown error. When the consumer is
     /// cancelled or stops iterating the computation stops and nothing more arrives. The computation never waits for the consumer.
     public func stream(_ prompt: String, options: GenerationOptions = .init()) -> AsyncThrowingStream<Event, any Error> {
         let cancel = Cancel()
@@ -63,20 +82,81 @@ public final class ChatSession: Sendable {
         _ continuation: AsyncThrowingStream<Event, any Error>.Continuation
     ) throws -> Answer {
         let before = transcript
-        let request = before + [Message(.user, prompt)]
-        var text = ""
-        let (finish, usage) = try native.answer(model, request, options, context, cancel) { piece in
-            text += piece
-            if case .terminated = continuation.yield(.text(piece)) { return false }
-            return true
-        }
-        if finish == .stop || finish == .length {
-            state.with {
-                // A reset meanwhile wins.
-                if $0.transcript == before { $0.transcript = request + [Message(.assistant, text)] }
+        var messages = before + [Message(.user, prompt)]
+        var (answer, steps) = (Answer(), 0)
+        steps: while true {
+            let step = try self.step(messages, options, first: steps == 0, cancel, continuation)
+            answer.usage.add(step.usage)
+            answer.tokens += step.tokens
+            (answer.text, answer.reasoning, answer.finishReason) = (step.text, step.reasoning, step.finishReason)
+            let calls = step.finishReason == .stop ? step.toolCalls : []
+            messages.append(
+                Message(.assistant, step.text, reasoning: step.reasoning.isEmpty ? nil : step.reasoning, toolCalls: calls))
+            if calls.isEmpty { break steps }
+            answer.toolCalls += calls
+            steps += 1
+            guard steps < Self.mostSteps else { throw KnapsackError.incompleteAnswer("the model goes on calling tools") }
+            for call in calls {
+                guard let tool = tools.first(where: { $0.name == call.name }) else {
+                    throw KnapsackError.internalError("the model called \(call.name)")
+                }
+                let result: String
+                do {
+                    result = try waiting(cancel) { try await tool.call(call.arguments) }
+                } catch where cancel.isRaised {
+                    answer.finishReason = .cancelled
+                    break steps
+                }
+                messages.append(Message(result: result, of: call))
+                if case .terminated = continuation.yield(.toolResult(call, result)) { cancel.raise() }
+            }
+            if cancel.isRaised {
+                answer.finishReason = .cancelled
+                break steps
             }
         }
-        return Answer(text: text, finishReason: finish, usage: usage)
+        if answer.finishReason == .stop || answer.finishReason == .length {
+            let said = messages
+            state.with {
+                // A reset meanwhile wins.
+                if $0.transcript == before { $0.transcript = said }
+            }
+        }
+        return answer
+    }
+
+    /// What the model says until it ends or calls tools.
+    private func step(
+        _ messages: [Message], _ options: GenerationOptions, first: Bool, _ cancel: Cancel,
+        _ continuation: AsyncThrowingStream<Event, any Error>.Continuation
+    ) throws -> Answer {
+        var step = Answer()
+        let decoder = JSONDecoder()
+        let request = try options.request(messages, tools, first: first)
+        let (finish, usage) = try native.answer(model, request, context, cancel) { kind, text in
+            let event: Event
+            switch kind {
+            case 0:
+                step.text += text
+                event = .text(text)
+            case 1:
+                step.reasoning += text
+                event = .thinking(text)
+            case 2:
+                guard let call = try? decoder.decode(WrittenCall.self, from: Data(text.utf8)).call else { return true }
+                step.toolCalls.append(call)
+                event = .toolCall(call)
+            case 3:
+                guard let token = try? decoder.decode(WrittenToken.self, from: Data(text.utf8)).logProb else { return true }
+                step.tokens.append(token)
+                event = .token(token)
+            default: return true
+            }
+            if case .terminated = continuation.yield(event) { return false }
+            return true
+        }
+        (step.finishReason, step.usage) = (finish, usage)
+        return step
     }
 
     /// Forgets the conversation, but not the instructions.

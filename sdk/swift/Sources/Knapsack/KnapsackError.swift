@@ -29,6 +29,8 @@ public enum KnapsackError: Error, Sendable, Equatable {
     case template(String)
     /// An option is outside its range, or the session is closed.
     case invalidOption(String)
+    /// The answer ended before it had its form: `maxTokens`, the end of the context, or a model that never stops calling tools.
+    case incompleteAnswer(String)
     /// The app is in the background.
     case backgrounded
     /// The GPU or the CPU failed.
@@ -60,7 +62,7 @@ extension KnapsackError: LocalizedError {
         switch self {
         case .noSuchModel(let text), .packageUnusable(let text), .libraryMissing(let text), .libraryUnusable(let text),
             .notDownloaded(let text), .wrongContent(let text), .inUse(let text), .template(let text), .invalidOption(let text),
-            .deviceFailed(let text), .internalError(let text):
+            .incompleteAnswer(let text), .deviceFailed(let text), .internalError(let text):
             text
         case .network(let problem): problem.message
         case .notEnoughSpace(let needed, let available): "\(needed) bytes are needed on the disk, \(available) are free"

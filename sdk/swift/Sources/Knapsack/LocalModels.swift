@@ -120,12 +120,14 @@ public final class LocalModels: Sendable {
     /// Begins a conversation, and loads the model.
     ///
     /// Several sessions of one model share its memory and its cache: alternating between them costs the prompt each time.
+    /// `tools` are what the model may call while it answers; its template must take tools.
     public func session(
-        _ id: ModelInfo.ID, instructions: String? = nil, history: [Message] = [], context: ContextPolicy = .dropOldest
+        _ id: ModelInfo.ID, instructions: String? = nil, history: [Message] = [], tools: [Tool] = [],
+        context: ContextPolicy = .dropOldest
     ) async throws -> ChatSession {
         try await load(id)
         let system = instructions.map { [Message(.system, $0)] } ?? []
-        return ChatSession(native, id, system + history, context)
+        return ChatSession(native, id, system + history, tools, context)
     }
 
     /// Frees a loaded model.

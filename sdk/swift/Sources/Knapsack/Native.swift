@@ -52,7 +52,28 @@ enum LogHook {
 final class Cancel: @unchecked Sendable {
     // The C interface lets any thread use it.
     let pointer = knapsack_cancel_new()!
-    func raise() { knapsack_cancel_raise(pointer) }
+    private let state = Guarded<(raised: Bool, also: (@Sendable () -> Void)?)>((false, nil))
+
+    func raise() {
+        knapsack_cancel_raise(pointer)
+        let also = state.with { state in
+            state.raised = true
+            return state.also
+        }
+        also?()
+    }
+
+    var isRaised: Bool { state.with { $0.raised } }
+
+    /// What else is to be done then; at once when it is raised already.
+    func onRaise(_ also: (@Sendable () -> Void)?) {
+        let raised = state.with { state in
+            state.also = also
+            return state.raised
+        }
+        if raised { also?() }
+    }
+
     deinit { knapsack_cancel_free(pointer) }
 }
 
@@ -249,77 +270,35 @@ final class Native: @unchecked Sendable {
     func pause() { knapsack_pause(pointer) }
     func resume() { knapsack_resume(pointer) }
 
+    /// One step of an answer: up to its end, or to calls of tools.
     func answer(
-        _ id: String, _ messages: [Message], _ options: GenerationOptions, _ context: ContextPolicy, _ cancel: Cancel,
-        _ onText: @escaping (String) -> Bool
+        _ id: String, _ request: String, _ context: ContextPolicy, _ cancel: Cancel, _ onPiece: @escaping (UInt32, String) -> Bool
     ) throws -> (FinishReason, Usage) {
         final class Sink {
-            let push: (String) -> Bool
-            init(_ push: @escaping (String) -> Bool) { self.push = push }
+            let push: (UInt32, String) -> Bool
+            init(_ push: @escaping (UInt32, String) -> Bool) { self.push = push }
         }
-        let sink = Sink(onText)
+        let sink = Sink(onPiece)
         var answer = KnapsackAnswer()
         answer.size = MemoryLayout<KnapsackAnswer>.size
-        // One buffer for all strings, so that their addresses are valid together.
-        let strings = messages.map(\.content) + options.stop
-        let bytes = strings.flatMap(\.utf8)
-        try bytes.withUnsafeBufferPointer { buffer in
-            var start = 0
-            let pieces = strings.map { string in
-                let length = string.utf8.count
-                defer { start += length }
-                return KnapsackStr(data: buffer.baseAddress.map { $0 + start }, len: length)
-            }
-            let turns = zip(messages, pieces).map { KnapsackMessage(role: $0.role.number, content: $1) }
-            try Array(pieces[messages.count...]).withUnsafeBufferPointer { stop in
-                var settings = try options.settings(stop, context)
-                try withExtendedLifetime(sink) {
-                    try id.withKnapsackStr { id in
-                        try call {
-                            knapsack_answer(
-                                $0, id, turns, turns.count, &settings, cancel.pointer,
-                                { Unmanaged<Sink>.fromOpaque($0!).takeUnretainedValue().push(String($1)) },
-                                Unmanaged.passUnretained(sink).toOpaque(), &answer, &$1)
-                        }
+        try withExtendedLifetime(sink) {
+            try id.withKnapsackStr { id in
+                try request.withKnapsackStr { request in
+                    try call {
+                        knapsack_answer(
+                            $0, id, request, context.rawValue, cancel.pointer,
+                            { Unmanaged<Sink>.fromOpaque($0!).takeUnretainedValue().push($1, String($2)) },
+                            Unmanaged.passUnretained(sink).toOpaque(), &answer, &$1)
                     }
                 }
             }
         }
         let usage = Usage(
             promptTokens: Int(answer.prompt_tokens), reusedTokens: Int(answer.reused_tokens),
-            generatedTokens: Int(answer.generated_tokens), droppedMessages: Int(answer.dropped_messages),
-            prefillTime: Double(answer.prefill_ns) / 1e9, decodeTime: Double(answer.decode_ns) / 1e9)
+            generatedTokens: Int(answer.generated_tokens), thinkingTokens: Int(answer.thinking_tokens),
+            droppedMessages: Int(answer.dropped_messages), prefillTime: Double(answer.prefill_ns) / 1e9,
+            decodeTime: Double(answer.decode_ns) / 1e9)
         return (FinishReason(rawValue: answer.finish) ?? .stop, usage)
-    }
-}
-
-extension GenerationOptions {
-    fileprivate func settings(_ stop: UnsafeBufferPointer<KnapsackStr>, _ context: ContextPolicy) throws -> KnapsackOptions {
-        var settings = KnapsackOptions()
-        settings.size = MemoryLayout<KnapsackOptions>.size
-        if let maxTokens {
-            guard maxTokens > 0, let tokens = UInt32(exactly: maxTokens) else {
-                throw KnapsackError.invalidOption("maxTokens is \(maxTokens)")
-            }
-            settings.max_tokens = tokens
-        }
-        for (value, name) in [
-            (temperature, "temperature"), (topP, "topP"), (repetitionPenalty, "repetitionPenalty"),
-            (presencePenalty, "presencePenalty"), (frequencyPenalty, "frequencyPenalty"),
-        ] where value?.isNaN == true {
-            throw KnapsackError.invalidOption("\(name) is not a number")
-        }
-        settings.temperature = temperature ?? .nan
-        settings.top_p = topP ?? .nan
-        settings.repetition_penalty = repetitionPenalty ?? .nan
-        settings.presence_penalty = presencePenalty ?? .nan
-        settings.frequency_penalty = frequencyPenalty ?? .nan
-        settings.has_seed = seed != nil
-        settings.seed = seed ?? 0
-        settings.stop = stop.baseAddress
-        settings.stop_count = stop.count
-        settings.when_full = context.rawValue
-        return settings
     }
 }
 

@@ -143,52 +143,107 @@ public enum EvictionReason: Sendable, Equatable {
 
 /// One turn of a conversation.
 public struct Message: Sendable, Equatable, Codable {
-    public enum Role: String, Sendable, Codable {
-        case system, user, assistant, tool
-        var number: UInt32 {
-            switch self {
-            case .system: 0
-            case .user: 1
-            case .assistant: 2
-            case .tool: 3
-            }
-        }
-    }
+    public enum Role: String, Sendable, Codable { case system, user, assistant, tool }
     public var role: Role
     public var content: String
-    public init(_ role: Role, _ content: String) {
-        self.role = role
-        self.content = content
+    /// What the model thought before it said this. Templates leave it out of the conversation as their model wants it.
+    public var reasoning: String?
+    /// The tools that the model called.
+    public var toolCalls: [ToolCall]
+    /// Of a tool's result: the call that it answers.
+    public var toolCallID: String?
+    /// Of a tool's result: the tool's name.
+    public var name: String?
+
+    public init(_ role: Role, _ content: String, reasoning: String? = nil, toolCalls: [ToolCall] = []) {
+        (self.role, self.content, self.reasoning, self.toolCalls) = (role, content, reasoning, toolCalls)
+    }
+
+    /// What a tool gave.
+    public init(result: String, of call: ToolCall) {
+        self.init(.tool, result)
+        (toolCallID, name) = (call.id, call.name)
+    }
+
+    public init(from decoder: any Decoder) throws {
+        let values = try decoder.container(keyedBy: CodingKeys.self)
+        role = try values.decode(Role.self, forKey: .role)
+        content = try values.decode(String.self, forKey: .content)
+        reasoning = try values.decodeIfPresent(String.self, forKey: .reasoning)
+        toolCalls = try values.decodeIfPresent([ToolCall].self, forKey: .toolCalls) ?? []
+        toolCallID = try values.decodeIfPresent(String.self, forKey: .toolCallID)
+        name = try values.decodeIfPresent(String.self, forKey: .name)
+    }
+
+    var json: JSON {
+        .object([
+            "role": .text(role.rawValue), "content": .text(content), "reasoning_content": reasoning.map(JSON.text),
+            "tool_calls": toolCalls.isEmpty ? nil : .array(toolCalls.map(\.json)), "tool_call_id": toolCallID.map(JSON.text),
+            "name": name.map(JSON.text),
+        ])
     }
 }
 
-/// How one answer is generated; what is nil is the model's own.
+/// How one answer is generated; what is nil is the model's own. In which order the numbers work is told in `docs/serving.md`.
 public struct GenerationOptions: Sendable, Equatable {
     /// Most tokens.
     public var maxTokens: Int?
     /// 0 takes the most likely token always.
     public var temperature: Float?
+    /// Draws from this many of the most likely tokens; 0: from all.
+    public var topK: Int?
     public var topP: Float?
+    /// Leaves out tokens that are less likely than this share of the most likely one.
+    public var minP: Float?
     public var repetitionPenalty: Float?
     public var presencePenalty: Float?
     public var frequencyPenalty: Float?
+    /// Added to the logits of tokens.
+    public var logitBias: [UInt32: Float]
     /// The same seed gives the same answer.
     public var seed: UInt64?
-    /// Strings that end the answer, besides the model's own.
+    /// Strings that end the answer, besides the model's own; at most four.
     public var stop: [String]
+    /// Tokens that end the answer, besides the model's own.
+    public var stopTokens: [UInt32]
+    /// The form of the answer.
+    public var form: AnswerForm?
+    /// Whether the model thinks before it answers, where it can; nil: as its template has it.
+    public var thinking: Bool?
+    /// Tokens after which a model that thinks has to answer.
+    public var maxThinkingTokens: Int?
+    /// Log probabilities of each token and of so many of its most likely rivals, 0 to 20: ``Answer/tokens``.
+    public var logProbs: Int?
+    /// Which of the session's tools the model may or must call.
+    public var toolChoice: ToolChoice
+    /// Whether it may call several at once.
+    public var parallelToolCalls: Bool
 
     public init(
-        maxTokens: Int? = nil, temperature: Float? = nil, topP: Float? = nil, repetitionPenalty: Float? = nil,
-        presencePenalty: Float? = nil, frequencyPenalty: Float? = nil, seed: UInt64? = nil, stop: [String] = []
+        maxTokens: Int? = nil, temperature: Float? = nil, topK: Int? = nil, topP: Float? = nil, minP: Float? = nil,
+        repetitionPenalty: Float? = nil, presencePenalty: Float? = nil, frequencyPenalty: Float? = nil,
+        logitBias: [UInt32: Float] = [:], seed: UInt64? = nil, stop: [String] = [], stopTokens: [UInt32] = [],
+        form: AnswerForm? = nil, thinking: Bool? = nil, maxThinkingTokens: Int? = nil, logProbs: Int? = nil,
+        toolChoice: ToolChoice = .auto, parallelToolCalls: Bool = true
     ) {
         self.maxTokens = maxTokens
         self.temperature = temperature
+        self.topK = topK
         self.topP = topP
+        self.minP = minP
         self.repetitionPenalty = repetitionPenalty
         self.presencePenalty = presencePenalty
         self.frequencyPenalty = frequencyPenalty
+        self.logitBias = logitBias
         self.seed = seed
         self.stop = stop
+        self.stopTokens = stopTokens
+        self.form = form
+        self.thinking = thinking
+        self.maxThinkingTokens = maxThinkingTokens
+        self.logProbs = logProbs
+        self.toolChoice = toolChoice
+        self.parallelToolCalls = parallelToolCalls
     }
 }
 
@@ -212,29 +267,68 @@ public enum FinishReason: UInt32, Sendable {
     case backgrounded = 3
 }
 
-/// What an answer took.
+/// What an answer took, all its steps together where tools were called.
 public struct Usage: Sendable, Equatable {
-    public let promptTokens: Int
+    public internal(set) var promptTokens = 0
     /// Those of them that were in the cache already.
-    public let reusedTokens: Int
-    public let generatedTokens: Int
+    public internal(set) var reusedTokens = 0
+    public internal(set) var generatedTokens = 0
+    /// Those of them that the model thought with.
+    public internal(set) var thinkingTokens = 0
     /// Messages that were left out because the conversation has outgrown the context.
-    public let droppedMessages: Int
+    public internal(set) var droppedMessages = 0
     /// Seconds until the first token.
-    public let prefillTime: TimeInterval
+    public internal(set) var prefillTime: TimeInterval = 0
     /// Seconds from there on.
-    public let decodeTime: TimeInterval
+    public internal(set) var decodeTime: TimeInterval = 0
+
+    mutating func add(_ other: Usage) {
+        promptTokens += other.promptTokens
+        reusedTokens += other.reusedTokens
+        generatedTokens += other.generatedTokens
+        thinkingTokens += other.thinkingTokens
+        droppedMessages = max(droppedMessages, other.droppedMessages)
+        prefillTime += other.prefillTime
+        decodeTime += other.decodeTime
+    }
+}
+
+/// A token of an answer, and what the model thought of it.
+public struct TokenLogProb: Sendable, Equatable {
+    /// A token and the natural logarithm of its probability.
+    public struct Candidate: Sendable, Equatable {
+        /// Its bytes as text; a token may be a part of a character.
+        public let text: String
+        public let logProb: Double
+    }
+    public let chosen: Candidate
+    /// The most likely tokens.
+    public let top: [Candidate]
 }
 
 /// A whole answer.
 public struct Answer: Sendable, Equatable {
-    public let text: String
-    public let finishReason: FinishReason
-    public let usage: Usage
+    public internal(set) var text = ""
+    /// What the model thought before.
+    public internal(set) var reasoning = ""
+    /// The tools that it called on the way.
+    public internal(set) var toolCalls: [ToolCall] = []
+    /// Its tokens, where ``GenerationOptions/logProbs`` asked for them.
+    public internal(set) var tokens: [TokenLogProb] = []
+    public internal(set) var finishReason = FinishReason.stop
+    public internal(set) var usage = Usage()
 }
 
-/// What a stream of an answer gives: pieces of text, and at the end, once, the answer.
+/// What a stream of an answer gives: pieces, and at the end, once, the answer.
 public enum Event: Sendable, Equatable {
     case text(String)
+    /// More of what the model thinks before it answers.
+    case thinking(String)
+    /// A token was chosen; only where log probabilities were asked for.
+    case token(TokenLogProb)
+    /// The model calls a tool of the session's, which runs now.
+    case toolCall(ToolCall)
+    /// What the tool gave.
+    case toolResult(ToolCall, String)
     case finished(Answer)
 }

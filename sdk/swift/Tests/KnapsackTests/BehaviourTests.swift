@@ -28,6 +28,7 @@ final class BehaviourTests: XCTestCase {
                 XCTAssertEqual(answer.text, text)
                 XCTAssertEqual(answer.finishReason, .stop)
                 XCTAssertGreaterThan(answer.usage.promptTokens, 5)
+            default: XCTFail("\(event)")
             }
         }
         XCTAssertEqual(ends, 1)

@@ -11,6 +11,9 @@ import XCTest
 struct World {
     let model, library, control: String
     let bundle, remote: URL
+    /// The same model with a template that takes tools and thinks.
+    let tools, toolsLibrary: String
+    let toolsBundle: URL
 
     init() throws {
         let path = try XCTUnwrap(ProcessInfo.processInfo.environment["KNAPSACK_WORLD"], "KNAPSACK_WORLD is not set")
@@ -21,6 +24,8 @@ struct World {
         }
         func value(_ name: String) throws -> String { try XCTUnwrap(values[name], name) }
         (model, library, control) = (try value("model"), try value("library"), try value("control"))
+        (tools, toolsLibrary) = (try value("tools"), try value("tools_library"))
+        toolsBundle = URL(fileURLWithPath: try value("tools_bundle"))
         bundle = URL(fileURLWithPath: try value("bundle"))
         remote = URL(fileURLWithPath: try value("remote"))
     }
@@ -28,6 +33,10 @@ struct World {
     func models(budget: UInt64? = nil) throws -> LocalModels {
         try LocalModels(
             ModelPackage(bundle: bundle, library: library), options: Options(memoryBudget: budget, background: .stopAll))
+    }
+
+    func toolModels() throws -> LocalModels {
+        try LocalModels(ModelPackage(bundle: toolsBundle, library: toolsLibrary), options: Options(background: .stopAll))
     }
 
     /// The same models, to be downloaded.

@@ -10,6 +10,7 @@ pub(crate) mod panel;
 pub(crate) mod rows;
 
 use super::task::{Finish, Linear, Matrix};
+use super::vector::MAX_LANES;
 use knapsack_tensor::{WithBits, with_bits};
 
 /// Most tokens that meet quantized rows where they lie, without a panel.
@@ -46,6 +47,17 @@ pub(crate) fn plan(task: &mut Linear, panel_columns: [usize; 2]) -> Routine {
         Routine::Panel => panel_columns[usize::from(gated)],
     };
     routine
+}
+
+/// Output columns of a unit where only a few are wanted, for a routine whose unit may be that large.
+pub(crate) fn smallest_unit(routine: Routine, largest: usize) -> usize {
+    let unit = match routine {
+        // As many rows as are worked on at once, or a vector of columns.
+        Routine::Rows | Routine::Dense => 4,
+        Routine::Columns => MAX_LANES,
+        Routine::Panel => largest,
+    };
+    unit.min(largest)
 }
 
 /// Enough units to share out, few enough to make long streams.

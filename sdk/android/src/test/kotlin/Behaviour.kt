@@ -36,22 +36,22 @@ import java.net.URL
 import java.nio.file.Files
 
 /** What `cargo run --example world` serves; the first argument names a file with what it printed. */
-private lateinit var world: Map<String, String>
-private val model get() = world.getValue("model")
-private val library get() = world.getValue("library")
-private val bundle get() = File(world.getValue("bundle"))
+internal lateinit var world: Map<String, String>
+internal val model get() = world.getValue("model")
+internal val library get() = world.getValue("library")
+internal val bundle get() = File(world.getValue("bundle"))
 
 /** How often a race is run. */
 private val rounds = System.getenv("KNAPSACK_ROUNDS")?.toInt() ?: 20
-private const val SUM = "What is 37 plus 48?"
-private val greedy = GenerationOptions(temperature = 0f)
+internal const val SUM = "What is 37 plus 48?"
+internal val greedy = GenerationOptions(temperature = 0f)
 
 private fun hub(command: String) = URL("${world.getValue("control")}/$command").readText()
 
-private fun open(budget: Long? = null) =
+internal fun open(budget: Long? = null) =
     LocalModels(ModelPackage(bundle, library), Options(memoryBudget = budget, background = BackgroundPolicy.STOP_ALL))
 
-private inline fun <reified E : Throwable> fails(body: () -> Unit): E {
+internal inline fun <reified E : Throwable> fails(body: () -> Unit): E {
     try {
         body()
     } catch (error: Throwable) {
@@ -61,7 +61,7 @@ private inline fun <reified E : Throwable> fails(body: () -> Unit): E {
     throw AssertionError("it did not fail with ${E::class.java.simpleName}")
 }
 
-private fun check(condition: Boolean, what: Any?) {
+internal fun check(condition: Boolean, what: Any?) {
     if (!condition) throw AssertionError(what.toString())
 }
 
@@ -104,6 +104,7 @@ private val tests: List<Pair<String, suspend () -> Unit>> = listOf(
             check("85" in chat.respond(SUM, greedy).text, "after all of that")
         }
     },
+    *answerTests.toTypedArray(),
     "requests of OpenAI's protocol" to {
         open().use { models ->
             val messages = """"messages":[{"role":"user","content":"$SUM"}],"temperature":0"""

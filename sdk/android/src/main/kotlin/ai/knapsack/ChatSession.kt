@@ -2,8 +2,12 @@ package ai.knapsack
 
 import ai.knapsack.internal.Cancel
 import ai.knapsack.internal.Native
+import ai.knapsack.internal.request
+import ai.knapsack.internal.tokenLogProb
+import ai.knapsack.internal.toolCall
 import ai.knapsack.internal.typed
 import ai.knapsack.internal.workers
+import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.channels.Channel
 import kotlinx.coroutines.channels.awaitClose
 import kotlinx.coroutines.flow.Flow
@@ -14,11 +18,15 @@ import java.util.concurrent.locks.ReentrantLock
 import java.util.function.Consumer
 import kotlin.concurrent.withLock
 
+/** Most steps of an answer: a model that never stops calling tools would never answer. */
+private const val MOST_STEPS = 16
+
 /** A conversation with a model. Answers of one session come one after the other. */
 class ChatSession internal constructor(
     private val models: LocalModels,
     private val model: String,
     transcript: List<Message>,
+    private val tools: List<Tool>,
     private val context: ContextPolicy,
 ) : AutoCloseable {
     private val start = transcript.filter { it.role == Role.SYSTEM }
@@ -32,7 +40,8 @@ class ChatSession internal constructor(
         private set
 
     /**
-     * The answer, piece by piece. It ends once: with [Event.Finished] or with an exception. Cancelling the collector stops the
+     * The answer, piece by piece. Where the model calls tools of the session's, they run in between, and it goes on with what they gave.
+     * It ends once: with [Event.Finished] or with an exception. Cancelling the collector stops the
      * computation. Cold: each collector asks anew. The computation never waits for the collector.
      */
     @JvmOverloads
@@ -40,7 +49,7 @@ class ChatSession internal constructor(
         val cancel = begin()
         workers.execute {
             val failure = runCatching {
-                val answer = answer(prompt, options, cancel) { piece -> trySend(Event.Text(piece)).isSuccess }
+                val answer = answer(prompt, options, cancel) { trySend(it).isSuccess }
                 trySend(Event.Finished(answer))
             }
             close(failure.exceptionOrNull())
@@ -53,14 +62,34 @@ class ChatSession internal constructor(
     suspend fun respond(prompt: String, options: GenerationOptions = GenerationOptions()): Answer =
         (stream(prompt, options).first { it is Event.Finished } as Event.Finished).answer
 
+    /**
+     * The answer as a value of a type: it always has the form of the type's schema.
+     *
+     * @throws KnapsackError.IncompleteAnswer the answer ended before its value did
+     */
+    suspend fun <T> respond(prompt: String, type: Structured<T>, options: GenerationOptions = GenerationOptions()): T =
+        value(respond(prompt, options.copy(form = AnswerForm.OfSchema(type.schema))), type)
+
+    /** The same for Java: blocks, so call it off the main thread. */
+    @JvmOverloads
+    fun <T> respondBlocking(prompt: String, type: Structured<T>, options: GenerationOptions = GenerationOptions()): T =
+        value(answerBlocking(prompt, options.copy(form = AnswerForm.OfSchema(type.schema))), type)
+
+    private fun <T> value(answer: Answer, type: Structured<T>): T = when (answer.finishReason) {
+        FinishReason.STOP -> type.decode(answer.text)
+        FinishReason.LENGTH -> throw KnapsackError.IncompleteAnswer(answer.text)
+        FinishReason.CANCELLED -> throw KnapsackError.Closed("the session was closed")
+        FinishReason.BACKGROUNDED -> throw KnapsackError.Backgrounded("the app went to the background")
+    }
+
     /** The whole answer, for Java: blocks, so call it off the main thread. [onText] gets each piece on this thread. */
     @JvmOverloads
     fun answerBlocking(
         prompt: String,
         options: GenerationOptions = GenerationOptions(),
         onText: Consumer<String> = Consumer { },
-    ): Answer = answer(prompt, options, begin()) { piece ->
-        onText.accept(piece)
+    ): Answer = answer(prompt, options, begin()) {
+        if (it is Event.Text) onText.accept(it.text)
         true
     }
 
@@ -69,40 +98,89 @@ class ChatSession internal constructor(
         Cancel().also { running += it }
     }
 
-    private fun answer(prompt: String, options: GenerationOptions, cancel: Cancel, onText: (String) -> Boolean): Answer = try {
+    private fun answer(prompt: String, options: GenerationOptions, cancel: Cancel, on: (Event) -> Boolean): Answer = try {
         turn.withLock {
-            val before = transcript
-            val request = before + Message(Role.USER, prompt)
-            val text = StringBuilder()
-            models.refreshMemory()
-            val numbers = typed {
-                cancel.use { flag ->
-                    models.handle.use { models ->
-                        Native.answer(
-                            models, model, IntArray(request.size) { request[it].role.ordinal },
-                            Array(request.size) { request[it].content }, options.maxTokens ?: 0, options.numbers,
-                            options.seed != null, options.seed ?: 0, options.stop.toTypedArray(),
-                            context == ContextPolicy.FAIL, flag,
-                        ) { piece ->
-                            text.append(piece)
-                            onText(piece)
-                        }
-                    }
-                }
+            cancel.use { flag ->
+                val before = transcript
+                val messages = (before + Message(Role.USER, prompt)).toMutableList()
+                val answer = steps(messages, options, cancel, flag, on)
+                // A reset meanwhile wins.
+                val complete = answer.finishReason == FinishReason.STOP || answer.finishReason == FinishReason.LENGTH
+                if (complete && transcript === before) transcript = messages
+                answer
             }
-            val reason = FinishReason.values()[numbers[0].toInt()]
-            // A reset meanwhile wins.
-            if ((reason == FinishReason.STOP || reason == FinishReason.LENGTH) && transcript === before) {
-                transcript = request + Message(Role.ASSISTANT, text.toString())
-            }
-            Answer(text.toString(), reason, usage(numbers))
         }
     } finally {
         synchronized(running) { running -= cancel }
     }
 
+    /** What the model says, and what it says to what its tools gave, until it calls none. */
+    private fun steps(
+        messages: MutableList<Message>,
+        options: GenerationOptions,
+        cancel: Cancel,
+        flag: Long,
+        on: (Event) -> Boolean,
+    ): Answer {
+        var whole: Answer? = null
+        repeat(MOST_STEPS) {
+            val step = step(messages, options, first = whole == null, flag, on)
+            val calls = if (step.finishReason == FinishReason.STOP) step.toolCalls else emptyList()
+            messages += Message(Role.ASSISTANT, step.text, step.reasoning.ifEmpty { null }, calls)
+            val before = whole
+            val answer = step.copy(
+                toolCalls = before?.toolCalls.orEmpty() + calls, tokens = before?.tokens.orEmpty() + step.tokens,
+                usage = before?.usage?.plus(step.usage) ?: step.usage,
+            )
+            whole = answer
+            if (calls.isEmpty()) return answer
+            for (call in calls) {
+                val tool = tools.find { it.name == call.name } ?: throw KnapsackError.Internal("the model called ${call.name}")
+                val result = try {
+                    cancel.wait { tool.call(call.arguments) }
+                } catch (cancelled: CancellationException) {
+                    if (cancel.isRaised) return answer.copy(finishReason = FinishReason.CANCELLED) else throw cancelled
+                }
+                messages += Message.result(call, result)
+                if (!on(Event.ToolResult(call, result))) cancel.raise()
+            }
+            if (cancel.isRaised) return answer.copy(finishReason = FinishReason.CANCELLED)
+        }
+        throw KnapsackError.IncompleteAnswer("the model goes on calling tools")
+    }
+
+    /** What the model says until it ends or calls tools. */
+    private fun step(
+        messages: List<Message>,
+        options: GenerationOptions,
+        first: Boolean,
+        flag: Long,
+        on: (Event) -> Boolean,
+    ): Answer {
+        val (text, reasoning) = StringBuilder() to StringBuilder()
+        val (calls, tokens) = mutableListOf<ToolCall>() to mutableListOf<TokenLogProb>()
+        val request = options.request(messages, tools, first)
+        models.refreshMemory()
+        val numbers = typed {
+            models.handle.use { models ->
+                Native.answer(models, model, request, context.ordinal, flag) { kind, piece ->
+                    when (kind) {
+                        0 -> on(Event.Text(piece).also { text.append(piece) })
+                        1 -> on(Event.Thinking(piece).also { reasoning.append(piece) })
+                        2 -> on(Event.Calls(toolCall(piece).also { calls += it }))
+                        3 -> on(Event.Token(tokenLogProb(piece).also { tokens += it }))
+                        else -> true
+                    }
+                }
+            }
+        }
+        val reason = FinishReason.values()[numbers[0].toInt()]
+        return Answer(text.toString(), reasoning.toString(), calls, tokens, reason, usage(numbers))
+    }
+
     private fun usage(numbers: LongArray) = Usage(
-        numbers[1].toInt(), numbers[2].toInt(), numbers[3].toInt(), numbers[4].toInt(), numbers[5] / 1e9, numbers[6] / 1e9,
+        numbers[1].toInt(), numbers[2].toInt(), numbers[3].toInt(), numbers[7].toInt(), numbers[4].toInt(), numbers[5] / 1e9,
+        numbers[6] / 1e9,
     )
 
     /** Forgets the conversation, but not the instructions. */

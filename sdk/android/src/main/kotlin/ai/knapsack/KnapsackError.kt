@@ -41,6 +41,9 @@ sealed class KnapsackError(message: String) : Exception(message) {
     /** An option is outside its range. */
     class InvalidOption(message: String) : KnapsackError(message)
 
+    /** The answer ended before it had its form: `maxTokens`, the end of the context, or a model that never stops calling tools. */
+    class IncompleteAnswer(message: String) : KnapsackError(message)
+
     /** The session or the models were closed. */
     class Closed(message: String) : KnapsackError(message)
 

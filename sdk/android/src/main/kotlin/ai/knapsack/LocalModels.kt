@@ -168,15 +168,18 @@ class LocalModels @JvmOverloads constructor(pkg: ModelPackage, options: Options 
      * Begins a conversation, and loads the model.
      *
      * Several sessions of one model share its memory and its cache: alternating between them costs the prompt each time.
+     *
+     * @param tools what the model may call while it answers; its template must take tools
      */
     suspend fun session(
         id: String,
         instructions: String? = null,
         history: List<Message> = emptyList(),
         context: ContextPolicy = ContextPolicy.DROP_OLDEST,
+        tools: List<Tool> = emptyList(),
     ): ChatSession {
         load(id)
-        return newSession(id, instructions, history, context)
+        return newSession(id, instructions, history, context, tools)
     }
 
     /** The same for Java: begins a conversation, which loads its model with the first answer. */
@@ -186,7 +189,9 @@ class LocalModels @JvmOverloads constructor(pkg: ModelPackage, options: Options 
         instructions: String? = null,
         history: List<Message> = emptyList(),
         context: ContextPolicy = ContextPolicy.DROP_OLDEST,
-    ): ChatSession = ChatSession(this, id, listOfNotNull(instructions?.let { Message(Role.SYSTEM, it) }) + history, context)
+        tools: List<Tool> = emptyList(),
+    ): ChatSession =
+        ChatSession(this, id, listOfNotNull(instructions?.let { Message(Role.SYSTEM, it) }) + history, tools, context)
 
     /** Frees a loaded model; false when it is not loaded. */
     suspend fun unload(id: String): Boolean = blocking { handle.use { Native.unload(it, id) } }

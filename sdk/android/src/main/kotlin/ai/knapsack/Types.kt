@@ -2,6 +2,7 @@ package ai.knapsack
 
 import ai.knapsack.internal.LogSink
 import ai.knapsack.internal.Native
+import ai.knapsack.internal.fields
 import java.io.File
 
 /**
@@ -146,15 +147,51 @@ enum class EvictionReason { ROOM, PRESSURE, UNLOADED }
 /** Who says a message. */
 enum class Role { SYSTEM, USER, ASSISTANT, TOOL }
 
-/** One turn of a conversation. */
-data class Message(val role: Role, val content: String)
+/**
+ * One turn of a conversation.
+ *
+ * @property reasoning what the model thought before it said this; templates leave it out of the conversation as their model wants it
+ * @property toolCalls the tools that the model called
+ * @property toolCallId of a tool's result: the call that it answers
+ * @property name of a tool's result: the tool's name
+ */
+data class Message @JvmOverloads constructor(
+    val role: Role,
+    val content: String,
+    val reasoning: String? = null,
+    val toolCalls: List<ToolCall> = emptyList(),
+    val toolCallId: String? = null,
+    val name: String? = null,
+) {
+    internal val json: Map<String, Any>
+        get() = fields(
+            "role" to role.name.lowercase(java.util.Locale.ROOT), "content" to content, "reasoning_content" to reasoning,
+            "tool_calls" to toolCalls.takeIf { it.isNotEmpty() }?.map { it.json }, "tool_call_id" to toolCallId, "name" to name,
+        )
+
+    companion object {
+        /** What a tool gave. */
+        @JvmStatic
+        fun result(call: ToolCall, result: String): Message = Message(Role.TOOL, result, toolCallId = call.id, name = call.name)
+    }
+}
 
 /**
- * How one answer is generated; what is null is the model's own.
+ * How one answer is generated; what is null is the model's own. In which order the numbers work is told in `docs/serving.md`.
  *
  * @property temperature 0 takes the most likely token always
+ * @property topK draws from this many of the most likely tokens; 0: from all
+ * @property minP leaves out tokens that are less likely than this share of the most likely one
+ * @property logitBias added to the logits of tokens
  * @property seed the same seed gives the same answer
- * @property stop strings that end the answer, besides the model's own
+ * @property stop strings that end the answer, besides the model's own; at most four
+ * @property stopTokens tokens that end the answer, besides the model's own
+ * @property form the form of the answer
+ * @property thinking whether the model thinks before it answers, where it can; null: as its template has it
+ * @property maxThinkingTokens tokens after which a model that thinks has to answer
+ * @property logProbs log probabilities of each token and of so many of its most likely rivals, 0 to 20: [Answer.tokens]
+ * @property toolChoice which of the session's tools the model may or must call
+ * @property parallelToolCalls whether it may call several at once
  */
 data class GenerationOptions @JvmOverloads constructor(
     val maxTokens: Int? = null,
@@ -165,18 +202,24 @@ data class GenerationOptions @JvmOverloads constructor(
     val frequencyPenalty: Float? = null,
     val seed: Long? = null,
     val stop: List<String> = emptyList(),
+    val topK: Int? = null,
+    val minP: Float? = null,
+    val logitBias: Map<Int, Float> = emptyMap(),
+    val stopTokens: List<Int> = emptyList(),
+    val form: AnswerForm? = null,
+    val thinking: Boolean? = null,
+    val maxThinkingTokens: Int? = null,
+    val logProbs: Int? = null,
+    val toolChoice: ToolChoice = ToolChoice.Auto,
+    val parallelToolCalls: Boolean = true,
 ) {
     init {
         if (maxTokens != null && maxTokens <= 0) throw KnapsackError.InvalidOption("maxTokens is $maxTokens")
-        val numbers = listOf(temperature, topP, repetitionPenalty, presencePenalty, frequencyPenalty)
-        if (numbers.any { it != null && it.isNaN() }) throw KnapsackError.InvalidOption("an option is not a number")
+        val counts = mapOf("topK" to topK, "maxThinkingTokens" to maxThinkingTokens, "logProbs" to logProbs)
+        for ((name, count) in counts) if (count != null && count < 0) throw KnapsackError.InvalidOption("$name is $count")
+        val numbers = listOf(temperature, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty) + logitBias.values
+        if (numbers.any { it != null && !it.isFinite() }) throw KnapsackError.InvalidOption("an option is not a number")
     }
-
-    internal val numbers: FloatArray
-        get() = floatArrayOf(
-            temperature ?: Float.NaN, topP ?: Float.NaN, repetitionPenalty ?: Float.NaN, presencePenalty ?: Float.NaN,
-            frequencyPenalty ?: Float.NaN,
-        )
 }
 
 /** What a session does when its conversation has outgrown the model's context. */
@@ -204,9 +247,10 @@ enum class FinishReason {
 }
 
 /**
- * What an answer took.
+ * What an answer took, all its steps together where tools were called.
  *
  * @property reusedTokens tokens of the prompt that were in the cache already
+ * @property thinkingTokens generated tokens that the model thought with
  * @property droppedMessages messages that were left out because the conversation has outgrown the context
  * @property prefillSeconds until the first token
  * @property decodeSeconds from there on
@@ -215,18 +259,64 @@ data class Usage(
     val promptTokens: Int,
     val reusedTokens: Int,
     val generatedTokens: Int,
+    val thinkingTokens: Int,
     val droppedMessages: Int,
     val prefillSeconds: Double,
     val decodeSeconds: Double,
+) {
+    internal operator fun plus(other: Usage) = Usage(
+        promptTokens + other.promptTokens, reusedTokens + other.reusedTokens, generatedTokens + other.generatedTokens,
+        thinkingTokens + other.thinkingTokens, maxOf(droppedMessages, other.droppedMessages), prefillSeconds + other.prefillSeconds,
+        decodeSeconds + other.decodeSeconds,
+    )
+}
+
+/**
+ * A token of an answer, and what the model thought of it.
+ *
+ * @property top the most likely tokens
+ */
+data class TokenLogProb(val chosen: Candidate, val top: List<Candidate>) {
+    /**
+     * A token and the natural logarithm of its probability.
+     *
+     * @property text its bytes as text; a token may be a part of a character
+     */
+    data class Candidate(val text: String, val logProb: Double)
+}
+
+/**
+ * A whole answer.
+ *
+ * @property reasoning what the model thought before
+ * @property toolCalls the tools that it called on the way
+ * @property tokens its tokens, where [GenerationOptions.logProbs] asked for them
+ */
+data class Answer(
+    val text: String,
+    val reasoning: String,
+    val toolCalls: List<ToolCall>,
+    val tokens: List<TokenLogProb>,
+    val finishReason: FinishReason,
+    val usage: Usage,
 )
 
-/** A whole answer. */
-data class Answer(val text: String, val finishReason: FinishReason, val usage: Usage)
-
-/** What a stream of an answer gives: pieces of text, and at the end, once, the answer. */
+/** What a stream of an answer gives: pieces, and at the end, once, the answer. */
 sealed interface Event {
     /** A piece. */
     data class Text(val text: String) : Event
+
+    /** More of what the model thinks before it answers. */
+    data class Thinking(val text: String) : Event
+
+    /** A token was chosen; only where log probabilities were asked for. */
+    data class Token(val token: TokenLogProb) : Event
+
+    /** The model calls a tool of the session's, which runs now. */
+    data class Calls(val call: ToolCall) : Event
+
+    /** What the tool gave. */
+    data class ToolResult(val call: ToolCall, val result: String) : Event
 
     /** The end. */
     data class Finished(val answer: Answer) : Event

@@ -3,7 +3,7 @@ package ai.knapsack.internal
 /** The runtime. Every call blocks; handles are used as [Handle] allows. */
 internal object Native {
     /** The interface that this library was written for. */
-    private const val ABI = 1
+    private const val ABI = 2
 
     init {
         // On a device the app brings the library; hosts say where it is.
@@ -62,12 +62,16 @@ internal object Native {
     @JvmStatic external fun cancelFree(cancel: Long)
 
     @JvmStatic external fun answer(
-        models: Long, id: String, roles: IntArray, contents: Array<String>, maxTokens: Int, numbers: FloatArray,
-        hasSeed: Boolean, seed: Long, stop: Array<String>, failWhenFull: Boolean, cancel: Long, sink: TextSink,
+        models: Long, id: String, request: String, whenFull: Int, cancel: Long, sink: PieceSink,
     ): LongArray
 }
 
-/** A piece of an answer; false ends it. */
+/** A piece of an answer: 0 text, 1 a thought, 2 a call of a tool, 3 a token; false ends it. */
+internal fun interface PieceSink {
+    fun piece(kind: Int, text: String): Boolean
+}
+
+/** An event as JSON; false ends the answer. */
 internal fun interface TextSink {
     fun text(piece: String): Boolean
 }

@@ -3,6 +3,8 @@ package ai.knapsack.internal
 import ai.knapsack.Holder
 import ai.knapsack.KnapsackError
 import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.Job
+import kotlinx.coroutines.runBlocking
 import kotlinx.coroutines.suspendCancellableCoroutine
 import java.util.concurrent.ExecutorService
 import java.util.concurrent.Executors
@@ -15,8 +17,13 @@ internal val workers: ExecutorService = Executors.newCachedThreadPool { work ->
 /** A flag that ends a running call. */
 internal class Cancel {
     private val handle = Handle(Native.cancelNew(), { IllegalStateException("the call has ended") }, Native::cancelFree)
+    private val job = Job()
+
+    /** Whether it was raised. */
+    val isRaised: Boolean get() = job.isCancelled
 
     fun raise() {
+        job.cancel()
         // The call that it belongs to may have ended in this moment.
         try {
             handle.use(Native::cancelRaise)
@@ -30,6 +37,9 @@ internal class Cancel {
     } finally {
         handle.close()
     }
+
+    /** Runs a function of the app's from a thread that may block, until the flag is raised. */
+    fun <T> wait(body: suspend () -> T): T = runBlocking(job) { body() }
 }
 
 /** Runs a blocking call, which the coroutine's cancellation ends. */
