@@ -3,6 +3,7 @@
 use super::*;
 use crate::testing::{library, weight_folder};
 use knapsack_artifact::AppConfig;
+use knapsack_artifact::app_config::AppFile;
 use knapsack_artifact::app_config::WeightsLocation;
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,6 +30,7 @@ impl Bench {
             revision: None,
             weights,
             app: Map::from_iter([("group".to_owned(), "small".into())]),
+            provenance: Provenance::default(),
         };
         let far = WeightSupply::Download { url: "https://huggingface.co/org/far/resolve/abc".into(), files: vec![] };
         let entries = vec![
@@ -36,7 +38,7 @@ impl Bench {
             entry("two", library("llama_q0f32", 8), bundled("two")),
             entry("far", library("other_q0f32", 16), far),
         ];
-        Self { root, package: PackageContents { device, entries, app: Map::new() } }
+        Self { root, package: PackageContents { device, entries, app: Map::new(), date: None } }
     }
 
     fn dist(&self) -> PathBuf {
@@ -137,6 +139,44 @@ fn a_package_holds_what_the_app_needs() {
 }
 
 #[test]
+fn a_bill_of_materials_names_what_a_model_was_made_from() {
+    let mut bench = Bench::new(Device::ANDROID);
+    let file = |sha256: &str| AppFile { path: "model.safetensors".into(), size: 1, sha256: sha256.repeat(32) };
+    bench.package.entries[0].revision = Some("1f".repeat(20));
+    bench.package.entries[0].provenance = Provenance {
+        repository: Some(Repository { name: "org/one".into(), url: "https://huggingface.co/org/one".into() }),
+        license: Some("MIT".into()),
+        base_models: vec!["org/base".into(), "../x y".into(), String::new()],
+        files: vec![file("0a")],
+        converted: true,
+    };
+    bench.package.entries[1].provenance =
+        Provenance { license: Some("\u{0}<&\"> OR \u{202e}".into()), ..Provenance::default() };
+    bench.write().unwrap();
+    let text = fs::read(bench.dist().join("bundle").join(bom::FILE_NAME)).unwrap();
+    let bill: Value = serde_json::from_slice(&text).unwrap();
+    let names: Vec<_> = bill["components"].as_array().unwrap().iter().map(|part| part["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["one", "two", "far", "llama_q0f32", "other_q0f32"]);
+    let one = &bill["components"][0];
+    assert_eq!(one["properties"][2]["value"], "converted and bundled");
+    let bases = one["pedigree"]["ancestors"][0]["pedigree"]["ancestors"].as_array().unwrap();
+    let purls: Vec<_> = bases.iter().map(|base| base.get("purl").and_then(Value::as_str)).collect();
+    assert_eq!(purls, [Some("pkg:huggingface/org/base"), None]);
+    assert_eq!(one["licenses"][0]["license"]["id"], "MIT");
+    assert!(!String::from_utf8_lossy(&text).contains(bench.root.path().to_str().unwrap()));
+
+    // Another machine says the same, number and all; another content has another number.
+    fs::remove_dir_all(bench.dist()).unwrap();
+    bench.write().unwrap();
+    assert!(fs::read(bench.dist().join("bundle").join(bom::FILE_NAME)).unwrap() == text);
+    bench.package.entries[0].provenance.license = None;
+    bench.write().unwrap();
+    let other = fs::read(bench.dist().join("bundle").join(bom::FILE_NAME)).unwrap();
+    let other: Value = serde_json::from_slice(&other).unwrap();
+    assert_ne!(other["serialNumber"], bill["serialNumber"]);
+}
+
+#[test]
 fn a_second_run_copies_nothing_and_a_change_only_what_it_touches() {
     let mut bench = Bench::new(DeviceKind::ANDROID);
     bench.write().unwrap();
@@ -156,7 +196,12 @@ fn a_second_run_copies_nothing_and_a_change_only_what_it_touches() {
     let report = bench.write().unwrap();
     assert_eq!(
         paths(&report.written),
-        ["bundle/mlc-app-config.json", "lib/arm64-v8a/libmodel_android.so", "lib/x86_64/libmodel_android.so"]
+        [
+            "bundle/mlc-app-config.json",
+            "bundle/models.cdx.json",
+            "lib/arm64-v8a/libmodel_android.so",
+            "lib/x86_64/libmodel_android.so"
+        ]
     );
     assert!(report.written.iter().all(|file| file.reason == Some(WriteReason::InputsChanged)));
     assert_eq!(modified(&bench), stamp, "a file that was kept has been copied");

@@ -279,7 +279,7 @@ fn info(name: &str, commit: &str, repository: &HubRepository) -> Reply {
     let gated = if matches!(repository.access, Access::Gated(_)) { json!("auto") } else { json!(false) };
     let info = json!({
         "_id": "0", "id": name, "modelId": name, "sha": commit, "private": false, "gated": gated, "disabled": false,
-        "tags": [], "downloads": 0, "likes": 0, "createdAt": "2026-01-01T00:00:00.000Z", "siblings": siblings
+        "tags": [], "downloads": 0, "likes": 0, "createdAt": "2026-01-01T00:00:00.000Z", "siblings": siblings, "cardData": repository.card
     });
     Reply::new(200, info.to_string()).with("Content-Type", "application/json; charset=utf-8")
 }
