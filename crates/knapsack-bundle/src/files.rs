@@ -54,6 +54,13 @@ fn make_ordinary(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, permissions)
 }
 
+/// What is mapped must not be shortened by an editor's slip.
+pub(crate) fn make_read_only(path: &Path) -> io::Result<()> {
+    let mut permissions = fs::metadata(path)?.permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(path, permissions)
+}
+
 /// Whether the file has other names (hard links); false where that cannot be told.
 pub(crate) fn is_linked(metadata: &fs::Metadata) -> bool {
     #[cfg(unix)]

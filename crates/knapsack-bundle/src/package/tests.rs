@@ -140,7 +140,7 @@ fn a_package_holds_what_the_app_needs() {
 
 #[test]
 fn a_bill_of_materials_names_what_a_model_was_made_from() {
-    let mut bench = Bench::new(Device::ANDROID);
+    let mut bench = Bench::new(DeviceKind::ANDROID);
     let file = |sha256: &str| AppFile { path: "model.safetensors".into(), size: 1, sha256: sha256.repeat(32) };
     bench.package.entries[0].revision = Some("1f".repeat(20));
     bench.package.entries[0].provenance = Provenance {
