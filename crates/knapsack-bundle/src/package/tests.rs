@@ -374,6 +374,62 @@ fn a_half_done_swap_is_undone() {
 }
 
 #[test]
+fn where_names_are_exchanged_in_turn_a_kill_leaves_the_old_package_or_the_new_one() {
+    let mut seen = Vec::new();
+    for kill_after in 1..=4 {
+        let mut bench = Bench::new(DeviceKind::ANDROID);
+        bench.write().unwrap();
+        fs::write(bench.dist().join("mine.txt"), "mine").unwrap();
+        let old = contents(&bench.dist());
+        bench.package.entries[2].library = library("other_q0f32", 32);
+        crate::files::in_turn::KILL_AFTER.set(Some(kill_after));
+        let killed = std::panic::catch_unwind(|| bench.write());
+        crate::files::in_turn::KILL_AFTER.set(None);
+        assert_eq!(killed.is_err(), kill_after < 4);
+        // The next run's first step, which changes nothing in a package.
+        let digests = FileDigests::in_memory();
+        let options = WriteOptions {
+            link_mode: LinkMode::default(),
+            protected: &[],
+            digests: &digests,
+            locks: None,
+            sync: false,
+            progress: &|_| ControlFlow::Continue(()),
+        };
+        drop(guard::prepare(&bench.package, &bench.dist(), &options).unwrap());
+        assert_eq!(bench.siblings(), ["dist", "locks", "memory", "models"], "{kill_after}");
+        let found = contents(&bench.dist());
+        seen.push(found == old);
+        bench.write().unwrap();
+        let new = contents(&bench.dist());
+        assert!(found == old || found == new, "killed after {kill_after} renamings");
+        assert!(new != old && new[Path::new("mine.txt")] == b"mine");
+    }
+    assert_eq!(seen, [true, false, false, false], "after the second renaming it is the new one");
+}
+
+#[test]
+fn what_the_cache_holds_is_read_only_and_what_a_package_holds_is_not() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = crate::Cache::at(root.path().join("cache"));
+    let inputs = crate::cache::Inputs::new("tiny");
+    let make = |folder: &Path| -> Result<(), crate::CacheError> {
+        fs::write(folder.join("weights.bin"), "weights").unwrap();
+        Ok(())
+    };
+    let (entry, _) = cache.get_or_make(crate::cache::Bucket::Converted, &inputs, make).unwrap();
+    let weights = entry.content().join("weights.bin");
+    assert!(fs::metadata(&weights).unwrap().permissions().readonly());
+    for (mode, name) in [(LinkMode::Reflink, "a"), (LinkMode::Copy, "b")] {
+        let copy = root.path().join(name);
+        crate::files::place(&weights, &copy, mode).unwrap();
+        assert!(!fs::metadata(&copy).unwrap().permissions().readonly());
+    }
+    drop(entry);
+    assert_eq!(cache.clean().unwrap().entries, 1, "it goes all the same");
+}
+
+#[test]
 fn weights_that_are_not_what_their_index_says_are_refused() {
     type Damage = fn(&Path);
     let damages: [(&str, Damage); 6] = [
