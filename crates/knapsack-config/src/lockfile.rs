@@ -455,7 +455,10 @@ mod tests {
         let long = "x".repeat(MAX_CARD_TEXT + 1);
         assert_eq!(ModelCard::new(Some(&long), None, &[&long]), ModelCard::default());
         for to in [long.as_str(), "a\\nb"] {
-            assert!(matches!(Lockfile::parse(&text.replace("gemma\"", &format!("{to}\""))), Err(LockfileError::Invalid { .. })));
+            assert!(matches!(
+                Lockfile::parse(&text.replace("gemma\"", &format!("{to}\""))),
+                Err(LockfileError::Invalid { .. })
+            ));
         }
     }
 

@@ -2,9 +2,9 @@
 
 use crate::model::FolderKind;
 use crate::{Error, Event, Packager, Ready};
-use knapsack_bundle::package::BundleStep;
 use knapsack_artifact::app_config::AppFile;
 use knapsack_bundle::digest::Wanted;
+use knapsack_bundle::package::BundleStep;
 use knapsack_bundle::{
     BundleError, Entry, LinkMode, PackageChanges, PackageContents, Provenance, Repository, WriteOptions,
 };
@@ -98,7 +98,12 @@ impl Packager<'_> {
             repository: repository.map(|(name, url)| Repository { name: name.to_string(), url }),
             license: card.license.clone(),
             base_models: card.base_models.clone(),
-            files: found.folder.files.iter().map(|file| self.hashed(&found.folder.path, file)).collect::<Result<_, _>>()?,
+            files: found
+                .folder
+                .files
+                .iter()
+                .map(|file| self.hashed(&found.folder.path, file))
+                .collect::<Result<_, _>>()?,
             converted: planned.model.kind == FolderKind::Checkpoint,
         })
     }
@@ -116,7 +121,6 @@ impl Packager<'_> {
         Ok(AppFile { path: file.path.clone(), size: file.size, sha256 })
     }
 }
-
 
 /// Folders that the output may not be or contain: the manifest's and those of local models.
 fn protected(manifest: &Manifest) -> Result<Vec<PathBuf>, Error> {

@@ -101,19 +101,25 @@ mod tests {
         let text = "---\nlanguage:\n- en\nmetrics:\n- {name: x, license: no}\nmodel-index:\n- name: a\n  results:\n  - \
                     task: {base_model: no}\nlicense: apache-2.0 # a comment\nbase_model: \"org/base\"\n---\n# license: no";
         assert_eq!(of_text(text), card("apache-2.0", &["org/base"]));
-        let text = "\u{feff}---\r\nlicense: other\r\nlicense_name: llama3.2\r\nbase_model:\r\n  - a/b\r\n  - c/d\r\n---\r\n";
+        let text =
+            "\u{feff}---\r\nlicense: other\r\nlicense_name: llama3.2\r\nbase_model:\r\n  - a/b\r\n  - c/d\r\n---\r\n";
         assert_eq!(of_text(text), card("llama3.2", &["a/b", "c/d"]));
         assert_eq!(of_text("---\nbase_model: [a/b]\nlicense: [mit, x]\n---"), card("mit", &["a/b"]));
     }
 
     #[test]
     fn what_is_no_card_says_nothing() {
-        for text in ["", "# license: mit", "---\nlicense: mit\n", "---\n- license\n- mit\n---", "---\nlicense: {a: mit}\n---"] {
+        for text in
+            ["", "# license: mit", "---\nlicense: mit\n", "---\n- license\n- mit\n---", "---\nlicense: {a: mit}\n---"]
+        {
             assert_eq!(of_text(text), ModelCard::default(), "{text}");
         }
         // An error ends it; aliases stand for nothing; depth costs nothing.
         assert_eq!(of_text("---\nlicense: mit\nbase_model: [a\n---").license.as_deref(), Some("mit"));
-        assert_eq!(of_text("---\na: &x [mit]\nlicense: *x\nbase_model: a/b\n---"), ModelCard::new(None, None, &["a/b"]));
+        assert_eq!(
+            of_text("---\na: &x [mit]\nlicense: *x\nbase_model: a/b\n---"),
+            ModelCard::new(None, None, &["a/b"])
+        );
         of_text(&format!("---\na: {}\n---", "[".repeat(100_000)));
         of_text(&format!("---\na: {}\n---", "{b: ".repeat(100_000)));
         assert_eq!(of_folder(Path::new("/nowhere")), ModelCard::default());

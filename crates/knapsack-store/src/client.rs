@@ -84,7 +84,8 @@ impl Client {
                 // What a store cannot do, it can never do.
                 Ok(answer) if answer.status == 501 => return Ok(answer),
                 Ok(answer) => {
-                    let wait = answer.headers.get(header::RETRY_AFTER).and_then(|text| text.to_str().ok()?.parse().ok());
+                    let wait =
+                        answer.headers.get(header::RETRY_AFTER).and_then(|text| text.to_str().ok()?.parse().ok());
                     (format!("status {}", answer.status), wait.map(Duration::from_secs))
                 }
                 Err(problem) => (problem, None),

@@ -29,7 +29,8 @@ impl Credentials {
         if let (Some(id), Some(secret)) = (get("AWS_ACCESS_KEY_ID"), get("AWS_SECRET_ACCESS_KEY")) {
             return Ok(Self { id, secret, session: get("AWS_SESSION_TOKEN") });
         }
-        let home = || get("HOME").or_else(|| get("USERPROFILE")).map(|home| PathBuf::from(home).join(".aws/credentials"));
+        let home =
+            || get("HOME").or_else(|| get("USERPROFILE")).map(|home| PathBuf::from(home).join(".aws/credentials"));
         let file = get("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from).or_else(home);
         let profile = get("AWS_PROFILE").unwrap_or_else(|| "default".to_owned());
         let text = file.as_ref().and_then(|file| {
@@ -47,8 +48,10 @@ impl Credentials {
     /// `[profile]`, then `name = value`.
     fn of_profile(text: &str, profile: &str) -> Option<Self> {
         let lines = text.lines().map(str::trim);
-        let own = lines.skip_while(|line| line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) != Some(profile)).skip(1);
-        let pairs: Vec<_> = own.take_while(|line| !line.starts_with('[')).filter_map(|line| line.split_once('=')).collect();
+        let own =
+            lines.skip_while(|line| line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) != Some(profile)).skip(1);
+        let pairs: Vec<_> =
+            own.take_while(|line| !line.starts_with('[')).filter_map(|line| line.split_once('=')).collect();
         let get = |name: &str| {
             let found = pairs.iter().find(|(key, _)| key.trim().eq_ignore_ascii_case(name));
             found.map(|(_, value)| value.trim().to_owned())

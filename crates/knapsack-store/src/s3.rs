@@ -50,7 +50,9 @@ impl S3 {
         });
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         let uri: Option<Uri> = endpoint.parse().ok();
-        let usable = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.path() == "/" && uri.query().is_none();
+        let usable = |uri: &Uri| {
+            matches!(uri.scheme_str(), Some("http" | "https")) && uri.path() == "/" && uri.query().is_none()
+        };
         let host = uri.filter(usable).and_then(|uri| uri.authority().map(ToString::to_string));
         let host = host.filter(|host| !host.contains('@'));
         let host = host.ok_or_else(|| StoreError::new("AWS_ENDPOINT_URL is not an address with a host alone"))?;
@@ -93,7 +95,14 @@ impl S3 {
         self.client.send(limit, &request)
     }
 
-    fn object(&self, method: &str, name: &str, extra: Option<(&str, &str)>, body: &[u8], limit: u64) -> Result<Answer, StoreError> {
+    fn object(
+        &self,
+        method: &str,
+        name: &str,
+        extra: Option<(&str, &str)>,
+        body: &[u8],
+        limit: u64,
+    ) -> Result<Answer, StoreError> {
         let path = format!("/{}/{}", escape(&self.bucket, false), escape(&format!("{}{name}", self.prefix), true));
         self.send(method, &path, &[], extra, body, limit)
     }
@@ -156,7 +165,10 @@ impl Store for S3 {
                 Some(Object { name, ..object })
             });
             objects.extend(own);
-            if objects.len() > MAX_OBJECTS || (is_empty && page.next.is_some()) || (page.next.is_some() && page.next == token) {
+            if objects.len() > MAX_OBJECTS
+                || (is_empty && page.next.is_some())
+                || (page.next.is_some() && page.next == token)
+            {
                 return Err(StoreError::new("its list of objects does not end"));
             }
             token = match page.next {

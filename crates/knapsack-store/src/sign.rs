@@ -49,15 +49,15 @@ pub(crate) fn sign(
         .fold(format!("AWS4{}", credentials.secret).into_bytes(), |key, part| hmac(&key, part.as_bytes()).to_vec());
     let signature = hex(&hmac(&key, text.as_bytes()));
     let id = &credentials.id;
-    let authorization =
-        format!("AWS4-HMAC-SHA256 Credential={id}/{scope},SignedHeaders={names},Signature={signature}");
+    let authorization = format!("AWS4-HMAC-SHA256 Credential={id}/{scope},SignedHeaders={names},Signature={signature}");
     let own = headers.into_iter().filter(|(name, _)| *name != "host").map(|(name, value)| (name.to_owned(), value));
     own.chain([("authorization".to_owned(), authorization)]).collect()
 }
 
 /// A query in the order and form that is signed.
 pub(crate) fn query(pairs: &[(&str, &str)]) -> String {
-    let mut escaped: Vec<_> = pairs.iter().map(|(name, value)| format!("{}={}", escape(name, false), escape(value, false))).collect();
+    let mut escaped: Vec<_> =
+        pairs.iter().map(|(name, value)| format!("{}={}", escape(name, false), escape(value, false))).collect();
     escaped.sort();
     escaped.join("&")
 }

@@ -106,14 +106,16 @@ fn a_store_that_misbehaves_costs_time_alone() {
             }
             let start = Instant::now();
             hub.fault(part, fault.clone(), times);
-            let (reason, warnings) = package(open(&hub.store_url()), &folder.path().join(format!("{index} {}", &part[..3])));
+            let (reason, warnings) =
+                package(open(&hub.store_url()), &folder.path().join(format!("{index} {}", &part[..3])));
             hub.clear_faults();
             println!("{part} {fault:?} x{times}: {reason}, {:?}, {warnings:?}", start.elapsed());
             assert!(times > 1 || warnings.is_empty(), "{fault:?}: {warnings:?}");
             assert!(start.elapsed() < Duration::from_secs(30), "{part} {fault:?}");
             assert!(!warnings.concat().contains(TOKEN));
             // Where the entry was given up as damaged it was made anew, so the next one finds it again.
-            let (reason, warnings) = package(open(&hub.store_url()), &folder.path().join(format!("{index} {} after", &part[..3])));
+            let (reason, warnings) =
+                package(open(&hub.store_url()), &folder.path().join(format!("{index} {} after", &part[..3])));
             assert!(warnings.is_empty(), "{part} {fault:?}: {reason}: {warnings:?}");
         }
     }
@@ -133,7 +135,9 @@ fn nobody_there_is_a_warning_in_time() {
 #[test]
 fn addresses_and_tokens_that_would_leak_are_refused() {
     let lookup = |name: &str| (name == "KNAPSACK_CACHE_TOKEN").then(|| OsString::from(TOKEN));
-    for bad in ["https://user:secret@host/x", "http://elsewhere.example/x", "ftp://host/x", "/a/path", "", "s3://bucket"] {
+    for bad in
+        ["https://user:secret@host/x", "http://elsewhere.example/x", "ftp://host/x", "/a/path", "", "s3://bucket"]
+    {
         let error = knapsack_store::open(bad, &lookup, patience()).unwrap_err().problem;
         assert!(!error.contains("secret") && !error.contains(TOKEN), "{bad}: {error}");
     }
@@ -243,7 +247,8 @@ fn eight_processes_at_once_make_it_once() {
     for mut process in processes {
         assert!(process.wait().unwrap().success());
     }
-    let outcomes: Vec<_> = folders.iter().map(|folder| std::fs::read_to_string(folder.join("outcome")).unwrap()).collect();
+    let outcomes: Vec<_> =
+        folders.iter().map(|folder| std::fs::read_to_string(folder.join("outcome")).unwrap()).collect();
     let made = outcomes.iter().filter(|outcome| outcome.starts_with("no earlier result")).count();
     assert_eq!(made, 1, "{outcomes:#?}");
     assert!(outcomes.iter().all(|outcome| outcome.ends_with(" []")), "{outcomes:#?}");

@@ -99,8 +99,16 @@ fn a_bill_of_materials_names_source_licence_and_base() {
     assert_eq!(source["purl"], format!("pkg:huggingface/{QWEN}@{}", locked.commit));
     assert_eq!(source["externalReferences"][0]["url"], format!("https://huggingface.co/{QWEN}/tree/{}", locked.commit));
     assert_eq!(source["pedigree"]["ancestors"][0]["purl"], "pkg:huggingface/Qwen/Qwen3-0.6B");
-    let named: BTreeMap<_, _> = source["components"].as_array().unwrap().iter().map(|file| (file["name"].as_str().unwrap(), &file["hashes"][0]["content"])).collect();
-    assert!(locked.files.iter().all(|file| *named[&*file.path] == file.sha256) && named.len() == locked.files.len(), "{named:?}");
+    let named: BTreeMap<_, _> = source["components"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| (file["name"].as_str().unwrap(), &file["hashes"][0]["content"]))
+        .collect();
+    assert!(
+        locked.files.iter().all(|file| *named[&*file.path] == file.sha256) && named.len() == locked.files.len(),
+        "{named:?}"
+    );
     let other = &bill["components"][1];
     assert_eq!(other["licenses"], json!([{"license": {"name": "llama3.2"}}]));
 

@@ -73,7 +73,8 @@ fn what_one_machine_made_others_take() {
     assert_eq!(hub.take_log(), []);
 
     hub.fault("store", Fault::Status(403), 1000);
-    let (made, warnings) = Machine::new(&[("KNAPSACK_CACHE_URL", &url), ("KNAPSACK_CACHE_TOKEN", "hidden-token")]).package();
+    let (made, warnings) =
+        Machine::new(&[("KNAPSACK_CACHE_URL", &url), ("KNAPSACK_CACHE_TOKEN", "hidden-token")]).package();
     assert!(made == 3 && warnings.len() == 1 && !warnings[0].contains("hidden-token"), "{made} {warnings:?}");
     for wrong in ["nonsense", "https://user:secret@host/"] {
         let outcome = Machine::new(&[("KNAPSACK_CACHE_URL", wrong)]).run(&["package"]).expect(0);
@@ -102,7 +103,8 @@ fn entries_are_listed_checked_given_taken_and_removed() {
         let alone = Machine::new(&[]);
         assert_eq!(alone.package(), (3, vec![]));
         let giver = Machine { environment: shared.map(|(name, value)| (name, value.to_owned())).into(), ..alone };
-        let json = |machine: &Machine, args: &[&str]| machine.run(&[&["cache"], args, &["--json"]].concat()).expect(0).json();
+        let json =
+            |machine: &Machine, args: &[&str]| machine.run(&[&["cache"], args, &["--json"]].concat()).expect(0).json();
         assert_eq!(json(&giver, &["push"]), json!({ "pushed": 3, "already_there": 0 }));
         assert_eq!(json(&giver, &["push"])["already_there"], 3);
         assert_eq!(json(&giver, &["verify", "--shared"]), json!({ "checked": 3, "damaged": [] }));

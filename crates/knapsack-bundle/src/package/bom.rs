@@ -53,7 +53,8 @@ fn metadata(package: &PackageContents) -> Result<Metadata, BundleError> {
         let date = date.ok_or_else(|| BundleError::Bom(format!("{seconds} is no number of seconds since 1970")))?;
         Ok(date.format("%Y-%m-%dT%H:%M:%SZ").to_string())
     };
-    let tool = Component { version: Some(env!("CARGO_PKG_VERSION").into()), ..Component::new(Kind::Application, "knapsack") };
+    let tool =
+        Component { version: Some(env!("CARGO_PKG_VERSION").into()), ..Component::new(Kind::Application, "knapsack") };
     let name = format!("models for {}", package.device);
     Ok(Metadata {
         timestamp: package.date.map(date).transpose()?,
@@ -94,8 +95,11 @@ fn model(entry: &Entry, bundled: &[Output]) -> Component {
         }
     };
     let property = |name: &str, value: &str| Property { name: format!("knapsack:{name}"), value: value.into() };
-    let mut properties =
-        vec![property("family", &info.family), property("quantization", &info.quantization), property("weights", weights)];
+    let mut properties = vec![
+        property("family", &info.family),
+        property("quantization", &info.quantization),
+        property("weights", weights),
+    ];
     let context = info.context_window_size.map(|size| property("context_window_size", &size.to_string()));
     properties.extend(context);
     let source = source(entry);

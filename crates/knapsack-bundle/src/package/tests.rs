@@ -155,7 +155,8 @@ fn a_bill_of_materials_names_what_a_model_was_made_from() {
     bench.write().unwrap();
     let text = fs::read(bench.dist().join("bundle").join(bom::FILE_NAME)).unwrap();
     let bill: Value = serde_json::from_slice(&text).unwrap();
-    let names: Vec<_> = bill["components"].as_array().unwrap().iter().map(|part| part["name"].as_str().unwrap()).collect();
+    let names: Vec<_> =
+        bill["components"].as_array().unwrap().iter().map(|part| part["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["one", "two", "far", "llama_q0f32", "other_q0f32"]);
     let one = &bill["components"][0];
     assert_eq!(one["properties"][2]["value"], "converted and bundled");

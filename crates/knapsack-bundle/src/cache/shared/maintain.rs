@@ -35,7 +35,8 @@ impl Shared {
         for bucket in Bucket::ALL {
             for object in self.store().list(&format!("{}/", bucket.folder()))? {
                 let mut parts = object.name.split('/').skip(1);
-                let (Some(key), Some(name), None) = (parts.next().and_then(Key::parse), parts.next(), parts.next()) else {
+                let (Some(key), Some(name), None) = (parts.next().and_then(Key::parse), parts.next(), parts.next())
+                else {
                     continue;
                 };
                 let entry = found.entry((bucket, key.clone())).or_insert_with(|| SharedEntry {

@@ -102,7 +102,9 @@ impl Store for Memory {
         let objects = self.objects.lock().unwrap();
         let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
         let found = objects.iter().filter(|(name, _)| name.starts_with(prefix));
-        Ok(found.map(|(name, bytes)| Object { name: name.clone(), size: bytes.len() as u64, modified: Some(an_hour_ago) }).collect())
+        Ok(found
+            .map(|(name, bytes)| Object { name: name.clone(), size: bytes.len() as u64, modified: Some(an_hour_ago) })
+            .collect())
     }
 }
 
@@ -345,7 +347,8 @@ fn simulate(developers: usize, manifests: usize, models: usize, shares: bool) ->
             let (conversions, compilations, requests) = (&conversions, &compilations, &requests);
             scope.spawn(move || {
                 let folder = tempfile::tempdir().unwrap();
-                let shared = Shared::new(store, true, |text| panic!("{text}")).with_clock(Arc::clone(&clock) as Arc<dyn Clock>);
+                let shared =
+                    Shared::new(store, true, |text| panic!("{text}")).with_clock(Arc::clone(&clock) as Arc<dyn Clock>);
                 let cache = Cache::at(folder.path());
                 let cache = if shares { cache.with_shared(shared) } else { cache };
                 // Nobody begins at the same moment, or with the same manifest.
@@ -374,12 +377,8 @@ fn simulate(developers: usize, manifests: usize, models: usize, shares: bool) ->
     });
     let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
     let hours = clock.now().as_secs_f64() / 3600.0;
-    let day = Day {
-        requests: count(&requests),
-        conversions: count(&conversions),
-        compilations: count(&compilations),
-        hours,
-    };
+    let day =
+        Day { requests: count(&requests), conversions: count(&conversions), compilations: count(&compilations), hours };
     (day, distinct.into_inner().unwrap().len())
 }
 
@@ -450,7 +449,8 @@ fn eight_machines_at_once_make_it_once() {
     let store = Arc::new(Memory::default());
     let machines: Vec<Machine> = (0..8).map(|_| Machine::new(&store, true)).collect();
     let made: usize = std::thread::scope(|scope| {
-        let threads: Vec<_> = machines.iter().map(|machine| scope.spawn(|| usize::from(machine.get(&inputs(1)).0))).collect();
+        let threads: Vec<_> =
+            machines.iter().map(|machine| scope.spawn(|| usize::from(machine.get(&inputs(1)).0))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     assert_eq!(made, 1);

@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 use std::time::{Duration, UNIX_EPOCH};
 
 fn open(reporter: &Reporter) -> Result<Shared> {
-    packaging::shared(reporter).or_wrong_input()?.context("KNAPSACK_CACHE_URL is not set: there is no shared cache").or_wrong_input()
+    packaging::shared(reporter)
+        .or_wrong_input()?
+        .context("KNAPSACK_CACHE_URL is not set: there is no shared cache")
+        .or_wrong_input()
 }
 
 fn row(entry: &SharedEntry) -> Value {
@@ -59,7 +62,12 @@ pub(super) fn verify(json: bool, reporter: &Reporter) -> Result<()> {
         }
         reporter.line(format_args!("{} entries checked, {} damaged", entries.len(), damaged.len()))?;
     }
-    anyhow::ensure!(damaged.is_empty(), "{} of {} entries of the shared cache are damaged", damaged.len(), entries.len());
+    anyhow::ensure!(
+        damaged.is_empty(),
+        "{} of {} entries of the shared cache are damaged",
+        damaged.len(),
+        entries.len()
+    );
     Ok(())
 }
 
@@ -86,7 +94,9 @@ pub(super) fn pull(cache: Cache, args: &CachePullArgs, reporter: &Reporter) -> R
     let wanted: Vec<(Bucket, Key)> = if !whole.is_empty() && whole.len() == args.keys.len() {
         Bucket::ALL.iter().flat_map(|bucket| whole.iter().map(|key| (*bucket, key.clone()))).collect()
     } else {
-        let named = |key: &Key| args.keys.is_empty() || args.keys.iter().any(|begin| key.to_string().starts_with(begin.as_str()));
+        let named = |key: &Key| {
+            args.keys.is_empty() || args.keys.iter().any(|begin| key.to_string().starts_with(begin.as_str()))
+        };
         let entries = shared.entries().context("the shared cache")?;
         entries.into_iter().filter(|entry| named(&entry.key)).map(|entry| (entry.bucket, entry.key)).collect()
     };
