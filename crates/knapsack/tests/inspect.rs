@@ -121,6 +121,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         revision: None,
         weights: WeightSupply::Bundled { folder: weights },
         app: Default::default(),
+        provenance: Default::default(),
     };
     let options = WriteOptions {
         link_mode: LinkMode::Copy,
@@ -131,7 +132,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         progress: &|_| ControlFlow::Continue(()),
     };
     knapsack_bundle::write(
-        &PackageContents { device: DeviceKind::ANDROID, entries: vec![entry], app: Default::default() },
+        &PackageContents { device: DeviceKind::ANDROID, entries: vec![entry], app: Default::default(), date: None },
         &dist,
         &options,
     )
