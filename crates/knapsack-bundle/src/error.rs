@@ -124,6 +124,9 @@ pub enum BundleError {
     /// The caller's progress function asked to stop.
     #[error("interrupted; the package was left as it was")]
     Interrupted,
+    /// The bill of materials could not be made.
+    #[error("cannot write the bill of materials: {0}")]
+    Bom(String),
     /// The app config would not be accepted by its own reader.
     #[error("the app config would be refused by the app")]
     AppConfig(#[from] AppConfigError),
@@ -139,6 +142,7 @@ impl BundleError {
                 | Self::ReadBackContainer { .. }
                 | Self::Interrupted
                 | Self::Object { .. }
+                | Self::Bom(_)
                 | Self::AppConfig(_)
         )
     }

@@ -54,6 +54,13 @@ fn make_ordinary(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, permissions)
 }
 
+/// What is mapped must not be shortened by an editor's slip.
+pub(crate) fn make_read_only(path: &Path) -> io::Result<()> {
+    let mut permissions = fs::metadata(path)?.permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(path, permissions)
+}
+
 /// Whether the file has other names (hard links); false where that cannot be told.
 pub(crate) fn is_linked(metadata: &fs::Metadata) -> bool {
     #[cfg(unix)]
@@ -115,16 +122,49 @@ pub(crate) fn swap(new: &Path, place: &Path, aside: &Path) -> io::Result<Swapped
         fs::rename(new, place)?;
         return Ok(Swapped::Moved);
     }
-    if exchange(new, place) {
+    if !in_turn::forced() && exchange(new, place) {
         return Ok(Swapped::Exchanged);
     }
     fs::rename(place, aside)?;
+    in_turn::renamed(1);
     if let Err(error) = fs::rename(new, place) {
         fs::rename(aside, place)?;
         return Err(error);
     }
+    in_turn::renamed(2);
     fs::rename(aside, new)?;
+    in_turn::renamed(3);
     Ok(Swapped::Exchanged)
+}
+
+/// Nothing but in tests, which can have names exchanged in turn, and be killed after each renaming.
+#[cfg(not(test))]
+mod in_turn {
+    pub(super) const fn forced() -> bool {
+        false
+    }
+
+    pub(super) const fn renamed(_: usize) {}
+}
+
+#[cfg(test)]
+pub(crate) mod in_turn {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// After how many renamings this thread is killed.
+        pub(crate) static KILL_AFTER: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn forced() -> bool {
+        KILL_AFTER.get().is_some()
+    }
+
+    pub(super) fn renamed(count: usize) {
+        if KILL_AFTER.get() == Some(count) {
+            std::panic::resume_unwind(Box::new("killed"));
+        }
+    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]

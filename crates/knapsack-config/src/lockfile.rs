@@ -14,12 +14,15 @@ use serde::Deserialize;
 pub const LOCKFILE_NAME: &str = "knapsack.lock";
 /// Breaking version of the format.
 pub(crate) const LOCKFILE_VERSION: u32 = 1;
-/// Additive revision of the format.
-pub(crate) const LOCKFILE_REVISION: u32 = 0;
+/// Additive revision of the format: 1 adds `license` and `base_models`. A lockfile without them is written as revision 0.
+pub(crate) const LOCKFILE_REVISION: u32 = 1;
 
 const MAX_TEXT: u64 = 64 << 20;
 const MAX_MODELS: usize = 4096;
 const MAX_FILES: usize = 20_000;
+/// Most models that one was made from, and longest text of a card.
+const MAX_BASE_MODELS: usize = 64;
+const MAX_CARD_TEXT: usize = 256;
 
 /// Everything that was resolved for one manifest. Local models do not appear.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,8 +42,55 @@ pub struct LockedModel {
     pub commit: String,
     /// Format of the model there.
     pub format: LockedFormat,
+    /// What its card says.
+    #[serde(flatten)]
+    pub card: ModelCard,
     /// The files that the package needs, sorted by path.
     pub files: Vec<LockedFile>,
+}
+
+/// What a model's card says of its rights and its origin. It is passed on, and nothing is decided by it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct ModelCard {
+    /// The licence: an SPDX identifier, or the name that its authors gave it.
+    #[serde(default)]
+    pub license: Option<String>,
+    /// What the model was made from: repositories of the hub.
+    #[serde(default)]
+    pub base_models: Vec<String>,
+}
+
+impl ModelCard {
+    /// From what a card says under `license`, `license_name` and `base_model`: what is too long or too much is left out.
+    pub fn new(license: Option<&str>, license_name: Option<&str>, base_models: &[&str]) -> Self {
+        let usable = |text: &&str| !text.is_empty() && is_card_text(text);
+        let license = license.map(str::trim).filter(usable);
+        // The hub's word for a licence that it has no word for.
+        let license = match (license, license_name.map(str::trim).filter(usable)) {
+            (Some("other") | None, Some(name)) => Some(name),
+            (license, _) => license,
+        };
+        let base_models = base_models.iter().map(|name| name.trim()).filter(usable).take(MAX_BASE_MODELS);
+        Self { license: license.map(str::to_owned), base_models: base_models.map(str::to_owned).collect() }
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.base_models.len() > MAX_BASE_MODELS {
+            return Err(format!("{} base models, at most {MAX_BASE_MODELS}", self.base_models.len()));
+        }
+        match self.license.iter().chain(&self.base_models).find(|text| !is_card_text(text)) {
+            Some(_) => Err(format!("its card has a text of more than {MAX_CARD_TEXT} bytes, or control characters")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_card_text(text: &str) -> bool {
+    text.len() <= MAX_CARD_TEXT && !text.chars().any(char::is_control)
 }
 
 /// Format of a locked model.
@@ -163,9 +213,9 @@ impl Lockfile {
     pub(crate) fn to_text(&self) -> String {
         let mut sorted = self.clone();
         sorted.sort();
-        let mut text = format!(
-            "{{\n    \"version\": {LOCKFILE_VERSION},\n    \"revision\": {LOCKFILE_REVISION},\n    \"models\": ["
-        );
+        let revision = if sorted.models.iter().all(|model| model.card.is_empty()) { 0 } else { LOCKFILE_REVISION };
+        let mut text =
+            format!("{{\n    \"version\": {LOCKFILE_VERSION},\n    \"revision\": {revision},\n    \"models\": [");
         for (index, model) in sorted.models.iter().enumerate() {
             text.push_str(if index == 0 { "\n" } else { ",\n" });
             write_model(&mut text, model);
@@ -209,6 +259,9 @@ impl Lockfile {
             }
             if !is_digest(&model.commit, 40) {
                 return invalid(&model.model_id, format!("commit {:?} is not 40 hexadecimal digits", model.commit));
+            }
+            if let Err(problem) = model.card.check() {
+                return invalid(&model.model_id, problem);
             }
             if model.files.len() > MAX_FILES {
                 return invalid(&model.model_id, format!("{} files, at most {MAX_FILES}", model.files.len()));
@@ -260,6 +313,13 @@ fn write_model(text: &mut String, model: &LockedModel) {
         ("format", model.format.name()),
     ] {
         let _ = writeln!(text, "            \"{key}\": {},", quoted(value));
+    }
+    if let Some(license) = &model.card.license {
+        let _ = writeln!(text, "            \"license\": {},", quoted(license));
+    }
+    if !model.card.base_models.is_empty() {
+        let names: Vec<_> = model.card.base_models.iter().map(|name| quoted(name)).collect();
+        let _ = writeln!(text, "            \"base_models\": [{}],", names.join(", "));
     }
     text.push_str("            \"files\": [");
     for (index, file) in model.files.iter().enumerate() {
@@ -329,6 +389,7 @@ mod tests {
             model: "HF://org/name@main".to_owned(),
             commit: "1f".repeat(20),
             format: LockedFormat::Mlc,
+            card: ModelCard::default(),
             files,
         };
         let files = vec![file("params_shard_0.bin", 33_554_432), file("mlc-chat-config.json", 2409)];
@@ -376,6 +437,27 @@ mod tests {
         let text = example().to_text().replace("\"version\": 1", "\"version\": 2");
         assert!(matches!(Lockfile::parse(&text), Err(LockfileError::Version { found: 2, expected: 1 })));
         assert!(matches!(Lockfile::parse("{\"version\": 2}"), Err(LockfileError::Version { .. })));
+    }
+
+    #[test]
+    fn what_a_card_says_is_kept_and_bounded() {
+        let mut lock = example();
+        lock.models[0].card = ModelCard::new(Some("other"), Some("gemma"), &["google/gemma-3-1b", "a\nb", ""]);
+        let text = lock.to_text();
+        assert!(text.contains("\"revision\": 1") && text.contains("            \"license\": \"gemma\",\n"), "{text}");
+        assert!(text.contains("            \"base_models\": [\"google/gemma-3-1b\"],\n"), "{text}");
+        let read = Lockfile::parse(&text).unwrap();
+        assert_eq!(read.to_text(), text);
+        assert_eq!(read.model("zebra").unwrap().card.license.as_deref(), Some("gemma"));
+        assert_eq!(ModelCard::new(Some("mit"), Some("ignored"), &[]).license.as_deref(), Some("mit"));
+        let long = "x".repeat(MAX_CARD_TEXT + 1);
+        assert_eq!(ModelCard::new(Some(&long), None, &[&long]), ModelCard::default());
+        for to in [long.as_str(), "a\\nb"] {
+            assert!(matches!(
+                Lockfile::parse(&text.replace("gemma\"", &format!("{to}\""))),
+                Err(LockfileError::Invalid { .. })
+            ));
+        }
     }
 
     #[test]

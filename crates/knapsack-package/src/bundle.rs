@@ -1,10 +1,16 @@
 //! Stage 6: the package.
 
+use crate::model::FolderKind;
 use crate::text::chain;
 use crate::{Error, Event, Outcome, Packager, Ready};
+use knapsack_artifact::app_config::AppFile;
+use knapsack_bundle::digest::Wanted;
 use knapsack_bundle::package::BundleStep;
-use knapsack_bundle::{BundleError, Entry, LinkMode, PackageChanges, PackageContents, WriteOptions};
+use knapsack_bundle::{
+    BundleError, Entry, LinkMode, PackageChanges, PackageContents, Provenance, Repository, WriteOptions,
+};
 use knapsack_config::{Diagnostic, Manifest, ModelSource, codes};
+use knapsack_source::ModelFile;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +23,8 @@ pub struct Destination<'a> {
     pub link_mode: LinkMode,
     /// Whether to wait until the package is on the disk before it takes the place of the old one.
     pub sync: bool,
+    /// What the bill of materials says of when it was made, in seconds since 1970; `None`: nothing.
+    pub date: Option<i64>,
 }
 
 impl Packager<'_> {
@@ -41,8 +49,9 @@ impl Packager<'_> {
     ) -> Result<Outcome<PackageChanges>, Error> {
         let package = PackageContents {
             device: manifest.device.value,
-            entries: models.iter().map(entry).collect(),
+            entries: models.iter().map(|model| self.entry(model)).collect::<Result<_, _>>()?,
             app: manifest.app.clone(),
+            date: destination.date,
         };
         let protected = protected(manifest)?;
         let locks = self.cache.locks();
@@ -74,20 +83,52 @@ impl Packager<'_> {
             }
         }
     }
-}
 
-fn entry(model: &Ready) -> Entry {
-    let planned = &model.built.planned;
-    Entry {
-        model_id: planned.id().to_owned(),
-        estimated_vram_bytes: planned
-            .declared()
-            .unwrap_or_else(|| model.built.library.library().memory.total() + planned.tokenizer.bytes),
-        library: model.built.library.clone(),
-        revision: planned.found.folder.origin.commit().map(str::to_owned),
-        weights: model.weights.clone(),
-        tokenizer: planned.tokenizer.clone(),
-        app: planned.found.entry.app.clone(),
+    fn entry(&self, model: &Ready) -> Result<Entry, Error> {
+        let planned = &model.built.planned;
+        Ok(Entry {
+            model_id: planned.id().to_owned(),
+            estimated_vram_bytes: planned
+                .declared()
+                .unwrap_or_else(|| model.built.library.library().memory.total() + planned.tokenizer.bytes),
+            library: model.built.library.clone(),
+            revision: planned.found.folder.origin.commit().map(str::to_owned),
+            weights: model.weights.clone(),
+            tokenizer: planned.tokenizer.clone(),
+            app: planned.found.entry.app.clone(),
+            provenance: self.provenance(model)?,
+        })
+    }
+
+    fn provenance(&self, model: &Ready) -> Result<Provenance, Error> {
+        let (planned, found) = (&model.built.planned, &model.built.planned.found);
+        let (origin, card) = (&found.folder.origin, found.resolved.card());
+        let repository = origin.repository().zip(origin.url());
+        Ok(Provenance {
+            repository: repository.map(|(name, url)| Repository { name: name.to_string(), url }),
+            license: card.license.clone(),
+            base_models: card.base_models.clone(),
+            files: found
+                .folder
+                .files
+                .iter()
+                .map(|file| self.hashed(&found.folder.path, file))
+                .collect::<Result<_, _>>()?,
+            converted: planned.model.kind == FolderKind::Checkpoint,
+        })
+    }
+
+    /// A source's file with its hash: from the lockfile, or computed once.
+    fn hashed(&self, folder: &Path, file: &ModelFile) -> Result<AppFile, Error> {
+        let sha256 = match &file.sha256 {
+            Some(sha256) => sha256.clone(),
+            None => {
+                let path = folder.join(&file.path);
+                let hashed = self.cache.digests().of(&path, Wanted::PACKAGE).map_err(Error::io("read", &path))?;
+                hashed.sha256().to_owned()
+            }
+        };
+        Ok(AppFile { path: file.path.clone(), size: file.size, sha256 })
     }
 }
 

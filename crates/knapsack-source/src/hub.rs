@@ -2,10 +2,11 @@
 
 use std::sync::atomic::AtomicBool;
 
-use knapsack_config::lockfile::{check_relative_path, is_digest};
+use knapsack_config::lockfile::{ModelCard, check_relative_path, is_digest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::card;
 use crate::error::{Error, Result};
 use crate::http::{Answer, Client, escape, shown};
 use crate::location::{HubLocation, RepoId};
@@ -36,6 +37,8 @@ pub(crate) struct RevisionInfo {
     pub(crate) commit: String,
     /// The repository's present name, when it is another one.
     pub(crate) renamed: Option<String>,
+    /// What its card says.
+    pub(crate) card: ModelCard,
 }
 
 /// A file in the root of a repository.
@@ -54,6 +57,9 @@ struct InfoAnswer {
     sha: String,
     #[serde(default)]
     id: Option<String>,
+    /// The card's head, as its authors wrote it: anything.
+    #[serde(rename = "cardData", default)]
+    card: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -90,7 +96,7 @@ impl Hub<'_> {
             });
         }
         let renamed = answer.id.filter(|id| *id != repository.to_string() && RepoId::parse(id).is_ok());
-        Ok(RevisionInfo { commit: answer.sha, renamed })
+        Ok(RevisionInfo { commit: answer.sha, renamed, card: card::of_hub(&answer.card) })
     }
 
     /// Lists the files in the root of the repository.

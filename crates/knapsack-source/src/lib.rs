@@ -12,6 +12,7 @@
 
 mod address;
 mod cache;
+mod card;
 mod digest;
 mod error;
 mod http;

@@ -5,6 +5,9 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use knapsack_config::lockfile::ModelCard;
+
+use crate::card;
 use crate::error::{Error, Result};
 use crate::model::{FileRole, ModelFile, ModelKind};
 use crate::select::{Contents, MAX_INDEX, Selection};
@@ -16,6 +19,8 @@ pub struct LocalModel {
     pub kind: ModelKind,
     /// The files that belong to the model; their content was not read.
     pub files: Vec<ModelFile>,
+    /// What its card says.
+    pub card: ModelCard,
 }
 
 /// Looks at `folder`: which kind of model it is, and which of its files belong to it.
@@ -31,7 +36,7 @@ pub fn open_local(folder: &Path) -> Result<LocalModel> {
     for file in files.iter().filter(|file| file.size < 1024) {
         refuse_lfs_pointer(folder, &file.path)?;
     }
-    Ok(LocalModel { kind: selection.format.into(), files })
+    Ok(LocalModel { kind: selection.format.into(), files, card: card::of_folder(folder) })
 }
 
 pub(crate) fn select_in(folder: &Path) -> Result<(BTreeMap<String, u64>, Selection)> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use knapsack_config::lockfile::{LockedModel, Lockfile};
+use knapsack_config::lockfile::{LockedModel, Lockfile, ModelCard};
 
 use crate::error::{Error, Result};
 use crate::local::LocalModel;
@@ -68,6 +68,16 @@ pub enum Pinned {
     Local(LocalModel),
     /// A repository at one commit.
     Hub(LockedModel),
+}
+
+impl ResolvedModel {
+    /// What the model's card says.
+    pub fn card(&self) -> &ModelCard {
+        match &self.pinned {
+            Pinned::Local(local) => &local.card,
+            Pinned::Hub(locked) => &locked.card,
+        }
+    }
 }
 
 /// A difference between two lockfiles.
@@ -204,7 +214,8 @@ fn differences(old: &Lockfile, new: &Lockfile) -> Vec<LockChange> {
             Some(before) if before.model != current.model => {
                 changes.push(LockChange::Source { model_id, from: before.model.clone(), to: current.model.clone() });
             }
-            Some(before) if before != current => {
+            // What a card says is no other model.
+            Some(before) if (&before.commit, &before.files) != (&current.commit, &current.files) => {
                 changes.push(LockChange::Moved { model_id, from: before.commit.clone(), to: current.commit.clone() });
             }
             Some(_) => {}

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use knapsack_config::lockfile::{LockedFile, LockedFormat, LockedModel, Lockfile};
+use knapsack_config::lockfile::{LockedFile, LockedFormat, LockedModel, Lockfile, ModelCard};
 
+use crate::card;
 use crate::digest::Expected;
 use crate::error::{Error, FetchError, Result};
 use crate::http::Client;
@@ -238,6 +239,7 @@ impl<'a> Sources<'a> {
             },
         };
         let mut locked = locked_model(request, &source, &info.commit, selection.format);
+        locked.card = info.card;
         locked.files = names.iter().map(locked_file).collect();
         locked.files.sort();
         self.cache.write_ref(&location.repository, location.requested(), &info.commit)?;
@@ -259,6 +261,7 @@ impl<'a> Sources<'a> {
             self.stamps.hash(&folder.join(name), false).map(|found| found.sha256)
         })?;
         let mut locked = locked_model(request, &location.to_string(), &commit, selection.format);
+        locked.card = card::of_folder(&folder);
         let files = names.iter().zip(hashes);
         locked.files =
             files.map(|(name, sha256)| LockedFile { path: (*name).clone(), size: sizes[*name], sha256 }).collect();
@@ -332,7 +335,7 @@ impl<'a> Sources<'a> {
 
 fn locked_model(request: &ModelRequest, source: &str, commit: &str, format: LockedFormat) -> LockedModel {
     let (model_id, model) = (request.model_id.clone(), source.to_owned());
-    LockedModel { model_id, model, commit: commit.to_owned(), format, files: Vec::new() }
+    LockedModel { model_id, model, commit: commit.to_owned(), format, card: ModelCard::default(), files: Vec::new() }
 }
 
 fn hub_file(location: &HubLocation, commit: &str, file: &HubFile) -> Wanted {

@@ -143,11 +143,53 @@ pub struct CacheArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum CacheCommand {
     /// Show what is in the cache, with sizes
-    List(JsonArg),
+    List(CacheLookArgs),
     /// Check every entry and download against its hash
-    Verify(JsonArg),
+    Verify(CacheLookArgs),
+    /// Give every entry to the shared cache, which has KNAPSACK_CACHE_URL as its address
+    Push(JsonArg),
+    /// Take entries of the shared cache, so that a later run needs no network
+    Pull(CachePullArgs),
+    /// Remove entries of the shared cache that were made long ago
+    Gc(CacheGcArgs),
     /// Remove every entry, and downloads that were interrupted
     Clean(CacheCleanArgs),
+}
+
+/// `knapsack cache list` and `verify`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct CacheLookArgs {
+    /// The shared cache instead of this machine's
+    #[arg(long)]
+    pub shared: bool,
+    /// Result as JSON.
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// `knapsack cache pull`.
+#[derive(Clone, Debug, Args)]
+pub struct CachePullArgs {
+    /// Which entries, by the beginning of their keys; all when none is given
+    #[arg(value_name = "KEY")]
+    pub keys: Vec<String>,
+    /// Result as JSON.
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// `knapsack cache gc`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct CacheGcArgs {
+    /// Age in days from which an entry goes; it is made again when it is needed
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub older_than: u32,
+    /// Say what would go, and leave it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Result as JSON.
+    #[command(flatten)]
+    pub json: JsonArg,
 }
 
 /// `knapsack cache clean`.

@@ -10,11 +10,13 @@ use crate::report::Reporter;
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use knapsack_bundle::Cache;
+use knapsack_bundle::cache::Shared;
 use knapsack_config::{
     DEVICES_FILE, DeviceProfiles, Diagnostic, Environment, LoadedManifest, Manifest, Report, Severity, codes,
 };
 use knapsack_package::{Event, Observer, Outcome, Packager};
 use knapsack_source::Settings;
+use knapsack_store::Patience;
 use std::sync::{Mutex, MutexGuard};
 
 /// A manifest that was read, and what is found out about it.
@@ -103,6 +105,25 @@ pub fn cache() -> Result<Cache> {
     Ok(Cache::at(Cache::place(|name| std::env::var_os(name))?))
 }
 
+/// The cache that `KNAPSACK_CACHE_URL` shares with other machines; `None`: there is no such variable. `KNAPSACK_CACHE_MODE=read`
+/// gives it nothing.
+///
+/// # Errors
+/// An address or credentials that cannot be used.
+pub fn shared(reporter: &Reporter) -> Result<Option<Shared>> {
+    let lookup = |name: &str| std::env::var_os(name);
+    let Some(address) = lookup("KNAPSACK_CACHE_URL").filter(|address| !address.is_empty()) else { return Ok(None) };
+    let write = match lookup("KNAPSACK_CACHE_MODE").as_deref().map(|mode| mode.to_string_lossy()).as_deref() {
+        None | Some("" | "read-write") => true,
+        Some("read") => false,
+        Some(_) => anyhow::bail!("KNAPSACK_CACHE_MODE is neither `read` nor `read-write`"),
+    };
+    let store = knapsack_store::open(&address.to_string_lossy(), &lookup, Patience::default());
+    let store = store.context("KNAPSACK_CACHE_URL")?;
+    let reporter = reporter.clone();
+    Ok(Some(Shared::new(store, write, move |text| reporter.warning(text))))
+}
+
 /// The pipeline by the environment's settings.
 ///
 /// # Errors
@@ -111,6 +132,14 @@ pub fn packager<'a>(observer: &'a Shown<'_>, offline: bool) -> Result<Packager<'
     let cache = cache()?;
     let mut settings = Settings::from_env(cache.root())?;
     settings.offline |= offline;
+    let cache = match shared(observer.reporter) {
+        Ok(Some(shared)) if !settings.offline => cache.with_shared(shared),
+        Ok(_) => cache,
+        Err(error) => {
+            observer.reporter.warning(format_args!("{error:#}; this run goes on without the shared cache"));
+            cache
+        }
+    };
     Ok(Packager::new(cache, settings, std::env::var_os("PATH"), observer))
 }
 

@@ -4,7 +4,7 @@
 mod support;
 
 use knapsack_testkit::hub::{Host, HubRepository, HubServer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,6 +69,77 @@ fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     files
+}
+
+/// Python's library of the CycloneDX project holds it against the standard's own schema.
+const VALIDATE: &str = "
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+problem = JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(sys.argv[1]).read())
+sys.exit(str(problem) if problem else 0)
+";
+
+#[test]
+fn a_bill_of_materials_names_source_licence_and_base() {
+    let world = World::new();
+    let qwen = HubRepository::of_folder(&knapsack_testkit::mlc_fixture("qwen3", "q4f16_1"));
+    world.hub.push(QWEN, qwen.card(json!({"license": "apache-2.0", "base_model": "Qwen/Qwen3-0.6B"})));
+    world.hub.push(LLAMA, llama().card(json!({"license": "other", "license_name": "llama3.2", "base_model": ["a/b"]})));
+    world.run("one", &["package"]).expect(0);
+    let bill = world.json("one/dist/bundle/models.cdx.json");
+    assert_eq!((&bill["bomFormat"], &bill["specVersion"]), (&json!("CycloneDX"), &json!("1.5")));
+    assert!(bill["metadata"].get("timestamp").is_none(), "{bill}");
+
+    let lock = knapsack_config::Lockfile::parse(&world.lock("one")).unwrap();
+    let model = &bill["components"][0];
+    let locked = lock.model(model["name"].as_str().unwrap()).unwrap();
+    assert_eq!(model["licenses"], json!([{"license": {"id": "Apache-2.0"}}]));
+    let source = &model["pedigree"]["ancestors"][0];
+    assert_eq!(source["purl"], format!("pkg:huggingface/{QWEN}@{}", locked.commit));
+    assert_eq!(source["externalReferences"][0]["url"], format!("https://huggingface.co/{QWEN}/tree/{}", locked.commit));
+    assert_eq!(source["pedigree"]["ancestors"][0]["purl"], "pkg:huggingface/Qwen/Qwen3-0.6B");
+    let named: BTreeMap<_, _> = source["components"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| (file["name"].as_str().unwrap(), &file["hashes"][0]["content"]))
+        .collect();
+    assert!(
+        locked.files.iter().all(|file| *named[&*file.path] == file.sha256) && named.len() == locked.files.len(),
+        "{named:?}"
+    );
+    let other = &bill["components"][1];
+    assert_eq!(other["licenses"], json!([{"license": {"name": "llama3.2"}}]));
+
+    // What the package holds has the hashes that the bill says.
+    for file in model["components"].as_array().unwrap() {
+        let path = world.path("one/dist").join(file["name"].as_str().unwrap());
+        assert_eq!(file["hashes"][0]["content"], knapsack_source::sha256_file(&path).unwrap());
+    }
+
+    // The lockfile carries it: nobody is asked again. A date is told where one is given, and wrong ones are refused.
+    world.hub.take_log();
+    let path = world.path("one/dist/bundle/models.cdx.json");
+    let first = fs::read(&path).unwrap();
+    fs::remove_dir_all(world.path("one/dist")).unwrap();
+    world.run("one", &["package", "--frozen"]).expect(0);
+    assert!(fs::read(&path).unwrap() == first && world.hub.take_log().is_empty());
+    let dated = |date: &str| {
+        let mut command = world.sandbox.knapsack();
+        command.args(["package", "--offline"]).current_dir(world.path("one")).env("SOURCE_DATE_EPOCH", date);
+        command.env("HF_ENDPOINT", world.hub.url()).env("HF_HOME", world.path("huggingface"));
+        outcome(command.env("KNAPSACK_CACHE", world.path("knapsack")))
+    };
+    dated("yesterday").expect(2);
+    dated("-1").expect(2);
+    dated("1767225600").expect(0);
+    let bill = world.json("one/dist/bundle/models.cdx.json");
+    assert_eq!(bill["metadata"]["timestamp"], "2026-01-01T00:00:00Z");
+
+    let Some(python) = knapsack_testkit::python("cyclonedx.validation.json") else { return };
+    let outcome = std::process::Command::new(python).args(["-c", VALIDATE]).arg(&path).output().unwrap();
+    assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));
 }
 
 #[test]

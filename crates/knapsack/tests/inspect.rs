@@ -122,6 +122,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         weights: WeightSupply::Bundled { folder: weights },
         tokenizer: Tokenizer::default(),
         app: Default::default(),
+        provenance: Default::default(),
     };
     let options = WriteOptions {
         link_mode: LinkMode::Copy,
@@ -132,7 +133,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         progress: &|_| ControlFlow::Continue(()),
     };
     knapsack_bundle::write(
-        &PackageContents { device: DeviceKind::ANDROID, entries: vec![entry], app: Default::default() },
+        &PackageContents { device: DeviceKind::ANDROID, entries: vec![entry], app: Default::default(), date: None },
         &dist,
         &options,
     )

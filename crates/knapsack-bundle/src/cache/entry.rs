@@ -1,6 +1,7 @@
 //! One entry: found, or made once.
 
 use super::inputs::{InputChange, Inputs, Key};
+use super::shared::{Obtained, Shared};
 use super::{Bucket, Cache, CacheError};
 use crate::digest::Wanted;
 use crate::files;
@@ -36,11 +37,21 @@ impl CacheEntry {
     }
 }
 
+/// What the shared cache had.
+enum Taken<'a> {
+    /// The entry is in its place.
+    Entry,
+    /// It is to be made here.
+    Nothing(Option<super::shared::Claim<'a>>),
+}
+
 /// Why a step ran, or did not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// It did not run: the result of the same inputs was there.
     Cached,
+    /// It did not run: another machine's result was taken.
+    Shared,
     /// There was no earlier result for this subject.
     First,
     /// The nearest earlier result was made from other inputs.
@@ -52,7 +63,7 @@ pub enum Reason {
 impl Reason {
     /// Whether the step ran.
     pub const fn ran(&self) -> bool {
-        !matches!(self, Self::Cached)
+        !matches!(self, Self::Cached | Self::Shared)
     }
 }
 
@@ -60,6 +71,7 @@ impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Cached => f.write_str("inputs unchanged"),
+            Self::Shared => f.write_str("taken from the shared cache"),
             Self::First => f.write_str("no earlier result"),
             Self::InputsChanged(changes) => {
                 for (index, change) in changes.iter().take(3).enumerate() {
@@ -119,8 +131,12 @@ impl EntryRecord {
         self.files.values().map(|file| file.size).sum()
     }
 
+    pub(super) fn path(&self, entry: &Path, name: &str) -> PathBuf {
+        entry.join(CONTENT).join(name)
+    }
+
     pub(super) fn paths(&self, entry: &Path) -> Vec<PathBuf> {
-        self.files.keys().map(|name| entry.join(CONTENT).join(name)).collect()
+        self.files.keys().map(|name| self.path(entry, name)).collect()
     }
 }
 
@@ -168,6 +184,13 @@ impl Cache {
         } else {
             self.explain(bucket, inputs)
         };
+        let mut claim = None;
+        if let Some(shared) = &self.shared {
+            match self.take(shared, bucket, &key)? {
+                Taken::Entry => return Ok((self.opened(bucket, &key, lock), Reason::Shared)),
+                Taken::Nothing(own) => claim = own,
+            }
+        }
         let staging = self.bucket(bucket).join(format!(".tmp-{key}"));
         remove_folder(&staging)?;
         let content = staging.join(CONTENT);
@@ -179,7 +202,46 @@ impl Cache {
         }
         remove_folder(&place)?;
         fs::rename(&staging, &place).map_err(CacheError::io("rename", &staging))?;
+        if let (Some(shared), Some(_)) = (&self.shared, &claim) {
+            shared.offer(bucket, &place);
+        }
         Ok((self.opened(bucket, &key, lock), reason))
+    }
+
+    /// Takes an entry of the shared cache, whether it is here or not; false: it has none.
+    ///
+    /// # Errors
+    /// A store that does not answer or holds something else, a file system that refuses something.
+    pub fn pull(&self, bucket: Bucket, key: &Key) -> Result<bool, CacheError> {
+        let Some(shared) = &self.shared else { return Ok(false) };
+        self.create()?;
+        let lock = self.lock_file(bucket, key)?;
+        lock.lock().map_err(CacheError::io("lock", &self.locks()))?;
+        let staging = self.pulled(bucket, key);
+        match shared.pull(bucket, key, &staging.join(CONTENT))? {
+            Some(inputs) => self.install(bucket, &inputs, &staging).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn pulled(&self, bucket: Bucket, key: &Key) -> PathBuf {
+        self.bucket(bucket).join(format!(".pull-{key}"))
+    }
+
+    fn take<'a>(&self, shared: &'a Shared, bucket: Bucket, key: &Key) -> Result<Taken<'a>, CacheError> {
+        let staging = self.pulled(bucket, key);
+        match shared.obtain(bucket, key, &staging.join(CONTENT)) {
+            Obtained::Pulled(inputs) => self.install(bucket, &inputs, &staging).map(|()| Taken::Entry),
+            Obtained::Absent(claim) => Ok(Taken::Nothing(claim)),
+        }
+    }
+
+    /// Makes what came the entry.
+    fn install(&self, bucket: Bucket, inputs: &Inputs, staging: &Path) -> Result<(), CacheError> {
+        self.seal(inputs, staging)?;
+        let place = self.bucket(bucket).join(&inputs.key().0);
+        remove_folder(&place)?;
+        fs::rename(staging, &place).map_err(CacheError::io("rename", staging))
     }
 
     fn create(&self) -> Result<(), CacheError> {
@@ -237,6 +299,7 @@ impl Cache {
         // An entry that is found whole by its sizes must be whole after a loss of power too.
         for path in paths.iter().chain([&path]) {
             files::sync_file(path).map_err(CacheError::io("write", path))?;
+            files::make_read_only(path).map_err(CacheError::io("protect", path))?;
         }
         files::sync_folder(&content)
             .and_then(|()| files::sync_folder(staging))

@@ -20,6 +20,14 @@ pub struct Inputs {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(pub(super) String);
 
+impl Key {
+    /// Reads 64 hexadecimal digits; `None`: it is something else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        digits.then(|| Self(text.to_owned()))
+    }
+}
+
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)

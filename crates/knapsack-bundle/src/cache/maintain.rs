@@ -133,7 +133,7 @@ impl Cache {
     fn remove_leftovers(&self, bucket: Bucket) -> Result<u64, CacheError> {
         let mut bytes = 0;
         for (path, name) in children(&self.root.join(bucket.folder())) {
-            let Some(key) = name.strip_prefix(".tmp-") else { continue };
+            let Some(key) = [".tmp-", ".pull-"].iter().find_map(|prefix| name.strip_prefix(prefix)) else { continue };
             let lock = self.lock_file(bucket, &Key(key.to_string()))?;
             if lock.try_lock().is_ok() {
                 bytes += folder_bytes(&path);

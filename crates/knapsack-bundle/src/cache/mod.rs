@@ -18,10 +18,12 @@
 mod entry;
 mod inputs;
 mod maintain;
+pub mod shared;
 
 pub use entry::{CacheEntry, Reason};
 pub use inputs::{InputChange, Inputs, Key};
 pub use maintain::{Cleaned, Summary, Verified};
+pub use shared::{Object, Shared, SharedEntry, Store, StoreError};
 
 use crate::digest::FileDigests;
 use std::ffi::OsString;
@@ -69,6 +71,9 @@ pub enum CacheError {
         #[source]
         source: std::io::Error,
     },
+    /// The shared cache did not do what it was asked for.
+    #[error("shared cache: {0}")]
+    Shared(#[from] StoreError),
     /// What was made cannot be stored.
     #[error("cache: `{0}` is not a name for a cached file")]
     Name(String),
@@ -85,6 +90,7 @@ impl CacheError {
 pub struct Cache {
     root: PathBuf,
     digests: FileDigests,
+    shared: Option<Shared>,
 }
 
 impl Cache {
@@ -92,7 +98,19 @@ impl Cache {
     pub fn at(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
         let digests = FileDigests::at(root.join(DIGESTS));
-        Self { root, digests }
+        Self { root, digests, shared: None }
+    }
+
+    /// The same, taking results from other machines and giving them.
+    #[must_use]
+    pub fn with_shared(mut self, shared: Shared) -> Self {
+        self.shared = Some(shared);
+        self
+    }
+
+    /// What is shared with other machines.
+    pub const fn shared(&self) -> Option<&Shared> {
+        self.shared.as_ref()
     }
 
     /// Where the environment wants it: `KNAPSACK_CACHE`, or `knapsack` in the platform's folder for caches.

@@ -1,6 +1,7 @@
 //! From entries to `dist/`.
 
 mod app;
+mod bom;
 mod chat_config;
 mod guard;
 mod output;
@@ -11,6 +12,7 @@ mod stage;
 mod tests;
 mod weights;
 
+pub use bom::FILE_NAME as BILL_OF_MATERIALS;
 pub use guard::check_output;
 
 use crate::digest::FileDigests;
@@ -33,6 +35,9 @@ pub struct PackageContents {
     pub entries: Vec<Entry>,
     /// Keys that the app wants to find in its app config.
     pub app: Map<String, Value>,
+    /// What the bill of materials says of when it was made, in seconds since 1970; `None`: nothing, so that the same inputs make
+    /// the same package.
+    pub date: Option<i64>,
 }
 
 /// One model of the manifest.
@@ -52,6 +57,32 @@ pub struct Entry {
     pub tokenizer: Tokenizer,
     /// Keys that the app wants to find at this model in its app config.
     pub app: Map<String, Value>,
+    /// For the bill of materials.
+    pub provenance: Provenance,
+}
+
+/// Where a model comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Provenance {
+    /// The repository and its address there, at [`Entry::revision`]; `None`: a folder, whose path says nothing elsewhere.
+    pub repository: Option<Repository>,
+    /// An SPDX identifier, or the name that the authors gave their licence.
+    pub license: Option<String>,
+    /// Repositories of the models that it was made from.
+    pub base_models: Vec<String>,
+    /// The files that were read, by path.
+    pub files: Vec<AppFile>,
+    /// Whether the weights were converted from them.
+    pub converted: bool,
+}
+
+/// A repository of a hub.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    /// `org/name`.
+    pub name: String,
+    /// `https://…/org/name`.
+    pub url: String,
 }
 
 /// A model's tokenizer, as far as a package holds more than its files.

@@ -1,7 +1,7 @@
 //! Every file of a package, decided before anything is written.
 
 use super::output::Output;
-use super::{PackageContents, WeightSupply, WriteOptions, app, record::Record, weights};
+use super::{PackageContents, WeightSupply, WriteOptions, app, bom, record::Record, weights};
 use crate::error::BundleError;
 use crate::objects::{self, Library, XCFRAMEWORK};
 use knapsack_artifact::device::{Abi, AppleSlice, DeviceKind, Form};
@@ -15,14 +15,18 @@ pub(super) fn plan(package: &PackageContents, options: &WriteOptions<'_>) -> Res
     let libraries = distinct_libraries(package)?;
     let mut outputs = library_files(package.device, &libraries)?;
     let mut models = Vec::with_capacity(package.entries.len());
+    let mut bundled = Vec::with_capacity(package.entries.len());
     for entry in &package.entries {
         let files = match &entry.weights {
             WeightSupply::Bundled { folder } => weights::collect(entry, folder, options)?,
             WeightSupply::Download { .. } => Vec::new(),
         };
         models.push(app::model(entry, &files));
-        outputs.extend(files);
+        bundled.push(files);
     }
+    let bill = bom::encode(package, &bundled, &libraries)?;
+    outputs.extend(bundled.into_iter().flatten());
+    outputs.push(Output::bytes(format!("bundle/{}", bom::FILE_NAME), bill));
     let config = AppConfig { model_list: models, app: package.app.clone() };
     outputs.push(Output::bytes(format!("bundle/{}", app_config::FILE_NAME), app::encode(&config)?));
     check_paths(&outputs)?;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::testing::{library, weight_folder};
 use knapsack_artifact::AppConfig;
+use knapsack_artifact::app_config::AppFile;
 use knapsack_artifact::app_config::WeightsLocation;
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,6 +31,7 @@ impl Bench {
             weights,
             tokenizer: Tokenizer { bytes: 5, tables: Some((&b"tables"[..]).into()) },
             app: Map::from_iter([("group".to_owned(), "small".into())]),
+            provenance: Provenance::default(),
         };
         let far = WeightSupply::Download { url: "https://huggingface.co/org/far/resolve/abc".into(), files: vec![] };
         let entries = vec![
@@ -37,7 +39,7 @@ impl Bench {
             entry("two", library("llama_q0f32", 8), bundled("two")),
             entry("far", library("other_q0f32", 16), far),
         ];
-        Self { root, package: PackageContents { device, entries, app: Map::new() } }
+        Self { root, package: PackageContents { device, entries, app: Map::new(), date: None } }
     }
 
     fn dist(&self) -> PathBuf {
@@ -140,6 +142,45 @@ fn a_package_holds_what_the_app_needs() {
 }
 
 #[test]
+fn a_bill_of_materials_names_what_a_model_was_made_from() {
+    let mut bench = Bench::new(DeviceKind::ANDROID);
+    let file = |sha256: &str| AppFile { path: "model.safetensors".into(), size: 1, sha256: sha256.repeat(32) };
+    bench.package.entries[0].revision = Some("1f".repeat(20));
+    bench.package.entries[0].provenance = Provenance {
+        repository: Some(Repository { name: "org/one".into(), url: "https://huggingface.co/org/one".into() }),
+        license: Some("MIT".into()),
+        base_models: vec!["org/base".into(), "../x y".into(), String::new()],
+        files: vec![file("0a")],
+        converted: true,
+    };
+    bench.package.entries[1].provenance =
+        Provenance { license: Some("\u{0}<&\"> OR \u{202e}".into()), ..Provenance::default() };
+    bench.write().unwrap();
+    let text = fs::read(bench.dist().join("bundle").join(bom::FILE_NAME)).unwrap();
+    let bill: Value = serde_json::from_slice(&text).unwrap();
+    let names: Vec<_> =
+        bill["components"].as_array().unwrap().iter().map(|part| part["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["one", "two", "far", "llama_q0f32", "other_q0f32"]);
+    let one = &bill["components"][0];
+    assert_eq!(one["properties"][2]["value"], "converted and bundled");
+    let bases = one["pedigree"]["ancestors"][0]["pedigree"]["ancestors"].as_array().unwrap();
+    let purls: Vec<_> = bases.iter().map(|base| base.get("purl").and_then(Value::as_str)).collect();
+    assert_eq!(purls, [Some("pkg:huggingface/org/base"), None]);
+    assert_eq!(one["licenses"][0]["license"]["id"], "MIT");
+    assert!(!String::from_utf8_lossy(&text).contains(bench.root.path().to_str().unwrap()));
+
+    // Another machine says the same, number and all; another content has another number.
+    fs::remove_dir_all(bench.dist()).unwrap();
+    bench.write().unwrap();
+    assert!(fs::read(bench.dist().join("bundle").join(bom::FILE_NAME)).unwrap() == text);
+    bench.package.entries[0].provenance.license = None;
+    bench.write().unwrap();
+    let other = fs::read(bench.dist().join("bundle").join(bom::FILE_NAME)).unwrap();
+    let other: Value = serde_json::from_slice(&other).unwrap();
+    assert_ne!(other["serialNumber"], bill["serialNumber"]);
+}
+
+#[test]
 fn a_second_run_copies_nothing_and_a_change_only_what_it_touches() {
     let mut bench = Bench::new(DeviceKind::ANDROID);
     bench.write().unwrap();
@@ -159,7 +200,12 @@ fn a_second_run_copies_nothing_and_a_change_only_what_it_touches() {
     let report = bench.write().unwrap();
     assert_eq!(
         paths(&report.written),
-        ["bundle/mlc-app-config.json", "lib/arm64-v8a/libmodel_android.so", "lib/x86_64/libmodel_android.so"]
+        [
+            "bundle/mlc-app-config.json",
+            "bundle/models.cdx.json",
+            "lib/arm64-v8a/libmodel_android.so",
+            "lib/x86_64/libmodel_android.so"
+        ]
     );
     assert!(report.written.iter().all(|file| file.reason == Some(WriteReason::InputsChanged)));
     assert_eq!(modified(&bench), stamp, "a file that was kept has been copied");
@@ -329,6 +375,62 @@ fn a_half_done_swap_is_undone() {
     assert!(bench.write().unwrap().is_fresh());
     assert_eq!(contents(&bench.dist()), before);
     assert_eq!(bench.siblings(), [".dist.tmp-x", "dist", "locks", "memory", "models"]);
+}
+
+#[test]
+fn where_names_are_exchanged_in_turn_a_kill_leaves_the_old_package_or_the_new_one() {
+    let mut seen = Vec::new();
+    for kill_after in 1..=4 {
+        let mut bench = Bench::new(DeviceKind::ANDROID);
+        bench.write().unwrap();
+        fs::write(bench.dist().join("mine.txt"), "mine").unwrap();
+        let old = contents(&bench.dist());
+        bench.package.entries[2].library = library("other_q0f32", 32);
+        crate::files::in_turn::KILL_AFTER.set(Some(kill_after));
+        let killed = std::panic::catch_unwind(|| bench.write());
+        crate::files::in_turn::KILL_AFTER.set(None);
+        assert_eq!(killed.is_err(), kill_after < 4);
+        // The next run's first step, which changes nothing in a package.
+        let digests = FileDigests::in_memory();
+        let options = WriteOptions {
+            link_mode: LinkMode::default(),
+            protected: &[],
+            digests: &digests,
+            locks: None,
+            sync: false,
+            progress: &|_| ControlFlow::Continue(()),
+        };
+        drop(guard::prepare(&bench.package, &bench.dist(), &options).unwrap());
+        assert_eq!(bench.siblings(), ["dist", "locks", "memory", "models"], "{kill_after}");
+        let found = contents(&bench.dist());
+        seen.push(found == old);
+        bench.write().unwrap();
+        let new = contents(&bench.dist());
+        assert!(found == old || found == new, "killed after {kill_after} renamings");
+        assert!(new != old && new[Path::new("mine.txt")] == b"mine");
+    }
+    assert_eq!(seen, [true, false, false, false], "after the second renaming it is the new one");
+}
+
+#[test]
+fn what_the_cache_holds_is_read_only_and_what_a_package_holds_is_not() {
+    let root = tempfile::tempdir().unwrap();
+    let cache = crate::Cache::at(root.path().join("cache"));
+    let inputs = crate::cache::Inputs::new("tiny");
+    let make = |folder: &Path| -> Result<(), crate::CacheError> {
+        fs::write(folder.join("weights.bin"), "weights").unwrap();
+        Ok(())
+    };
+    let (entry, _) = cache.get_or_make(crate::cache::Bucket::Converted, &inputs, make).unwrap();
+    let weights = entry.content().join("weights.bin");
+    assert!(fs::metadata(&weights).unwrap().permissions().readonly());
+    for (mode, name) in [(LinkMode::Reflink, "a"), (LinkMode::Copy, "b")] {
+        let copy = root.path().join(name);
+        crate::files::place(&weights, &copy, mode).unwrap();
+        assert!(!fs::metadata(&copy).unwrap().permissions().readonly());
+    }
+    drop(entry);
+    assert_eq!(cache.clean().unwrap().entries, 1, "it goes all the same");
 }
 
 #[test]

@@ -635,8 +635,8 @@ fn check_model_id(id: &str) -> Result<(), String> {
     if matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL") || numbered("COM") || numbered("LPT") {
         return Err(format!("Windows keeps the name {stem} for a device"));
     }
-    if id.eq_ignore_ascii_case("mlc-app-config.json") {
-        return Err("the package's own configuration has that name".to_owned());
+    if ["mlc-app-config.json", "models.cdx.json"].iter().any(|own| id.eq_ignore_ascii_case(own)) {
+        return Err("a file of the package has that name".to_owned());
     }
     Ok(())
 }

@@ -92,8 +92,8 @@ fn package(folder: &Path, manifest: &Path, name: &str) -> PathBuf {
     let planned = product(packager.plan(&manifest, found, false));
     let built = product(packager.build(&manifest, planned).expect("built"));
     let ready = product(packager.make_ready(built).expect("ready"));
-    let destination = Destination { folder: &dist, link_mode: LinkMode::Copy, sync: false };
-    packager.bundle(&manifest, &ready, destination).expect("bundled");
+    let destination = Destination { folder: &dist, link_mode: LinkMode::Copy, sync: false, date: None };
+    product(packager.bundle(&manifest, &ready, destination).expect("bundled"));
     dist
 }
 

@@ -101,6 +101,8 @@ struct State {
     /// By name, then by branch.
     branches: BTreeMap<String, BTreeMap<String, String>>,
     renamed: BTreeMap<String, String>,
+    /// What was put below `/store/`.
+    objects: BTreeMap<String, Arc<[u8]>>,
     faults: Vec<Rule>,
     log: Vec<Request>,
     /// Requests that were taken from the log before.
@@ -146,6 +148,16 @@ impl HubServer {
     /// Address of the second host.
     pub fn storage_url(&self) -> String {
         format!("http://{}", self.shared.storage)
+    }
+
+    /// Address of a store of objects, with GET, HEAD, PUT (`If-None-Match: *`) and DELETE.
+    pub fn store_url(&self) -> String {
+        format!("http://{}/store", self.shared.hub)
+    }
+
+    /// Names of the objects in the store.
+    pub fn stored(&self) -> Vec<String> {
+        self.shared.state().objects.keys().cloned().collect()
     }
 
     /// Pushes files to `main` of a repository, which is made if it is not there. Returns the commit.

@@ -13,6 +13,8 @@ use sha2::{Digest, Sha256};
 pub struct HubRepository {
     pub(super) files: BTreeMap<String, HubFile>,
     pub(super) access: Access,
+    /// The head of its card, as the hub hands it on.
+    pub(super) card: serde_json::Value,
 }
 
 /// Who may read a repository.
@@ -94,6 +96,12 @@ impl HubRepository {
     /// Removes a file.
     pub fn without(mut self, path: &str) -> Self {
         self.files.remove(path);
+        self
+    }
+
+    /// Says what its card says.
+    pub fn card(mut self, card: serde_json::Value) -> Self {
+        self.card = card;
         self
     }
 

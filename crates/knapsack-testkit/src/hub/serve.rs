@@ -54,7 +54,10 @@ fn respond(request: &Parsed, host: Host, shared: &Shared, stream: &mut TcpStream
             request.headers.remove("range");
         }
         let reply = match host {
-            Host::Hub => state.hub(&request, shared, fault.as_ref()),
+            Host::Hub => match request.path.strip_prefix("/store/") {
+                Some(name) => state.object(name, &request),
+                None => state.hub(&request, shared, fault.as_ref()),
+            },
             Host::Storage => state.storage(&request),
         };
         let reply = disturb(reply, fault.as_ref());
@@ -140,6 +143,27 @@ impl State {
         let rule = self.faults.iter_mut().find(|rule| rule.times > 0 && line.contains(&rule.part.to_lowercase()))?;
         rule.times -= 1;
         Some(rule.fault.clone())
+    }
+
+    /// `/store/…`: objects that are written and read, as any web server may keep them.
+    fn object(&mut self, name: &str, request: &Parsed) -> Reply {
+        let there = self.objects.get(name);
+        match (request.method.as_str(), there) {
+            ("PUT", Some(_)) if request.headers.contains_key("if-none-match") => Reply::new(412, ""),
+            ("PUT", _) => {
+                self.objects.insert(name.to_owned(), request.body.clone().into());
+                Reply::new(201, "")
+            }
+            ("DELETE", _) => {
+                self.objects.remove(name);
+                Reply::new(204, "")
+            }
+            (_, None) => Reply::new(404, "no such object"),
+            (_, Some(bytes)) => {
+                let body = Body::Content { content: Content::Bytes(std::sync::Arc::clone(bytes)), from: 0 };
+                Reply { status: 200, headers: Vec::new(), body }
+            }
+        }
     }
 
     /// `/api/models/…`, `/api/resolve-cache/models/…`, `/org/name/resolve/…`.
@@ -279,7 +303,7 @@ fn info(name: &str, commit: &str, repository: &HubRepository) -> Reply {
     let gated = if matches!(repository.access, Access::Gated(_)) { json!("auto") } else { json!(false) };
     let info = json!({
         "_id": "0", "id": name, "modelId": name, "sha": commit, "private": false, "gated": gated, "disabled": false,
-        "tags": [], "downloads": 0, "likes": 0, "createdAt": "2026-01-01T00:00:00.000Z", "siblings": siblings
+        "tags": [], "downloads": 0, "likes": 0, "createdAt": "2026-01-01T00:00:00.000Z", "siblings": siblings, "cardData": repository.card
     });
     Reply::new(200, info.to_string()).with("Content-Type", "application/json; charset=utf-8")
 }

@@ -15,6 +15,7 @@ pub(super) struct Parsed {
     pub(super) path: String,
     pub(super) query: String,
     pub(super) headers: BTreeMap<String, String>,
+    pub(super) body: Vec<u8>,
 }
 
 /// `None` when the client closed the connection.
@@ -26,16 +27,19 @@ pub(super) fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Opti
     let mut words = line.split_whitespace();
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let mut parsed =
-        Parsed { method: method.to_owned(), path: decode(path), query: query.to_owned(), headers: BTreeMap::new() };
+    let (method, path, query) = (method.to_owned(), decode(path), query.to_owned());
+    let mut parsed = Parsed { method, path, query, headers: BTreeMap::new(), body: Vec::new() };
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
         match line.trim_end().split_once(':') {
             Some((name, value)) => parsed.headers.insert(name.to_ascii_lowercase(), value.trim().to_owned()),
-            None => return Ok(Some(parsed)),
+            None => break,
         };
     }
+    let length = parsed.headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    reader.take(length).read_to_end(&mut parsed.body)?;
+    Ok(Some(parsed))
 }
 
 fn decode(path: &str) -> String {

@@ -1,12 +1,21 @@
 //! `knapsack package`: the whole way from a manifest to a package.
 
 use crate::cli::PackageArgs;
+use crate::exit::OrWrongInput;
 use crate::ops::plan::table;
 use crate::packaging::{self, Shown};
 use crate::report::Reporter;
 use anyhow::Result;
 use knapsack_package::{Destination, Planned};
 use serde_json::json;
+
+/// `SOURCE_DATE_EPOCH`, by which reproducible builds are told their date.
+fn source_date() -> Result<Option<i64>> {
+    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH").filter(|text| !text.is_empty()) else { return Ok(None) };
+    let seconds = text.to_str().and_then(|text| text.parse().ok()).filter(|seconds| (0..1 << 36).contains(seconds));
+    let wrong = || anyhow::anyhow!("SOURCE_DATE_EPOCH is {}, not a number of seconds since 1970", text.display());
+    seconds.map(Some).ok_or_else(wrong).or_wrong_input()
+}
 
 /// Packages. See [`knapsack_package`] for the stages.
 pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
@@ -23,7 +32,8 @@ pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
     let built = read.settle(built)?;
     let ready = packager.make_ready(built)?;
     let ready = read.settle(ready)?;
-    let destination = Destination { folder: &args.output, link_mode: args.link_mode, sync: !args.no_sync };
+    let destination =
+        Destination { folder: &args.output, link_mode: args.link_mode, sync: !args.no_sync, date: source_date()? };
     let report = packager.bundle(&read.manifest, &ready, destination)?;
     let report = read.settle(report)?;
     let planned = || ready.iter().map(|model| &model.built.planned);

@@ -1,7 +1,8 @@
-//! `knapsack cache list|verify|clean`: what was computed (Knapsack's own cache) and what was downloaded (the hub cache, shared
-//! with Python).
+//! `knapsack cache …`: what was computed (Knapsack's own cache, and the one that a team shares) and what was downloaded (the hub
+//! cache, shared with Python).
 
 mod downloads;
+mod shared;
 
 use crate::cli::{CacheArgs, CacheCleanArgs, CacheCommand};
 use crate::packaging;
@@ -19,8 +20,13 @@ pub fn run(args: &CacheArgs, reporter: &Reporter) -> Result<()> {
     let cache = packaging::cache()?;
     let settings = Settings::from_env(cache.root())?;
     match &args.command {
-        CacheCommand::List(form) => list(&cache, &settings, form.json || reporter.is_json(), reporter),
-        CacheCommand::Verify(form) => verify(&cache, &settings, form.json || reporter.is_json(), reporter),
+        CacheCommand::List(args) if args.shared => shared::list(args.json.json, reporter),
+        CacheCommand::List(args) => list(&cache, &settings, args.json.json || reporter.is_json(), reporter),
+        CacheCommand::Verify(args) if args.shared => shared::verify(args.json.json, reporter),
+        CacheCommand::Verify(args) => verify(&cache, &settings, args.json.json || reporter.is_json(), reporter),
+        CacheCommand::Push(form) => shared::push(&cache, form.json, reporter),
+        CacheCommand::Pull(args) => shared::pull(cache, args, reporter),
+        CacheCommand::Gc(args) => shared::gc(args, reporter),
         CacheCommand::Clean(args) => clean(&cache, &settings, *args, reporter),
     }
 }
