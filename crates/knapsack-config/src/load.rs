@@ -2,7 +2,6 @@
 
 use crate::codes;
 use crate::diagnostic::{Diagnostic, Report};
-use knapsack_artifact::encoding::{Decoded, Wrong, decode};
 use crate::environment::Environment;
 use crate::manifest::Manifest;
 use crate::parse::{MAX_FILE_BYTES, parse};
@@ -10,6 +9,7 @@ use crate::render::{looked_for, quoted, shown};
 use crate::resolve::resolve;
 use crate::source_map::{FileId, Span, Spanned};
 use crate::written::{Field, Written};
+use knapsack_artifact::encoding::{Decoded, Wrong, decode};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;

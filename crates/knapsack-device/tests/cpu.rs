@@ -129,7 +129,11 @@ fn a_few_logits_are_those_of_all() {
                 model.logits_of(4, &tokens, &mut found).unwrap();
                 for (token, (all, found)) in all.iter().zip(&found).enumerate() {
                     let expected = if tokens.contains(&(token as u32)) { *all } else { f32::NEG_INFINITY };
-                    assert_eq!(found.to_bits(), expected.to_bits(), "{name} {quantization}, {isa}: {token} of {tokens:?}");
+                    assert_eq!(
+                        found.to_bits(),
+                        expected.to_bits(),
+                        "{name} {quantization}, {isa}: {token} of {tokens:?}"
+                    );
                 }
             }
             assert!(model.logits_of(4, &[vocab], &mut all).is_err() && model.logits_of(5, &[0], &mut all).is_err());

@@ -8,9 +8,7 @@ use crate::c::{context_policy, number_of, state_numbers};
 use crate::core::{
     Background, Bundle, Code, Error, Models, Options, Piece, Result as Outcome, guard, holding, loaded_table, log,
 };
-use jni::objects::{
-    JByteArray, JClass, JLongArray, JObject, JObjectArray, JString, JThrowable,
-};
+use jni::objects::{JByteArray, JClass, JLongArray, JObject, JObjectArray, JString, JThrowable};
 use jni::refs::Global;
 use jni::sys::{jboolean, jint, jlong};
 use jni::{Env, EnvUnowned, JValue, JavaVM, jni_sig, jni_str};

@@ -319,9 +319,8 @@ fn every_mistake_has_its_number() {
         let failure = call(|error| unsafe { knapsack_load(models.0, id, Cancel::new().0, error) }).unwrap_err();
         assert_eq!(failure.code, expected, "{failure:?}");
     }
-    let failed = |turns: &[(u32, &str)], how: How| {
-        models.answer(turns, &how, &Cancel::new(), &mut |_| true).unwrap_err()
-    };
+    let failed =
+        |turns: &[(u32, &str)], how: How| models.answer(turns, &how, &Cancel::new(), &mut |_| true).unwrap_err();
     assert_eq!(failed(&[(9, "x")], options()).code, 2);
     assert_eq!(failed(&[(1, "x")], How { when_full: 2, ..options() }).code, 2);
     for fields in [
@@ -373,7 +372,8 @@ fn thoughts_calls_and_forms() {
         });
         (pieces, answer.unwrap())
     };
-    let thinking = json!({ "chat_template_kwargs": { "enable_thinking": true }, "max_thinking_tokens": 5, "max_tokens": 40 });
+    let thinking =
+        json!({ "chat_template_kwargs": { "enable_thinking": true }, "max_thinking_tokens": 5, "max_tokens": 40 });
     let ([text, thoughts, calls, tokens], answer) = ask(&turns, thinking);
     assert!(!thoughts.concat().is_empty() && !text.concat().is_empty() && calls.is_empty() && tokens.is_empty());
     assert!(answer.thinking_tokens >= 5 && answer.generated_tokens > answer.thinking_tokens, "{answer:?}");
@@ -392,7 +392,8 @@ fn thoughts_calls_and_forms() {
     assert_eq!(call["function"]["name"], "add");
     turns.push(json!({ "role": "assistant", "content": null, "tool_calls": [call.clone()] }));
     turns.push(json!({ "role": "tool", "tool_call_id": call["id"], "content": "85" }));
-    let ([text, _, calls, tokens], answer) = ask(&turns, json!({ "tools": tools, "tool_choice": "none", "logprobs": true, "top_logprobs": 2 }));
+    let ([text, _, calls, tokens], answer) =
+        ask(&turns, json!({ "tools": tools, "tool_choice": "none", "logprobs": true, "top_logprobs": 2 }));
     assert!(calls.is_empty() && tokens.len() as u64 == answer.generated_tokens, "{answer:?}");
     let token = |token: &String| serde_json::from_str::<Value>(token).unwrap()["token"].as_str().unwrap().to_owned();
     assert_eq!(tokens.iter().map(token).collect::<String>(), text.concat());

@@ -93,9 +93,7 @@ impl From<&EngineError> for ApiError {
             | EngineError::Text(TextError::LongerThanContext { .. } | TextError::PromptTooLong(_)) => {
                 Self { code: "context_length_exceeded", ..Self::invalid(error.to_string()).about("messages") }
             }
-            EngineError::Text(TextError::NoThinking) => {
-                Self::invalid(error.to_string()).about("chat_template_kwargs")
-            }
+            EngineError::Text(TextError::NoThinking) => Self::invalid(error.to_string()).about("chat_template_kwargs"),
             EngineError::Text(_)
             | EngineError::Sampling(_)
             | EngineError::Grammar(_)

@@ -166,7 +166,9 @@ fn no_template(found: &Found, model: &Model) -> Option<Diagnostic> {
         return None;
     }
     let which = match &config.conv_template {
-        Some(ConvTemplateField::Name(name)) => format!("its `conv_template` is called `{name:.80}`, which is none of MLC's"),
+        Some(ConvTemplateField::Name(name)) => {
+            format!("its `conv_template` is called `{name:.80}`, which is none of MLC's")
+        }
         Some(ConvTemplateField::Template(_)) => "its `conv_template` is not complete".to_owned(),
         None => "it has no `conv_template`".to_owned(),
     };

@@ -375,7 +375,8 @@ fn what_a_lockfile_may_not_become_is_told_at_the_entry() {
     hub.push("org/good", HubRepository::of_folder(&mlc_fixture("llama", "q4f16_1")));
     let mut world = World::new();
     world.endpoint = Some(hub.url());
-    let entry = |name: &str, id: &str| json!({ "model": format!("HF://org/{name}"), "model_id": id, "bundle_weight": false });
+    let entry =
+        |name: &str, id: &str| json!({ "model": format!("HF://org/{name}"), "model_id": id, "bundle_weight": false });
     let all = |models: &[Value]| world.manifest(&json!({ "device": "android", "model_list": models }));
     let first = all(&[entry("good", "kept"), entry("good", "gone")]);
     world.found(&first);
@@ -458,7 +459,9 @@ fn what_a_model_lacks_to_chat_is_a_warning_when_planning() {
     };
     assert_eq!(warnings(&mlc, &unnamed), [codes::NO_CHAT_TEMPLATE]);
     let template = |template: &'static str| {
-        move |folder: &Path| edit(&folder.join("tokenizer_config.json"), |config| config["chat_template"] = json!(template))
+        move |folder: &Path| {
+            edit(&folder.join("tokenizer_config.json"), |config| config["chat_template"] = json!(template))
+        }
     };
     assert_eq!(warnings(&tiny, &template("{{ messages[-1].content }}")), [codes::NO_CONV_TEMPLATE]);
     let bare = |folder: &Path| {

@@ -43,7 +43,8 @@ fn main() {
     let model = CpuDevice::new().load(library, &folder).expect("weights");
     let mut engine = Engine::new(Session::new(model), Arc::new(text));
 
-    let object = serde_json::json!({ "type": "object", "additionalProperties": { "type": "string" }, "minProperties": 1 });
+    let object =
+        serde_json::json!({ "type": "object", "additionalProperties": { "type": "string" }, "minProperties": 1 });
     let forms = [
         ("free", None),
         ("anything", Some(Grammar::Regex("(?s:.*)".into()))),

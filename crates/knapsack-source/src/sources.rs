@@ -106,7 +106,9 @@ impl<'a> Sources<'a> {
     pub fn header(&self, model: &ResolvedModel) -> Option<Vec<u8>> {
         /// What most headers are shorter than: one request then does.
         const USUAL: u64 = 256 << 10;
-        let (Pinned::Hub(locked), Location::Hub(location)) = (&model.pinned, &model.request.location) else { return None };
+        let (Pinned::Hub(locked), Location::Hub(location)) = (&model.pinned, &model.request.location) else {
+            return None;
+        };
         let mut weights = locked.files.iter().filter(|file| is_weights(&file.path));
         let (file, None) = (weights.next()?, weights.next()) else { return None };
         if locked.format != LockedFormat::Checkpoint || locked.files.iter().any(|file| file.path == CHECKPOINT_INDEX) {

@@ -109,7 +109,8 @@ impl Own<'_> {
             other.system_prefix_token_ids.iter().flatten().map(|id| tokenizer.spelling(*id)).collect();
         let Some(prefix) = prefix else { return Equal::Nowhere };
         let same = |other: &ConvTemplate, talk: Talk<'_>| {
-            self.ask(talk, true).is_some_and(|own| prompt(other, talk).is_some_and(|text| own == prefix.clone() + &text))
+            self.ask(talk, true)
+                .is_some_and(|own| prompt(other, talk).is_some_and(|text| own == prefix.clone() + &text))
         };
         let thinks = same(other, THOUGHTS) || {
             other.strip_reasoning_in_history ^= true;
@@ -307,7 +308,8 @@ mod tests {
 
     #[test]
     fn a_template_that_always_asks_for_an_answer_is_parted_all_the_same() {
-        let always = TURNS.replace("{% if add_generation_prompt %}", "").replace("assistant\n{% endif %}", "assistant\n");
+        let always =
+            TURNS.replace("{% if add_generation_prompt %}", "").replace("assistant\n{% endif %}", "assistant\n");
         let (template, equal) = fitted(&format!("{{{{ bos_token }}}}{always}")).unwrap();
         assert_eq!((equal, &*template.roles["user"]), (Equal::WithoutSystem, "<|im_start|>user\n"));
         assert_eq!((&*template.seps[1], template.stop_token_ids), ("<|im_end|>\n", vec![2, 7]));

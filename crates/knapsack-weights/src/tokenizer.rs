@@ -81,9 +81,10 @@ impl Tokenizer {
         }
         // The runtime's reader of this one takes nothing but JSON.
         let tokenizer = files.iter().find(|file| file.name == "tokenizer.json");
-        let tokenizer: Option<Value> = tokenizer.map(|file| serde_json::from_slice(&file.content)).transpose().map_err(
-            |source| ConvertError::Json { path: folder.join("tokenizer.json"), source: source.into() },
-        )?;
+        let tokenizer: Option<Value> = tokenizer
+            .map(|file| serde_json::from_slice(&file.content))
+            .transpose()
+            .map_err(|source| ConvertError::Json { path: folder.join("tokenizer.json"), source: source.into() })?;
         let text = |name: &str| {
             let file = files.iter().find(|file| file.name == name)?;
             Some(String::from_utf8_lossy(&file.content).into_owned())

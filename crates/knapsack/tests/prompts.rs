@@ -199,7 +199,10 @@ fn is_plain(case: &Value) -> bool {
     let plain = |(index, message): (usize, &Value)| {
         let role = if index % 2 == 0 { "user" } else { "assistant" };
         let content = message["content"].as_str().unwrap_or(" ");
-        message["role"] == role && content.trim() == content && !content.is_empty() && message.as_object().unwrap().len() == 2
+        message["role"] == role
+            && content.trim() == content
+            && !content.is_empty()
+            && message.as_object().unwrap().len() == 2
     };
     let bare = ["tools", "variables"].iter().all(|key| case.get(*key).is_none_or(Value::is_null));
     bare && case["spelled"] != true && messages.len() % 2 == 1 && messages.iter().enumerate().all(plain)
@@ -232,13 +235,17 @@ fn differing(folder: &Path, vocab: u32, conversations: &[Vec<Message>]) -> Optio
 #[test]
 fn a_derived_conversation_template_gives_the_prompts_of_the_models_own() {
     let say = |texts: &[&str]| {
-        let turns = texts.iter().enumerate().map(|(index, text)| {
-            Message::new(if index % 2 == 0 { Role::User } else { Role::Assistant }, *text)
-        });
+        let turns = texts
+            .iter()
+            .enumerate()
+            .map(|(index, text)| Message::new(if index % 2 == 0 { Role::User } else { Role::Assistant }, *text));
         turns.collect::<Vec<_>>()
     };
-    let conversations =
-        [say(&["What is 37 plus 48?"]), say(&["{user_message}", "Two\n\nlines", "é & <b>"]), say(&["a", "b", "c", "d", "e"])];
+    let conversations = [
+        say(&["What is 37 plus 48?"]),
+        say(&["{user_message}", "Two\n\nlines", "é & <b>"]),
+        say(&["a", "b", "c", "d", "e"]),
+    ];
     let mut other = Vec::new();
     for file in std::fs::read_dir(templates()).unwrap().map(|entry| entry.unwrap().path()) {
         if file.extension().is_none_or(|extension| extension != "jinja") {

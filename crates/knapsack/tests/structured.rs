@@ -4,7 +4,7 @@ mod support;
 
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::MemoryPlan;
-use knapsack_device::{CacheHalf, CpuDevice, Device, DeviceError, LoadedModel, Watch};
+use knapsack_device::{CacheHalf, CpuDevice, Device, DeviceError, LoadedModel, StateCopy, Watch};
 use knapsack_runtime::{
     CancelFlag, ChatModel, Engine, FinishReason, GenerateOptions, Generation, Grammar, SamplingOptions, Session,
 };
@@ -61,6 +61,14 @@ impl LoadedModel for Counted {
 
     fn write_cache(&mut self, layer: usize, half: CacheHalf, bytes: &[u8]) -> Result<(), DeviceError> {
         self.model.write_cache(layer, half, bytes)
+    }
+
+    fn read_state(&mut self, state: usize, copy: StateCopy, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.model.read_state(state, copy, bytes)
+    }
+
+    fn write_state(&mut self, state: usize, copy: StateCopy, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.model.write_state(state, copy, bytes)
     }
 }
 

@@ -71,7 +71,8 @@ impl FileDigests {
         // Symbolic links (the Hugging Face cache is made of them) are remembered by what they point to.
         let path = &std::fs::canonicalize(path)?;
         let stamp = Stamp::of(&std::fs::metadata(path)?);
-        let known = self.lookup(path).filter(|known| known.is_of(&stamp)).map(|known| known.digests).unwrap_or_default();
+        let known =
+            self.lookup(path).filter(|known| known.is_of(&stamp)).map(|known| known.digests).unwrap_or_default();
         let missing = wanted.missing_in(&known);
         if missing == Wanted::default() {
             return Ok(Hashed { size: stamp.size, digests: known, stamp });

@@ -53,7 +53,7 @@ impl Wanted {
     /// For identifying the inputs of a step.
     pub(crate) const CONTENT: Self = Self { blake3: true, sha256: false, md5: false };
     /// For files of a package.
-    pub(crate) const PACKAGE: Self = Self { blake3: false, sha256: true, md5: false };
+    pub const PACKAGE: Self = Self { blake3: false, sha256: true, md5: false };
     /// For weight shards: what their index says, and what the app wants.
     pub const SHARD: Self = Self { blake3: false, sha256: true, md5: true };
 

@@ -80,8 +80,7 @@ impl Check<'_> {
             tokenizer_files: Vec<String>,
         }
         let path = self.folder.join(CHAT_CONFIG);
-        let listed: Listed =
-            json::parse(chat_config).map_err(|error| self.problem(&path, error.to_string()))?;
+        let listed: Listed = json::parse(chat_config).map_err(|error| self.problem(&path, error.to_string()))?;
         for name in &listed.tokenizer_files {
             names::check_relative_path(name)
                 .map_err(|source| BundleError::Name { place: path.display().to_string(), source })?;

@@ -1,8 +1,8 @@
 //! Failures as an app sees them: a stable number, a text for the log, and the figures that a person is told.
 
 use knapsack_runtime::download::{DownloadError, TransportError};
-use knapsack_runtime::text::TextError;
 use knapsack_runtime::manager::{Holder, ManagerError, Use};
+use knapsack_runtime::text::TextError;
 use knapsack_runtime::{EngineError, LoadFailed, PackageError};
 use std::any::Any;
 use std::cell::{Cell, RefCell};

@@ -194,18 +194,17 @@ impl MlcTemplate {
 
     /// The template's own messages, then the conversation's.
     fn turns<'a>(&'a self, messages: &'a [Message]) -> impl Iterator<Item = Turn<'a>> {
-        let own =
-            self.raw.messages.iter().filter_map(|(role, content)| {
-                Some(Turn { role: role.as_str(), content: content.as_deref()?, reasoning: None, at: None })
-            });
-        own.chain(
-            messages.iter().enumerate().filter(|(_, message)| message.role != Role::System).map(|(at, message)| Turn {
+        let own = self.raw.messages.iter().filter_map(|(role, content)| {
+            Some(Turn { role: role.as_str(), content: content.as_deref()?, reasoning: None, at: None })
+        });
+        own.chain(messages.iter().enumerate().filter(|(_, message)| message.role != Role::System).map(
+            |(at, message)| Turn {
                 role: message.role.as_str(),
                 content: &message.content,
                 reasoning: message.reasoning.as_deref(),
                 at: Some(at),
-            }),
-        )
+            },
+        ))
     }
 
     /// The functions that the model may call, as text.

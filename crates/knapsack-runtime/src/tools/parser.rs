@@ -10,7 +10,10 @@ use serde_json::{Map, Value};
 pub(crate) enum Parsed {
     Text(String),
     /// A call begins.
-    Begin { id: String, name: String },
+    Begin {
+        id: String,
+        name: String,
+    },
     /// More of the JSON text of the arguments of the call that began last.
     Arguments(String),
     /// A call that began is complete, or the answer ended within it: its arguments are the text that came then.

@@ -160,7 +160,8 @@ impl State {
             }
             (_, None) => Reply::new(404, "no such object"),
             (_, Some(bytes)) => {
-                let body = Body::Content { content: Content::Bytes(std::sync::Arc::clone(bytes)), from: 0 };
+                let length = bytes.len() as u64;
+                let body = Body::Content { content: Content::Bytes(std::sync::Arc::clone(bytes)), from: 0, length };
                 Reply { status: 200, headers: Vec::new(), body }
             }
         }
