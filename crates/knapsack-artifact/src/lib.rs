@@ -5,6 +5,7 @@
 //! * [`ChatConfig`]: what the runtime must know beside the weights ([`chat_config`], [`conv_template`]).
 //! * [`AppConfig`]: what the app reads to know its models ([`app_config`]).
 //! * [`DeviceKind`]: what libraries are compiled for and packages are made for ([`device`]).
+//! * [`Delivery`]: how weights get onto a device ([`delivery`]).
 //! * [`ModelLibrary`]: one compiled model, as data ([`library`], [`plan`]); validated as a whole before anything executes it;
 //!   module `container` (a feature) finds it in the files that carry it.
 //! * [`ModelTable`]: all libraries of a package behind one symbol ([`table`]).
@@ -17,6 +18,7 @@ pub mod chat_config;
 #[cfg(feature = "containers")]
 pub mod container;
 pub mod conv_template;
+pub mod delivery;
 pub mod device;
 pub mod library;
 pub mod names;
@@ -28,6 +30,7 @@ pub mod weight_index;
 pub use app_config::AppConfig;
 pub use chat_config::ChatConfig;
 pub use conv_template::ConvTemplate;
+pub use delivery::Delivery;
 pub use device::DeviceKind;
 pub use library::{InvalidLibrary, LibraryError, ModelLibrary};
 pub use table::ModelTable;

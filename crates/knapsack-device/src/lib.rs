@@ -31,7 +31,7 @@ pub use cpu::{CpuDevice, Isa};
 pub use error::DeviceError;
 pub use executor::{Executor, OpenOptions, best};
 pub use fake::FakeDevice;
-pub use files::{FileRange, FileRanges, Folder, WeightFiles};
+pub use files::{FileRange, FileRanges, Folder, Scattered, WeightFiles};
 pub use memory::{Account, Charge, Part, Region};
 pub use os::app_memory_left;
 pub use reference::ReferenceDevice;

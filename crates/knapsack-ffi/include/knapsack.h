@@ -157,6 +157,8 @@ typedef void (*KnapsackOnWanted)(void *context, const KnapsackWanted *file);
 
 bool knapsack_wanted(const KnapsackModels *models, KnapsackStr id, KnapsackOnWanted on_file, void *context, KnapsackError **error);
 bool knapsack_adopt(const KnapsackModels *models, KnapsackStr id, KnapsackStr path, KnapsackStr file, bool *complete, KnapsackError **error);
+/* Takes note of where a file of a store's pack lies; it is used there. To be called again after each start. */
+bool knapsack_place(const KnapsackModels *models, KnapsackStr id, KnapsackStr path, KnapsackStr file, bool *complete, KnapsackError **error);
 /* Sets `removed` to whether there was anything. */
 bool knapsack_remove(const KnapsackModels *models, KnapsackStr id, bool *removed, KnapsackError **error);
 /* Whether the model fits into the budget when nothing else is in use. */

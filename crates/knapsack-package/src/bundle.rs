@@ -3,7 +3,7 @@
 use crate::{Error, Event, Packager, Ready};
 use knapsack_bundle::package::BundleStep;
 use knapsack_bundle::{BundleError, Entry, LinkMode, PackageChanges, PackageContents, WriteOptions};
-use knapsack_config::{Manifest, ModelSource};
+use knapsack_config::{Manifest, ModelSource, StoreLimits};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +42,7 @@ impl Packager<'_> {
             device: manifest.device.value,
             entries: models.iter().map(entry).collect(),
             app: manifest.app.clone(),
+            pack_bytes: StoreLimits::built_in().play.pack.error_above,
         };
         let protected = protected(manifest)?;
         let locks = self.cache.locks();

@@ -5,6 +5,7 @@ mod chat_config;
 mod guard;
 mod output;
 mod outputs;
+mod packs;
 mod record;
 mod stage;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use crate::digest::FileDigests;
 use crate::error::BundleError;
 use crate::files::LinkMode;
 use crate::objects::Library;
-use knapsack_artifact::DeviceKind;
+use knapsack_artifact::{Delivery, DeviceKind};
 use knapsack_artifact::app_config::AppFile;
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
@@ -32,6 +33,8 @@ pub struct PackageContents {
     pub entries: Vec<Entry>,
     /// Keys that the app wants to find in its app config.
     pub app: Map<String, Value>,
+    /// Most bytes of one asset pack of Google Play.
+    pub pack_bytes: u64,
 }
 
 /// One model of the manifest.
@@ -58,6 +61,13 @@ pub enum WeightSupply {
     Bundled {
         /// Holds `tensor-cache.json` (or `ndarray-cache.json`), its shards, `mlc-chat-config.json` and tokenizer files.
         folder: PathBuf,
+    },
+    /// From packs that a store delivers, made of the same files.
+    Packed {
+        /// As of [`WeightSupply::Bundled`].
+        folder: PathBuf,
+        /// Whose packs, and when they come.
+        delivery: Delivery,
     },
     /// From the network at first launch.
     Download {

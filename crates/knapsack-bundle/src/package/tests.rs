@@ -36,7 +36,7 @@ impl Bench {
             entry("two", library("llama_q0f32", 8), bundled("two")),
             entry("far", library("other_q0f32", 16), far),
         ];
-        Self { root, package: PackageContents { device, entries, app: Map::new() } }
+        Self { root, package: PackageContents { device, entries, app: Map::new(), pack_bytes: 1 << 20 } }
     }
 
     fn dist(&self) -> PathBuf {

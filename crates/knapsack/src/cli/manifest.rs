@@ -2,7 +2,7 @@
 
 use super::output::JsonArg;
 use super::value::{bytes, device_parser, link_mode_parser, reserve};
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 use knapsack_artifact::DeviceKind;
 use knapsack_bundle::LinkMode;
 use knapsack_source::LockPolicy;
@@ -61,6 +61,24 @@ impl LockArgs {
     }
 }
 
+/// Whose limits are checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum StoreChoice {
+    /// The store of the manifest's device.
+    #[default]
+    Auto,
+    /// Nobody's: the app gets onto its devices another way.
+    None,
+}
+
+/// Whether limits of stores are checked.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct StoreArgs {
+    /// Whose limits of size the package must keep
+    #[arg(long, value_enum, default_value_t, value_name = "STORE")]
+    pub store: StoreChoice,
+}
+
 /// `knapsack package`.
 #[derive(Clone, Debug, Args)]
 pub struct PackageArgs {
@@ -79,6 +97,9 @@ pub struct PackageArgs {
     /// Do not wait until the package is on the disk: for machines whose disks are thrown away, such as CI's
     #[arg(long)]
     pub no_sync: bool,
+    /// Whose limits are checked.
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// How the lockfile and the network may be used.
     #[command(flatten)]
     pub lock: LockArgs,
@@ -90,6 +111,9 @@ pub struct CheckArgs {
     /// Which manifest.
     #[command(flatten)]
     pub manifest: ManifestArgs,
+    /// Whose limits are checked.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// `knapsack plan`.
@@ -98,6 +122,9 @@ pub struct PlanArgs {
     /// Which manifest.
     #[command(flatten)]
     pub manifest: ManifestArgs,
+    /// Whose limits are checked.
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Only warn when a plan needs more memory than its model declares
     #[arg(long)]
     pub allow_over_budget: bool,

@@ -18,8 +18,10 @@ pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
     let found = packager.find(&read.manifest, &args.lock.policy())?;
     let found = read.settle(found)?;
     let planned = packager.plan(&read.manifest, found.models, args.allow_over_budget);
+    let planned = packaging::within_stores(&read.manifest, planned, args.store);
     let planned = read.settle(planned)?;
     let built = packager.build(&read.manifest, planned)?;
+    let built = packaging::libraries_within_stores(&read.manifest, built, args.store);
     let built = read.settle(built)?;
     let ready = packager.make_ready(built)?;
     let ready = read.settle(ready)?;

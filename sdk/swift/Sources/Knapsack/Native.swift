@@ -203,6 +203,16 @@ final class Native: @unchecked Sendable {
         return complete
     }
 
+    func place(_ id: String, _ path: String, _ file: URL) throws -> Bool {
+        var complete = false
+        try id.withKnapsackStr { id in
+            try path.withKnapsackStr { path in
+                try file.path.withKnapsackStr { file in try call { knapsack_place($0, id, path, file, &complete, &$1) } }
+            }
+        }
+        return complete
+    }
+
     func complete(_ request: String, _ cancel: Cancel, _ onEvent: @escaping (String) -> Bool) throws {
         final class Sink {
             let push: (String) -> Bool
