@@ -340,6 +340,7 @@ fn every_bad_manifest_is_refused_as_shown() {
         "unsupported-model",
         "weights-mismatch",
         "no-tokenizer",
+        "store-limit",
         "more",
     ];
     unused.retain(|code| !elsewhere.contains(code));
