@@ -683,6 +683,19 @@ extern "system" fn Java_ai_knapsack_internal_Native_place<'l>(
     })
 }
 
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_verify<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+) -> jint {
+    enter(&mut env, |env| {
+        let id = id.try_to_string(env)?;
+        give(env, guard(|| Ok(models(handle)?.verify(&id)?.len() as jint)))
+    })
+}
+
 /// Finish, tokens of the prompt, reused, generated, dropped messages, nanoseconds of prefill and of decoding.
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "one call across the border")]

@@ -9,7 +9,7 @@ mod sdk;
 mod value;
 
 pub use manifest::{
-    CheckArgs, FitArgs, InitArgs, LockArgs, ManifestArgs, MemoryArgs, OnPhonesArgs, PackageArgs, PhoneArgs, PlanArgs,
+    CheckArgs, FitArgs, InitArgs, LockArgs, ManifestArgs, MemoryArgs, OnPhonesArgs, PackageArgs, PhoneArgs, PlanArgs, StoreArgs, StoreChoice,
     UpdateArgs,
 };
 pub use model::{

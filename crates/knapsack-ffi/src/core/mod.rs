@@ -201,11 +201,11 @@ impl Models {
     /// No such model, nothing to download, or no storage.
     pub fn wanted(&self, id: &str) -> Result<Vec<WantedFile>> {
         let model = self.model(id)?;
-        if let WeightsLocation::Packs(_) = model.weights {
+        if let WeightsLocation::Packs(packs) = &model.weights {
             let package = self.loader().package();
             let file = |file: &AppFile| WantedFile {
-                // The store delivers it.
-                url: String::new(),
+                // Not to be downloaded: where it lies in its pack.
+                url: format!("pack:{}/{}", packs.folder, file.path),
                 path: file.path.clone(),
                 size: file.size,
                 sha256: file.sha256.clone(),
@@ -231,6 +231,16 @@ impl Models {
     /// A file that is none of the model's, or not the one that was packaged; the file system.
     pub fn adopt(&self, id: &str, path: &str, file: &Path) -> Result<bool> {
         Ok(self.store()?.adopt(self.model(id)?, path, file)?.is_some())
+    }
+
+    /// Checks every byte of a downloaded model; the files that are missing or wrong. Wrong ones are removed, and wanted again.
+    ///
+    /// # Errors
+    /// No such model, one that is not downloaded, or the file system.
+    pub fn verify(&self, id: &str) -> Result<Vec<String>> {
+        let model = self.model(id)?;
+        self.manager.unload(id)?;
+        Ok(self.store()?.verify(model)?)
     }
 
     fn store(&self) -> Result<&Store> {

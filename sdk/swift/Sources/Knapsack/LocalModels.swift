@@ -111,6 +111,12 @@ public final class LocalModels: Sendable {
         }
     }
 
+    /// Checks every byte of a downloaded model. Files that are wrong are removed; ``prepare(_:over:)`` fetches them again.
+    /// - Returns: how many were wrong.
+    public func verify(_ id: ModelInfo.ID) async throws -> Int {
+        try await Workers.run { [native] _ in try native.verify(id) }
+    }
+
     /// Removes a downloaded model from this device.
     /// - Returns: whether there was anything.
     @discardableResult

@@ -213,6 +213,12 @@ final class Native: @unchecked Sendable {
         return complete
     }
 
+    func verify(_ id: String) throws -> Int {
+        var wrong: UInt64 = 0
+        try id.withKnapsackStr { id in try call { knapsack_verify($0, id, &wrong, &$1) } }
+        return Int(wrong)
+    }
+
     func complete(_ request: String, _ cancel: Cancel, _ onEvent: @escaping (String) -> Bool) throws {
         final class Sink {
             let push: (String) -> Bool

@@ -1,5 +1,6 @@
 //! `knapsack inspect`: what is in a library, a weight folder, a checkpoint or a package.
 
+mod app;
 mod folder;
 mod library;
 
@@ -23,6 +24,9 @@ pub fn run(args: &InspectArgs, reporter: &Reporter) -> Result<()> {
     let show = Show { json, kernels: args.kernels, verbose: reporter.verbosity() > 0 };
     std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display())).or_wrong_input()?;
     if !path.is_dir() {
+        if app::is_archive(path) {
+            return app::run(path, show, reporter);
+        }
         let libraries =
             read_files(path.parent().unwrap_or(Path::new("")), std::slice::from_ref(path)).or_wrong_input()?;
         anyhow::ensure!(!libraries.is_empty(), "{} holds no model library", path.display());

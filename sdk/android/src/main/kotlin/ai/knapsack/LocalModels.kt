@@ -162,6 +162,13 @@ class LocalModels @JvmOverloads constructor(pkg: ModelPackage, options: Options 
         awaitClose { cancel.raise() }
     }.buffer(Channel.UNLIMITED)
 
+    /**
+     * Checks every byte of a downloaded model. Files that are wrong are removed; [prepare] fetches them again.
+     *
+     * @return how many were wrong
+     */
+    suspend fun verify(id: String): Int = blocking { handle.use { Native.verify(it, id) } }
+
     /** Removes a downloaded model from this device; false when there was nothing. */
     suspend fun remove(id: String): Boolean = blocking { handle.use { Native.remove(it, id) } }
 
