@@ -2,7 +2,7 @@
 
 use crate::{Error, Event, Packager, Ready};
 use knapsack_bundle::package::BundleStep;
-use knapsack_bundle::{BundleError, Entry, LinkMode, PackageChanges, PackageContents, WriteOptions};
+use knapsack_bundle::{BundleError, Entry, LinkMode, PackageChanges, PackageContents, Runtime, WriteOptions};
 use knapsack_config::{Manifest, ModelSource, StoreLimits};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ pub struct Destination<'a> {
     pub link_mode: LinkMode,
     /// Whether to wait until the package is on the disk before it takes the place of the old one.
     pub sync: bool,
+    /// Where apps get the runtime.
+    pub runtime: &'a Runtime,
 }
 
 impl Packager<'_> {
@@ -43,6 +45,7 @@ impl Packager<'_> {
             entries: models.iter().map(entry).collect(),
             app: manifest.app.clone(),
             pack_bytes: StoreLimits::built_in().play.pack.error_above,
+            runtime: destination.runtime.clone(),
         };
         let protected = protected(manifest)?;
         let locks = self.cache.locks();

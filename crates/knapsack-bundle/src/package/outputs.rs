@@ -1,7 +1,7 @@
 //! Every file of a package, decided before anything is written.
 
 use super::output::Output;
-use super::{Entry, PackageContents, WeightSupply, WriteOptions, app, packs, record::Record, weights};
+use super::{Entry, PackageContents, WeightSupply, WriteOptions, app, maven, packs, record::Record, swift, weights};
 use crate::error::BundleError;
 use crate::objects::{self, Library, XCFRAMEWORK};
 use knapsack_artifact::app_config::{AppFile, WeightsLocation};
@@ -11,8 +11,13 @@ use knapsack_artifact::{AppConfig, app_config, names};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-/// All files: libraries, bundles, app config, and last the record of them all.
-pub(super) fn plan(package: &PackageContents, options: &WriteOptions<'_>) -> Result<Vec<Output>, BundleError> {
+/// All files: libraries, bundles, app config, what Xcode and Gradle take, and last the record of them all. `before` is what an earlier
+/// run wrote.
+pub(super) fn plan(
+    package: &PackageContents,
+    options: &WriteOptions<'_>,
+    before: Option<&Record>,
+) -> Result<Vec<Output>, BundleError> {
     check_entries(package)?;
     let libraries = distinct_libraries(package)?;
     let mut outputs = library_files(package.device, &libraries)?;
@@ -33,6 +38,12 @@ pub(super) fn plan(package: &PackageContents, options: &WriteOptions<'_>) -> Res
     }
     let config = AppConfig { model_list: models, app: package.app.clone() };
     outputs.push(Output::bytes(format!("bundle/{}", app_config::FILE_NAME), app::encode(&config)?));
+    let projects = match package.device.form {
+        Form::Framework(_) => swift::outputs(&outputs, &package.runtime),
+        Form::SharedLibraries(_) => maven::outputs(&outputs, &package.runtime, options, before)?,
+        Form::Blob => Vec::new(),
+    };
+    outputs.extend(projects);
     check_paths(&outputs)?;
     let record = Record::new(&outputs).encode();
     outputs.push(Output::bytes(super::record::PATH.into(), record));

@@ -81,6 +81,14 @@ pub struct StoreArgs {
 
 /// `knapsack package`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  knapsack package
+  knapsack package -o build/dist --locked
+  knapsack package --sdk sdk-dist              with the runtime that `knapsack sdk build` made
+  knapsack package --store none                for an app that no store delivers
+
+For iPhone dist/KnapsackModels is a Swift package, for Android dist/maven is a Maven repository: each is added to an app in one step.")]
 pub struct PackageArgs {
     /// Which manifest.
     #[command(flatten)]
@@ -97,6 +105,10 @@ pub struct PackageArgs {
     /// Do not wait until the package is on the disk: for machines whose disks are thrown away, such as CI's
     #[arg(long)]
     pub no_sync: bool,
+    /// Where apps get the runtime: a folder of `knapsack sdk build` or of its sources (sdk/swift), or the address of a Swift package's
+    /// repository; by default the runtime's version, from wherever the app's build looks
+    #[arg(long, value_name = "DIR|URL")]
+    pub sdk: Option<String>,
     /// Whose limits are checked.
     #[command(flatten)]
     pub store: StoreArgs,
@@ -220,4 +232,24 @@ pub struct InitArgs {
     /// Also write the JSON Schema beside the manifest and name it there, for editors
     #[arg(long)]
     pub schema: bool,
+}
+
+/// `knapsack report`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  knapsack report dist
+  knapsack report dist -o report.html --phone iphone-13 --reserve 300MB
+
+The page needs nothing else: no network, no script. It follows the system's light or dark mode.")]
+pub struct ReportArgs {
+    /// A package
+    #[arg(default_value = "dist", value_hint = ValueHint::DirPath)]
+    pub path: PathBuf,
+    /// The page
+    #[arg(short, long, value_name = "FILE", default_value = "report.html", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// Which phones.
+    #[command(flatten)]
+    pub phones: PhoneArgs,
 }

@@ -10,7 +10,7 @@ use knapsack_artifact::library::MemoryPlan;
 use knapsack_compiler::{MIN_CHUNK, MIN_CONTEXT};
 use knapsack_config::{AppMemory, DeviceProfile, DeviceProfiles};
 use knapsack_ir::Windows;
-use knapsack_package::{PlanRow, Planned, fixed_sizes};
+use knapsack_package::{Model, PlanRow, Planned, fixed_sizes};
 use serde::Serialize;
 use serde_json::json;
 use std::fmt::Write;
@@ -78,13 +78,13 @@ struct OnPhone {
 
 /// Memory for other sizes.
 #[derive(Debug, Serialize)]
-struct Growth {
+pub(super) struct Growth {
     /// Context, or sliding window.
-    context: u32,
-    prefill_chunk_size: u32,
+    pub(super) context: u32,
+    pub(super) prefill_chunk_size: u32,
     #[serde(flatten)]
-    memory: MemoryPlan,
-    total: u64,
+    pub(super) memory: MemoryPlan,
+    pub(super) total: u64,
 }
 
 #[derive(Serialize)]
@@ -114,7 +114,7 @@ impl<'a> ModelMemory<'a> {
                 largest_buffer_fits: phone.max_buffer.as_ref().map(|limit| largest_buffer <= limit.bytes),
             });
         }
-        Ok(ModelMemory { row: planned.row(), planned, largest_buffer, on, growth: growth(planned)? })
+        Ok(ModelMemory { row: planned.row(), planned, largest_buffer, on, growth: growth(&planned.model, &planned.windows)? })
     }
 
     fn write(&self, phones: &[DeviceProfile], text: &mut String) -> Result<()> {
@@ -206,27 +206,27 @@ fn largest_context(planned: &Planned, available: u64) -> Result<Option<u32>> {
 }
 
 /// The plan for contexts and chunks that double, up to the model's own, and for its planned sizes.
-fn growth(planned: &Planned) -> Result<Vec<Growth>> {
-    let own = planned.model.own().windows;
-    let planned_context = planned.windows.sliding.unwrap_or(planned.windows.context);
-    let most = match planned.windows.sliding {
+pub(super) fn growth(model: &Model, planned: &Windows) -> Result<Vec<Growth>> {
+    let own = model.own().windows;
+    let planned_context = planned.sliding.unwrap_or(planned.context);
+    let most = match planned.sliding {
         Some(_) => own.sliding.unwrap_or(own.context),
         None => own.context,
     };
-    let chunks = doubling(MIN_CHUNK, own.chunk, planned.windows.chunk);
+    let chunks = doubling(MIN_CHUNK, own.chunk, planned.chunk);
     let mut list = Vec::new();
     for context in doubling(MIN_CONTEXT, most, planned_context) {
         for &chunk in chunks.iter().filter(|&&chunk| chunk <= context) {
-            let windows = match planned.windows.sliding {
+            let windows = match planned.sliding {
                 Some(_) => Windows {
                     sliding: Some(context),
-                    sinks: planned.windows.sinks.min(context - 1),
+                    sinks: planned.sinks.min(context - 1),
                     chunk,
-                    ..planned.windows
+                    ..*planned
                 },
-                None => Windows { context, chunk, ..planned.windows },
+                None => Windows { context, chunk, ..*planned },
             };
-            let memory = planned.model.memory(&windows)?;
+            let memory = model.memory(&windows)?;
             list.push(Growth { context, prefill_chunk_size: chunk, memory, total: memory.total() });
         }
     }

@@ -4,6 +4,7 @@ use crate::cli::PackageArgs;
 use crate::ops::plan::table;
 use crate::packaging::{self, Shown};
 use crate::report::Reporter;
+use crate::runtime;
 use anyhow::Result;
 use knapsack_package::{Destination, Planned};
 use serde_json::json;
@@ -14,6 +15,7 @@ pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
     let shown = Shown::new(reporter);
     let packager = packaging::packager(&shown, args.lock.offline())?;
     let mut read = packaging::read(&args.manifest, reporter)?;
+    let runtime = runtime::of(args.sdk.as_deref(), read.manifest.device.value.form, &args.output)?;
     packager.check_destination(&read.manifest, &args.output)?;
     let found = packager.find(&read.manifest, &args.lock.policy())?;
     let found = read.settle(found)?;
@@ -25,7 +27,7 @@ pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
     let built = read.settle(built)?;
     let ready = packager.make_ready(built)?;
     let ready = read.settle(ready)?;
-    let destination = Destination { folder: &args.output, link_mode: args.link_mode, sync: !args.no_sync };
+    let destination = Destination { folder: &args.output, link_mode: args.link_mode, sync: !args.no_sync, runtime: &runtime };
     let report = packager.bundle(&read.manifest, &ready, destination)?;
     let planned = || ready.iter().map(|model| &model.built.planned);
     for file in &report.written {

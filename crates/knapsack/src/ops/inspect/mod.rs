@@ -9,7 +9,8 @@ use crate::exit::OrWrongInput;
 use crate::report::Reporter;
 use anyhow::{Context, Result};
 use knapsack_artifact::{app_config, chat_config, container, weight_index};
-use library::{FoundLibrary, Place};
+use library::Place;
+pub(super) use library::{FoundLibrary, windows};
 use std::path::{Path, PathBuf};
 
 /// Deepest folder in which library files are looked for: `lib/<framework>/<slice>/<file>`.
@@ -63,7 +64,7 @@ struct Show {
 }
 
 /// Every distinct library of the files with all places where it lies.
-fn read_files(root: &Path, files: &[PathBuf]) -> Result<Vec<FoundLibrary>> {
+pub(super) fn read_files(root: &Path, files: &[PathBuf]) -> Result<Vec<FoundLibrary>> {
     let mut found: Vec<FoundLibrary> = Vec::new();
     for path in files {
         let shown = || format!("cannot inspect {}", path.display());
@@ -85,7 +86,7 @@ fn read_files(root: &Path, files: &[PathBuf]) -> Result<Vec<FoundLibrary>> {
 }
 
 /// Files below `root` that can carry libraries, in order. Symbolic links are not followed.
-fn library_files(root: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn library_files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![(root.to_path_buf(), MAX_DEPTH)];
     while let Some((folder, depth)) = folders.pop() {
