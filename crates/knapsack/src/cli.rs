@@ -13,7 +13,7 @@ pub use manifest::{
     UpdateArgs,
 };
 pub use model::{
-    BenchArgs, ChatArgs, CompileArgs, ConvertArgs, DeviceArgs, DownloadsArg, LogitsArgs, ModelArgs, OverridesArg,
+    AdbArgs, BenchArgs, ChatArgs, CompileArgs, ConvertArgs, DeviceArgs, DownloadsArg, LogitsArgs, ModelArgs, OverridesArg,
     PerplexityArgs, PromptArgs, RunArgs, ServeArgs,
 };
 pub use output::{ColorChoice, JsonArg, MessageFormat, OutputArgs};

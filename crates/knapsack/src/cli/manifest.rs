@@ -177,6 +177,9 @@ pub struct MemoryArgs {
     /// List the profiles of phones with the sources of their figures, and stop; needs no manifest
     #[arg(long, conflicts_with_all = ["models", "phone"])]
     pub list_phones: bool,
+    /// Show what phones said too: a folder of reports of `knapsack bench --adb --report`, such as docs/phones
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub measured: Option<PathBuf>,
     /// Which models on which phones.
     #[command(flatten)]
     pub on: OnPhonesArgs,

@@ -1,6 +1,8 @@
 //! `knapsack memory`: what each model needs on each phone, and how that grows with its sizes.
 
+use super::phone::reports;
 use crate::cli::MemoryArgs;
+use crate::exit::OrWrongInput;
 use crate::packaging::{self, Shown};
 use crate::phones;
 use crate::report::Reporter;
@@ -39,13 +41,20 @@ pub fn run(args: &MemoryArgs, reporter: &Reporter) -> Result<()> {
     let planned = read.settle(planned)?;
     let reports = places.iter().map(|&place| ModelMemory::of(&planned[place], &phones, &app));
     let reports = reports.collect::<Result<Vec<_>>>()?;
+    let measured = args.measured.as_deref().map(reports::read).transpose().or_wrong_input()?.unwrap_or_default();
     if as_json {
-        let value = json!({ "device": read.manifest.device.value, "app": app, "phones": phones, "models": reports });
+        let mut value = json!({ "device": read.manifest.device.value, "app": app, "phones": phones, "models": reports });
+        if args.measured.is_some() {
+            value["measured"] = json!(measured);
+        }
         return if reporter.is_json() { reporter.result("memory", &value) } else { reporter.line(value) };
     }
     let mut text = String::new();
     for model in &reports {
         model.write(&phones, &mut text)?;
+        if let Some(table) = reports::table(&measured, model.planned.id()) {
+            writeln!(text, "{table}")?;
+        }
     }
     writeln!(text, "{}", footnote(&app))?;
     reporter.stdout(|out| write!(out, "{text}"))

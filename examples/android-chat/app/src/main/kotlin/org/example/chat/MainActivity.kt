@@ -38,6 +38,8 @@ import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
+import org.example.chat.core.ChatState
+import org.example.chat.core.ChatStore
 
 /** Holds the models over rotations; opening them reads files, and so is off the main thread. */
 class ChatViewModel(app: Application) : AndroidViewModel(app) {

@@ -1,4 +1,4 @@
-package org.example.chat
+package org.example.chat.core
 
 import ai.knapsack.ChatSession
 import ai.knapsack.Event
