@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn an_aar_has_what_gradle_needs_and_what_was_given() {
-        let files = [("jni/arm64-v8a/libx.so".to_owned(), vec![7; 100]), ("proguard.txt".to_owned(), b"-keep".to_vec())];
+        let files =
+            [("jni/arm64-v8a/libx.so".to_owned(), vec![7; 100]), ("proguard.txt".to_owned(), b"-keep".to_vec())];
         let bytes = aar("<manifest/>", &files).unwrap();
         assert_eq!(bytes, aar("<manifest/>", &files).unwrap(), "not deterministic");
         let mut archive = ZipArchive::new(Cursor::new(&bytes)).unwrap();
@@ -165,7 +166,10 @@ mod tests {
     #[test]
     fn a_repository_has_its_places_and_project_files() {
         assert_eq!(ARTIFACT.coordinates(), "ai.knapsack:runtime:0.1.0");
-        assert_eq!(format!("{}/{}", ARTIFACT.folder(), ARTIFACT.file("aar")), "ai/knapsack/runtime/0.1.0/runtime-0.1.0.aar");
+        assert_eq!(
+            format!("{}/{}", ARTIFACT.folder(), ARTIFACT.file("aar")),
+            "ai/knapsack/runtime/0.1.0/runtime-0.1.0.aar"
+        );
         let pom = ARTIFACT.pom();
         assert!(pom.contains("<description>A &amp; B</description>") && pom.contains("<artifactId>other</artifactId>"));
         assert_eq!(pom.matches('<').count(), pom.matches('>').count());

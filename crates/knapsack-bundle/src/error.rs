@@ -66,7 +66,9 @@ pub enum BundleError {
         path: String,
     },
     /// A file that no pack of the store can hold.
-    #[error("`{path}` has {bytes} bytes, and a pack of the store may have {most}: convert the model again, in smaller shards")]
+    #[error(
+        "`{path}` has {bytes} bytes, and a pack of the store may have {most}: convert the model again, in smaller shards"
+    )]
     LargerThanPack {
         /// In the model's folder.
         path: String,

@@ -24,7 +24,8 @@ pub use error::BundleError;
 pub use files::LinkMode;
 pub use objects::Library;
 pub use package::{
-    Entry, FileReport, PackageChanges, PackageContents, Runtime, WeightSupply, WriteOptions, WriteReason, check_output, write,
+    Entry, FileReport, PackageChanges, PackageContents, Runtime, WeightSupply, WriteOptions, WriteReason, check_output,
+    write,
 };
 #[cfg(test)]
 mod testing;

@@ -237,7 +237,9 @@ impl Resolver<'_> {
     ) -> Option<Spanned<Delivery>> {
         let (asked, bundle) = (value(entry.asset_delivery.clone()), value(entry.bundle_weight.clone()));
         let wrong = |given: bool, right: bool| given && !right;
-        if wrong(entry.asset_delivery.is_some(), asked.is_some()) || wrong(entry.bundle_weight.is_some(), bundle.is_some()) {
+        if wrong(entry.asset_delivery.is_some(), asked.is_some())
+            || wrong(entry.bundle_weight.is_some(), bundle.is_some())
+        {
             return None;
         }
         let local = source.filter(|source| matches!(source.value, ModelSource::Local(_)));
@@ -252,7 +254,12 @@ impl Resolver<'_> {
             let accepted: Vec<&str> =
                 Delivery::ALL.into_iter().filter(|d| d.is_for(device.value.platform)).map(Delivery::name).collect();
             let help = format!("for {} there are {}", device.value, accepted.join(", "));
-            conflict(device.span, format!("the package is for {}", device.value), "what the manifest packages for", help);
+            conflict(
+                device.span,
+                format!("the package is for {}", device.value),
+                "what the manifest packages for",
+                help,
+            );
             return None;
         }
         let means = match bundle {
@@ -304,9 +311,11 @@ impl Resolver<'_> {
         for (at, model) in packed.iter().enumerate() {
             if let Some(first) = packed[..at].iter().find(|first| name(first) == name(model)) {
                 let (id, other) = (&model.model_id.value, &first.model_id.value);
-                let message = format!("the packs of {} and {} would both be `{}`", quoted(other), quoted(id), name(model));
+                let message =
+                    format!("the packs of {} and {} would both be `{}`", quoted(other), quoted(id), name(model));
                 let error = Diagnostic::error(codes::DUPLICATE_PACK, model.model_id.span, message);
-                let help = "a pack's name has lower-case letters, digits and `_`, at most 64: choose another `model_id`";
+                let help =
+                    "a pack's name has lower-case letters, digits and `_`, at most 64: choose another `model_id`";
                 self.diagnostics.push(error.related(first.model_id.span, "the first").help(help));
             }
         }

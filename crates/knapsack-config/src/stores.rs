@@ -136,8 +136,7 @@ impl Check<'_> {
         let bundled = self.total("the bundled weights take", |delivery| delivery == Delivery::Bundled);
         self.sum(&bundled, &limits.play.base_module, ELSEWHERE);
         self.sum(&bundled, &limits.android.apk, ELSEWHERE);
-        let at_install =
-            |delivery| matches!(delivery, Delivery::Bundled | Delivery::PlayInstallTime);
+        let at_install = |delivery| matches!(delivery, Delivery::Bundled | Delivery::PlayInstallTime);
         let total = self.total("what is there when the app is installed takes", at_install);
         // Without packs it is the same as the app's own size, which has a lower limit.
         if total.bytes > bundled.bytes {
@@ -222,8 +221,17 @@ mod tests {
         let StoreLimits { read, apple, play, android } = &limits;
         assert_eq!(read.len(), "2026-11-25".len());
         let all = [
-            &apple.app, &apple.text, &apple.packs_total, &apple.packs, &play.base_module, &play.pack,
-            &play.install_time_total, &play.deferred_total, &play.packs, &android.apk, &android.page,
+            &apple.app,
+            &apple.text,
+            &apple.packs_total,
+            &apple.packs,
+            &play.base_module,
+            &play.pack,
+            &play.install_time_total,
+            &play.deferred_total,
+            &play.packs,
+            &android.apk,
+            &android.page,
         ];
         for limit in all {
             assert!(!limit.what.is_empty() && limit.source.len() > 20, "{limit:?}");

@@ -15,7 +15,9 @@ fn found(device: &str, models: &[(&str, u64, u64)], libraries: Option<u64>) -> V
     let environment = Environment::default();
     let loaded = load_text(Path::new("mlc-package-config.json"), &text, &environment).expect("a right manifest");
     let sizes = loaded.manifest.models.iter().zip(models);
-    let shipped: Vec<_> = sizes.map(|(entry, (_, bytes, largest_file))| Shipped { entry, bytes: *bytes, largest_file: *largest_file }).collect();
+    let shipped: Vec<_> = sizes
+        .map(|(entry, (_, bytes, largest_file))| Shipped { entry, bytes: *bytes, largest_file: *largest_file })
+        .collect();
     let findings = StoreLimits::built_in().check(&loaded.manifest, &shipped, libraries);
     for finding in &findings {
         assert!(finding.help.iter().any(|help| help.contains("--store none") && help.contains("2026")), "{finding:?}");
@@ -33,9 +35,14 @@ fn the_base_module_of_google_play() {
     assert!(found("android", &[(BUNDLED, GB / 5, 1)], None).is_empty());
     let both = found("android", &[(BUNDLED, GB / 5, 1), (BUNDLED, 1, 1)], None);
     assert_eq!(both.len(), 1);
-    assert!(both[0].starts_with("warning: the bundled weights take at least 200.0 MB, and 200.0 MB is what Google Play"));
+    assert!(
+        both[0].starts_with("warning: the bundled weights take at least 200.0 MB, and 200.0 MB is what Google Play")
+    );
     let large = found("android", &[(BUNDLED, 695_200_000, 1)], None);
-    assert!(large[0].starts_with("error: the bundled weights take at least 695.2 MB, and 500.0 MB is what"), "{large:?}");
+    assert!(
+        large[0].starts_with("error: the bundled weights take at least 695.2 MB, and 500.0 MB is what"),
+        "{large:?}"
+    );
     // The same size elsewhere is no matter.
     assert!(found("android", &[("\"bundle_weight\": false", 9 * GB, 1)], None).is_empty());
     assert!(found("iphone", &[(BUNDLED, 695_200_000, 1)], None).is_empty());
@@ -44,8 +51,12 @@ fn the_base_module_of_google_play() {
 #[test]
 fn packs_of_google_play() {
     assert!(found("android", &[(ON_DEMAND, 3 * GB, GB)], None).is_empty());
-    let two = found("android", &[(ON_DEMAND, 3 * GB, GB), ("\"asset_delivery\": \"play-fast-follow\"", 2 * GB, GB)], None);
-    assert!(two[0].starts_with("warning: the on-demand and fast-follow packs take at least 5.0 GB, and 4.0 GB"), "{two:?}");
+    let two =
+        found("android", &[(ON_DEMAND, 3 * GB, GB), ("\"asset_delivery\": \"play-fast-follow\"", 2 * GB, GB)], None);
+    assert!(
+        two[0].starts_with("warning: the on-demand and fast-follow packs take at least 5.0 GB, and 4.0 GB"),
+        "{two:?}"
+    );
     assert!(found("android", &[(ON_DEMAND, 31 * GB, GB)], None)[0].starts_with("error: the on-demand"));
     let installed = found("android", &[(AT_INSTALL, 3_700_000_000, GB), (BUNDLED, 100_000_000, 1)], None);
     assert!(installed[0].starts_with("warning: what is there when the app is installed takes at least 3.8 GB"));
@@ -67,7 +78,9 @@ fn the_app_store() {
     assert!(found("iphone", &[(BUNDLED, 3 * GB, 1), (pack, 9 * GB, 9 * GB)], Some(GB / 10)).is_empty());
     assert!(found("iphone", &[(BUNDLED, 3_900_000_000, 1)], None)[0].starts_with("warning: the bundled weights"));
     assert!(found("iphone", &[(BUNDLED, 4_100_000_000, 1)], None)[0].starts_with("error: the bundled weights"));
-    assert!(found("macabi", &[(pack, 201 * GB, 1)], None)[0].starts_with("error: the asset packs take at least 201.0 GB"));
+    assert!(
+        found("macabi", &[(pack, 201 * GB, 1)], None)[0].starts_with("error: the asset packs take at least 201.0 GB")
+    );
     let many: Vec<_> = (0..101).map(|_| (pack, 1, 1)).collect();
     assert!(found("iphone", &many, None)[0].starts_with("error: 101 packs, and a store takes 100"));
     assert!(found("iphone", &[(pack, 1, 1)], Some(501_000_000))[0].starts_with("error: the compiled models take"));

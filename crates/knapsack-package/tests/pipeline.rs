@@ -89,7 +89,12 @@ impl World {
 
     fn package(&self, manifest: &Manifest) -> Result<knapsack_bundle::PackageChanges, Error> {
         let ready = self.ready(manifest)?;
-        let destination = Destination { folder: &self.path("dist"), link_mode: LinkMode::Copy, sync: true, runtime: &knapsack_bundle::Runtime::Version };
+        let destination = Destination {
+            folder: &self.path("dist"),
+            link_mode: LinkMode::Copy,
+            sync: true,
+            runtime: &knapsack_bundle::Runtime::Version,
+        };
         self.packager().bundle(manifest, &ready, destination)
     }
 }

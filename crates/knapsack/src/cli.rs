@@ -9,12 +9,12 @@ mod sdk;
 mod value;
 
 pub use manifest::{
-    CheckArgs, FitArgs, InitArgs, LockArgs, ManifestArgs, MemoryArgs, OnPhonesArgs, PackageArgs, PhoneArgs, PlanArgs, ReportArgs, StoreArgs, StoreChoice,
-    UpdateArgs,
+    CheckArgs, FitArgs, InitArgs, LockArgs, ManifestArgs, MemoryArgs, OnPhonesArgs, PackageArgs, PhoneArgs, PlanArgs,
+    ReportArgs, StoreArgs, StoreChoice, UpdateArgs,
 };
 pub use model::{
-    AdbArgs, BenchArgs, ChatArgs, CompileArgs, ConvertArgs, DeviceArgs, DownloadsArg, LogitsArgs, ModelArgs, OverridesArg,
-    PerplexityArgs, PromptArgs, RunArgs, ServeArgs,
+    AdbArgs, BenchArgs, ChatArgs, CompileArgs, ConvertArgs, DeviceArgs, DownloadsArg, LogitsArgs, ModelArgs,
+    OverridesArg, PerplexityArgs, PromptArgs, RunArgs, ServeArgs,
 };
 pub use output::{ColorChoice, JsonArg, MessageFormat, OutputArgs};
 pub use prompt::{ContextPolicyArg, PromptOptionArgs, Thinking};

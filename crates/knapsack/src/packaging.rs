@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use knapsack_bundle::Cache;
 use knapsack_config::{
-    DEVICES_FILE, DeviceProfiles, Diagnostic, Environment, LoadedManifest, Manifest, Report, Severity, StoreLimits, codes,
+    DEVICES_FILE, DeviceProfiles, Diagnostic, Environment, LoadedManifest, Manifest, Report, Severity, StoreLimits,
+    codes,
 };
 use knapsack_package::{Built, Event, Observer, Outcome, Packager, Planned};
 use knapsack_source::Settings;
@@ -58,13 +59,11 @@ impl Read<'_> {
 }
 
 /// Adds what a store refuses of a plan, or may refuse.
-pub fn within_stores(
-    manifest: &Manifest,
-    planned: Outcome<Vec<Planned>>,
-    args: StoreArgs,
-) -> Outcome<Vec<Planned>> {
+pub fn within_stores(manifest: &Manifest, planned: Outcome<Vec<Planned>>, args: StoreArgs) -> Outcome<Vec<Planned>> {
     let findings = match (&planned.product, args.store) {
-        (Some(models), StoreChoice::Auto) => knapsack_package::store_findings(manifest, models, &StoreLimits::built_in()),
+        (Some(models), StoreChoice::Auto) => {
+            knapsack_package::store_findings(manifest, models, &StoreLimits::built_in())
+        }
         _ => Vec::new(),
     };
     planned.with(findings)

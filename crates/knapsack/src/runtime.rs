@@ -24,7 +24,9 @@ pub fn of(sdk: Option<&str>, form: Form, output: &Path) -> Result<Runtime> {
         Form::Framework(_) => {
             let places = [folder.join(BUILT.0), folder.to_owned()];
             let Some(found) = places.into_iter().find(|place| place.join("Package.swift").is_file()) else {
-                return Err(wrong_input(format!("{sdk} has no Swift package: `knapsack sdk build --target ios` makes one")));
+                return Err(wrong_input(format!(
+                    "{sdk} has no Swift package: `knapsack sdk build --target ios` makes one"
+                )));
             };
             let found = found.canonicalize().with_context(|| found.display().to_string())?;
             let name = found.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());

@@ -55,7 +55,8 @@ impl Cable {
 
     fn bench(&self, more: &[&str]) -> support::Outcome {
         let runner = env!("CARGO_BIN_EXE_knapsack");
-        let common = ["bench", "dist", "--runner", runner, "--prefill-tokens", "8", "--decode-tokens", "2", "--repeat", "1"];
+        let common =
+            ["bench", "dist", "--runner", runner, "--prefill-tokens", "8", "--decode-tokens", "2", "--repeat", "1"];
         outcome(self.command(&common).args(more))
     }
 

@@ -29,7 +29,8 @@ fn archive(path: &Path, members: &[Member]) {
 /// A sandbox with a package of the tiny assistant.
 fn packaged(device: &str, keys: &Value) -> Sandbox {
     let sandbox = Sandbox::new();
-    let mut entry = json!({ "model": knapsack_testkit::tiny_assistant(), "model_id": "tiny", "quantization": "q4f16_1" });
+    let mut entry =
+        json!({ "model": knapsack_testkit::tiny_assistant(), "model_id": "tiny", "quantization": "q4f16_1" });
     entry.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
     let manifest = json!({ "device": device, "model_list": [entry] });
     sandbox.write("mlc-package-config.json", &manifest.to_string());
@@ -94,11 +95,15 @@ fn an_apk_and_everything_that_can_be_wrong_with_it() {
     assert!(good.stdout.contains("APK of") && good.stdout.contains("right"), "{good:?}");
     assert!(good.stdout.contains("model table in lib/arm64-v8a/libmodel_android.so: "), "{good:?}");
     let value = sandbox.run(&["inspect", "--json", "app.apk"]).expect(0).json();
-    assert_eq!((&value["form"], &value["findings"], &value["models"][0]["delivery"]), (&json!("apk"), &json!([]), &json!("bundled")));
+    assert_eq!(
+        (&value["form"], &value["findings"], &value["models"][0]["delivery"]),
+        (&json!("apk"), &json!([]), &json!("bundled"))
+    );
     assert_eq!(value["models"][0]["right"], value["models"][0]["files"]);
 
     // The models' library was forgotten.
-    let without: Vec<Member> = right.iter().filter(|member| !member.0.ends_with("libmodel_android.so")).cloned().collect();
+    let without: Vec<Member> =
+        right.iter().filter(|member| !member.0.ends_with("libmodel_android.so")).cloned().collect();
     let text = told(&sandbox, "without.apk", &without);
     assert!(text.contains("lib/arm64-v8a has no libmodel_android.so") && text.contains("ai.knapsack:models"), "{text}");
     // The library is another one.
@@ -173,7 +178,10 @@ fn a_bundle_for_google_play_with_a_pack() {
     }
     inspect(&sandbox, "app.aab", &members).expect(0);
     let value = sandbox.run(&["inspect", "--json", "app.aab"]).expect(0).json();
-    assert_eq!((&value["models"][0]["delivery"], &value["models"][0]["inside"]), (&json!("play-on-demand"), &json!(true)));
+    assert_eq!(
+        (&value["models"][0]["delivery"], &value["models"][0]["inside"]),
+        (&json!("play-on-demand"), &json!(true))
+    );
     let text = told(&sandbox, "without.aab", &base);
     assert!(text.contains("its packs are missing: tiny") && text.contains("packs.settings.gradle.kts"), "{text}");
 }
@@ -191,12 +199,15 @@ fn an_app_for_iphone() {
         let start = archive.windows(4).position(|bytes| bytes == [0xcf, 0xfa, 0xed, 0xfe]).unwrap();
         archive[start..].to_vec()
     };
-    let mut members: Vec<Member> = vec![
-        (format!("{at}Info.plist"), info.as_bytes().to_vec(), false, 1),
-        (format!("{at}Chat"), object, false, 1),
-    ];
+    let mut members: Vec<Member> =
+        vec![(format!("{at}Info.plist"), info.as_bytes().to_vec(), false, 1), (format!("{at}Chat"), object, false, 1)];
     for (name, path) in tree(&sandbox.path("dist/bundle")) {
-        members.push((format!("{at}KnapsackModels_KnapsackModels.bundle/bundle/{name}"), fs::read(path).unwrap(), false, 1));
+        members.push((
+            format!("{at}KnapsackModels_KnapsackModels.bundle/bundle/{name}"),
+            fs::read(path).unwrap(),
+            false,
+            1,
+        ));
     }
     let good = inspect(&sandbox, "Chat.ipa", &members).expect(0);
     assert!(good.stdout.contains("IPA of") && good.stdout.contains("model table in Payload/Chat.app/Chat"), "{good:?}");
@@ -283,7 +294,19 @@ fn an_apk_that_android_tools_made_of_the_aar() {
             <uses-sdk android:minSdkVersion="26" android:targetSdkVersion="29"/><application android:hasCode="false"/></manifest>"#,
     );
     let framework = framework.to_str().unwrap();
-    let link = ["link", "-o", "bare.apk", "--manifest", "AndroidManifest.xml", "-I", framework, "-A", "aar/assets", "-0", ".bin"];
+    let link = [
+        "link",
+        "-o",
+        "bare.apk",
+        "--manifest",
+        "AndroidManifest.xml",
+        "-I",
+        framework,
+        "-A",
+        "aar/assets",
+        "-0",
+        ".bin",
+    ];
     tool("aapt2", &sandbox, &link);
     // As Gradle merges the folder jni of a library.
     fs::rename(sandbox.path("aar/jni"), sandbox.path("lib")).unwrap();
@@ -293,7 +316,19 @@ fn an_apk_that_android_tools_made_of_the_aar() {
     }
     tool("zip", &sandbox, &["-q", "-r", "bare.apk", "lib"]);
     tool("zipalign", &sandbox, &["-f", "4", "bare.apk", "app.apk"]);
-    let key = ["-genkeypair", "-keystore", "key.jks", "-storepass", "secret", "-alias", "a", "-dname", "CN=a", "-keyalg", "RSA"];
+    let key = [
+        "-genkeypair",
+        "-keystore",
+        "key.jks",
+        "-storepass",
+        "secret",
+        "-alias",
+        "a",
+        "-dname",
+        "CN=a",
+        "-keyalg",
+        "RSA",
+    ];
     tool("keytool", &sandbox, &key);
     tool("apksigner", &sandbox, &["sign", "--ks", "key.jks", "--ks-pass", "pass:secret", "app.apk"]);
     tool("apksigner", &sandbox, &["verify", "--min-sdk-version", "26", "app.apk"]);

@@ -28,8 +28,16 @@ fn the_page_says_everything_and_needs_nothing() {
         assert!(page.contains(&format!(">{heading}</h2>")), "{heading}");
     }
     for expected in [
-        "Apache-2.0 &lt;or&gt; MIT", "iPhone 13", "compiled models, of __TEXT", "prefers-color-scheme: dark", "lang=\"en\"",
-        "Skip to the content", "<caption>", "scope=\"col\"", "role=\"img\" aria-label=\"", "Content-Security-Policy",
+        "Apache-2.0 &lt;or&gt; MIT",
+        "iPhone 13",
+        "compiled models, of __TEXT",
+        "prefers-color-scheme: dark",
+        "lang=\"en\"",
+        "Skip to the content",
+        "<caption>",
+        "scope=\"col\"",
+        "role=\"img\" aria-label=\"",
+        "Content-Security-Policy",
     ] {
         assert!(page.contains(expected), "{expected}");
     }

@@ -5,9 +5,9 @@ use super::output::{Content, Output};
 use super::record::Record;
 use super::{Runtime, VERSION, WriteOptions};
 use crate::android::{Dependency, MavenArtifact, aar_members};
+use crate::archive::{self, Member, Source};
 use crate::digest::{Wanted, hex};
 use crate::error::BundleError;
-use crate::archive::{self, Member, Source};
 use sha2::{Digest, Sha256};
 use std::io::{self, Write};
 

@@ -32,7 +32,13 @@ pub(super) enum Content {
 
 impl Output {
     pub(super) fn bytes(path: String, bytes: Vec<u8>) -> Self {
-        Self { path, size: bytes.len() as u64, sha256: sha256(&bytes), content: Content::Bytes(bytes.into()), recipe: None }
+        Self {
+            path,
+            size: bytes.len() as u64,
+            sha256: sha256(&bytes),
+            content: Content::Bytes(bytes.into()),
+            recipe: None,
+        }
     }
 
     pub(super) fn libraries(path: String, bytes: Arc<[u8]>, slices: usize) -> Self {

@@ -37,7 +37,9 @@ fn manifest(runtime: &Runtime) -> String {
             let name = url.trim_end_matches('/').rsplit('/').next().unwrap_or(url);
             (format!(".package(url: {}, from: \"{VERSION}\")", quoted(url)), name.trim_end_matches(".git"))
         }
-        Runtime::Version | Runtime::Maven(_) => (format!(".package(id: \"{REGISTRY}\", from: \"{VERSION}\")"), REGISTRY),
+        Runtime::Version | Runtime::Maven(_) => {
+            (format!(".package(id: \"{REGISTRY}\", from: \"{VERSION}\")"), REGISTRY)
+        }
     };
     format!(
         "// swift-tools-version: 6.0\n\

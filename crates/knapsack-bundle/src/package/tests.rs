@@ -36,7 +36,16 @@ impl Bench {
             entry("two", library("llama_q0f32", 8), bundled("two")),
             entry("far", library("other_q0f32", 16), far),
         ];
-        Self { root, package: PackageContents { device, entries, app: Map::new(), pack_bytes: 1 << 20, runtime: Runtime::Version } }
+        Self {
+            root,
+            package: PackageContents {
+                device,
+                entries,
+                app: Map::new(),
+                pack_bytes: 1 << 20,
+                runtime: Runtime::Version,
+            },
+        }
     }
 
     fn dist(&self) -> PathBuf {
@@ -449,12 +458,20 @@ fn gradle_finds_libraries_and_assets_in_one_archive() {
         }
     }
     let inside = dist.keys().filter(|path| path.starts_with("lib") || path.starts_with("bundle")).count();
-    let own = ["AndroidManifest.xml", "META-INF/com/android/build/gradle/aar-metadata.properties", "R.txt", "classes.jar", "proguard.txt"];
+    let own = [
+        "AndroidManifest.xml",
+        "META-INF/com/android/build/gradle/aar-metadata.properties",
+        "R.txt",
+        "classes.jar",
+        "proguard.txt",
+    ];
     assert_eq!(files.len(), inside + own.len());
     assert!(own.iter().all(|name| files.contains_key(*name)));
     let manifest = String::from_utf8_lossy(&files["AndroidManifest.xml"]).into_owned();
     for driver in ["libOpenCL.so", "libOpenCL-pixel.so", "libOpenCL-car.so"] {
-        assert!(manifest.contains(&format!("<uses-native-library android:name=\"{driver}\" android:required=\"false\" />")));
+        assert!(
+            manifest.contains(&format!("<uses-native-library android:name=\"{driver}\" android:required=\"false\" />"))
+        );
     }
     assert!(String::from_utf8_lossy(&files["proguard.txt"]).contains("-keep"));
     let pom = String::from_utf8_lossy(&dist[Path::new(&maven("models", "pom"))]).into_owned();
@@ -507,9 +524,12 @@ fn xcode_finds_a_swift_package() {
     let framework = names("lib/KnapsackModels.xcframework");
     assert_eq!(names("KnapsackModels/KnapsackModels.xcframework"), framework);
     assert_eq!(names("KnapsackModels/Sources/KnapsackModels/bundle"), names("bundle"));
-    let own: Vec<_> = names("KnapsackModels").into_keys().filter(|path| {
-        !path.starts_with("KnapsackModels.xcframework") && !path.starts_with("Sources/KnapsackModels/bundle")
-    }).collect();
+    let own: Vec<_> = names("KnapsackModels")
+        .into_keys()
+        .filter(|path| {
+            !path.starts_with("KnapsackModels.xcframework") && !path.starts_with("Sources/KnapsackModels/bundle")
+        })
+        .collect();
     let expected = [
         "Package.swift",
         "Sources/CKnapsackModels/include/CKnapsackModels.h",
@@ -546,7 +566,8 @@ fn packs_lie_beside_the_app() {
         };
         let store = bench.dist().join("asset-packs").join(delivery.store().unwrap().folder());
         for file in &one.files {
-            let places: Vec<_> = packs.names.iter().map(|pack| store.join(pack).join(inside).join(&file.path)).collect();
+            let places: Vec<_> =
+                packs.names.iter().map(|pack| store.join(pack).join(inside).join(&file.path)).collect();
             let found: Vec<_> = places.iter().filter(|path| path.is_file()).collect();
             assert_eq!(found.len(), 1, "{}", file.path);
             assert_eq!(crate::digest::sha256(&fs::read(found[0]).unwrap()), file.sha256);
@@ -559,7 +580,8 @@ fn packs_lie_beside_the_app() {
             assert!(settings.contains("include(\":one\")") && settings.contains("assetPacks += listOf(\":one\""));
             assert!(!aar(&bench).keys().any(|name| name.contains("/one/")));
         } else {
-            let manifest: serde_json::Value = serde_json::from_slice(&fs::read(first.join("Manifest.json")).unwrap()).unwrap();
+            let manifest: serde_json::Value =
+                serde_json::from_slice(&fs::read(first.join("Manifest.json")).unwrap()).unwrap();
             assert_eq!(manifest["assetPackID"], "one");
             assert_eq!(manifest["downloadPolicy"], serde_json::json!({ "onDemand": {} }));
         }

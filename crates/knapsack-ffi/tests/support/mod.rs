@@ -37,7 +37,12 @@ pub(crate) fn world(folder: &Path) -> World {
     let planned = product(packager.plan(&manifest, found, false));
     let built = product(packager.build(&manifest, planned).expect("built"));
     let ready = product(packager.make_ready(built).expect("ready"));
-    let destination = Destination { folder: &dist, link_mode: LinkMode::Copy, sync: false, runtime: &knapsack_bundle::Runtime::Version };
+    let destination = Destination {
+        folder: &dist,
+        link_mode: LinkMode::Copy,
+        sync: false,
+        runtime: &knapsack_bundle::Runtime::Version,
+    };
     packager.bundle(&manifest, &ready, destination).expect("bundled");
 
     let bundle = dist.join("bundle");

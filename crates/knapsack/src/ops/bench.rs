@@ -1,8 +1,8 @@
 //! `knapsack bench PATH`: how fast a model loads, reads a prompt and writes, and how much of the machine's read bandwidth
 //! writing uses.
 
-use crate::cli::BenchArgs;
 use super::phone;
+use crate::cli::BenchArgs;
 use crate::exit::wrong_input;
 use crate::open::{self, engine_error};
 use crate::report::Reporter;

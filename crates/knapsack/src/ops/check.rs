@@ -17,7 +17,8 @@ fn local_sizes(manifest: &Manifest) -> Vec<Shipped<'_>> {
         if let ModelSource::Local(LocalSource { path, kind: LocalKind::Mlc }) = &entry.source.value {
             for file in std::fs::read_dir(path).into_iter().flatten().flatten().take(MAX_FILES) {
                 // Through symbolic links: caches of the hub have them.
-                let bytes = std::fs::metadata(file.path()).ok().filter(std::fs::Metadata::is_file).map_or(0, |m| m.len());
+                let bytes =
+                    std::fs::metadata(file.path()).ok().filter(std::fs::Metadata::is_file).map_or(0, |m| m.len());
                 shipped.bytes += bytes;
                 shipped.largest_file = shipped.largest_file.max(bytes);
             }

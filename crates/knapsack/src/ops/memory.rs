@@ -43,7 +43,8 @@ pub fn run(args: &MemoryArgs, reporter: &Reporter) -> Result<()> {
     let reports = reports.collect::<Result<Vec<_>>>()?;
     let measured = args.measured.as_deref().map(reports::read).transpose().or_wrong_input()?.unwrap_or_default();
     if as_json {
-        let mut value = json!({ "device": read.manifest.device.value, "app": app, "phones": phones, "models": reports });
+        let mut value =
+            json!({ "device": read.manifest.device.value, "app": app, "phones": phones, "models": reports });
         if args.measured.is_some() {
             value["measured"] = json!(measured);
         }
@@ -123,7 +124,13 @@ impl<'a> ModelMemory<'a> {
                 largest_buffer_fits: phone.max_buffer.as_ref().map(|limit| largest_buffer <= limit.bytes),
             });
         }
-        Ok(ModelMemory { row: planned.row(), planned, largest_buffer, on, growth: growth(&planned.model, &planned.windows)? })
+        Ok(ModelMemory {
+            row: planned.row(),
+            planned,
+            largest_buffer,
+            on,
+            growth: growth(&planned.model, &planned.windows)?,
+        })
     }
 
     fn write(&self, phones: &[DeviceProfile], text: &mut String) -> Result<()> {
@@ -227,12 +234,7 @@ pub(super) fn growth(model: &Model, planned: &Windows) -> Result<Vec<Growth>> {
     for context in doubling(MIN_CONTEXT, most, planned_context) {
         for &chunk in chunks.iter().filter(|&&chunk| chunk <= context) {
             let windows = match planned.sliding {
-                Some(_) => Windows {
-                    sliding: Some(context),
-                    sinks: planned.sinks.min(context - 1),
-                    chunk,
-                    ..*planned
-                },
+                Some(_) => Windows { sliding: Some(context), sinks: planned.sinks.min(context - 1), chunk, ..*planned },
                 None => Windows { context, chunk, ..*planned },
             };
             let memory = model.memory(&windows)?;

@@ -27,7 +27,8 @@ pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
     let built = read.settle(built)?;
     let ready = packager.make_ready(built)?;
     let ready = read.settle(ready)?;
-    let destination = Destination { folder: &args.output, link_mode: args.link_mode, sync: !args.no_sync, runtime: &runtime };
+    let destination =
+        Destination { folder: &args.output, link_mode: args.link_mode, sync: !args.no_sync, runtime: &runtime };
     let report = packager.bundle(&read.manifest, &ready, destination)?;
     let planned = || ready.iter().map(|model| &model.built.planned);
     for file in &report.written {

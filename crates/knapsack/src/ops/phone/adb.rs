@@ -26,16 +26,26 @@ impl Phone {
     pub(super) fn find(serial: &str) -> Result<Self> {
         let program = std::env::var_os(PROGRAM).unwrap_or_else(|| "adb".into());
         let out = Command::new(&program).arg("devices").output().with_context(|| {
-            format!("cannot start {}: install Android's platform tools, or set {PROGRAM} to adb's path", program.display())
+            format!(
+                "cannot start {}: install Android's platform tools, or set {PROGRAM} to adb's path",
+                program.display()
+            )
         })?;
         ensure!(out.status.success(), "adb devices: {}", String::from_utf8_lossy(&out.stderr).trim());
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        let phones: Vec<(&str, &str)> =
-            text.lines().skip(1).filter_map(|line| line.split_once('\t')).map(|(id, state)| (id, state.trim())).collect();
+        let phones: Vec<(&str, &str)> = text
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once('\t'))
+            .map(|(id, state)| (id, state.trim()))
+            .collect();
         let names = || phones.iter().map(|(id, state)| format!("{id} ({state})")).collect::<Vec<_>>().join(", ");
         let found = match serial {
             "" if phones.len() > 1 => {
-                return Err(wrong_input(format!("several phones are connected: {}; name one with --adb SERIAL", names())));
+                return Err(wrong_input(format!(
+                    "several phones are connected: {}; name one with --adb SERIAL",
+                    names()
+                )));
             }
             "" => phones.first(),
             serial => phones.iter().find(|(id, _)| *id == serial),
@@ -43,14 +53,22 @@ impl Phone {
         let Some((id, state)) = found else {
             let others = if phones.is_empty() { String::new() } else { format!(" (connected: {})", names()) };
             let help = "connect it by USB and switch on USB debugging in its developer options";
-            anyhow::bail!("there is no phone{}{others}: {help}", if serial.is_empty() { String::new() } else { format!(" {serial}") });
+            anyhow::bail!(
+                "there is no phone{}{others}: {help}",
+                if serial.is_empty() { String::new() } else { format!(" {serial}") }
+            );
         };
         ensure!(*state == "device", "the phone {id} is {state}: unlock it and allow USB debugging for this computer");
         Ok(Phone { program, serial: (*id).to_owned() })
     }
 
     fn adb(&self, arguments: &[&str]) -> Result<String> {
-        let out = Command::new(&self.program).arg("-s").arg(&self.serial).args(arguments).output().context("cannot start adb")?;
+        let out = Command::new(&self.program)
+            .arg("-s")
+            .arg(&self.serial)
+            .args(arguments)
+            .output()
+            .context("cannot start adb")?;
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         if out.status.success() {
             return Ok(text);
@@ -74,7 +92,8 @@ impl Phone {
     /// Brings the files to the phone whose content it does not have, and removes others; bytes that were moved.
     pub(super) fn sync(&self, files: &BTreeMap<String, Source>, moving: &dyn Fn(&str, u64)) -> Result<u64> {
         self.adb(&["shell", &format!("mkdir -p {FOLDER}")])?;
-        let listed = self.adb(&["shell", &format!("cd {FOLDER} && find . -type f -exec sha256sum {{}} +")]).unwrap_or_default();
+        let listed =
+            self.adb(&["shell", &format!("cd {FOLDER} && find . -type f -exec sha256sum {{}} +")]).unwrap_or_default();
         let there: BTreeMap<&str, &str> = listed
             .lines()
             .filter_map(|line| line.split_once(' '))
@@ -109,7 +128,9 @@ impl Phone {
         let text = self.adb(&["shell", "cat /sys/class/thermal/thermal_zone*/temp 2>/dev/null"]).unwrap_or_default();
         // Thousandths of a degree; sensors that are off say nonsense.
         let values = text.lines().filter_map(|line| line.trim().parse::<f64>().ok()).map(|value| value / 1000.0);
-        values.filter(|value| (1.0..150.0).contains(value)).fold(None, |most, value| Some(most.map_or(value, |m: f64| m.max(value))))
+        values
+            .filter(|value| (1.0..150.0).contains(value))
+            .fold(None, |most, value| Some(most.map_or(value, |m: f64| m.max(value))))
     }
 }
 

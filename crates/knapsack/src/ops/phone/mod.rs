@@ -49,13 +49,19 @@ impl Ready {
     /// What is no package for Android, a model that is not in it, no runner, no phone.
     pub(super) fn new(request: &Request<'_>, reporter: &Reporter) -> Result<Self> {
         if !Package::is_package(request.package) {
-            return Err(wrong_input(format!("{} is not a package: --adb takes one for Android", request.package.display())));
+            return Err(wrong_input(format!(
+                "{} is not a package: --adb takes one for Android",
+                request.package.display()
+            )));
         }
         let package = Package::open(request.package)?;
         let model = package.model(request.model)?;
         let library = format!("lib/{}/libmodel_android.so", Abi::ARM64.name);
         if !request.package.join(&library).is_file() {
-            return Err(wrong_input(format!("{} is no package for Android: it has no {library}", request.package.display())));
+            return Err(wrong_input(format!(
+                "{} is no package for Android: it has no {library}",
+                request.package.display()
+            )));
         }
         let weights = package.bundled_weights(model).context("--adb needs the weights in the package")?;
         let runner = runner(request.runner)?;
@@ -63,7 +69,8 @@ impl Ready {
         let digests = FileDigests::in_memory();
         let mut files = BTreeMap::new();
         let mut add = |name: String, path: PathBuf| -> Result<()> {
-            let hashed = digests.of(&path, Wanted::PACKAGE).with_context(|| format!("cannot read {}", path.display()))?;
+            let hashed =
+                digests.of(&path, Wanted::PACKAGE).with_context(|| format!("cannot read {}", path.display()))?;
             files.insert(name, Source { path, bytes: hashed.size, sha256: hashed.sha256().to_owned() });
             Ok(())
         };
@@ -74,7 +81,8 @@ impl Ready {
         for file in &model.files {
             add(format!("package/bundle/{}/{}", model.model_id, file.path), weights.join(&file.path))?;
         }
-        let moved = phone.sync(&files, &|path, size| reporter.status("Pushing", format_args!("{path} ({})", bytes(size))))?;
+        let moved =
+            phone.sync(&files, &|path, size| reporter.status("Pushing", format_args!("{path} ({})", bytes(size))))?;
         phone.run(&["chmod", "755", "knapsack"])?;
         Ok(Ready { phone, model: model.model_id.clone(), moved })
     }
@@ -167,7 +175,11 @@ pub(super) fn bench(
         reporter.status("Wrote", path.display());
     }
     let ran = runs.iter().any(|run| run.get("figures").is_some());
-    ensure!(ran, "nothing ran on the phone: {}", runs.iter().filter_map(|run| run["problem"].as_str()).collect::<Vec<_>>().join("; "));
+    ensure!(
+        ran,
+        "nothing ran on the phone: {}",
+        runs.iter().filter_map(|run| run["problem"].as_str()).collect::<Vec<_>>().join("; ")
+    );
     Ok(value)
 }
 
@@ -193,9 +205,18 @@ fn values(bytes: &[u8]) -> Result<Vec<f32>> {
 
 fn difference(phone: &[f32], host: &[f32]) -> Result<Difference> {
     let rows = TOKENS.len();
-    ensure!(phone.len() == host.len() && !host.is_empty() && host.len() % rows == 0, "{} logits, not {}", phone.len(), host.len());
+    ensure!(
+        phone.len() == host.len() && !host.is_empty() && host.len() % rows == 0,
+        "{} logits, not {}",
+        phone.len(),
+        host.len()
+    );
     let spread = host.iter().fold(f32::MIN, |a, b| a.max(*b)) - host.iter().fold(f32::MAX, |a, b| a.min(*b));
-    let largest = phone.iter().zip(host).map(|(a, b)| (a - b).abs()).fold(0.0f32, |most, d| if d > most || d.is_nan() { d } else { most });
+    let largest = phone
+        .iter()
+        .zip(host)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0f32, |most, d| if d > most || d.is_nan() { d } else { most });
     let best = |row: &[f32]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(index, _)| index);
     let columns = host.len() / rows;
     let same = phone.chunks(columns).zip(host.chunks(columns)).filter(|(a, b)| best(a) == best(b)).count();
@@ -206,7 +227,13 @@ fn difference(phone: &[f32], host: &[f32]) -> Result<Difference> {
 pub(super) fn show(value: &Value, reporter: &Reporter) -> Result<()> {
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     let phone = &value["phone"];
-    reporter.line(format_args!("phone      {} {}, {}, Android {}", text(&phone["manufacturer"]), text(&phone["model"]), text(&phone["chip"]), text(&phone["android"])))?;
+    reporter.line(format_args!(
+        "phone      {} {}, {}, Android {}",
+        text(&phone["manufacturer"]),
+        text(&phone["model"]),
+        text(&phone["chip"]),
+        text(&phone["android"])
+    ))?;
     for run in value["runs"].as_array().into_iter().flatten() {
         let device = text(&run["device"]);
         if let Some(problem) = run["problem"].as_str() {

@@ -57,7 +57,8 @@ struct Figures {
 /// A folder that cannot be read, or a file that is no report.
 pub(in crate::ops) fn read(folder: &Path) -> Result<Vec<Measured>> {
     let shown = || format!("cannot read {}", folder.display());
-    let entries = std::fs::read_dir(folder).with_context(shown)?.collect::<std::io::Result<Vec<_>>>().with_context(shown)?;
+    let entries =
+        std::fs::read_dir(folder).with_context(shown)?.collect::<std::io::Result<Vec<_>>>().with_context(shown)?;
     let mut paths: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|end| end == "json"));
     paths.sort();
@@ -65,7 +66,8 @@ pub(in crate::ops) fn read(folder: &Path) -> Result<Vec<Measured>> {
     let mut found = Vec::new();
     for path in paths {
         let text = read_limited(&path, MAX_BYTES)?;
-        let report: Report = serde_json::from_slice(&text).with_context(|| format!("{} is no report of a phone", path.display()))?;
+        let report: Report =
+            serde_json::from_slice(&text).with_context(|| format!("{} is no report of a phone", path.display()))?;
         let known = report.format == "knapsack-phone-report" && report.version == 1;
         ensure!(known, "{} is no report of a phone that this version reads", path.display());
         let phone = format!("{} {}", report.phone.manufacturer, report.phone.model);
@@ -96,7 +98,13 @@ pub(in crate::ops) fn table(all: &[Measured], model: &str) -> Option<Table> {
         any = true;
         let rate = |rate: f64| format!("{rate:.1} tokens/s");
         let (prefill, decode) = (rate(row.prefill_tokens_per_second), rate(row.decode_tokens_per_second));
-        table.row([row.phone.clone(), row.device.clone(), prefill, decode, row.resident.map_or_else(|| "-".to_owned(), bytes)]);
+        table.row([
+            row.phone.clone(),
+            row.device.clone(),
+            prefill,
+            decode,
+            row.resident.map_or_else(|| "-".to_owned(), bytes),
+        ]);
     }
     any.then_some(table)
 }

@@ -27,7 +27,8 @@ const SECTIONS: [(&str, &str); 6] = [
 /// The whole page.
 pub(super) fn render(data: &PackageData) -> Markup {
     let models = data.models.len();
-    let (count, total) = (if models == 1 { "1 model".to_owned() } else { format!("{models} models") }, bytes(data.bytes()));
+    let (count, total) =
+        (if models == 1 { "1 model".to_owned() } else { format!("{models} models") }, bytes(data.bytes()));
     let platform = data.platform.map_or_else(|| "no phone".to_owned(), |platform| platform.to_string());
     html! {
         (DOCTYPE)
@@ -95,7 +96,8 @@ fn text(value: impl std::fmt::Display) -> Markup {
 
 fn sizes(data: &PackageData) -> Markup {
     let row = |model: &ModelData| {
-        let library = data.library(&model.config).map_or_else(|| "missing".to_owned(), |found| bytes(found.blob.len() as u64));
+        let library =
+            data.library(&model.config).map_or_else(|| "missing".to_owned(), |found| bytes(found.blob.len() as u64));
         let files = model.config.files.len();
         vec![text(&model.config.model_id), text(model.delivery), text(files), text(bytes(model.bytes())), text(library)]
     };
@@ -106,12 +108,14 @@ fn sizes(data: &PackageData) -> Markup {
     };
     let chart: Vec<Bar> = data.models.iter().map(bar).collect();
     let (listed, rest) = data.files.split_at(data.files.len().min(MOST_FILES));
-    let mut files: Vec<_> = listed.iter().map(|(name, size)| vec![html! { code { (name) } }, text(bytes(*size))]).collect();
+    let mut files: Vec<_> =
+        listed.iter().map(|(name, size)| vec![html! { code { (name) } }, text(bytes(*size))]).collect();
     if !rest.is_empty() {
         let sum = rest.iter().map(|(_, size)| size).sum();
         files.push(vec![text(format!("{} more", rest.len())), text(bytes(sum))]);
     }
-    let head = [("model", false), ("delivery", false), ("files", true), ("weights and tokenizer", true), ("library", true)];
+    let head =
+        [("model", false), ("delivery", false), ("files", true), ("weights and tokenizer", true), ("library", true)];
     html! {
         (table("What each model brings", &head, &models))
         (bars("Size of each model's files", &chart, &[]))
@@ -131,14 +135,16 @@ fn memory(data: &PackageData, model: &ModelData) -> Markup {
             Part { class: "workspace", bytes: workspace },
         ]
     };
-    let mut chart = vec![Bar { label: "as packaged".into(), parts: parts(plan.weights, plan.kv_cache, plan.workspace) }];
+    let mut chart =
+        vec![Bar { label: "as packaged".into(), parts: parts(plan.weights, plan.kv_cache, plan.workspace) }];
     let chunk = config.prefill_chunk_size;
     let planned = model.growth.iter().filter(|growth| Some(growth.prefill_chunk_size) == chunk);
     chart.extend(planned.map(|growth| Bar {
         label: format!("context {}", growth.context),
         parts: parts(growth.memory.weights, growth.memory.kv_cache, growth.memory.workspace),
     }));
-    let available = |phone: &DeviceProfile| Some(Mark { label: phone.title.clone(), bytes: phone.available(&data.app)? });
+    let available =
+        |phone: &DeviceProfile| Some(Mark { label: phone.title.clone(), bytes: phone.available(&data.app)? });
     let marks: Vec<Mark> = data.phones.iter().filter_map(available).collect();
     let sizes = data.library(config).map(|found| windows(&found.library)).unwrap_or_default();
     let title = format!("Memory of {} for growing contexts, with what phones leave", config.model_id);
@@ -161,7 +167,8 @@ fn matrix(growth: &[Growth]) -> Markup {
     chunks.sort_unstable();
     chunks.dedup();
     let names: Vec<String> = chunks.iter().map(|chunk| format!("chunk {chunk}")).collect();
-    let head: Vec<(&str, bool)> = [("context", false)].into_iter().chain(names.iter().map(|name| (name.as_str(), true))).collect();
+    let head: Vec<(&str, bool)> =
+        [("context", false)].into_iter().chain(names.iter().map(|name| (name.as_str(), true))).collect();
     let rows = growth.chunk_by(|a, b| a.context == b.context).map(|row| {
         let cell = |chunk: &u32| {
             let found = row.iter().find(|growth| growth.prefill_chunk_size == *chunk);
@@ -175,14 +182,18 @@ fn matrix(growth: &[Growth]) -> Markup {
 
 fn phones(data: &PackageData) -> Markup {
     let ids: Vec<&str> = data.models.iter().map(|model| model.config.model_id.as_str()).collect();
-    let head: Vec<(&str, bool)> =
-        [("phone", false), ("RAM", true), ("for models", true)].into_iter().chain(ids.iter().map(|id| (*id, false))).collect();
+    let head: Vec<(&str, bool)> = [("phone", false), ("RAM", true), ("for models", true)]
+        .into_iter()
+        .chain(ids.iter().map(|id| (*id, false)))
+        .collect();
     let row = |phone: &DeviceProfile| {
         let available = phone.available(&data.app);
         let fits = |model: &ModelData| {
             let total = model.config.planned_memory.map(|plan| plan.total);
             match (available, total) {
-                (Some(available), Some(total)) if total <= available => html! { span.good { "fits" } ", " (bytes(available - total)) " left" },
+                (Some(available), Some(total)) if total <= available => {
+                    html! { span.good { "fits" } ", " (bytes(available - total)) " left" }
+                }
                 (Some(available), Some(total)) => html! { span.bad { "too large" } " by " (bytes(total - available)) },
                 _ => html! { span.warn { "nobody knows" } },
             }
@@ -262,7 +273,14 @@ fn kernels(found: &FoundLibrary) -> Markup {
         ]
     };
     let rows: Vec<_> = kernel_traffic(library).iter().map(row).collect();
-    let head = [("kernel", false), ("function", false), ("launches", true), ("what it does", false), ("must move", true), ("moves / must", true)];
+    let head = [
+        ("kernel", false),
+        ("function", false),
+        ("launches", true),
+        ("what it does", false),
+        ("must move", true),
+        ("moves / must", true),
+    ];
     let places = found.places.len();
     html! {
         section.card aria-label=(library.name) {

@@ -18,7 +18,8 @@ const PHONE: &str = "arm64-v8a";
 const WIDE: [&str; 2] = [PHONE, "x86_64"];
 
 const STORE: &str = "in the app's build.gradle.kts: android { androidResources { noCompress += \"bin\" } }";
-const TAKE: &str = "add the dependency on ai.knapsack:models, or copy dist/lib/<abi>/libmodel_android.so into src/main/jniLibs/<abi>/";
+const TAKE: &str =
+    "add the dependency on ai.knapsack:models, or copy dist/lib/<abi>/libmodel_android.so into src/main/jniLibs/<abi>/";
 
 impl Form {
     /// Folders of shared libraries and of assets.
@@ -64,7 +65,8 @@ fn shared_libraries(app: &mut Inspection, form: Form, folder: &str, config: Opti
             app.error(format!("{folder}{abi} has no {MODELS}: the compiled models are missing"), TAKE);
         }
         if !has(RUNTIME) && form != Form::Aar {
-            let help = "add the dependency on ai.knapsack:runtime; an app with a runtime library of its own can ignore this";
+            let help =
+                "add the dependency on ai.knapsack:runtime; an app with a runtime library of its own can ignore this";
             app.warning(format!("{folder}{abi} has no {RUNTIME}: the runtime is missing"), help);
         }
     }
@@ -98,7 +100,10 @@ fn pages(app: &mut Inspection, form: Form, file: &Entry, bytes: &[u8]) {
         // A library that is compressed is unpacked when the app is installed.
         Ok(_) if form == Form::Apk && file.stored && file.offset % page != 0 => {
             let message = format!("{} begins at {}, which is no multiple of {page}", file.name, file.offset);
-            app.error(message, "align the APK before it is signed: zipalign -P 16 -f 4, or the Android Gradle Plugin 8.5.1 or newer");
+            app.error(
+                message,
+                "align the APK before it is signed: zipalign -P 16 -f 4, or the Android Gradle Plugin 8.5.1 or newer",
+            );
         }
         Ok(_) => {}
     }
@@ -125,7 +130,8 @@ fn weights(app: &mut Inspection, form: Form, model: &AppModel, folder: &str) -> 
             None => false,
         };
         if !stored {
-            let message = format!("{}: the bundle's configuration does not say that .bin stays uncompressed", model.model_id);
+            let message =
+                format!("{}: the bundle's configuration does not say that .bin stays uncompressed", model.model_id);
             app.error(message, STORE);
         }
     }
@@ -144,8 +150,12 @@ fn sizes(app: &mut Inspection, form: Form) {
             };
             let base = of("base/", &app.archive.files);
             app.limit("the base module has", base, |limits| &limits.play.base_module);
-            let packs: BTreeSet<String> =
-                app.archive.files.iter().filter_map(|file| Some(file.name.split_once("/assets/knapsack/")?.0.to_owned())).collect();
+            let packs: BTreeSet<String> = app
+                .archive
+                .files
+                .iter()
+                .filter_map(|file| Some(file.name.split_once("/assets/knapsack/")?.0.to_owned()))
+                .collect();
             let mut total = base;
             for pack in packs.iter().filter(|pack| *pack != "base") {
                 let bytes = of(&format!("{pack}/"), &app.archive.files);

@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use knapsack_artifact::app_config::WeightsLocation;
 use knapsack_artifact::container::MAX_FILE_BYTES;
 
-const TAKE: &str = "add the Swift package dist/KnapsackModels to the app's target, and use KnapsackModels.package in its code";
+const TAKE: &str =
+    "add the Swift package dist/KnapsackModels to the app's target, and use KnapsackModels.package in its code";
 /// Largest property list that is read.
 const MAX_PLIST: u64 = 1 << 20;
 

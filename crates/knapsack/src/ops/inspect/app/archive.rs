@@ -42,7 +42,8 @@ impl Archive {
         let mut files = Vec::with_capacity(zip.len());
         for index in 0..zip.len() {
             let file = zip.by_index_raw(index).with_context(|| format!("{}: file {index}", path.display()))?;
-            let name = file.name().with_context(|| format!("{}: the name of file {index}", path.display()))?.into_owned();
+            let name =
+                file.name().with_context(|| format!("{}: the name of file {index}", path.display()))?.into_owned();
             if file.is_dir() {
                 continue;
             }

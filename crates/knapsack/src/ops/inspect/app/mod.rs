@@ -88,8 +88,7 @@ pub(super) fn run(path: &Path, show: Show, reporter: &Reporter) -> Result<()> {
         return Err(wrong_input(format!("{} {text}", path.display())));
     };
     let limits = StoreLimits::built_in();
-    let mut app =
-        Inspection { archive, limits, findings: Vec::new(), tables: Vec::new(), models: Vec::new() };
+    let mut app = Inspection { archive, limits, findings: Vec::new(), tables: Vec::new(), models: Vec::new() };
     match form {
         Form::Apk | Form::Aab | Form::Aar => android::inspect(&mut app, form)?,
         Form::Ipa => apple::inspect(&mut app)?,

@@ -83,7 +83,8 @@ pub(super) fn check(
     app.models.push(found);
     let id = &model.model_id;
     if !missing.is_empty() {
-        let message = format!("{id}: {} of {} files are missing: {}", missing.len(), model.files.len(), listed(&missing));
+        let message =
+            format!("{id}: {} of {} files are missing: {}", missing.len(), model.files.len(), listed(&missing));
         let place = places.and_then(|places| places.first()).cloned().unwrap_or_default();
         app.error(message, format!("they belong into {place}: take the whole package of one `knapsack package`"));
     }
