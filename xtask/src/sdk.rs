@@ -1,7 +1,7 @@
 //! The Swift package and the Kotlin library, tested on this machine: Swift 6 on Linux, Kotlin on the JVM, both against the
 //! runtime as a shared library, a package of the tiny assistant and a hub on loopback.
 
-use crate::toolchain::{cache, host_target, mirror, run, tool};
+use crate::toolchain::{cache, host_target, mirror, output, run, tool};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -44,7 +44,32 @@ pub(crate) fn swift(root: &Path, repeat: Repeat) -> Result<()> {
         let mut command = swift.command(&scratch.join("debug/KnapsackPackageTests.xctest").to_string_lossy(), root)?;
         command.env("KNAPSACK_WORLD", &world.file).env("LD_LIBRARY_PATH", &library);
         run(&mut command)
-    })
+    })?;
+    // What the example app does with the library; its views need Apple's frameworks.
+    let chat = root.join("examples/ios-chat/ChatCore");
+    let mut command = swift.command("swift", root)?;
+    command.arg("build").arg("--package-path").arg(&chat).arg("--scratch-path").arg(work.join("chat"));
+    run(command.args(["-Xswiftc", "-warnings-as-errors"]))?;
+    models_package(root, &work, &swift)
+}
+
+/// The Swift package that `knapsack package` writes, as SwiftPM sees it: its description, and its Swift target with the table named.
+fn models_package(root: &Path, work: &Path, swift: &Swift) -> Result<()> {
+    let dist = work.join("models");
+    let mut command = Command::new("cargo");
+    command.args(["run", "--quiet", "--locked", "--package", "knapsack", "--", "package", "--quiet", "--no-sync"]);
+    command.arg("--config").arg(root.join("examples/tiny-assistant/mlc-package-config.json"));
+    run(command.arg("--output").arg(&dist).arg("--sdk").arg(root.join("sdk/swift")).current_dir(root))?;
+    let package = dist.join("KnapsackModels");
+    let mut command = swift.command("swift", root)?;
+    command.args(["package", "describe", "--type", "json", "--package-path"]).arg(&package);
+    let described = output(command.arg("--scratch-path").arg(work.join("models-build")))?;
+    for expected in ["\"KnapsackModelTable\"", "\"binary\"", "\"CKnapsackModels\"", "\"KnapsackModels\"", "bundle"] {
+        ensure!(described.contains(expected), "SwiftPM does not see {expected}: {described}");
+    }
+    let mut command = swift.command("swift", root)?;
+    command.arg("build").arg("--package-path").arg(&package).arg("--scratch-path").arg(work.join("models-build"));
+    run(command.args(["--target", "KnapsackModels"]))
 }
 
 /// Tests the Kotlin library.
@@ -65,6 +90,9 @@ pub(crate) fn kotlin(root: &Path, repeat: Repeat) -> Result<()> {
     std::fs::create_dir_all(&stubs)?;
     run(Command::new("javac").arg("-d").arg(&stubs).args(sources(&[source("stubs")], "java")?))?;
     compiler.compile(&[source("src/main"), source("src/android")], &[&stubs], &work.join("android.jar"))?;
+    // What the example app does with the library; its views need Compose.
+    let chat = root.join("examples/android-chat/app/src/main/kotlin/org/example/chat/core");
+    compiler.compile(&[chat], &[&main], &work.join("chat.jar"))?;
     let classes = libraries.iter().copied().chain([&*main, &*serialization, &*tests]);
     let classes: Vec<String> = classes.map(|jar| jar.display().to_string()).collect();
     let classes = format!("{}:{}", classes.join(":"), compiler.runtime());

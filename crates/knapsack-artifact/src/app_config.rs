@@ -1,5 +1,6 @@
 //! `mlc-app-config.json`: what the app reads to know its models. MLC's keys, so that MLC's apps read it, and Knapsack's.
 
+use crate::delivery::Delivery;
 use crate::library::MemoryPlan;
 use crate::names::{self, UnsafeName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -16,6 +17,8 @@ pub const MAX_BYTES: u64 = 16 << 20;
 pub const MAX_MODELS: usize = 4096;
 /// Most files of a model.
 pub const MAX_FILES: usize = 1 << 16;
+/// Most packs of a model.
+pub const MAX_PACKS: usize = 256;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,7 +33,7 @@ pub struct AppConfig {
 /// One model of the app.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AppModel {
-    /// Where its weights are: `model_path` or `model_url`.
+    /// Where its weights are: `model_path`, `model_url` or `asset_packs`.
     #[serde(flatten)]
     pub weights: WeightsLocation,
     /// Name at runtime, and of the weight folder.
@@ -71,6 +74,20 @@ pub enum WeightsLocation {
     /// Downloaded at first launch from here.
     #[serde(rename = "model_url")]
     Download(String),
+    /// In packs that a store delivers beside the app.
+    #[serde(rename = "asset_packs")]
+    Packs(AssetPacks),
+}
+
+/// The packs that hold a model's files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssetPacks {
+    /// Whose they are, and when they come.
+    pub delivery: Delivery,
+    /// Their names; each file is in one of them.
+    pub names: Vec<String>,
+    /// Where the files lie, in each pack.
+    pub folder: String,
 }
 
 /// [`MemoryPlan`] and the tokenizer, with their total spelled out for readers that do not add.
@@ -214,6 +231,14 @@ impl AppModel {
             WeightsLocation::Download(url) => {
                 return Err(problem(format!("`model_url` is not a web address: `{}`", url.escape_default())));
             }
+            WeightsLocation::Packs(packs) => {
+                names::check_relative_path(&packs.folder)?;
+                packs.names.iter().try_for_each(|name| names::check_file_name(name))?;
+                let delivery = packs.delivery;
+                if delivery.store().is_none() || packs.names.is_empty() || packs.names.len() > MAX_PACKS {
+                    return Err(problem(format!("`asset_packs`: {} packs by {delivery}", packs.names.len())));
+                }
+            }
         }
         if self.files.len() > MAX_FILES {
             return Err(AppConfigError::TooMany { what: "files", count: self.files.len(), limit: MAX_FILES });
@@ -300,6 +325,30 @@ mod tests {
             WeightsLocation::Download("https://huggingface.co/org/a".into())
         );
         assert!(config.model("A").is_none());
+    }
+
+    #[test]
+    fn packs_are_read_and_checked() {
+        let packs = AssetPacks {
+            delivery: Delivery::PlayOnDemand,
+            names: vec!["tiny".into(), "tiny_2".into()],
+            folder: "knapsack/tiny".into(),
+        };
+        let with = |packs: AssetPacks| {
+            let model = AppModel { weights: WeightsLocation::Packs(packs), ..model() };
+            AppConfig { model_list: vec![model], app: Map::new() }
+        };
+        let text = String::from_utf8(with(packs.clone()).encode()).unwrap();
+        assert!(text.contains("\"asset_packs\": {") && text.contains("\"delivery\": \"play-on-demand\""), "{text}");
+        assert_eq!(AppConfig::decode(text.as_bytes()).unwrap(), with(packs.clone()));
+        for bad in [
+            AssetPacks { delivery: Delivery::Bundled, ..packs.clone() },
+            AssetPacks { names: vec![], ..packs.clone() },
+            AssetPacks { names: vec!["../x".into()], ..packs.clone() },
+            AssetPacks { folder: "/etc".into(), ..packs },
+        ] {
+            assert!(AppConfig::decode(&with(bad).encode()).is_err());
+        }
     }
 
     type Change = fn(&mut AppModel);

@@ -5,6 +5,7 @@
 //! * [`ChatConfig`]: what the runtime must know beside the weights ([`chat_config`], [`conv_template`]).
 //! * [`AppConfig`]: what the app reads to know its models ([`app_config`]).
 //! * [`DeviceKind`]: what libraries are compiled for and packages are made for ([`device`]).
+//! * [`Delivery`]: how weights get onto a device ([`delivery`]).
 //! * [`ModelLibrary`]: one compiled model, as data ([`library`], [`plan`]); validated as a whole before anything executes it;
 //!   module `container` (a feature) finds it in the files that carry it.
 //! * How files of models are read, whoever wrote them ([`json`], [`encoding`]).
@@ -19,6 +20,7 @@ pub mod chat_config;
 #[cfg(feature = "containers")]
 pub mod container;
 pub mod conv_template;
+pub mod delivery;
 pub mod device;
 pub mod encoding;
 pub mod json;
@@ -33,6 +35,7 @@ pub mod weight_index;
 pub use app_config::AppConfig;
 pub use chat_config::ChatConfig;
 pub use conv_template::ConvTemplate;
+pub use delivery::Delivery;
 pub use device::DeviceKind;
 pub use library::{InvalidLibrary, LibraryError, ModelLibrary};
 pub use table::ModelTable;

@@ -1,10 +1,8 @@
 //! What Gradle takes: a library as an AAR, in a Maven repository.
 
+use crate::archive::{self, Member};
 use crate::error::BundleError;
 use std::fmt::Write as _;
-use std::io::{Cursor, Write as _};
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, DateTime, ZipWriter};
 
 /// Another artifact that one needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,51 +84,53 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// An AAR: a manifest and the files of a library under their paths in it (`classes.jar`, `jni/<abi>/…`, `assets/…`). What
-/// every AAR must have and `files` lacks is there empty. Files are stored, since Gradle unpacks them anyway; the same contents
+/// The members of an AAR: a manifest and the files of a library under their paths in it (`classes.jar`, `jni/<abi>/…`, `assets/…`).
+/// What every AAR must have and `files` lacks is there empty. Files are stored, since Gradle unpacks them anyway; the same contents
 /// give the same bytes.
 ///
 /// # Errors
-/// What the writer says: two files of one name, more than a ZIP file holds.
-pub fn aar(manifest: &str, files: &[(String, Vec<u8>)]) -> Result<Vec<u8>, BundleError> {
-    let jar = zip(&[("META-INF/MANIFEST.MF", b"Manifest-Version: 1.0\n\n")])?;
-    let metadata = b"aarFormatVersion=1.0\naarMetadataVersion=1.0\n";
-    let mut members: Vec<(&str, &[u8])> = vec![
-        ("AndroidManifest.xml", manifest.as_bytes()),
-        ("META-INF/com/android/build/gradle/aar-metadata.properties", metadata),
+/// Two files of one name.
+pub fn aar_members(manifest: &str, files: Vec<Member>) -> Result<Vec<Member>, BundleError> {
+    let problem = |problem: String| BundleError::Object { format: "an AAR", problem };
+    let mut jar = Vec::new();
+    archive::write(&[Member::bytes("META-INF/MANIFEST.MF", *b"Manifest-Version: 1.0\n\n")], &mut jar)
+        .map_err(|error| problem(error.to_string()))?;
+    let metadata = *b"aarFormatVersion=1.0\naarMetadataVersion=1.0\n";
+    let mut members = vec![
+        Member::bytes("AndroidManifest.xml", manifest.as_bytes()),
+        Member::bytes("META-INF/com/android/build/gradle/aar-metadata.properties", metadata),
     ];
-    let given = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
-    for (name, bytes) in [("classes.jar", jar.as_slice()), ("R.txt", b"")] {
-        if !files.iter().any(|(given, _)| given == name) {
-            members.push((name, bytes));
+    for (name, bytes) in [("classes.jar", jar), ("R.txt", Vec::new())] {
+        if !files.iter().any(|given| given.name == name) {
+            members.push(Member::bytes(name, bytes));
         }
     }
-    members.extend(given);
-    members.sort_by_key(|(name, _)| *name);
-    zip(&members)
+    members.extend(files);
+    members.sort_by(|a, b| a.name.cmp(&b.name));
+    match members.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        Some(pair) => Err(problem(format!("two files of one name: {}", pair[0].name))),
+        None => Ok(members),
+    }
 }
 
-/// A ZIP file of stored members.
-fn zip(members: &[(&str, &[u8])]) -> Result<Vec<u8>, BundleError> {
-    let problem = |problem: String| BundleError::Object { format: "a ZIP file", problem };
-    let options = SimpleFileOptions::default()
-        .compression_method(CompressionMethod::Stored)
-        .last_modified_time(DateTime::default())
-        .unix_permissions(0o644);
-    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
-    for (name, bytes) in members {
-        writer
-            .start_file(*name, options.large_file(bytes.len() as u64 > u64::from(u32::MAX)))
-            .map_err(|e| problem(e.to_string()))?;
-        writer.write_all(bytes).map_err(|e| problem(e.to_string()))?;
-    }
-    writer.finish().map(Cursor::into_inner).map_err(|e| problem(e.to_string()))
+/// An AAR in memory, of files in memory.
+///
+/// # Errors
+/// As [`aar_members`]; more than a ZIP file holds.
+pub fn aar(manifest: &str, files: &[(String, Vec<u8>)]) -> Result<Vec<u8>, BundleError> {
+    let files = files.iter().map(|(name, bytes)| Member::bytes(name, bytes.as_slice())).collect();
+    let members = aar_members(manifest, files)?;
+    archive::size(&members)?;
+    let mut bytes = Vec::new();
+    archive::write(&members, &mut bytes)
+        .map_err(|error| BundleError::Object { format: "an AAR", problem: error.to_string() })?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use std::io::{Cursor, Read};
     use zip::ZipArchive;
 
     const ARTIFACT: MavenArtifact<'_> = MavenArtifact {

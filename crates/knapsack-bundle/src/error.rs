@@ -60,6 +60,18 @@ pub enum BundleError {
         /// In the package.
         path: String,
     },
+    /// A file that no pack of the store can hold.
+    #[error(
+        "`{path}` has {bytes} bytes, and a pack of the store may have {most}: convert the model again, in smaller shards"
+    )]
+    LargerThanPack {
+        /// In the model's folder.
+        path: String,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        most: u64,
+    },
     /// A name that is not safe on every platform.
     #[error("{place}: a file name cannot be used")]
     Name {

@@ -54,6 +54,14 @@ codes! {
     OVERRIDE_WITHOUT_EFFECT = "override-without-effect";
     /// A local model that is not bundled: no app could get its weights.
     NO_URL = "no-url";
+    /// A delivery of weights that does not exist.
+    UNKNOWN_DELIVERY = "unknown-delivery";
+    /// A delivery of weights that contradicts the device, the model or `bundle_weight`.
+    DELIVERY_CONFLICT = "delivery-conflict";
+    /// Two models whose packs would have one name.
+    DUPLICATE_PACK = "duplicate-pack";
+    /// More than a store takes, or possibly more.
+    STORE_LIMIT = "store-limit";
     /// A library prefix that can not be a symbol.
     BAD_MODEL_LIB = "bad-model-lib";
     /// A prebuilt library that does not exist.

@@ -24,7 +24,9 @@ mod resolve;
 pub mod schema;
 pub mod source;
 pub mod source_map;
+pub mod stores;
 pub mod suggest;
+mod text;
 mod written;
 
 pub use devices::{AppMemory, DEVICES_FILE, DeviceProfile, DeviceProfiles};
@@ -38,4 +40,6 @@ pub use overrides::{OverrideKey, Overrides};
 pub use schema::json_schema;
 pub use source::{HubSource, LocalKind, LocalSource, ModelSource};
 pub use source_map::{SourceMap, Span, Spanned};
+pub use stores::{Limit, Shipped, StoreLimits};
+pub use text::bytes;
 pub use written::key_tables;

@@ -4,7 +4,7 @@ use crate::devices::{AppMemory, DeviceProfile};
 use crate::overrides::{OverrideKey, Overrides};
 use crate::source::ModelSource;
 use crate::source_map::{Span, Spanned};
-use knapsack_artifact::DeviceKind;
+use knapsack_artifact::{Delivery, DeviceKind};
 use knapsack_tensor::Quantization;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -55,8 +55,9 @@ pub struct ModelEntry {
     pub source: Spanned<ModelSource>,
     /// The budget; when it is absent the plan decides.
     pub estimated_vram_bytes: Option<Spanned<u64>>,
-    /// Whether the weights go into the package. Always true for local models.
-    pub bundle_weight: bool,
+    /// How the weights get onto the device. Never a download for local models. The place is that of the key that says so, or of the
+    /// model's id.
+    pub delivery: Spanned<Delivery>,
     /// Sizes that differ from the model's own.
     pub overrides: Overrides,
     /// Where each override's value is written, for those that are.
@@ -85,6 +86,11 @@ pub enum ChatTemplateRef {
 pub type AppKeys = serde_json::Map<String, serde_json::Value>;
 
 impl ModelEntry {
+    /// Whether the weights are needed to package: they go into the package, in the app or in a pack.
+    pub fn ships_weights(&self) -> bool {
+        self.delivery.value != Delivery::Download
+    }
+
     /// Where an override is written, or the model's id when it is not: a place to report at in either case.
     pub fn span_of(&self, key: OverrideKey) -> Span {
         self.override_spans.get(&key).copied().unwrap_or(self.model_id.span)

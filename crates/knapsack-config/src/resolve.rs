@@ -14,7 +14,8 @@ use crate::suggest::nearest;
 use crate::written::{
     Field, Given, Models, TemplateText, Written, WrittenModel, WrittenOverride, WrittenPrebuilt, duplicate_id,
 };
-use knapsack_artifact::DeviceKind;
+use knapsack_artifact::delivery::pack_name;
+use knapsack_artifact::{Delivery, DeviceKind};
 use knapsack_tensor::Quantization;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,7 +38,8 @@ pub(crate) fn resolve(
     let entries = resolver.model_list(&written);
     resolver.unique_ids(&entries);
     let models: Option<Vec<ModelEntry>> =
-        entries.iter().map(|entry| resolver.model(entry)).collect::<Vec<_>>().into_iter().collect();
+        entries.iter().map(|entry| resolver.model(entry, device.as_ref())).collect::<Vec<_>>().into_iter().collect();
+    resolver.unique_packs(models.as_deref().unwrap_or_default());
     let libraries = written.prebuilt.and_then(Field::value).map(|libraries| libraries.0).unwrap_or_default();
     let prebuilt = resolver.prebuilt(libraries, prefixes(&written.models, &entries).as_deref());
     let targets = written.target_devices.and_then(Field::value).map(|names| names.0).unwrap_or_default();
@@ -119,17 +121,13 @@ impl Resolver<'_> {
         }
     }
 
-    fn model(&mut self, entry: &WrittenModel) -> Option<ModelEntry> {
+    fn model(&mut self, entry: &WrittenModel, device: Option<&Spanned<DeviceKind>>) -> Option<ModelEntry> {
         self.missing(entry.missing(), entry.span, "the model");
         let (overrides, override_spans) = self.overrides(entry);
         let source = value(entry.model.clone()).and_then(|text| self.source(text));
-        let bundle = value(entry.bundle_weight.clone());
-        let bundle_wrong = entry.bundle_weight.is_some() && bundle.is_none();
+        let delivery = self.delivery(entry, source.as_ref(), device);
         let mut quantization = value(entry.quantization.clone());
         if let Some(Spanned { value: ModelSource::Local(local), span }) = &source {
-            if !bundle_wrong {
-                self.local_needs_bundle(*span, bundle.as_ref());
-            }
             let wrong = entry.quantization.is_some() && quantization.is_none();
             if !wrong {
                 quantization = self.local_quantization(local, *span, quantization);
@@ -142,7 +140,7 @@ impl Resolver<'_> {
             model_id: model_id(entry)?,
             source: source?,
             estimated_vram_bytes: value(entry.estimated_vram_bytes.clone()).map(|given| given.map(|bytes| bytes.0)),
-            bundle_weight: bundle.is_some_and(|bundle| bundle.value),
+            delivery: delivery?,
             overrides,
             override_spans,
             model_lib: value(entry.model_lib.clone()).map(|given| given.map(|prefix| prefix.0)),
@@ -230,16 +228,97 @@ impl Resolver<'_> {
         None
     }
 
-    /// A local model has no address that an app could download it from.
-    fn local_needs_bundle(&mut self, model: Span, bundle: Option<&Spanned<bool>>) {
+    /// How the weights of a model get onto the device, where nothing contradicts it.
+    fn delivery(
+        &mut self,
+        entry: &WrittenModel,
+        source: Option<&Spanned<ModelSource>>,
+        device: Option<&Spanned<DeviceKind>>,
+    ) -> Option<Spanned<Delivery>> {
+        let (asked, bundle) = (value(entry.asset_delivery.clone()), value(entry.bundle_weight.clone()));
+        let wrong = |given: bool, right: bool| given && !right;
+        if wrong(entry.asset_delivery.is_some(), asked.is_some())
+            || wrong(entry.bundle_weight.is_some(), bundle.is_some())
+        {
+            return None;
+        }
+        let local = source.filter(|source| matches!(source.value, ModelSource::Local(_)));
+        let Some(asked) = asked else { return self.bundle_or_download(entry, local, bundle.as_ref()) };
+        let mut conflict = |related: Span, what: String, label: &str, help: String| {
+            let message = format!("`asset_delivery` is `{}`, and {what}", asked.value);
+            let error = Diagnostic::error(codes::DELIVERY_CONFLICT, asked.span, message);
+            self.diagnostics.push(error.related(related, label).help(help));
+        };
+        let before = asked.value;
+        if let Some(device) = device.filter(|device| !before.is_for(device.value.platform)) {
+            let accepted: Vec<&str> =
+                Delivery::ALL.into_iter().filter(|d| d.is_for(device.value.platform)).map(Delivery::name).collect();
+            let help = format!("for {} there are {}", device.value, accepted.join(", "));
+            conflict(
+                device.span,
+                format!("the package is for {}", device.value),
+                "what the manifest packages for",
+                help,
+            );
+            return None;
+        }
+        let means = match bundle {
+            Some(Spanned { value: true, .. }) => Some(Delivery::Bundled),
+            Some(Spanned { value: false, .. }) => Some(Delivery::Download),
+            None => None,
+        };
+        if let (Some(bundle), Some(means)) = (bundle, means)
+            && means != asked.value
+        {
+            let what = format!("`bundle_weight` {} means `{means}`", bundle.value);
+            conflict(bundle.span, what, "this one says otherwise", "leave `bundle_weight` out".to_owned());
+            return None;
+        }
+        if let (Some(local), Delivery::Download) = (local, asked.value) {
+            let help = "name a repository on the hub, or another delivery".to_owned();
+            conflict(local.span, "a local model has no address to download it from".to_owned(), "local", help);
+            return None;
+        }
+        Some(asked)
+    }
+
+    /// What `bundle_weight` says alone. A local model has no address that an app could download it from.
+    fn bundle_or_download(
+        &mut self,
+        entry: &WrittenModel,
+        local: Option<&Spanned<ModelSource>>,
+        bundle: Option<&Spanned<bool>>,
+    ) -> Option<Spanned<Delivery>> {
+        let span = bundle.map(|bundle| bundle.span).or_else(|| model_id(entry).map(|id| id.span)).unwrap_or(entry.span);
+        if bundle.is_some_and(|bundle| bundle.value) {
+            return Some(Spanned::new(Delivery::Bundled, span));
+        }
+        let Some(local) = local else { return Some(Spanned::new(Delivery::Download, span)) };
         let (span, label) = match bundle {
-            Some(Spanned { value: true, .. }) => return,
-            Some(Spanned { span, .. }) => (*span, "must be true for a local model"),
-            None => (model, "local, and `bundle_weight` is not given"),
+            Some(bundle) => (bundle.span, "must be true for a local model"),
+            None => (local.span, "local, and `bundle_weight` is not given"),
         };
         let message = "a local model that is not bundled has no address to download it from";
         let error = Diagnostic::error(codes::NO_URL, span, message).label(label);
         self.diagnostics.push(error.help("add \"bundle_weight\": true, or name a repository on the hub"));
+        None
+    }
+
+    /// Packs whose names meet: a pack's name has fewer characters than a model's id.
+    fn unique_packs(&mut self, models: &[ModelEntry]) {
+        let name = |model: &ModelEntry| pack_name(&model.model_id.value);
+        let packed: Vec<&ModelEntry> = models.iter().filter(|model| model.delivery.value.store().is_some()).collect();
+        for (at, model) in packed.iter().enumerate() {
+            if let Some(first) = packed[..at].iter().find(|first| name(first) == name(model)) {
+                let (id, other) = (&model.model_id.value, &first.model_id.value);
+                let message =
+                    format!("the packs of {} and {} would both be `{}`", quoted(other), quoted(id), name(model));
+                let error = Diagnostic::error(codes::DUPLICATE_PACK, model.model_id.span, message);
+                let help =
+                    "a pack's name has lower-case letters, digits and `_`, at most 64: choose another `model_id`";
+                self.diagnostics.push(error.related(first.model_id.span, "the first").help(help));
+            }
+        }
     }
 
     fn local_quantization(

@@ -157,6 +157,23 @@ fn model_cases() -> Vec<Case> {
         case("id_empty", model("HF://a/b", "")),
         case("id_twice", two("b", "b")).beyond_schema(),
         case("id_twice_in_another_case", two("Llama", "llama")).beyond_schema(),
+        case("delivery_unknown", entry("\"asset_delivery\": \"play-ondemand\"")),
+        case("delivery_of_another_store", entry("\"asset_delivery\": \"play-on-demand\"")).beyond_schema(),
+        case(
+            "delivery_contradicts_bundle_weight",
+            entry("\"bundle_weight\": true, \"asset_delivery\": \"apple-on-demand\""),
+        )
+        .beyond_schema(),
+        case(
+            "delivery_download_of_local_model",
+            "{ \"device\": \"iphone\", \"model_list\": [{ \"model\": \"models/mlc\", \"model_id\": \"b\", \"asset_delivery\": \"download\" }] }\n",
+        )
+        .beyond_schema(),
+        case(
+            "delivery_packs_meet",
+            "{\n  \"device\": \"android\",\n  \"model_list\": [\n    { \"model\": \"HF://a/b\", \"model_id\": \"b.1\", \"asset_delivery\": \"play-on-demand\" },\n    { \"model\": \"HF://a/c\", \"model_id\": \"B-1\", \"asset_delivery\": \"play-fast-follow\" }\n  ]\n}\n",
+        )
+        .beyond_schema(),
         case("bundle_weight_not_a_boolean", entry("\"bundle_weight\": \"yes\"")),
         case(
             "local_not_bundled",
@@ -326,6 +343,7 @@ fn every_bad_manifest_is_refused_as_shown() {
         "no-chat-template",
         "no-conv-template",
         "lock-out-of-date",
+        "store-limit",
         "more",
     ];
     unused.retain(|code| !elsewhere.contains(code));

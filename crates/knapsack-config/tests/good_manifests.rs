@@ -75,7 +75,7 @@ fn mlc_manifests_work_unchanged() {
     assert_eq!(manifest.models.len(), 4);
     assert_eq!(manifest.models[3].overrides.sliding_window_size, Some(768));
     assert_eq!(manifest.models[0].source.value.to_string(), "HF://mlc-ai/Phi-3.5-mini-instruct-q4f16_0-MLC");
-    assert!(!manifest.models[0].bundle_weight);
+    assert_eq!(manifest.models[0].delivery.value, knapsack_artifact::Delivery::Download);
     assert_eq!(warnings, "");
 }
 

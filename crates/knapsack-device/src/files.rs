@@ -185,6 +185,14 @@ fn regular_length(file: &File) -> io::Result<u64> {
     }
 }
 
+fn open_regular(path: &Path) -> io::Result<FileRange> {
+    // A pipe would keep whoever opens it waiting.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "this is no regular file"));
+    }
+    FileRange::whole(File::open(path)?)
+}
+
 /// The files of a folder.
 #[derive(Clone, Debug)]
 pub struct Folder(PathBuf);
@@ -198,16 +206,35 @@ impl Folder {
 
 impl WeightFiles for Folder {
     fn open(&self, name: &str) -> io::Result<FileRange> {
-        let path = self.0.join(name);
-        // A pipe would keep whoever opens it waiting.
-        if !std::fs::metadata(&path)?.is_file() {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "this is no regular file"));
-        }
-        FileRange::whole(File::open(path)?)
+        open_regular(&self.0.join(name))
     }
 
     fn place(&self) -> &Path {
         &self.0
+    }
+}
+
+/// Files of one model that lie in different places, such as several packs of a store.
+#[derive(Clone, Debug)]
+pub struct Scattered {
+    place: PathBuf,
+    paths: HashMap<String, PathBuf>,
+}
+
+impl Scattered {
+    /// Each file's name in the model with its path; `place` is what messages call them.
+    pub fn new(place: impl Into<PathBuf>, paths: HashMap<String, PathBuf>) -> Self {
+        Scattered { place: place.into(), paths }
+    }
+}
+
+impl WeightFiles for Scattered {
+    fn open(&self, name: &str) -> io::Result<FileRange> {
+        open_regular(self.paths.get(name).ok_or(ErrorKind::NotFound)?)
+    }
+
+    fn place(&self) -> &Path {
+        &self.place
     }
 }
 

@@ -655,6 +655,34 @@ extern "system" fn Java_ai_knapsack_internal_Native_adopt<'l>(
     })
 }
 
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_place<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+    path: JString<'l>,
+    file: JString<'l>,
+) -> jboolean {
+    enter(&mut env, |env| {
+        let (id, path, file) = (id.try_to_string(env)?, path.try_to_string(env)?, file.try_to_string(env)?);
+        give(env, guard(|| models(handle)?.place(&id, &path, Path::new(&file))))
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_verify<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+) -> jint {
+    enter(&mut env, |env| {
+        let id = id.try_to_string(env)?;
+        give(env, guard(|| Ok(models(handle)?.verify(&id)?.len() as jint)))
+    })
+}
+
 /// Finish, tokens of the prompt, reused, generated, dropped messages, nanoseconds of prefill and of decoding, thinking tokens.
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "one call across the border")]

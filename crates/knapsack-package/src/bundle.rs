@@ -7,9 +7,9 @@ use knapsack_artifact::app_config::AppFile;
 use knapsack_bundle::digest::Wanted;
 use knapsack_bundle::package::BundleStep;
 use knapsack_bundle::{
-    BundleError, Entry, LinkMode, PackageChanges, PackageContents, Provenance, Repository, WriteOptions,
+    BundleError, Entry, LinkMode, PackageChanges, PackageContents, Provenance, Repository, Runtime, WriteOptions,
 };
-use knapsack_config::{Diagnostic, Manifest, ModelSource, codes};
+use knapsack_config::{Diagnostic, Manifest, ModelSource, StoreLimits, codes};
 use knapsack_source::ModelFile;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,8 @@ pub struct Destination<'a> {
     pub sync: bool,
     /// What the bill of materials says of when it was made, in seconds since 1970; `None`: nothing.
     pub date: Option<i64>,
+    /// Where apps get the runtime.
+    pub runtime: &'a Runtime,
 }
 
 impl Packager<'_> {
@@ -52,6 +54,8 @@ impl Packager<'_> {
             entries: models.iter().map(|model| self.entry(model)).collect::<Result<_, _>>()?,
             app: manifest.app.clone(),
             date: destination.date,
+            pack_bytes: StoreLimits::built_in().play.pack.error_above,
+            runtime: destination.runtime.clone(),
         };
         let protected = protected(manifest)?;
         let locks = self.cache.locks();

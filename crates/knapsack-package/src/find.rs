@@ -178,5 +178,5 @@ fn lock_path(manifest: &Path) -> PathBuf {
 
 fn request(entry: &ModelEntry) -> Result<ModelRequest, knapsack_source::Error> {
     let location = Location::try_from(&entry.source.value)?;
-    Ok(ModelRequest { model_id: entry.model_id.value.clone(), location, weights: entry.bundle_weight })
+    Ok(ModelRequest { model_id: entry.model_id.value.clone(), location, weights: entry.ships_weights() })
 }

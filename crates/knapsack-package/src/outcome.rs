@@ -18,6 +18,13 @@ impl<T> Outcome<T> {
         Outcome { product: Some(product), findings: Vec::new() }
     }
 
+    /// With more findings; the product is withheld when one of them is an error.
+    pub fn with(self, findings: Vec<Diagnostic>) -> Self {
+        let failed = findings.iter().any(|finding| finding.severity == Severity::Error);
+        let product = self.product.filter(|_| !failed);
+        Outcome { product, findings: [self.findings, findings].concat() }
+    }
+
     /// The product, withheld when there is an error among the findings.
     pub(crate) fn of(product: T, findings: Vec<Diagnostic>) -> Self {
         let failed = findings.iter().any(|finding| finding.severity == Severity::Error);

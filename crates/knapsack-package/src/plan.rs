@@ -2,13 +2,13 @@
 
 use crate::budget::{Budget, fixed_sizes};
 use crate::find::Found;
-use crate::model::{Model, given_sizes};
+use crate::model::{FolderKind, Model, given_sizes};
 use crate::text::chain;
 use crate::{Outcome, Packager, weights};
 use knapsack_artifact::library::{MemoryPlan, Target};
 use knapsack_bundle::Tokenizer;
 use knapsack_compiler::{ChooseError, Chosen, CompileError, Notice, OverBudget, Size, WindowProblem, WindowProblems};
-use knapsack_config::{Diagnostic, Manifest, ModelEntry, OverrideKey, Severity, codes};
+use knapsack_config::{Diagnostic, Manifest, ModelEntry, OverrideKey, Severity, Shipped, StoreLimits, codes};
 use knapsack_ir::Windows;
 use knapsack_models::GraphError;
 use serde::Serialize;
@@ -47,6 +47,19 @@ impl Planned {
     /// All memory that it takes, in bytes: the device's and the tokenizer's.
     pub const fn total(&self) -> u64 {
         self.memory.total().saturating_add(self.tokenizer.bytes)
+    }
+
+    /// What of it gets onto the device, as the stores count: every file of an MLC model; of a checkpoint the weights that it is
+    /// converted to, and its small files.
+    pub fn shipped(&self) -> Shipped<'_> {
+        let files = &self.found.folder.files;
+        let sizes = files.iter().filter(|file| !file.path.ends_with(".safetensors")).map(|file| file.size);
+        let (weights, largest_file) = match self.model.kind {
+            FolderKind::Mlc => (0, sizes.clone().max().unwrap_or(0)),
+            // Shards are cut at tensors.
+            FolderKind::Checkpoint => (self.memory.weights, 0),
+        };
+        Shipped { entry: &self.found.entry, bytes: sizes.sum::<u64>() + weights, largest_file }
     }
 
     /// For machines.
@@ -111,6 +124,12 @@ impl Packager<'_> {
         }
         Outcome::of(planned, findings)
     }
+}
+
+/// What of a plan the stores refuse, or may refuse.
+pub fn store_findings(manifest: &Manifest, planned: &[Planned], limits: &StoreLimits) -> Vec<Diagnostic> {
+    let shipped: Vec<Shipped<'_>> = planned.iter().map(Planned::shipped).collect();
+    limits.check(manifest, &shipped, None)
 }
 
 /// A checkpoint's chat template that fails. An MLC folder keeps its `conv_template`, which is no program.

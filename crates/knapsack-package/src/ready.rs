@@ -3,6 +3,7 @@
 use crate::model::FolderKind;
 use crate::text::chain;
 use crate::{Built, Error, Outcome, Packager, converted};
+use knapsack_artifact::Delivery;
 use knapsack_artifact::app_config::AppFile;
 use knapsack_bundle::WeightSupply;
 use knapsack_bundle::cache::CacheEntry;
@@ -33,8 +34,12 @@ impl Packager<'_> {
         for (built, source) in models.into_iter().zip(sources) {
             let (entry, model) = (&built.planned.found.entry, &built.planned.model);
             let mut held = None;
-            let weights = match (entry.bundle_weight, model.kind) {
-                (true, FolderKind::Mlc) => Ok(WeightSupply::Bundled { folder: source.path.clone() }),
+            let supply = |folder| match entry.delivery.value {
+                Delivery::Bundled | Delivery::Download => WeightSupply::Bundled { folder },
+                delivery => WeightSupply::Packed { folder, delivery },
+            };
+            let weights = match (entry.ships_weights(), model.kind) {
+                (true, FolderKind::Mlc) => Ok(supply(source.path.clone())),
                 (true, FolderKind::Checkpoint) => {
                     let files: Vec<String> = source.files.iter().map(|file| file.path.clone()).collect();
                     let (cache, observer) = (&self.cache, self.observer);
@@ -44,7 +49,7 @@ impl Packager<'_> {
                         Ok(found) => {
                             let folder = found.content().to_owned();
                             held = Some(found);
-                            Ok(WeightSupply::Bundled { folder })
+                            Ok(supply(folder))
                         }
                         Err(error) if error.is_wrong_input() => Err((codes::WEIGHTS_MISMATCH, chain(&error))),
                         Err(error) => return Err(error),

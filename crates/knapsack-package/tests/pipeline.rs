@@ -89,7 +89,13 @@ impl World {
 
     fn package(&self, manifest: &Manifest) -> Result<knapsack_bundle::PackageChanges, Error> {
         let ready = self.ready(manifest)?;
-        let destination = Destination { folder: &self.path("dist"), link_mode: LinkMode::Copy, sync: true, date: None };
+        let destination = Destination {
+            folder: &self.path("dist"),
+            link_mode: LinkMode::Copy,
+            sync: true,
+            date: None,
+            runtime: &knapsack_bundle::Runtime::Version,
+        };
         Ok(product(self.packager().bundle(manifest, &ready, destination)?))
     }
 }

@@ -75,23 +75,17 @@ impl PackageLoader {
         let model = self.package.model(Some(model_id))?;
         match (&model.weights, &self.store) {
             (WeightsLocation::Download(_), Some(store)) => Ok(store.ensure(model, progress, cancel)?),
-            _ => self.weights(model),
-        }
-    }
-
-    fn weights(&self, model: &AppModel) -> Result<PathBuf, LoadFailed> {
-        match (&model.weights, &self.store) {
-            (WeightsLocation::Download(_), Some(store)) => {
-                store.folder(model).ok_or_else(|| LoadFailed::NotDownloaded(model.model_id.clone()))
-            }
-            _ => Ok(self.package.bundled_weights(model)?),
+            _ => Ok(self.files(model)?.place().to_owned()),
         }
     }
 
     /// The files of a model that is on this device.
     fn files(&self, model: &AppModel) -> Result<Arc<dyn WeightFiles>, LoadFailed> {
         match (&model.weights, &self.store) {
-            (WeightsLocation::Download(_), Some(_)) => Ok(Arc::new(Folder::new(self.weights(model)?))),
+            (WeightsLocation::Download(_), Some(store)) => {
+                let folder = store.folder(model).ok_or_else(|| LoadFailed::NotDownloaded(model.model_id.clone()))?;
+                Ok(Arc::new(Folder::new(folder)))
+            }
             _ => Ok(self.package.bundled_files(model)?),
         }
     }

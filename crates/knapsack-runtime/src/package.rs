@@ -1,10 +1,11 @@
 //! Reading a package: its app config, its model libraries, its weight folders.
 
-use knapsack_artifact::app_config::{self, AppConfig, AppConfigError, AppModel, WeightsLocation};
+use knapsack_artifact::app_config::{self, AppConfig, AppConfigError, AppModel, AssetPacks, WeightsLocation};
+use knapsack_artifact::delivery::{Delivery, PACKS, Store};
 use knapsack_artifact::table::TableError;
 use knapsack_artifact::{LibraryError, ModelLibrary, ModelTable};
-use knapsack_device::{Folder, WeightFiles};
-use std::collections::HashMap;
+use knapsack_device::{Folder, Scattered, WeightFiles};
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +44,8 @@ pub struct Package {
     config: AppConfig,
     find_library: FindLibrary,
     libraries: Mutex<HashMap<String, Arc<ModelLibrary>>>,
+    /// Of models in packs, by their ids: where each file lies.
+    placed: Mutex<HashMap<String, HashMap<String, PathBuf>>>,
 }
 
 /// Why a package cannot be used.
@@ -92,6 +95,12 @@ pub enum PackageError {
     /// The weights are not part of the package.
     #[error("the weights of `{model_id}` are not in the package; the app downloads them from {url}")]
     NotBundled { model_id: String, url: String },
+    /// The weights are in packs that the store has not delivered, or that the app has not named.
+    #[error("`{model_id}` comes in the pack {} ({delivery}), which is not here yet", packs.join(", "))]
+    NotDelivered { model_id: String, delivery: Delivery, packs: Vec<String> },
+    /// A file that is placed is none of the model's, or not the packaged one.
+    #[error("`{path}` of `{model_id}`: {problem}")]
+    Misplaced { model_id: String, path: String, problem: String },
 }
 
 impl Package {
@@ -118,10 +127,17 @@ impl Package {
         find_files: FindFiles,
         find_library: FindLibrary,
     ) -> Self {
-        Self { bundle: place.into(), find_files, config, find_library, libraries: Mutex::default() }
+        Self {
+            bundle: place.into(),
+            find_files,
+            config,
+            find_library,
+            libraries: Mutex::default(),
+            placed: Mutex::default(),
+        }
     }
 
-    /// The files of a model that is bundled.
+    /// The files of a model that is bundled, or whose packs are here.
     ///
     /// # Errors
     /// A model whose weights the app downloads, or files that are not where the app config says.
@@ -130,10 +146,61 @@ impl Package {
             WeightsLocation::Bundled(path) => {
                 (self.find_files)(path).map_err(|source| PackageError::Io { path: self.bundle.join(path), source })
             }
+            WeightsLocation::Packs(packs) => self.packed_files(model, packs),
             WeightsLocation::Download(url) => {
                 Err(PackageError::NotBundled { model_id: model.model_id.clone(), url: url.clone() })
             }
         }
+    }
+
+    /// Takes note of where a file of a model lies that comes in packs: it is used there. Whether it was the last.
+    ///
+    /// # Errors
+    /// A model that comes in no pack, a file that is none of the model's, or one of another size.
+    pub fn place(&self, model: &AppModel, path: &str, file: &Path) -> Result<bool, PackageError> {
+        let wrong = |problem: String| {
+            let (model_id, path) = (model.model_id.clone(), path.to_owned());
+            PackageError::Misplaced { model_id, path, problem }
+        };
+        if !matches!(model.weights, WeightsLocation::Packs(_)) {
+            return Err(wrong("the model comes in no pack".to_owned()));
+        }
+        let Some(packaged) = model.files.iter().find(|packaged| packaged.path == path) else {
+            return Err(wrong("the model has no such file".to_owned()));
+        };
+        let found = std::fs::metadata(file).map_err(|source| PackageError::Io { path: file.to_owned(), source })?;
+        if !found.is_file() || found.len() != packaged.size {
+            return Err(wrong(format!("{} has {} bytes, not {}", file.display(), found.len(), packaged.size)));
+        }
+        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = placed.entry(model.model_id.clone()).or_default();
+        files.insert(path.to_owned(), file.to_owned());
+        Ok(files.len() == model.files.len())
+    }
+
+    /// Whether a file of a model that comes in packs was placed.
+    pub fn is_placed(&self, model: &AppModel, path: &str) -> bool {
+        let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        placed.get(&model.model_id).is_some_and(|files| files.contains_key(path))
+    }
+
+    fn packed_files(&self, model: &AppModel, packs: &AssetPacks) -> Result<Arc<dyn WeightFiles>, PackageError> {
+        let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner).get(&model.model_id).cloned();
+        if let Some(paths) = placed.filter(|paths| paths.len() == model.files.len()) {
+            return Ok(Arc::new(Scattered::new(model.model_id.clone(), paths)));
+        }
+        // Packs that are installed with the app are merged into its own assets.
+        if packs.delivery == Delivery::PlayInstallTime
+            && let Ok(files) = (self.find_files)(&model.model_id)
+            && model.files.iter().all(|file| files.open(&file.path).is_ok())
+        {
+            return Ok(files);
+        }
+        Err(PackageError::NotDelivered {
+            model_id: model.model_id.clone(),
+            delivery: packs.delivery,
+            packs: packs.names.clone(),
+        })
     }
 
     /// Opens `dist/`, with the libraries taken out of the files in `lib/`.
@@ -143,7 +210,25 @@ impl Package {
     #[cfg(feature = "containers")]
     pub fn open(dist: &Path) -> Result<Self, PackageError> {
         let lib = dist.join(LIB);
-        Self::with_libraries(&dist.join(BUNDLE), Box::new(move |name| containers::find(&lib, name)))
+        let package = Self::with_libraries(&dist.join(BUNDLE), Box::new(move |name| containers::find(&lib, name)))?;
+        package.place_packs(dist);
+        Ok(package)
+    }
+
+    /// The packs that lie beside the app config, as `knapsack package` wrote them.
+    #[cfg(feature = "containers")]
+    fn place_packs(&self, dist: &Path) {
+        for model in &self.config.model_list {
+            let WeightsLocation::Packs(packs) = &model.weights else { continue };
+            let Some(store) = packs.delivery.store() else { continue };
+            let inside = if store == Store::Play { "src/main/assets" } else { "" };
+            for (file, pack) in model.files.iter().flat_map(|file| packs.names.iter().map(move |pack| (file, pack))) {
+                let pack = dist.join(PACKS).join(store.folder()).join(pack).join(inside);
+                let path = pack.join(&packs.folder).join(&file.path);
+                // What is not there, or is not what it should be, is missed when the model is loaded.
+                let _ = self.place(model, &file.path, &path);
+            }
+        }
     }
 
     /// Whether `folder` looks like a package.
@@ -186,18 +271,37 @@ impl Package {
         Ok(library)
     }
 
-    /// The weight folder of a model that is bundled.
+    /// The weight folder of a model that is bundled, or in one pack.
     ///
     /// # Errors
-    /// A model whose weights the app downloads.
+    /// A model whose weights the app downloads, or that has no single folder.
     pub fn bundled_weights(&self, model: &AppModel) -> Result<PathBuf, PackageError> {
         match &model.weights {
             WeightsLocation::Bundled(path) => Ok(self.bundle.join(path)),
+            WeightsLocation::Packs(packs) => {
+                let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+                let files = placed.get(&model.model_id).filter(|files| files.len() == model.files.len());
+                let folders = files.map(|files| files.iter().map(|(name, path)| ancestor(path, name)).collect());
+                match folders.map(|folders: HashSet<Option<PathBuf>>| folders.into_iter().collect::<Vec<_>>()) {
+                    Some(folders) if folders.len() == 1 => folders.into_iter().next().flatten(),
+                    _ => None,
+                }
+                .ok_or_else(|| PackageError::NotDelivered {
+                    model_id: model.model_id.clone(),
+                    delivery: packs.delivery,
+                    packs: packs.names.clone(),
+                })
+            }
             WeightsLocation::Download(url) => {
                 Err(PackageError::NotBundled { model_id: model.model_id.clone(), url: url.clone() })
             }
         }
     }
+}
+
+/// The folder that `name` is relative to in `path`.
+fn ancestor(path: &Path, name: &str) -> Option<PathBuf> {
+    path.ancestors().nth(name.split('/').count()).map(Path::to_owned)
 }
 
 impl std::fmt::Debug for Package {

@@ -10,11 +10,11 @@ mod value;
 
 pub use manifest::{
     CheckArgs, FitArgs, InitArgs, LockArgs, ManifestArgs, MemoryArgs, OnPhonesArgs, PackageArgs, PhoneArgs, PlanArgs,
-    UpdateArgs,
+    ReportArgs, StoreArgs, StoreChoice, UpdateArgs,
 };
 pub use model::{
-    BenchArgs, ChatArgs, CompileArgs, ConvertArgs, DeviceArgs, DownloadsArg, LogitsArgs, ModelArgs, OverridesArg,
-    PerplexityArgs, PromptArgs, RunArgs, ServeArgs,
+    AdbArgs, BenchArgs, ChatArgs, CompileArgs, ConvertArgs, DeviceArgs, DownloadsArg, LogitsArgs, ModelArgs,
+    OverridesArg, PerplexityArgs, PromptArgs, RunArgs, ServeArgs,
 };
 pub use output::{ColorChoice, JsonArg, MessageFormat, OutputArgs};
 pub use prompt::{ContextPolicyArg, PromptOptionArgs, Thinking};
@@ -85,8 +85,10 @@ pub enum Command {
     Logits(LogitsArgs),
     /// Put a package behind an OpenAI-compatible HTTP endpoint
     Serve(ServeArgs),
-    /// Show what is in a model library, a weight folder, a checkpoint or a package
+    /// Show what is in a model library, a weight folder, a checkpoint, a package or a finished app
     Inspect(InspectArgs),
+    /// Write everything about a package on one page of HTML
+    Report(ReportArgs),
     /// Show, check or empty the cache of converted weights and compiled libraries
     Cache(CacheArgs),
     /// List the model families and formats that are supported, and what each was checked against
@@ -103,8 +105,16 @@ pub enum Command {
 
 /// `knapsack inspect`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  knapsack inspect dist
+  knapsack inspect dist/lib/arm64-v8a/libmodel_android.so --kernels
+  knapsack inspect app-release.apk
+  knapsack inspect MyApp.ipa --json
+
+Exit codes: 0 nothing has to change; 1 something in the app has to change, and is told; 2 this is nothing that can be inspected.")]
 pub struct InspectArgs {
-    /// A model library, a weight folder, a checkpoint or a package
+    /// A model library, a weight folder, a checkpoint, a package or a finished app (APK, AAB, AAR, IPA)
     #[arg(value_hint = ValueHint::AnyPath)]
     pub path: PathBuf,
     /// Show the kernels too: what each moves, and their source

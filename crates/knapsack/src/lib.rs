@@ -17,6 +17,7 @@ pub mod ops;
 pub mod packaging;
 pub mod phones;
 pub mod report;
+pub mod runtime;
 pub mod serve;
 pub mod table;
 mod tools;

@@ -169,7 +169,7 @@ fn open_package(args: &ModelArgs, target: Target, reporter: &Reporter) -> anyhow
     let package = Package::open(&args.path)?;
     let model = package.model(args.model.as_deref()).or_wrong_input()?;
     let weights = match &model.weights {
-        WeightsLocation::Bundled(_) => package.bundled_weights(model)?,
+        WeightsLocation::Bundled(_) | WeightsLocation::Packs(_) => package.bundled_weights(model)?,
         WeightsLocation::Download(_) => {
             first_use::weights(&first_use::store(args.downloads.downloads.as_deref())?, model, reporter)?
         }

@@ -1,7 +1,7 @@
 //! The pipeline of `knapsack-package` as the command line drives it: settings from the environment, events on the terminal,
 //! findings shown and turned into an exit code.
 
-use crate::cli::ManifestArgs;
+use crate::cli::{ManifestArgs, StoreArgs, StoreChoice};
 use crate::downloads::Downloads;
 use crate::exit::{AlreadyReported, FAILED, OrWrongInput, WRONG_INPUT};
 use crate::files::read_limited;
@@ -12,11 +12,13 @@ use indicatif::ProgressBar;
 use knapsack_bundle::Cache;
 use knapsack_bundle::cache::Shared;
 use knapsack_config::{
-    DEVICES_FILE, DeviceProfiles, Diagnostic, Environment, LoadedManifest, Manifest, Report, Severity, codes,
+    DEVICES_FILE, DeviceProfiles, Diagnostic, Environment, LoadedManifest, Manifest, Report, Severity, StoreLimits,
+    codes,
 };
-use knapsack_package::{Event, Observer, Outcome, Packager};
+use knapsack_package::{Built, Event, Observer, Outcome, Packager, Planned};
 use knapsack_source::Settings;
 use knapsack_store::Patience;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
 /// A manifest that was read, and what is found out about it.
@@ -35,6 +37,12 @@ impl Read<'_> {
         &self.report
     }
 
+    /// Adds findings that are to be shown with those that are there.
+    pub fn find(&mut self, findings: Vec<Diagnostic>) {
+        self.report.diagnostics.extend(findings);
+        self.report.sort();
+    }
+
     /// Shows what a stage found, and gives its product.
     ///
     /// # Errors
@@ -50,6 +58,34 @@ impl Read<'_> {
             None => Err(AlreadyReported(code).into()),
         }
     }
+}
+
+/// Adds what a store refuses of a plan, or may refuse.
+pub fn within_stores(manifest: &Manifest, planned: Outcome<Vec<Planned>>, args: StoreArgs) -> Outcome<Vec<Planned>> {
+    let findings = match (&planned.product, args.store) {
+        (Some(models), StoreChoice::Auto) => {
+            knapsack_package::store_findings(manifest, models, &StoreLimits::built_in())
+        }
+        _ => Vec::new(),
+    };
+    planned.with(findings)
+}
+
+/// The same of the compiled libraries: on Apple's devices they are a part of the executable.
+pub fn libraries_within_stores(
+    manifest: &Manifest,
+    built: Outcome<Vec<Built>>,
+    args: StoreArgs,
+) -> Outcome<Vec<Built>> {
+    let findings = match (&built.product, args.store) {
+        (Some(models), StoreChoice::Auto) => {
+            let blobs: BTreeMap<&str, u64> =
+                models.iter().map(|model| (model.library.name(), model.library.blob().len() as u64)).collect();
+            StoreLimits::built_in().check(manifest, &[], Some(blobs.values().sum()))
+        }
+        _ => Vec::new(),
+    };
+    built.with(findings)
 }
 
 fn exit_code(findings: &[Diagnostic]) -> u8 {

@@ -133,7 +133,14 @@ fn weights_checkpoints_and_packages_are_told_apart() {
         progress: &|_| ControlFlow::Continue(()),
     };
     knapsack_bundle::write(
-        &PackageContents { device: DeviceKind::ANDROID, entries: vec![entry], app: Default::default(), date: None },
+        &PackageContents {
+            device: DeviceKind::ANDROID,
+            entries: vec![entry],
+            app: Default::default(),
+            date: None,
+            pack_bytes: u64::MAX,
+            runtime: Default::default(),
+        },
         &dist,
         &options,
     )

@@ -1,26 +1,14 @@
 //! The app config of a package.
 
+use super::Entry;
 use super::output::Output;
-use super::{Entry, WeightSupply};
 use crate::error::BundleError;
 use knapsack_artifact::AppConfig;
 use knapsack_artifact::app_config::{AppFile, AppModel, PlannedMemory, WeightsLocation};
 
-/// One model with its files; `bundled` are those of `bundle/<model_id>/`.
-pub(super) fn model(entry: &Entry, bundled: &[Output]) -> AppModel {
+/// One model with its files.
+pub(super) fn model(entry: &Entry, weights: WeightsLocation, files: Vec<AppFile>) -> AppModel {
     let library = entry.library.library();
-    let prefix = format!("bundle/{}/", entry.model_id);
-    let (weights, files) = match &entry.weights {
-        WeightSupply::Bundled { .. } => {
-            let file = |output: &Output| AppFile {
-                path: output.path.strip_prefix(&prefix).unwrap_or(&output.path).to_string(),
-                size: output.size,
-                sha256: output.sha256.clone(),
-            };
-            (WeightsLocation::Bundled(entry.model_id.clone()), bundled.iter().map(file).collect())
-        }
-        WeightSupply::Download { url, files } => (WeightsLocation::Download(url.clone()), files.clone()),
-    };
     AppModel {
         weights,
         model_id: entry.model_id.clone(),
@@ -34,6 +22,12 @@ pub(super) fn model(entry: &Entry, bundled: &[Output]) -> AppModel {
         app: entry.app.clone(),
         files,
     }
+}
+
+/// Files with their paths in the model's folder.
+pub(super) fn files(outputs: &[Output]) -> Vec<AppFile> {
+    let file = |o: &Output| AppFile { path: o.path.clone(), size: o.size, sha256: o.sha256.clone() };
+    outputs.iter().map(file).collect()
 }
 
 /// The file's text, checked by its own reader.

@@ -15,24 +15,24 @@
 mod cyclonedx;
 mod licence;
 
-use super::output::Output;
 use super::{Entry, PackageContents, WeightSupply};
 use crate::digest::sha256;
 use crate::error::BundleError;
 use crate::objects::Library;
 use cyclonedx::{Bom, Component, Dependency, Kind, Metadata, Pedigree, Property, Reference, Tools};
+use knapsack_artifact::app_config::AppFile;
 
 /// Its name, beside the app config.
 pub const FILE_NAME: &str = "models.cdx.json";
 const PACKAGE: &str = "package";
 
-/// The file's text; `bundled` are the files of each entry.
+/// The file's text; `files` are those of each entry, by their paths in the model's folder.
 pub(super) fn encode(
     package: &PackageContents,
-    bundled: &[Vec<Output>],
+    files: &[Vec<AppFile>],
     libraries: &[Library],
 ) -> Result<Vec<u8>, BundleError> {
-    let models = package.entries.iter().zip(bundled).map(|(entry, files)| model(entry, files));
+    let models = package.entries.iter().zip(files).map(|(entry, files)| model(entry, files));
     let components = models.chain(libraries.iter().map(library)).collect();
     let mut bom = Bom::new(metadata(package)?, components, dependencies(package, libraries));
     bom.serial_number = Some(serial_number(&bom.encode()));
@@ -82,18 +82,16 @@ fn library_ref(name: &str) -> String {
 }
 
 /// A model as the app finds it.
-fn model(entry: &Entry, bundled: &[Output]) -> Component {
+fn model(entry: &Entry, files: &[AppFile]) -> Component {
     let info = &entry.library.library().model;
-    let (files, weights): (Vec<_>, _) = match &entry.weights {
-        WeightSupply::Bundled { .. } => {
-            let files = bundled.iter().map(|file| Component::file(&file.path, &file.sha256)).collect();
-            (files, if entry.provenance.converted { "converted and bundled" } else { "bundled" })
-        }
-        WeightSupply::Download { files, .. } => {
-            let files = files.iter().map(|file| Component::file(&file.path, &file.sha256)).collect();
-            (files, "downloaded at first launch")
-        }
+    let (place, weights) = match (&entry.weights, entry.provenance.converted) {
+        (WeightSupply::Bundled { .. }, true) => (format!("bundle/{}/", entry.model_id), "converted and bundled"),
+        (WeightSupply::Bundled { .. }, false) => (format!("bundle/{}/", entry.model_id), "bundled"),
+        (WeightSupply::Packed { .. }, true) => (String::new(), "converted, delivered in packs"),
+        (WeightSupply::Packed { .. }, false) => (String::new(), "delivered in packs"),
+        (WeightSupply::Download { .. }, _) => (String::new(), "downloaded at first launch"),
     };
+    let files = files.iter().map(|file| Component::file(&format!("{place}{}", file.path), &file.sha256)).collect();
     let property = |name: &str, value: &str| Property { name: format!("knapsack:{name}"), value: value.into() };
     let mut properties = vec![
         property("family", &info.family),

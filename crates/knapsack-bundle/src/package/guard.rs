@@ -149,7 +149,7 @@ fn refuse_dangerous(path: &Path, protected: &[PathBuf]) -> Result<(), BundleErro
 /// A folder that holds what is to be bundled.
 fn refuse_weights(package: &PackageContents, path: &Path) -> Result<(), BundleError> {
     for entry in &package.entries {
-        if let WeightSupply::Bundled { folder } = &entry.weights
+        if let WeightSupply::Bundled { folder } | WeightSupply::Packed { folder, .. } = &entry.weights
             && fs::canonicalize(folder).is_ok_and(|folder| folder.starts_with(path))
         {
             let reason = format!("it contains the weights of `{}`, which are to be bundled", entry.model_id);

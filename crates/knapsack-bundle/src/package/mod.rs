@@ -4,23 +4,27 @@ mod app;
 mod bom;
 mod chat_config;
 mod guard;
+mod maven;
 mod output;
 mod outputs;
+mod packs;
 mod record;
 mod stage;
+mod swift;
 #[cfg(test)]
 mod tests;
 mod weights;
 
 pub use bom::FILE_NAME as BILL_OF_MATERIALS;
 pub use guard::check_output;
+pub use maven::RUNTIME;
 
 use crate::digest::FileDigests;
 use crate::error::BundleError;
 use crate::files::LinkMode;
 use crate::objects::Library;
-use knapsack_artifact::DeviceKind;
 use knapsack_artifact::app_config::AppFile;
+use knapsack_artifact::{Delivery, DeviceKind};
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -38,6 +42,32 @@ pub struct PackageContents {
     /// What the bill of materials says of when it was made, in seconds since 1970; `None`: nothing, so that the same inputs make
     /// the same package.
     pub date: Option<i64>,
+    /// Most bytes of one asset pack of Google Play.
+    pub pack_bytes: u64,
+    /// Where apps get the runtime.
+    pub runtime: Runtime,
+}
+
+/// Version of the runtime that a package is made for, and of the library that holds its models.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Where an app gets the runtime that the package is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// From wherever its build looks: a registry of Swift packages, a repository of Maven.
+    #[default]
+    Version,
+    /// A Swift package in a repository of Git.
+    Repository(String),
+    /// A Swift package in a folder.
+    Folder {
+        /// From the Swift package of the models.
+        path: String,
+        /// The folder's name.
+        name: String,
+    },
+    /// A Maven repository that has the runtime's library, which goes into the package's own.
+    Maven(PathBuf),
 }
 
 /// One model of the manifest.
@@ -101,6 +131,13 @@ pub enum WeightSupply {
     Bundled {
         /// Holds `tensor-cache.json` (or `ndarray-cache.json`), its shards, `mlc-chat-config.json` and tokenizer files.
         folder: PathBuf,
+    },
+    /// From packs that a store delivers, made of the same files.
+    Packed {
+        /// As of [`WeightSupply::Bundled`].
+        folder: PathBuf,
+        /// Whose packs, and when they come.
+        delivery: Delivery,
     },
     /// From the network at first launch.
     Download {
@@ -227,10 +264,10 @@ impl PackageChanges {
 /// [`BundleError`]: an output folder that is not Knapsack's to change, weights that do not match their index, entries that
 /// contradict each other, a library that does not read back, or a failing file system.
 pub fn write(package: &PackageContents, out: &Path, options: &WriteOptions<'_>) -> Result<PackageChanges, BundleError> {
-    // 1 Every file of the package with what it is made from. Weights are verified here.
-    let outputs = outputs::plan(package, options)?;
-    // 2 The folder: ours, empty or absent. Leftovers of interrupted runs are cleared.
+    // 1 The folder: ours, empty or absent. Leftovers of interrupted runs are cleared.
     let target = guard::prepare(package, out, options)?;
+    // 2 Every file of the package with what it is made from. Weights are verified here.
+    let outputs = outputs::plan(package, options, target.record.as_ref())?;
     // 3 What is already right stays.
     let decision = stage::decide(&outputs, &target, options)?;
     if decision.is_fresh() {

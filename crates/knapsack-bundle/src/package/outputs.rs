@@ -1,38 +1,83 @@
 //! Every file of a package, decided before anything is written.
 
 use super::output::Output;
-use super::{PackageContents, WeightSupply, WriteOptions, app, bom, record::Record, weights};
+use super::{
+    Entry, PackageContents, WeightSupply, WriteOptions, app, bom, maven, packs, record::Record, swift, weights,
+};
 use crate::error::BundleError;
 use crate::objects::{self, Library, XCFRAMEWORK};
+use knapsack_artifact::app_config::{AppFile, WeightsLocation};
+use knapsack_artifact::delivery::{Delivery, Store};
 use knapsack_artifact::device::{Abi, AppleSlice, DeviceKind, Form};
 use knapsack_artifact::{AppConfig, app_config, names};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-/// All files: libraries, bundles, app config, and last the record of them all.
-pub(super) fn plan(package: &PackageContents, options: &WriteOptions<'_>) -> Result<Vec<Output>, BundleError> {
+/// All files: libraries, bundles, app config, what Xcode and Gradle take, and last the record of them all. `before` is what an earlier
+/// run wrote.
+pub(super) fn plan(
+    package: &PackageContents,
+    options: &WriteOptions<'_>,
+    before: Option<&Record>,
+) -> Result<Vec<Output>, BundleError> {
     check_entries(package)?;
     let libraries = distinct_libraries(package)?;
     let mut outputs = library_files(package.device, &libraries)?;
     let mut models = Vec::with_capacity(package.entries.len());
-    let mut bundled = Vec::with_capacity(package.entries.len());
+    let mut files_of = Vec::with_capacity(package.entries.len());
+    let mut play_packs = Vec::new();
     for entry in &package.entries {
-        let files = match &entry.weights {
-            WeightSupply::Bundled { folder } => weights::collect(entry, folder, options)?,
-            WeightSupply::Download { .. } => Vec::new(),
-        };
-        models.push(app::model(entry, &files));
-        bundled.push(files);
+        let (location, listed, files) = weights_of(entry, package.pack_bytes, options)?;
+        if let WeightsLocation::Packs(packs) = &location
+            && packs.delivery.store() == Some(Store::Play)
+        {
+            play_packs.extend(packs.names.iter().cloned());
+        }
+        files_of.push(listed.clone());
+        models.push(app::model(entry, location, listed));
+        outputs.extend(files);
     }
-    let bill = bom::encode(package, &bundled, &libraries)?;
-    outputs.extend(bundled.into_iter().flatten());
+    let bill = bom::encode(package, &files_of, &libraries)?;
     outputs.push(Output::bytes(format!("bundle/{}", bom::FILE_NAME), bill));
+    if !play_packs.is_empty() {
+        outputs.push(packs::settings(&play_packs));
+    }
     let config = AppConfig { model_list: models, app: package.app.clone() };
     outputs.push(Output::bytes(format!("bundle/{}", app_config::FILE_NAME), app::encode(&config)?));
+    let projects = match package.device.form {
+        Form::Framework(_) => swift::outputs(&outputs, &package.runtime),
+        Form::SharedLibraries(_) => maven::outputs(&outputs, &package.runtime, options, before)?,
+        Form::Blob => Vec::new(),
+    };
+    outputs.extend(projects);
     check_paths(&outputs)?;
     let record = Record::new(&outputs).encode();
     outputs.push(Output::bytes(super::record::PATH.into(), record));
     Ok(outputs)
+}
+
+/// Where a model's weights are, what the app config says of its files, and those that go into the package.
+fn weights_of(
+    entry: &Entry,
+    pack_bytes: u64,
+    options: &WriteOptions<'_>,
+) -> Result<(WeightsLocation, Vec<AppFile>, Vec<Output>), BundleError> {
+    let id = &entry.model_id;
+    let (folder, delivery) = match &entry.weights {
+        WeightSupply::Download { url, files } => {
+            return Ok((WeightsLocation::Download(url.clone()), files.clone(), Vec::new()));
+        }
+        WeightSupply::Bundled { folder } => (folder, Delivery::Bundled),
+        WeightSupply::Packed { folder, delivery } => (folder, *delivery),
+    };
+    let mut files = weights::collect(entry, folder, options)?;
+    let listed = app::files(&files);
+    if let Some(store) = delivery.store() {
+        let (packs, files) = packs::place(id, delivery, store, files, pack_bytes)?;
+        return Ok((WeightsLocation::Packs(packs), listed, files));
+    }
+    files.iter_mut().for_each(|file| file.path = format!("bundle/{id}/{}", file.path));
+    Ok((WeightsLocation::Bundled(id.clone()), listed, files))
 }
 
 /// Model ids become folders; the manifest's checks have looked at them before, but this is where it matters.

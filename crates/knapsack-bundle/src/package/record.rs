@@ -29,11 +29,18 @@ pub(super) struct Record {
 pub(super) struct RecordedFile {
     pub(super) size: u64,
     pub(super) sha256: String,
+    /// What an archive was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) recipe: Option<String>,
 }
 
 impl Record {
     pub(super) fn new(outputs: &[Output]) -> Self {
-        let file = |output: &Output| RecordedFile { size: output.size, sha256: output.sha256.clone() };
+        let file = |output: &Output| RecordedFile {
+            size: output.size,
+            sha256: output.sha256.clone(),
+            recipe: output.recipe.clone(),
+        };
         Self {
             format: FORMAT.into(),
             version: VERSION,

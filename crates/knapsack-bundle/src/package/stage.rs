@@ -3,6 +3,7 @@
 use super::guard::{self, Target};
 use super::output::{Content, Output};
 use super::{BundleStep, FileReport, PackageChanges, PackageContents, WriteOptions, WriteReason, record};
+use crate::archive;
 use crate::digest::{Digests, Stamp, Wanted};
 use crate::error::BundleError;
 use crate::files::{self, LinkMode, Swapped};
@@ -203,6 +204,13 @@ fn write_one(
         Content::Libraries(bytes, slices) => {
             fs::write(path, bytes).map_err(BundleError::io("write", path))?;
             read_back(path, libraries, *slices)
+        }
+        Content::Zip(members) => {
+            let file = fs::File::create(path).map_err(BundleError::io("write", path))?;
+            let mut writer = std::io::BufWriter::with_capacity(1 << 20, file);
+            archive::write(members, &mut writer)
+                .and_then(|()| std::io::Write::flush(&mut writer))
+                .map_err(BundleError::io("write", path))
         }
         Content::Copy(source, stamp) => {
             files::place(source, path, options.link_mode).map_err(|error| match error.kind() {

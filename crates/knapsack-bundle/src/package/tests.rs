@@ -39,7 +39,17 @@ impl Bench {
             entry("two", library("llama_q0f32", 8), bundled("two")),
             entry("far", library("other_q0f32", 16), far),
         ];
-        Self { root, package: PackageContents { device, entries, app: Map::new(), date: None } }
+        Self {
+            root,
+            package: PackageContents {
+                device,
+                entries,
+                app: Map::new(),
+                date: None,
+                pack_bytes: 1 << 20,
+                runtime: Runtime::Version,
+            },
+        }
     }
 
     fn dist(&self) -> PathBuf {
@@ -96,6 +106,25 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     found
+}
+
+/// A file of the package's Maven repository.
+fn maven(name: &str, extension: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    format!("maven/ai/knapsack/{name}/{version}/{name}-{version}.{extension}")
+}
+
+/// The members of the package's library for Gradle.
+fn aar(bench: &Bench) -> BTreeMap<String, Vec<u8>> {
+    let mut archive = zip::ZipArchive::new(fs::File::open(bench.dist().join(maven("models", "aar"))).unwrap()).unwrap();
+    let mut files = BTreeMap::new();
+    for index in 0..archive.len() {
+        let mut file = archive.by_index(index).unwrap();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+        files.insert(file.name().unwrap().into_owned(), bytes);
+    }
+    files
 }
 
 fn paths(files: &[FileReport]) -> Vec<&str> {
@@ -204,7 +233,8 @@ fn a_second_run_copies_nothing_and_a_change_only_what_it_touches() {
             "bundle/mlc-app-config.json",
             "bundle/models.cdx.json",
             "lib/arm64-v8a/libmodel_android.so",
-            "lib/x86_64/libmodel_android.so"
+            "lib/x86_64/libmodel_android.so",
+            &maven("models", "aar"),
         ]
     );
     assert!(report.written.iter().all(|file| file.reason == Some(WriteReason::InputsChanged)));
@@ -516,4 +546,146 @@ fn packages_from_different_folders_are_identical() {
     a.write().unwrap();
     b.write_with(LinkMode::Copy, &|_| ControlFlow::Continue(())).unwrap();
     assert_eq!(contents(&a.dist()), contents(&b.dist()));
+}
+
+#[test]
+fn gradle_finds_libraries_and_assets_in_one_archive() {
+    let bench = Bench::new(DeviceKind::ANDROID);
+    bench.write().unwrap();
+    let (files, dist) = (aar(&bench), contents(&bench.dist()));
+    for (name, bytes) in &files {
+        let inside = |from: &str, to: &str| name.strip_prefix(to).map(|rest| format!("{from}{rest}"));
+        if let Some(path) = inside("lib/", "jni/").or_else(|| inside("bundle/", "assets/knapsack/")) {
+            assert_eq!(bytes, &dist[Path::new(&path)], "{name}");
+        }
+    }
+    let inside = dist.keys().filter(|path| path.starts_with("lib") || path.starts_with("bundle")).count();
+    let own = [
+        "AndroidManifest.xml",
+        "META-INF/com/android/build/gradle/aar-metadata.properties",
+        "R.txt",
+        "classes.jar",
+        "proguard.txt",
+    ];
+    assert_eq!(files.len(), inside + own.len());
+    assert!(own.iter().all(|name| files.contains_key(*name)));
+    let manifest = String::from_utf8_lossy(&files["AndroidManifest.xml"]).into_owned();
+    for driver in ["libOpenCL.so", "libOpenCL-pixel.so", "libOpenCL-car.so"] {
+        assert!(
+            manifest.contains(&format!("<uses-native-library android:name=\"{driver}\" android:required=\"false\" />"))
+        );
+    }
+    assert!(String::from_utf8_lossy(&files["proguard.txt"]).contains("-keep"));
+    let pom = String::from_utf8_lossy(&dist[Path::new(&maven("models", "pom"))]).into_owned();
+    assert!(pom.contains("<packaging>aar</packaging>") && pom.contains("<artifactId>runtime</artifactId>"), "{pom}");
+}
+
+/// The archive of an unchanged package is not even read from its members again; a damaged one is made anew.
+#[test]
+fn an_archive_is_made_again_only_where_its_members_change() {
+    let mut bench = Bench::new(DeviceKind::ANDROID);
+    bench.write().unwrap();
+    let path = bench.dist().join(maven("models", "aar"));
+    let before = fs::read(&path).unwrap();
+    fs::write(&path, "damaged").unwrap();
+    assert_eq!(paths(&bench.write().unwrap().written), [maven("models", "aar")]);
+    assert_eq!(fs::read(&path).unwrap(), before);
+    bench.package.app.insert("theme".into(), "dark".into());
+    let written = bench.write().unwrap();
+    assert_eq!(paths(&written.written), ["bundle/mlc-app-config.json".to_owned(), maven("models", "aar")]);
+    assert_ne!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn the_runtime_of_a_repository_comes_along() {
+    let mut bench = Bench::new(DeviceKind::ANDROID);
+    let repository = bench.root.path().join("memory/sdk");
+    bench.package.runtime = Runtime::Maven(repository.clone());
+    let missing = bench.write().unwrap_err();
+    assert!(matches!(&missing, BundleError::Io { path, .. } if path.starts_with(&repository)), "{missing}");
+    let folder = repository.join(RUNTIME.folder());
+    fs::create_dir_all(&folder).unwrap();
+    for extension in ["aar", "pom"] {
+        fs::write(folder.join(RUNTIME.file(extension)), extension).unwrap();
+    }
+    bench.write().unwrap();
+    assert_eq!(fs::read(bench.dist().join(maven("runtime", "aar"))).unwrap(), b"aar");
+    assert_eq!(fs::read(bench.dist().join(maven("runtime", "pom"))).unwrap(), b"pom");
+}
+
+#[test]
+fn xcode_finds_a_swift_package() {
+    let bench = Bench::new(DeviceKind::IPHONE);
+    bench.write().unwrap();
+    let dist = contents(&bench.dist());
+    let names = |folder: &str| {
+        let under = dist.iter().filter_map(|(path, bytes)| Some((path.strip_prefix(folder).ok()?.to_owned(), bytes)));
+        under.collect::<BTreeMap<_, _>>()
+    };
+    // The same files in both places, and four that are its own.
+    let framework = names("lib/KnapsackModels.xcframework");
+    assert_eq!(names("KnapsackModels/KnapsackModels.xcframework"), framework);
+    assert_eq!(names("KnapsackModels/Sources/KnapsackModels/bundle"), names("bundle"));
+    let own: Vec<_> = names("KnapsackModels")
+        .into_keys()
+        .filter(|path| {
+            !path.starts_with("KnapsackModels.xcframework") && !path.starts_with("Sources/KnapsackModels/bundle")
+        })
+        .collect();
+    let expected = [
+        "Package.swift",
+        "Sources/CKnapsackModels/include/CKnapsackModels.h",
+        "Sources/CKnapsackModels/table.c",
+        "Sources/KnapsackModels/KnapsackModels.swift",
+    ];
+    assert_eq!(own, expected.map(PathBuf::from));
+    let info = plist::Value::from_reader_xml(&**framework[Path::new("Info.plist")]).unwrap();
+    for library in info.as_dictionary().unwrap()["AvailableLibraries"].as_array().unwrap() {
+        let text = |key: &str| library.as_dictionary().unwrap()[key].as_string().unwrap().to_owned();
+        assert!(framework.contains_key(&Path::new(&text("LibraryIdentifier")).join(text("LibraryPath"))));
+    }
+}
+
+#[test]
+fn packs_lie_beside_the_app() {
+    for (device, delivery) in
+        [(DeviceKind::ANDROID, Delivery::PlayFastFollow), (DeviceKind::IPHONE, Delivery::AppleOnDemand)]
+    {
+        let mut bench = Bench::new(device);
+        let folder = bench.root.path().join("models/one");
+        bench.package.entries[0].weights = WeightSupply::Packed { folder, delivery };
+        bench.package.pack_bytes = 60_000;
+        bench.write().unwrap();
+        let dist = contents(&bench.dist());
+        let config = AppConfig::read(&bench.dist().join("bundle/mlc-app-config.json")).unwrap();
+        let one = config.model("one").unwrap();
+        let WeightsLocation::Packs(packs) = &one.weights else { panic!("{:?}", one.weights) };
+        assert_eq!((packs.delivery, packs.folder.as_str()), (delivery, "knapsack/one"));
+        assert!(!dist.keys().any(|path| path.starts_with("bundle/one")));
+        let inside = match device {
+            DeviceKind::ANDROID => "src/main/assets/knapsack/one",
+            _ => "knapsack/one",
+        };
+        let store = bench.dist().join("asset-packs").join(delivery.store().unwrap().folder());
+        for file in &one.files {
+            let places: Vec<_> =
+                packs.names.iter().map(|pack| store.join(pack).join(inside).join(&file.path)).collect();
+            let found: Vec<_> = places.iter().filter(|path| path.is_file()).collect();
+            assert_eq!(found.len(), 1, "{}", file.path);
+            assert_eq!(crate::digest::sha256(&fs::read(found[0]).unwrap()), file.sha256);
+        }
+        let first = store.join(&packs.names[0]);
+        if device == DeviceKind::ANDROID {
+            let gradle = fs::read_to_string(first.join("build.gradle.kts")).unwrap();
+            assert!(gradle.contains("deliveryType.set(\"fast-follow\")") && gradle.contains("packName.set(\"one\")"));
+            let settings = fs::read_to_string(store.join("packs.settings.gradle.kts")).unwrap();
+            assert!(settings.contains("include(\":one\")") && settings.contains("assetPacks += listOf(\":one\""));
+            assert!(!aar(&bench).keys().any(|name| name.contains("/one/")));
+        } else {
+            let manifest: serde_json::Value =
+                serde_json::from_slice(&fs::read(first.join("Manifest.json")).unwrap()).unwrap();
+            assert_eq!(manifest["assetPackID"], "one");
+            assert_eq!(manifest["downloadPolicy"], serde_json::json!({ "onDemand": {} }));
+        }
+    }
 }

@@ -15,7 +15,7 @@ const TOKENIZER: &str = "tokenizer.json";
 const CHAT_CONFIG: &str = "mlc-chat-config.json";
 const MAX_CHAT_CONFIG_BYTES: u64 = 64 << 20;
 
-/// Every file of one model, below `bundle/<model_id>/`: chat configuration, index, shards, tokenizer.
+/// Every file of one model, with its path in the model's folder: chat configuration, index, shards, tokenizer.
 pub(super) fn collect(entry: &Entry, folder: &Path, options: &WriteOptions<'_>) -> Result<Vec<Output>, BundleError> {
     let check = Check { entry, folder };
     let source = check.read_chat_config()?;
@@ -26,7 +26,7 @@ pub(super) fn collect(entry: &Entry, folder: &Path, options: &WriteOptions<'_>) 
     let model = &entry.library.library().model;
     let chat =
         chat_config::with_windows(&source, model).map_err(|text| check.problem(&folder.join(CHAT_CONFIG), text))?;
-    let mut outputs = vec![Output::bytes(check.output_path(CHAT_CONFIG), chat)];
+    let mut outputs = vec![Output::bytes(CHAT_CONFIG.to_owned(), chat)];
 
     let index_name = if folder.join(FILE_NAME).is_file() { FILE_NAME } else { OLD_FILE_NAME };
     let plain = std::iter::once(index_name.to_string()).chain(tokenizer);
@@ -35,7 +35,7 @@ pub(super) fn collect(entry: &Entry, folder: &Path, options: &WriteOptions<'_>) 
     for name in plain.filter(|name| !shards.contains(&&**name)).filter(|name| seen.insert(name.clone())) {
         let path = folder.join(&name);
         let hashed = options.digests.of(&path, Wanted::PACKAGE).map_err(BundleError::io("read", &path))?;
-        outputs.push(Output::copy(check.output_path(&name), path, &hashed));
+        outputs.push(Output::copy(name, path, &hashed));
     }
     outputs.extend(check.shards(&index, options)?);
     if let Some(tables) = &entry.tokenizer.tables
@@ -57,8 +57,9 @@ impl Check<'_> {
         BundleError::Weights { model_id: self.entry.model_id.clone(), path: path.to_path_buf(), problem }
     }
 
-    fn output_path(&self, name: &str) -> String {
-        format!("bundle/{}/{name}", self.entry.model_id)
+    /// For progress.
+    fn shown(&self, name: &str) -> String {
+        format!("{}/{name}", self.entry.model_id)
     }
 
     fn read_chat_config(&self) -> Result<Vec<u8>, BundleError> {
@@ -133,7 +134,7 @@ impl Check<'_> {
             if let Some(expected) = shard.md5sum.as_ref().filter(|md5| !md5.eq_ignore_ascii_case(hashed.md5())) {
                 return Err(self.problem(&path, format!("its MD5 is {}, but the index says {expected}", hashed.md5())));
             }
-            outputs.push(Output::copy(self.output_path(&shard.data_path), path, &hashed));
+            outputs.push(Output::copy(shard.data_path.clone(), path, &hashed));
         }
         Ok(outputs)
     }
@@ -149,7 +150,7 @@ impl Check<'_> {
         let mut all = Vec::with_capacity(paths.len());
         for (shards, paths) in index.shards.chunks(batch).zip(paths.chunks(batch)) {
             for (shard, _) in shards.iter().zip(paths).filter(|(_, path)| !options.digests.knows(path, Wanted::SHARD)) {
-                let path = self.output_path(&shard.data_path);
+                let path = self.shown(&shard.data_path);
                 options.report(BundleStep::Verifying { path: &path, bytes: shard.nbytes })?;
             }
             for (path, hashed) in paths.iter().zip(options.digests.of_all(paths, Wanted::SHARD)) {

@@ -19,7 +19,7 @@ use crate::overrides::OverrideKey;
 use crate::parse::{Member, Node};
 use crate::source::SourceText;
 use crate::source_map::Span;
-use knapsack_artifact::DeviceKind;
+use knapsack_artifact::{Delivery, DeviceKind};
 use knapsack_tensor::Quantization;
 use object::object;
 use reader::Reader;
@@ -95,6 +95,11 @@ object! {
     /// Whether the weights go into the package; otherwise the app downloads them at first launch, which is the default.
     "bundle_weight" bundle_weight: bool,
         wrong "not a boolean: error. A local model with false has no URL: error before anything is compiled";
+
+    /// How the weights get onto the device: `bundled` in the app, `download` by the app at first launch, or in a pack that the store delivers: `play-install-time`, `play-fast-follow`, `play-on-demand` for Android, `apple-essential`, `apple-prefetch`, `apple-on-demand` for Apple's devices. Without it `bundle_weight` decides between the first two.
+    "asset_delivery" asset_delivery: Delivery,
+        wrong "unknown: error naming the accepted values. Another store than the device's, `bundle_weight` with another meaning, `download` of a local model, two models whose packs would have one name: error. More than a store takes: error or warning with the numbers (`--store none` leaves that out)",
+        elsewhere ["delivery"];
 
     /// Sizes that differ from the model's own; -1 is the model's own.
     "overrides" overrides: OverrideValues,

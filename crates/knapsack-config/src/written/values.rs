@@ -15,7 +15,7 @@ use crate::render::quoted;
 use crate::source::SourceText;
 use crate::source_map::{Span, Spanned};
 use crate::suggest::nearest;
-use knapsack_artifact::DeviceKind;
+use knapsack_artifact::{Delivery, DeviceKind};
 use knapsack_tensor::{QUANTIZATIONS, Quantization};
 use serde_json::json;
 
@@ -120,6 +120,25 @@ impl Value for DeviceKind {
 
     fn schema(_: bool) -> serde_json::Value {
         json!({ "enum": device::names() })
+    }
+}
+
+impl Value for Delivery {
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
+        let name = reader.string(node)?;
+        let names = Delivery::ALL.map(Delivery::name);
+        let found = Delivery::named(name);
+        if found.is_none() {
+            let label = nearest(name, names).map(|near| format!("did you mean `{near}`?")).unwrap_or_default();
+            let message = format!("unknown delivery {}", quoted(name));
+            let error = Diagnostic::error(codes::UNKNOWN_DELIVERY, node.span, message).label(label);
+            reader.diagnostics.push(error.help(format!("accepted are {}", names.join(", "))));
+        }
+        found
+    }
+
+    fn schema(_: bool) -> serde_json::Value {
+        json!({ "enum": Delivery::ALL.map(Delivery::name) })
     }
 }
 

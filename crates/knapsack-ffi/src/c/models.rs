@@ -320,6 +320,44 @@ pub unsafe extern "C" fn knapsack_adopt(
     }
 }
 
+/// Takes note of where a file of a store's pack lies.
+///
+/// # Safety
+/// See the module.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn knapsack_place(
+    models: *const KnapsackModels,
+    id: KnapsackStr,
+    path: KnapsackStr,
+    file: KnapsackStr,
+    complete: *mut bool,
+    error: *mut *mut KnapsackError,
+) -> bool {
+    // SAFETY: a live handle, strings of the caller's, places to write to.
+    unsafe {
+        let outcome = guard(|| at(models)?.0.place(id.text()?, path.text()?, Path::new(file.text()?)));
+        give(outcome, error).is_some_and(|found| write(complete, found))
+    }
+}
+
+/// Checks a downloaded model.
+///
+/// # Safety
+/// See the module.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn knapsack_verify(
+    models: *const KnapsackModels,
+    id: KnapsackStr,
+    wrong: *mut u64,
+    error: *mut *mut KnapsackError,
+) -> bool {
+    // SAFETY: a live handle, a string of the caller's, places to write to.
+    unsafe {
+        let outcome = guard(|| at(models)?.0.verify(id.text()?));
+        give(outcome, error).is_some_and(|files| write(wrong, files.len() as u64))
+    }
+}
+
 /// Removes a downloaded model.
 ///
 /// # Safety

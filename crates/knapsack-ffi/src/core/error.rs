@@ -131,7 +131,8 @@ fn classify(error: &(dyn std::error::Error + 'static), found: &mut Error) {
             PackageError::NoSuchModel { .. } | PackageError::ModelNotNamed { .. } => Code::NoSuchModel,
             PackageError::NoSuchLibrary { .. } => Code::LibraryMissing,
             PackageError::Library { .. } | PackageError::Table { .. } => Code::LibraryUnusable,
-            PackageError::NotBundled { .. } => Code::NotDownloaded,
+            PackageError::NotBundled { .. } | PackageError::NotDelivered { .. } => Code::NotDownloaded,
+            PackageError::Misplaced { .. } => Code::WrongContent,
             _ => Code::PackageUnusable,
         };
     } else if let Some(error) = error.downcast_ref::<DownloadError>() {

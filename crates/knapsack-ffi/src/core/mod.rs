@@ -14,7 +14,7 @@ pub use error::{Code, Error, Result, guard};
 pub use library::{loaded_table, table_at};
 
 use gate::Gate;
-use knapsack_artifact::app_config::{AppModel, WeightsLocation};
+use knapsack_artifact::app_config::{AppFile, AppModel, WeightsLocation};
 use knapsack_device::OpenOptions;
 use knapsack_runtime::download::{Body, DownloadProgress, Store, Transport, TransportError, WantedFile};
 use knapsack_runtime::manager::{Acquire, Handle, Listener, Manager, Pressure, system_budget};
@@ -124,6 +124,10 @@ impl Models {
             download: match model.weights {
                 WeightsLocation::Download(_) => total(model),
                 WeightsLocation::Bundled(_) => 0,
+                WeightsLocation::Packs(_) => match self.loader().package().bundled_files(model) {
+                    Ok(_) => 0,
+                    Err(_) => total(model),
+                },
             },
             revision: model.revision.clone(),
         };
@@ -136,9 +140,15 @@ impl Models {
     /// No such model.
     pub fn state(&self, id: &str) -> Result<ModelState> {
         let model = self.model(id)?;
-        let (WeightsLocation::Download(_), total) = (&model.weights, total(model)) else {
-            return Ok(ModelState::Bundled);
-        };
+        let total = total(model);
+        match model.weights {
+            WeightsLocation::Bundled(_) => return Ok(ModelState::Bundled),
+            WeightsLocation::Packs(_) => {
+                let here = self.loader().package().bundled_files(model).is_ok();
+                return Ok(if here { ModelState::Ready } else { ModelState::Missing { total } });
+            }
+            WeightsLocation::Download(_) => {}
+        }
         let Some(store) = self.loader().store() else { return Ok(ModelState::Missing { total }) };
         if store.folder(model).is_some() {
             return Ok(ModelState::Ready);
@@ -190,7 +200,29 @@ impl Models {
     /// # Errors
     /// No such model, nothing to download, or no storage.
     pub fn wanted(&self, id: &str) -> Result<Vec<WantedFile>> {
-        Ok(self.store()?.wanted(self.model(id)?)?)
+        let model = self.model(id)?;
+        if let WeightsLocation::Packs(packs) = &model.weights {
+            let package = self.loader().package();
+            let file = |file: &AppFile| WantedFile {
+                // Not to be downloaded: where it lies in its pack.
+                url: format!("pack:{}/{}", packs.folder, file.path),
+                path: file.path.clone(),
+                size: file.size,
+                sha256: file.sha256.clone(),
+                have: package.is_placed(model, &file.path),
+            };
+            return Ok(model.files.iter().map(file).collect());
+        }
+        Ok(self.store()?.wanted(model)?)
+    }
+
+    /// Takes note of where a file lies that came in a store's pack: it is used there, and nothing is copied. Whether the model is
+    /// complete now. To be called again after each start: the system may move packs.
+    ///
+    /// # Errors
+    /// A file that is none of the model's, or has another size; a model that comes in no pack.
+    pub fn place(&self, id: &str, path: &str, file: &Path) -> Result<bool> {
+        Ok(self.loader().package().place(self.model(id)?, path, file)?)
     }
 
     /// Takes a file that the app's system downloaded; whether the model is complete now.
@@ -199,6 +231,16 @@ impl Models {
     /// A file that is none of the model's, or not the one that was packaged; the file system.
     pub fn adopt(&self, id: &str, path: &str, file: &Path) -> Result<bool> {
         Ok(self.store()?.adopt(self.model(id)?, path, file)?.is_some())
+    }
+
+    /// Checks every byte of a downloaded model; the files that are missing or wrong. Wrong ones are removed, and wanted again.
+    ///
+    /// # Errors
+    /// No such model, one that is not downloaded, or the file system.
+    pub fn verify(&self, id: &str) -> Result<Vec<String>> {
+        let model = self.model(id)?;
+        self.manager.unload(id)?;
+        Ok(self.store()?.verify(model)?)
     }
 
     fn store(&self) -> Result<&Store> {

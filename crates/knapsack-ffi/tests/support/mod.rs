@@ -92,7 +92,13 @@ fn package(folder: &Path, manifest: &Path, name: &str) -> PathBuf {
     let planned = product(packager.plan(&manifest, found, false));
     let built = product(packager.build(&manifest, planned).expect("built"));
     let ready = product(packager.make_ready(built).expect("ready"));
-    let destination = Destination { folder: &dist, link_mode: LinkMode::Copy, sync: false, date: None };
+    let destination = Destination {
+        folder: &dist,
+        link_mode: LinkMode::Copy,
+        sync: false,
+        date: None,
+        runtime: &knapsack_bundle::Runtime::Version,
+    };
     product(packager.bundle(&manifest, &ready, destination).expect("bundled"));
     dist
 }

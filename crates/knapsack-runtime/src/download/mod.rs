@@ -329,7 +329,7 @@ fn encode(files: &[AppFile]) -> Vec<u8> {
 /// Where a model that is downloaded comes from.
 fn address(model: &AppModel) -> Result<&str, DownloadError> {
     match &model.weights {
-        WeightsLocation::Bundled(_) => Err(DownloadError::Bundled(model.model_id.clone())),
+        WeightsLocation::Bundled(_) | WeightsLocation::Packs(_) => Err(DownloadError::Bundled(model.model_id.clone())),
         WeightsLocation::Download(_) if model.files.is_empty() => {
             Err(DownloadError::NoFileList(model.model_id.clone()))
         }

@@ -4,7 +4,7 @@
 
 use super::output::JsonArg;
 use super::value::{bytes, device_parser, link_mode_parser, reserve};
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 use knapsack_artifact::DeviceKind;
 use knapsack_bundle::LinkMode;
 use knapsack_source::LockPolicy;
@@ -63,8 +63,34 @@ impl LockArgs {
     }
 }
 
+/// Whose limits are checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum StoreChoice {
+    /// The store of the manifest's device.
+    #[default]
+    Auto,
+    /// Nobody's: the app gets onto its devices another way.
+    None,
+}
+
+/// Whether limits of stores are checked.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct StoreArgs {
+    /// Whose limits of size the package must keep
+    #[arg(long, value_enum, default_value_t, value_name = "STORE")]
+    pub store: StoreChoice,
+}
+
 /// `knapsack package`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  knapsack package
+  knapsack package -o build/dist --locked
+  knapsack package --sdk sdk-dist              with the runtime that `knapsack sdk build` made
+  knapsack package --store none                for an app that no store delivers
+
+For iPhone dist/KnapsackModels is a Swift package, for Android dist/maven is a Maven repository: each is added to an app in one step.")]
 pub struct PackageArgs {
     #[command(flatten)]
     pub manifest: ManifestArgs,
@@ -80,6 +106,12 @@ pub struct PackageArgs {
     /// Do not wait until the package is on the disk: for machines whose disks are thrown away, such as CI's
     #[arg(long)]
     pub no_sync: bool,
+    /// Where apps get the runtime: a folder of `knapsack sdk build` or of its sources (sdk/swift), or the address of a Swift package's
+    /// repository; by default the runtime's version, from wherever the app's build looks
+    #[arg(long, value_name = "DIR|URL")]
+    pub sdk: Option<String>,
+    #[command(flatten)]
+    pub store: StoreArgs,
     #[command(flatten)]
     pub lock: LockArgs,
 }
@@ -89,6 +121,9 @@ pub struct PackageArgs {
 pub struct CheckArgs {
     #[command(flatten)]
     pub manifest: ManifestArgs,
+    /// Whose limits are checked.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// `knapsack plan`.
@@ -96,6 +131,9 @@ pub struct CheckArgs {
 pub struct PlanArgs {
     #[command(flatten)]
     pub manifest: ManifestArgs,
+    /// Whose limits are checked.
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Only warn when a plan needs more memory than its model declares
     #[arg(long)]
     pub allow_over_budget: bool,
@@ -131,6 +169,9 @@ pub struct MemoryArgs {
     /// List the profiles of phones with the sources of their figures, and stop; needs no manifest
     #[arg(long, conflicts_with_all = ["models", "phone"])]
     pub list_phones: bool,
+    /// Show what phones said too: a folder of reports of `knapsack bench --adb --report`, such as docs/phones
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub measured: Option<PathBuf>,
     #[command(flatten)]
     pub on: OnPhonesArgs,
 }
@@ -183,4 +224,24 @@ pub struct InitArgs {
     /// Also write the JSON Schema beside the manifest and name it there, for editors
     #[arg(long)]
     pub schema: bool,
+}
+
+/// `knapsack report`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  knapsack report dist
+  knapsack report dist -o report.html --phone iphone-13 --reserve 300MB
+
+The page needs nothing else: no network, no script. It follows the system's light or dark mode.")]
+pub struct ReportArgs {
+    /// A package
+    #[arg(default_value = "dist", value_hint = ValueHint::DirPath)]
+    pub path: PathBuf,
+    /// The page
+    #[arg(short, long, value_name = "FILE", default_value = "report.html", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// Which phones.
+    #[command(flatten)]
+    pub phones: PhoneArgs,
 }

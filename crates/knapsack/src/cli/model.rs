@@ -178,8 +178,29 @@ pub struct PromptArgs {
     pub downloads: DownloadsArg,
 }
 
+/// A phone on a cable.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Phone on a cable")]
+pub struct AdbArgs {
+    /// Run on an Android phone that is connected by a cable: the only one, or that of a serial number
+    #[arg(long, value_name = "SERIAL", num_args = 0..=1, default_missing_value = "")]
+    pub adb: Option<String>,
+    /// `knapsack` for Android, arm64; by default `knapsack-android-arm64` beside this program
+    #[arg(long, value_name = "FILE", requires = "adb", value_hint = ValueHint::FilePath)]
+    pub runner: Option<PathBuf>,
+}
+
 /// `knapsack bench`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  knapsack bench dist
+  knapsack bench dist --device opencl --json
+  knapsack bench dist --adb                     a package for Android, on the phone that is connected
+  knapsack bench dist --adb SERIAL --report docs/phones/pixel-9.json
+
+With --adb the package, and the runner for Android, go to /data/local/tmp/knapsack on the phone: only what changed. The CPU and the GPU are measured
+there, and their logits held against this machine's.")]
 pub struct BenchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
@@ -192,6 +213,11 @@ pub struct BenchArgs {
     /// How often to measure; the median is shown
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repeat: u32,
+    #[command(flatten)]
+    pub phone: AdbArgs,
+    /// Keep what a phone said as a file
+    #[arg(long, value_name = "FILE", requires = "adb", value_hint = ValueHint::FilePath)]
+    pub report: Option<PathBuf>,
     #[command(flatten)]
     pub json: JsonArg,
 }
@@ -219,6 +245,9 @@ pub struct LogitsArgs {
     /// Token ids, separated by commas
     #[arg(long, value_name = "1,2,3", value_delimiter = ',', required = true)]
     pub tokens: Vec<u32>,
+    /// A phone on a cable.
+    #[command(flatten)]
+    pub phone: AdbArgs,
     /// File for the result: safetensors with one tensor `logits`, f32, [tokens, vocabulary]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: PathBuf,

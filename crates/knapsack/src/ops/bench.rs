@@ -1,6 +1,7 @@
 //! `knapsack bench PATH`: how fast a model loads, reads a prompt and writes, and how much of the machine's read bandwidth
 //! writing uses.
 
+use super::phone;
 use crate::cli::BenchArgs;
 use crate::exit::wrong_input;
 use crate::open::{self, engine_error};
@@ -39,6 +40,9 @@ struct Figures {
 
 /// Measures and prints.
 pub fn run(args: &BenchArgs, reporter: &Reporter) -> anyhow::Result<()> {
+    if let Some(serial) = &args.phone.adb {
+        return on_phone(args, serial, reporter);
+    }
     let mut loaded = open::load(&args.model, reporter)?;
     let (prefill_tokens, decode_tokens) = (args.prefill_tokens, args.decode_tokens);
     let needed = prefill_tokens.saturating_add(decode_tokens);
@@ -87,6 +91,22 @@ pub fn run(args: &BenchArgs, reporter: &Reporter) -> anyhow::Result<()> {
         bandwidth_share: bytes_per_token as f64 * decode_tokens_per_second / read_bytes_per_second,
     };
     if args.json.json { reporter.line(serde_json::to_string(&figures)?) } else { show(&figures, reporter) }
+}
+
+/// Measures on a phone, and holds its logits against those of this machine's CPU.
+fn on_phone(args: &BenchArgs, serial: &str, reporter: &Reporter) -> anyhow::Result<()> {
+    let (package, model) = (args.model.path.as_path(), args.model.model.as_deref());
+    let request = phone::Request { package, model, serial, runner: args.phone.runner.as_deref() };
+    let ready = phone::Ready::new(&request, reporter)?;
+    let mut loaded = open::load(&args.model, reporter)?;
+    let mut host = Vec::new();
+    let mut keep = |_: usize, logits: &[f32]| host.extend_from_slice(logits);
+    loaded.session.score(&phone::TOKENS, &CancelFlag::new(), &mut keep).map_err(engine_error)?;
+    drop(loaded);
+    let numbers = [args.prefill_tokens, args.decode_tokens, args.repeat].map(|number| number.to_string());
+    let options = ["--prefill-tokens", &numbers[0], "--decode-tokens", &numbers[1], "--repeat", &numbers[2]];
+    let value = phone::bench(&ready, &host, &options, args.report.as_deref(), reporter)?;
+    if args.json.json || reporter.is_json() { reporter.line(&value) } else { phone::show(&value, reporter) }
 }
 
 /// Tokens per second of one prefill and one run of decodes.

@@ -1,5 +1,6 @@
 //! `knapsack logits PATH --tokens 1,2,3 -o FILE`: the logits of every position, as safetensors.
 
+use super::phone;
 use crate::cli::LogitsArgs;
 use crate::open::{self, engine_error};
 use crate::report::Reporter;
@@ -10,6 +11,14 @@ use std::path::Path;
 
 /// Computes the logits and writes them beside the output, then renames.
 pub fn run(args: &LogitsArgs, reporter: &Reporter) -> anyhow::Result<()> {
+    if let Some(serial) = &args.phone.adb {
+        let (package, model) = (args.model.path.as_path(), args.model.model.as_deref());
+        let request = phone::Request { package, model, serial, runner: args.phone.runner.as_deref() };
+        let ready = phone::Ready::new(&request, reporter)?;
+        ready.logits(args.model.device.device.name, &args.tokens, &args.output)?;
+        reporter.status("Wrote", format_args!("{} from the phone", args.output.display()));
+        return Ok(());
+    }
     let loaded = open::load(&args.model, reporter)?;
     let mut session = loaded.session;
     let columns = session.info().vocab_size as usize;

@@ -1,6 +1,8 @@
 //! `knapsack memory`: what each model needs on each phone, and how that grows with its sizes.
 
+use super::phone::reports;
 use crate::cli::MemoryArgs;
+use crate::exit::OrWrongInput;
 use crate::packaging::{self, Shown};
 use crate::phones;
 use crate::report::Reporter;
@@ -10,7 +12,7 @@ use knapsack_artifact::library::MemoryPlan;
 use knapsack_compiler::{MIN_CHUNK, MIN_CONTEXT};
 use knapsack_config::{AppMemory, DeviceProfile, DeviceProfiles};
 use knapsack_ir::Windows;
-use knapsack_package::{PlanRow, Planned, fixed_sizes};
+use knapsack_package::{Model, PlanRow, Planned, fixed_sizes};
 use serde::Serialize;
 use serde_json::json;
 use std::fmt::Write;
@@ -39,13 +41,21 @@ pub fn run(args: &MemoryArgs, reporter: &Reporter) -> Result<()> {
     let planned = read.settle(planned)?;
     let reports = places.iter().map(|&place| ModelMemory::of(&planned[place], &phones, &app));
     let reports = reports.collect::<Result<Vec<_>>>()?;
+    let measured = args.measured.as_deref().map(reports::read).transpose().or_wrong_input()?.unwrap_or_default();
     if as_json {
-        let value = json!({ "device": read.manifest.device.value, "app": app, "phones": phones, "models": reports });
+        let mut value =
+            json!({ "device": read.manifest.device.value, "app": app, "phones": phones, "models": reports });
+        if args.measured.is_some() {
+            value["measured"] = json!(measured);
+        }
         return if reporter.is_json() { reporter.result("memory", &value) } else { reporter.line(value) };
     }
     let mut text = String::new();
     for model in &reports {
         model.write(&phones, &mut text)?;
+        if let Some(table) = reports::table(&measured, model.planned.id()) {
+            writeln!(text, "{table}")?;
+        }
     }
     writeln!(text, "{}", footnote(&app))?;
     reporter.stdout(|out| write!(out, "{text}"))
@@ -78,15 +88,15 @@ struct OnPhone {
 
 /// Memory for other sizes.
 #[derive(Debug, Serialize)]
-struct Growth {
+pub(super) struct Growth {
     /// Context, or sliding window.
-    context: u32,
-    prefill_chunk_size: u32,
+    pub(super) context: u32,
+    pub(super) prefill_chunk_size: u32,
     #[serde(flatten)]
-    memory: MemoryPlan,
+    pub(super) memory: MemoryPlan,
     /// The same for all sizes, and part of the total.
-    tokenizer: u64,
-    total: u64,
+    pub(super) tokenizer: u64,
+    pub(super) total: u64,
 }
 
 #[derive(Serialize)]
@@ -116,7 +126,13 @@ impl<'a> ModelMemory<'a> {
                 largest_buffer_fits: phone.max_buffer.as_ref().map(|limit| largest_buffer <= limit.bytes),
             });
         }
-        Ok(ModelMemory { row: planned.row(), planned, largest_buffer, on, growth: growth(planned)? })
+        Ok(ModelMemory {
+            row: planned.row(),
+            planned,
+            largest_buffer,
+            on,
+            growth: growth(&planned.model, &planned.windows, planned.tokenizer.bytes)?,
+        })
     }
 
     fn write(&self, phones: &[DeviceProfile], text: &mut String) -> Result<()> {
@@ -210,28 +226,22 @@ fn largest_context(planned: &Planned, available: u64) -> Result<Option<u32>> {
 }
 
 /// The plan for contexts and chunks that double, up to the model's own, and for its planned sizes.
-fn growth(planned: &Planned) -> Result<Vec<Growth>> {
-    let own = planned.model.own().windows;
-    let planned_context = planned.windows.sliding.unwrap_or(planned.windows.context);
-    let most = match planned.windows.sliding {
+pub(super) fn growth(model: &Model, planned: &Windows, tokenizer: u64) -> Result<Vec<Growth>> {
+    let own = model.own().windows;
+    let planned_context = planned.sliding.unwrap_or(planned.context);
+    let most = match planned.sliding {
         Some(_) => own.sliding.unwrap_or(own.context),
         None => own.context,
     };
-    let chunks = doubling(MIN_CHUNK, own.chunk, planned.windows.chunk);
+    let chunks = doubling(MIN_CHUNK, own.chunk, planned.chunk);
     let mut list = Vec::new();
     for context in doubling(MIN_CONTEXT, most, planned_context) {
         for &chunk in chunks.iter().filter(|&&chunk| chunk <= context) {
-            let windows = match planned.windows.sliding {
-                Some(_) => Windows {
-                    sliding: Some(context),
-                    sinks: planned.windows.sinks.min(context - 1),
-                    chunk,
-                    ..planned.windows
-                },
-                None => Windows { context, chunk, ..planned.windows },
+            let windows = match planned.sliding {
+                Some(_) => Windows { sliding: Some(context), sinks: planned.sinks.min(context - 1), chunk, ..*planned },
+                None => Windows { context, chunk, ..*planned },
             };
-            let memory = planned.model.memory(&windows)?;
-            let tokenizer = planned.tokenizer.bytes;
+            let memory = model.memory(&windows)?;
             list.push(Growth {
                 context,
                 prefill_chunk_size: chunk,

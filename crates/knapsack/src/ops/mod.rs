@@ -17,8 +17,10 @@ pub mod memory;
 pub mod models;
 pub mod package;
 pub mod perplexity;
+mod phone;
 pub mod plan;
 pub mod prompt;
+pub mod report;
 pub mod run;
 pub mod schema;
 pub mod sdk;
@@ -43,6 +45,7 @@ pub fn dispatch(command: &Command, reporter: &Reporter) -> anyhow::Result<()> {
         Command::Fit(args) => fit::run(args, reporter),
         Command::Update(args) => update::run(args, reporter),
         Command::Prompt(args) => prompt::run(args, reporter),
+        Command::Report(args) => report::run(args, reporter),
         Command::Run(args) => run::run(args, reporter),
         Command::Chat(args) => chat::run(args, reporter),
         Command::Bench(args) => bench::run(args, reporter),

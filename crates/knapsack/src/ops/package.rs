@@ -5,6 +5,7 @@ use crate::exit::OrWrongInput;
 use crate::ops::plan::table;
 use crate::packaging::{self, Shown};
 use crate::report::Reporter;
+use crate::runtime;
 use anyhow::Result;
 use knapsack_package::{Destination, Planned};
 use serde_json::json;
@@ -23,17 +24,25 @@ pub fn run(args: &PackageArgs, reporter: &Reporter) -> Result<()> {
     let shown = Shown::new(reporter);
     let packager = packaging::packager(&shown, args.lock.offline())?;
     let mut read = packaging::read(&args.manifest, reporter)?;
+    let runtime = runtime::of(args.sdk.as_deref(), read.manifest.device.value.form, &args.output)?;
     packager.check_destination(&read.manifest, &args.output)?;
     let found = packager.find(&read.manifest, &args.lock.policy())?;
     let found = read.settle(found)?;
     let planned = packager.plan(&read.manifest, found.models, args.allow_over_budget);
+    let planned = packaging::within_stores(&read.manifest, planned, args.store);
     let planned = read.settle(planned)?;
     let built = packager.build(&read.manifest, planned)?;
+    let built = packaging::libraries_within_stores(&read.manifest, built, args.store);
     let built = read.settle(built)?;
     let ready = packager.make_ready(built)?;
     let ready = read.settle(ready)?;
-    let destination =
-        Destination { folder: &args.output, link_mode: args.link_mode, sync: !args.no_sync, date: source_date()? };
+    let destination = Destination {
+        folder: &args.output,
+        link_mode: args.link_mode,
+        sync: !args.no_sync,
+        date: source_date()?,
+        runtime: &runtime,
+    };
     let report = packager.bundle(&read.manifest, &ready, destination)?;
     let report = read.settle(report)?;
     let planned = || ready.iter().map(|model| &model.built.planned);

@@ -16,6 +16,7 @@ pub fn run(args: &PlanArgs, reporter: &Reporter) -> Result<()> {
     let found = packager.find(&read.manifest, &args.lock.policy())?;
     let found = read.settle(found)?;
     let planned = packager.plan(&read.manifest, found.models, args.allow_over_budget);
+    let planned = packaging::within_stores(&read.manifest, planned, args.store);
     let planned = read.settle(planned)?;
     if reporter.is_json() {
         let models: Vec<_> = planned.iter().map(Planned::row).collect();

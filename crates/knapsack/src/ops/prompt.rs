@@ -69,7 +69,7 @@ fn folder(args: &PromptArgs, reporter: &Reporter) -> anyhow::Result<PathBuf> {
     let package = Package::open(path)?;
     let model = package.model(args.model.as_deref()).or_wrong_input()?;
     match &model.weights {
-        WeightsLocation::Bundled(_) => Ok(package.bundled_weights(model)?),
+        WeightsLocation::Bundled(_) | WeightsLocation::Packs(_) => Ok(package.bundled_weights(model)?),
         WeightsLocation::Download(_) => {
             first_use::weights(&first_use::store(args.downloads.downloads.as_deref())?, model, reporter)
         }

@@ -81,6 +81,16 @@ public final class LocalModels: Sendable {
         try await Workers.run { [native] _ in try native.adopt(id, path, file) }
     }
 
+    /// Uses the files of a model's asset packs where the system put them: nothing is copied. To be called after each start, when the
+    /// packs are here; `location` says where a file lies whose path is relative to all packs, such as
+    /// `AssetPackManager.shared.url(for:)`.
+    /// - Throws: what `location` throws, and ``KnapsackError/wrongContent(_:)`` for a file of another size than the packaged one.
+    public func usePacks(of id: ModelInfo.ID, at location: (String) throws -> URL) throws {
+        for file in try native.wanted(id) {
+            _ = try native.place(id, file.path, location("knapsack/\(id)/\(file.path)"))
+        }
+    }
+
     /// Answers a request of OpenAI's chat completions: `chat.completion.chunk` objects as JSON where the request streams, otherwise one
     /// `chat.completion`. A model that is not here is downloaded first. The message of an error is the JSON that OpenAI's clients expect.
     public func complete(openAI request: Data) -> AsyncThrowingStream<Data, any Error> {
@@ -99,6 +109,12 @@ public final class LocalModels: Sendable {
                 }
             }
         }
+    }
+
+    /// Checks every byte of a downloaded model. Files that are wrong are removed; ``prepare(_:over:)`` fetches them again.
+    /// - Returns: how many were wrong.
+    public func verify(_ id: ModelInfo.ID) async throws -> Int {
+        try await Workers.run { [native] _ in try native.verify(id) }
     }
 
     /// Removes a downloaded model from this device.

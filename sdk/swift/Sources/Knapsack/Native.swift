@@ -224,6 +224,22 @@ final class Native: @unchecked Sendable {
         return complete
     }
 
+    func place(_ id: String, _ path: String, _ file: URL) throws -> Bool {
+        var complete = false
+        try id.withKnapsackStr { id in
+            try path.withKnapsackStr { path in
+                try file.path.withKnapsackStr { file in try call { knapsack_place($0, id, path, file, &complete, &$1) } }
+            }
+        }
+        return complete
+    }
+
+    func verify(_ id: String) throws -> Int {
+        var wrong: UInt64 = 0
+        try id.withKnapsackStr { id in try call { knapsack_verify($0, id, &wrong, &$1) } }
+        return Int(wrong)
+    }
+
     func complete(_ request: String, _ cancel: Cancel, _ onEvent: @escaping (String) -> Bool) throws {
         final class Sink {
             let push: (String) -> Bool

@@ -9,7 +9,7 @@ use crate::table::{Align, Table, bytes};
 use anyhow::{Context, Result};
 use knapsack_artifact::app_config::{AppModel, WeightsLocation};
 use knapsack_artifact::weight_index::WeightIndex;
-use knapsack_artifact::{AppConfig, chat_config};
+use knapsack_artifact::{AppConfig, Delivery, chat_config};
 use knapsack_models::ModelConfig;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -40,10 +40,9 @@ pub(super) fn package(path: &Path, config: &Path, show: Show, reporter: &Reporte
     ]);
     for model in &app.model_list {
         let size = model.files.iter().map(|file| file.size).sum();
-        let (weights, _) = location(model);
         table.row([
             model.model_id.clone(),
-            weights.into(),
+            delivery(model).name().into(),
             bytes(size),
             model.planned_memory.map_or_else(|| "unknown".into(), |memory| bytes(memory.total)),
             bytes(model.estimated_vram_bytes),
@@ -58,10 +57,12 @@ pub(super) fn package(path: &Path, config: &Path, show: Show, reporter: &Reporte
     library::show(&libraries, show, reporter)
 }
 
-const fn location(model: &AppModel) -> (&'static str, &String) {
+/// How the weights get onto the device.
+pub(super) const fn delivery(model: &AppModel) -> Delivery {
     match &model.weights {
-        WeightsLocation::Bundled(path) => ("bundled", path),
-        WeightsLocation::Download(url) => ("download", url),
+        WeightsLocation::Bundled(_) => Delivery::Bundled,
+        WeightsLocation::Download(_) => Delivery::Download,
+        WeightsLocation::Packs(packs) => packs.delivery,
     }
 }
 

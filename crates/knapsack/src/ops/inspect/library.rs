@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// A library and where it was found.
-pub(super) struct FoundLibrary {
-    pub(super) library: ModelLibrary,
-    pub(super) blob: Vec<u8>,
-    pub(super) places: Vec<Place>,
+pub(in crate::ops) struct FoundLibrary {
+    pub(in crate::ops) library: ModelLibrary,
+    pub(in crate::ops) blob: Vec<u8>,
+    pub(in crate::ops) places: Vec<Place>,
 }
 
 /// A slice of a file.
 #[derive(serde::Serialize)]
-pub(super) struct Place {
+pub(in crate::ops) struct Place {
     pub(super) file: String,
     pub(super) slice: String,
 }
@@ -122,7 +122,7 @@ fn describe(found: &FoundLibrary, show: Show) -> String {
 }
 
 /// The window sizes, as people say them.
-pub(super) fn windows(library: &ModelLibrary) -> String {
+pub(in crate::ops) fn windows(library: &ModelLibrary) -> String {
     let model = &library.model;
     let window = match (model.context_window_size, model.sliding_window_size) {
         (_, Some(window)) => format!("sliding window {window}, {} attention sinks", model.attention_sink_size),

@@ -1,5 +1,6 @@
 //! `knapsack inspect`: what is in a library, a weight folder, a checkpoint or a package.
 
+mod app;
 mod folder;
 mod library;
 
@@ -8,7 +9,8 @@ use crate::exit::OrWrongInput;
 use crate::report::Reporter;
 use anyhow::{Context, Result};
 use knapsack_artifact::{app_config, chat_config, container, weight_index};
-use library::{FoundLibrary, Place};
+use library::Place;
+pub(super) use library::{FoundLibrary, windows};
 use std::path::{Path, PathBuf};
 
 /// Deepest folder in which library files are looked for: `lib/<framework>/<slice>/<file>`.
@@ -23,6 +25,9 @@ pub fn run(args: &InspectArgs, reporter: &Reporter) -> Result<()> {
     let show = Show { json, kernels: args.kernels, verbose: reporter.verbosity() > 0 };
     std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display())).or_wrong_input()?;
     if !path.is_dir() {
+        if app::is_archive(path) {
+            return app::run(path, show, reporter);
+        }
         let libraries =
             read_files(path.parent().unwrap_or(Path::new("")), std::slice::from_ref(path)).or_wrong_input()?;
         anyhow::ensure!(!libraries.is_empty(), "{} holds no model library", path.display());
@@ -59,7 +64,7 @@ struct Show {
 }
 
 /// Every distinct library of the files with all places where it lies.
-fn read_files(root: &Path, files: &[PathBuf]) -> Result<Vec<FoundLibrary>> {
+pub(super) fn read_files(root: &Path, files: &[PathBuf]) -> Result<Vec<FoundLibrary>> {
     let mut found: Vec<FoundLibrary> = Vec::new();
     for path in files {
         let shown = || format!("cannot inspect {}", path.display());
@@ -81,7 +86,7 @@ fn read_files(root: &Path, files: &[PathBuf]) -> Result<Vec<FoundLibrary>> {
 }
 
 /// Files below `root` that can carry libraries, in order. Symbolic links are not followed.
-fn library_files(root: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn library_files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![(root.to_path_buf(), MAX_DEPTH)];
     while let Some((folder, depth)) = folders.pop() {

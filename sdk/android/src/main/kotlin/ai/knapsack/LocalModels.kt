@@ -130,6 +130,23 @@ class LocalModels @JvmOverloads constructor(pkg: ModelPackage, options: Options 
         blocking { handle.use { Native.adopt(it, id, path, file.path) } }
 
     /**
+     * Uses the files of a model's packs where Play put them: nothing is copied. To be called after each start, when the packs are here;
+     * [folders] are what `AiPackManager.getPackLocation(name).assetsPath()` (or `AssetPackManager`) says for each pack of the model.
+     * Packs that are installed with the app need no call.
+     *
+     * @return whether the model is complete now
+     * @throws KnapsackError.WrongContent a file of another size than the packaged one
+     */
+    fun usePacks(id: String, folders: List<File>): Boolean {
+        var complete = false
+        for (file in wanted(id)) {
+            val found = folders.map { File(it, "knapsack/$id/${file.path}") }.firstOrNull { it.isFile } ?: continue
+            complete = typed { handle.use { Native.place(it, id, file.path, found.path) } }
+        }
+        return complete
+    }
+
+    /**
      * Answers a request of OpenAI's chat completions: `chat.completion.chunk` objects as JSON where the request streams, otherwise one
      * `chat.completion`. A model that is not here is downloaded first. The message of an error is the JSON that OpenAI's clients expect.
      */
@@ -144,6 +161,13 @@ class LocalModels @JvmOverloads constructor(pkg: ModelPackage, options: Options 
         }
         awaitClose { cancel.raise() }
     }.buffer(Channel.UNLIMITED)
+
+    /**
+     * Checks every byte of a downloaded model. Files that are wrong are removed; [prepare] fetches them again.
+     *
+     * @return how many were wrong
+     */
+    suspend fun verify(id: String): Int = blocking { handle.use { Native.verify(it, id) } }
 
     /** Removes a downloaded model from this device; false when there was nothing. */
     suspend fun remove(id: String): Boolean = blocking { handle.use { Native.remove(it, id) } }

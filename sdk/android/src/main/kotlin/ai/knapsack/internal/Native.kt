@@ -35,6 +35,10 @@ internal object Native {
 
     @JvmStatic external fun adopt(models: Long, id: String, path: String, file: String): Boolean
 
+    @JvmStatic external fun place(models: Long, id: String, path: String, file: String): Boolean
+
+    @JvmStatic external fun verify(models: Long, id: String): Int
+
     @JvmStatic external fun complete(models: Long, request: String, cancel: Long, sink: TextSink)
 
     @JvmStatic external fun remove(models: Long, id: String): Boolean

@@ -1,0 +1,110 @@
+//! The Maven repository of a package: what Gradle takes by one line and one dependency. Its one library holds the model libraries for
+//! each ABI, the app config and the bundled weights as assets.
+
+use super::output::{Content, Output};
+use super::record::Record;
+use super::{Runtime, VERSION, WriteOptions};
+use crate::android::{Dependency, MavenArtifact, aar_members};
+use crate::archive::{self, Member, Source};
+use crate::digest::{Wanted, hex};
+use crate::error::BundleError;
+use sha2::{Digest, Sha256};
+use std::io::{self, Write};
+
+/// The repository's folder in the package.
+const FOLDER: &str = "maven";
+/// Where an app finds its models among its assets.
+const ASSETS: &str = "assets/knapsack";
+/// Drivers of GPUs that the app may load, under the names that phones give them.
+const MANIFEST: &str = include_str!("models-manifest.xml");
+/// What keeps the runtime's classes in an app that is shrunk.
+const RULES: &str = include_str!("../../../../sdk/android/consumer-rules.pro");
+
+/// The library that holds the models.
+const MODELS: MavenArtifact<'static> = MavenArtifact {
+    group: "ai.knapsack",
+    name: "models",
+    version: VERSION,
+    description: "Language models, packaged by knapsack",
+    dependencies: &[Dependency { group: "ai.knapsack", name: "runtime", version: VERSION }],
+};
+
+/// The library that is the runtime, where `knapsack sdk build` put it.
+pub const RUNTIME: MavenArtifact<'static> =
+    MavenArtifact { name: "runtime", description: "", dependencies: &[], ..MODELS };
+
+/// Its files, made of the libraries and the bundle among the others. `before`: what an earlier run wrote, whose hash is taken where the
+/// archive would have the same members.
+pub(super) fn outputs(
+    others: &[Output],
+    runtime: &Runtime,
+    options: &WriteOptions<'_>,
+    before: Option<&Record>,
+) -> Result<Vec<Output>, BundleError> {
+    let mut members = vec![Member::bytes("proguard.txt", RULES.as_bytes())];
+    for output in others {
+        let name = match (output.path.strip_prefix("lib/"), output.path.strip_prefix("bundle/")) {
+            (Some(path), _) => format!("jni/{path}"),
+            (_, Some(path)) => format!("{ASSETS}/{path}"),
+            _ => continue,
+        };
+        let source = match &output.content {
+            Content::Bytes(bytes) | Content::Libraries(bytes, _) => Source::Bytes(bytes.clone()),
+            Content::Copy(path, _) => Source::File(path.clone()),
+            Content::Zip(_) => continue,
+        };
+        members.push(Member { name, size: output.size, source });
+    }
+    let hashes = others.iter().map(|output| (&*output.path, &*output.sha256));
+    let recipe = recipe(hashes);
+    let members = aar_members(MANIFEST, members)?;
+    let path = |extension| format!("{FOLDER}/{}/{}", MODELS.folder(), MODELS.file(extension));
+    let size = archive::size(&members)?;
+    let aar = path("aar");
+    let known = before.and_then(|record| record.files.get(&aar));
+    let sha256 = match known.filter(|known| known.recipe.as_ref() == Some(&recipe) && known.size == size) {
+        Some(known) => known.sha256.clone(),
+        None => hash(&members).map_err(BundleError::io("read", aar.as_ref()))?,
+    };
+    let content = Content::Zip(members.into());
+    let mut outputs = vec![
+        Output { path: aar, size, sha256, content, recipe: Some(recipe) },
+        Output::bytes(path("pom"), MODELS.pom().into_bytes()),
+    ];
+    if let Runtime::Maven(repository) = runtime {
+        for extension in ["aar", "pom"] {
+            let path = format!("{}/{}", RUNTIME.folder(), RUNTIME.file(extension));
+            let from = repository.join(&path);
+            let hashed = options.digests.of(&from, Wanted::PACKAGE).map_err(BundleError::io("read", &from))?;
+            outputs.push(Output::copy(format!("{FOLDER}/{path}"), from, &hashed));
+        }
+    }
+    Ok(outputs)
+}
+
+/// What the archive is made of, for telling whether it would be another: everything that its bytes depend on.
+fn recipe<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut sum = Sha256::new();
+    for text in [VERSION, MANIFEST, RULES].into_iter().chain(files.flat_map(|(path, sha256)| [path, sha256])) {
+        sum.update((text.len() as u64).to_le_bytes());
+        sum.update(text);
+    }
+    hex(&sum.finalize())
+}
+
+fn hash(members: &[Member]) -> io::Result<String> {
+    struct Hashing(Sha256);
+    impl Write for Hashing {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut sum = Hashing(Sha256::new());
+    archive::write(members, &mut sum)?;
+    Ok(hex(&sum.0.finalize()))
+}
