@@ -141,7 +141,7 @@ impl Package {
     ///
     /// # Errors
     /// A model whose weights the app downloads, or files that are not where the app config says.
-    pub(crate) fn bundled_files(&self, model: &AppModel) -> Result<Arc<dyn WeightFiles>, PackageError> {
+    pub fn bundled_files(&self, model: &AppModel) -> Result<Arc<dyn WeightFiles>, PackageError> {
         match &model.weights {
             WeightsLocation::Bundled(path) => {
                 (self.find_files)(path).map_err(|source| PackageError::Io { path: self.bundle.join(path), source })

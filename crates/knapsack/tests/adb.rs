@@ -120,9 +120,9 @@ fn what_is_missing_is_said() {
         assert!(told.contains(expected), "{told}");
     }
     assert!(cable.bench(&["--adb", "other"]).expect(1).stderr.contains("there is no phone other"));
-    let none = outcome(cable.command(&["bench", "dist", "--adb"])).expect(2);
+    let none = outcome(&mut cable.command(&["bench", "dist", "--adb"])).expect(2);
     assert!(none.stderr.contains("--runner"), "{none:?}");
     cable.sandbox.write("devices", "emulator-1\tdevice\n");
-    let told = outcome(cable.command(&["bench", "examples", "--adb", "--runner", "adb"])).expect(2).stderr;
+    let told = outcome(&mut cable.command(&["bench", "examples", "--adb", "--runner", "adb"])).expect(2).stderr;
     assert!(told.contains("is not a package"), "{told}");
 }

@@ -6,7 +6,7 @@ use super::record::Record;
 use super::{Runtime, VERSION, WriteOptions};
 use crate::android::{Dependency, MavenArtifact, aar_members};
 use crate::archive::{self, Member, Source};
-use crate::digest::{Wanted, hex};
+use crate::digest::Wanted;
 use crate::error::BundleError;
 use sha2::{Digest, Sha256};
 use std::io::{self, Write};
@@ -89,7 +89,7 @@ fn recipe<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> String {
         sum.update((text.len() as u64).to_le_bytes());
         sum.update(text);
     }
-    hex(&sum.finalize())
+    hex::encode(sum.finalize())
 }
 
 fn hash(members: &[Member]) -> io::Result<String> {
@@ -106,5 +106,5 @@ fn hash(members: &[Member]) -> io::Result<String> {
     }
     let mut sum = Hashing(Sha256::new());
     archive::write(members, &mut sum)?;
-    Ok(hex(&sum.0.finalize()))
+    Ok(hex::encode(sum.0.finalize()))
 }

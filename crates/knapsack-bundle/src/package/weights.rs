@@ -42,7 +42,7 @@ pub(super) fn collect(entry: &Entry, folder: &Path, options: &WriteOptions<'_>) 
         && seen.contains(TOKENIZER)
         && seen.insert(token_tables::FILE_NAME.to_owned())
     {
-        outputs.push(Output::bytes(check.output_path(token_tables::FILE_NAME), tables.clone()));
+        outputs.push(Output::bytes(token_tables::FILE_NAME.to_owned(), tables.clone()));
     }
     Ok(outputs)
 }
