@@ -134,6 +134,22 @@ fn packages_are_the_same_wherever_they_are_made() {
 }
 
 #[test]
+fn a_folder_that_must_not_become_a_package_is_refused_before_anything_is_made() {
+    let sandbox = Sandbox::new();
+    write_manifest(&sandbox, &json!({ "device": "android", "model_list": [entry(&fixture("llama"), "tiny")] }));
+    sandbox.write("thesis/chapter.tex", "years");
+    sandbox.write("file", "");
+    let model = fixture("llama");
+    for output in [".", "/", "thesis", "file", "file/below", sandbox.path("").to_str().unwrap(), model.to_str().unwrap()] {
+        let (code, messages) = package(&sandbox, &["-o", output]);
+        assert_eq!(code, 2, "{output}: {messages:#?}");
+        assert_eq!(steps(&messages, "Compiling").len() + steps(&messages, "Converting").len(), 0, "{output}");
+    }
+    assert_eq!(sandbox.read("thesis/chapter.tex"), "years");
+    assert_eq!(sandbox.names(), ["file", "mlc-package-config.json", "thesis"], "nothing was made, not even a cache");
+}
+
+#[test]
 fn what_the_manifest_no_longer_names_goes_and_foreign_files_stay() {
     let sandbox = Sandbox::new();
     let models = [entry(&mlc_fixture("llama", "q4f16_1"), "first"), entry(&mlc_fixture("qwen3", "q4f16_1"), "second")];
