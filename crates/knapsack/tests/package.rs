@@ -140,7 +140,9 @@ fn a_folder_that_must_not_become_a_package_is_refused_before_anything_is_made() 
     sandbox.write("thesis/chapter.tex", "years");
     sandbox.write("file", "");
     let model = fixture("llama");
-    for output in [".", "/", "thesis", "file", "file/below", sandbox.path("").to_str().unwrap(), model.to_str().unwrap()] {
+    for output in
+        [".", "/", "thesis", "file", "file/below", sandbox.path("").to_str().unwrap(), model.to_str().unwrap()]
+    {
         let (code, messages) = package(&sandbox, &["-o", output]);
         assert_eq!(code, 2, "{output}: {messages:#?}");
         assert_eq!(steps(&messages, "Compiling").len() + steps(&messages, "Converting").len(), 0, "{output}");
