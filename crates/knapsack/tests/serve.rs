@@ -123,7 +123,7 @@ fn errors_are_what_clients_of_openai_expect() {
     // It can never be loaded: a status that clients do not try again after.
     let over = server.post(&question(HALF, SUM, 5));
     assert_eq!(over.refusal(), (400, "over_budget".to_owned()));
-    assert!(over.body.contains("needs") && over.body.contains("budget of 6000000"), "{}", over.body);
+    assert!(over.body.contains("needs") && over.body.contains(&format!("budget of {BUDGET_FOR_ONE}")), "{}", over.body);
     assert_eq!(server.count("Failed", HALF), 0, "{}", server.log());
     // After all that it still serves.
     assert_eq!(server.ask(FOUR, SUM, 64), SUM_ANSWER);

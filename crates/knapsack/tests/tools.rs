@@ -50,10 +50,11 @@ fn calls_have_names_and_arguments_that_are_right() {
         let random = json!({ "tool_choice": "required", "temperature": 1.5, "seed": seed, "parallel_tool_calls": seed % 2 == 0 });
         let answer = ask(&server, random);
         let choice = &answer["choices"][0];
-        let calls = calls(choice);
         if choice["finish_reason"] == "length" {
+            // Of a call that was cut off there is what came.
             continue;
         }
+        let calls = calls(choice);
         assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("tool_calls"), &Value::Null));
         assert!(!calls.is_empty() && (calls.len() == 1 || seed % 2 == 0), "{answer}");
         for (name, arguments) in calls {

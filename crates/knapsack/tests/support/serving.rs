@@ -15,7 +15,7 @@ pub const FOUR: &str = "tiny-q4";
 pub const THREE: &str = "tiny-q3";
 /// Needs more than [`BUDGET_FOR_ONE`].
 pub const HALF: &str = "tiny-q0";
-pub const BUDGET_FOR_ONE: &str = "6000000";
+pub const BUDGET_FOR_ONE: &str = "9000000";
 
 pub const SUM: &str = "What is 37 plus 48?";
 pub const SUM_ANSWER: &str = "37 plus 48 is 85.";
