@@ -161,8 +161,8 @@ impl Server {
 
     /// How often the log tells of an event of a model.
     pub fn count(&self, event: &str, model: &str) -> usize {
-        let line = format!("{event} {{ model_id: \"{model}\"");
-        self.log().lines().filter(|text| text.starts_with(&line)).count()
+        let line = format!("{event} {model}");
+        self.log().lines().filter(|text| text.trim_start().starts_with(&line)).count()
     }
 }
 
