@@ -189,7 +189,10 @@ fn templates_are_rendered_as_by_transformers() {
         }
     }
     // Besides those that others list.
-    let own = references.iter().filter(|model| model["template"].as_str().is_some_and(|name| name.ends_with(".jinja"))).count();
+    let own = references
+        .iter()
+        .filter(|model| model["template"].as_str().is_some_and(|name| name.ends_with(".jinja")))
+        .count();
     assert_eq!(own, std::fs::read_dir(templates()).unwrap().count() - 1, "all but the README");
     assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
 }
