@@ -236,12 +236,12 @@ fn what_a_model_uses_is_not_cleaned_away() {
     };
     assert_eq!(ask("What is 37 plus 48?"), "37 plus 48 is 85.");
     let cleaned = clean();
-    assert_eq!((&cleaned["entries"], &cleaned["in_use"]), (&0.into(), &1.into()), "{cleaned}");
+    assert_eq!((&cleaned["removed"], &cleaned["in_use"]), (&0.into(), &1.into()), "{cleaned}");
     assert_eq!(ask("What is 12 plus 30?"), "12 plus 30 is 42.");
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
     let cleaned = clean();
-    assert_eq!((&cleaned["entries"], &cleaned["in_use"]), (&1.into(), &0.into()), "{cleaned}");
+    assert_eq!((&cleaned["removed"], &cleaned["in_use"]), (&1.into(), &0.into()), "{cleaned}");
 }
 
 /// The protocol of the example's eval.json: 2.080 at 4 bit, the fast path within 0.5 % of it.
