@@ -62,8 +62,8 @@ fn models_package(root: &Path, work: &Path, swift: &Swift) -> Result<()> {
     run(command.arg("--output").arg(&dist).arg("--sdk").arg(root.join("sdk/swift")).current_dir(root))?;
     let package = dist.join("KnapsackModels");
     let mut command = swift.command("swift", root)?;
-    command.args(["package", "describe", "--type", "json", "--package-path"]).arg(&package);
-    let described = output(command.arg("--scratch-path").arg(work.join("models-build")))?;
+    command.arg("package").arg("--package-path").arg(&package).arg("--scratch-path").arg(work.join("models-build"));
+    let described = output(command.args(["describe", "--type", "json"]))?;
     for expected in ["\"KnapsackModelTable\"", "\"binary\"", "\"CKnapsackModels\"", "\"KnapsackModels\"", "bundle"] {
         ensure!(described.contains(expected), "SwiftPM does not see {expected}: {described}");
     }

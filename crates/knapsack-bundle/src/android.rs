@@ -13,6 +13,8 @@ pub struct Dependency<'a> {
     pub name: &'a str,
     /// Its oldest version.
     pub version: &'a str,
+    /// What it is: `jar` or `aar`.
+    pub packaging: &'a str,
 }
 
 /// An Android library with its place in a Maven repository.
@@ -66,10 +68,12 @@ impl MavenArtifact<'_> {
             text.push_str("  <dependencies>\n");
             for dependency in self.dependencies {
                 text.push_str("    <dependency>\n");
-                let Dependency { group, name, version } = dependency;
+                let Dependency { group, name, version, packaging } = dependency;
                 for (name, value) in [("groupId", group), ("artifactId", name), ("version", version)] {
                     element(&mut text, "      ", name, value);
                 }
+                // Maven takes a dependency that does not say for a jar.
+                element(&mut text, "      ", "type", packaging);
                 element(&mut text, "      ", "scope", "compile");
                 text.push_str("    </dependency>\n");
             }
@@ -138,7 +142,7 @@ mod tests {
         name: "runtime",
         version: "0.1.0",
         description: "A & B",
-        dependencies: &[Dependency { group: "org.example", name: "other", version: "1.2" }],
+        dependencies: &[Dependency { group: "org.example", name: "other", version: "1.2", packaging: "aar" }],
     };
 
     #[test]
@@ -171,7 +175,11 @@ mod tests {
             "ai/knapsack/runtime/0.1.0/runtime-0.1.0.aar"
         );
         let pom = ARTIFACT.pom();
-        assert!(pom.contains("<description>A &amp; B</description>") && pom.contains("<artifactId>other</artifactId>"));
+        assert!(
+            pom.contains("<description>A &amp; B</description>")
+                && pom.contains("<artifactId>other</artifactId>")
+                && pom.contains("<type>aar</type>")
+        );
         assert_eq!(pom.matches('<').count(), pom.matches('>').count());
     }
 }

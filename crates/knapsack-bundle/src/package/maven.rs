@@ -26,7 +26,7 @@ const MODELS: MavenArtifact<'static> = MavenArtifact {
     name: "models",
     version: VERSION,
     description: "Language models, packaged by knapsack",
-    dependencies: &[Dependency { group: "ai.knapsack", name: "runtime", version: VERSION }],
+    dependencies: &[Dependency { group: "ai.knapsack", name: "runtime", version: VERSION, packaging: "aar" }],
 };
 
 /// The library that is the runtime, where `knapsack sdk build` put it.

@@ -37,22 +37,24 @@ pub(super) fn bars(title: &str, bars: &[Bar], marks: &[Mark]) -> Markup {
     let (top, height) = (TOP + 14.0 * marks.len() as f64, TOP + (14.0 * marks.len() as f64) + ROW * bars.len() as f64);
     let number = |value: f64| format!("{value:.1}");
     html! {
-        svg viewBox=(format!("0 0 {WIDTH} {height}")) role="img" aria-label=(title) {
-            @for (index, bar) in bars.iter().enumerate() {
-                @let y = top + ROW * index as f64;
-                text x=(number(LABEL - 8.0)) y=(number(y + 15.0)) text-anchor="end" { (bar.label) }
-                @let starts = starts(bar);
-                @for (part, start) in bar.parts.iter().zip(&starts) {
-                    rect class=(part.class) x=(number(LABEL + *start as f64 * scale)) y=(number(y + 2.0))
-                        width=(number(part.bytes as f64 * scale)) height=(number(ROW - 8.0)) {}
+        div.scroll tabindex="0" role="region" aria-label=(title) {
+            svg viewBox=(format!("0 0 {WIDTH} {height}")) role="img" aria-label=(title) {
+                @for (index, bar) in bars.iter().enumerate() {
+                    @let y = top + ROW * index as f64;
+                    text x=(number(LABEL - 8.0)) y=(number(y + 15.0)) text-anchor="end" { (bar.label) }
+                    @let starts = starts(bar);
+                    @for (part, start) in bar.parts.iter().zip(&starts) {
+                        rect class=(part.class) x=(number(LABEL + *start as f64 * scale)) y=(number(y + 2.0))
+                            width=(number(part.bytes as f64 * scale)) height=(number(ROW - 8.0)) {}
+                    }
+                    text x=(number(LABEL + total(bar) as f64 * scale + 6.0)) y=(number(y + 15.0)) { (bytes(total(bar))) }
                 }
-                text x=(number(LABEL + total(bar) as f64 * scale + 6.0)) y=(number(y + 15.0)) { (bytes(total(bar))) }
-            }
-            @for (index, mark) in marks.iter().enumerate() {
-                @let x = LABEL + mark.bytes as f64 * scale;
-                @let y = 12.0 + 14.0 * index as f64;
-                line class="mark" x1=(number(x)) x2=(number(x)) y1=(number(y + 3.0)) y2=(number(height)) {}
-                text class="mark" x=(number(x.min(WIDTH - 8.0))) y=(number(y)) text-anchor="end" { (mark.label) " " (bytes(mark.bytes)) }
+                @for (index, mark) in marks.iter().enumerate() {
+                    @let x = LABEL + mark.bytes as f64 * scale;
+                    @let y = 12.0 + 14.0 * index as f64;
+                    line class="mark" x1=(number(x)) x2=(number(x)) y1=(number(y + 3.0)) y2=(number(height)) {}
+                    text class="mark" x=(number(x.min(WIDTH - 8.0))) y=(number(y)) text-anchor="end" { (mark.label) " " (bytes(mark.bytes)) }
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::cli::PhoneArgs;
 use crate::exit::OrWrongInput;
+use crate::files::read_limited;
 use crate::ops::inspect::{FoundLibrary, library_files, read_files};
 use crate::ops::memory::{Growth, growth};
 use crate::phones;
@@ -10,11 +11,15 @@ use knapsack_artifact::app_config::{AppModel, WeightsLocation};
 use knapsack_artifact::device::Platform;
 use knapsack_artifact::library::Target;
 use knapsack_artifact::{AppConfig, Delivery, app_config};
+use knapsack_bundle::package::BILL_OF_MATERIALS;
 use knapsack_config::{AppMemory, DeviceProfile, DeviceProfiles, Limit, Severity, StoreLimits};
 use knapsack_package::Model;
 use knapsack_runtime::Package;
+use serde_json::Value;
 use std::path::Path;
 
+/// Largest bill of materials that is read.
+const MAX_BILL: u64 = 64 << 20;
 /// Most files of a package that are listed.
 const MAX_FILES: usize = 100_000;
 
@@ -63,7 +68,8 @@ impl PackageData {
             Target::OpenCl => Some(Platform::Android),
             Target::Host => None,
         });
-        let models = package.config().model_list.iter().map(|model| ModelData::read(&package, model));
+        let bill = bill(path);
+        let models = package.config().model_list.iter().map(|model| ModelData::read(&package, model, &bill));
         let models = models.collect::<Result<Vec<_>>>()?;
         let profiles = DeviceProfiles::built_in()?;
         let wanted = args.phone.iter().map(|name| phones::named(name, &profiles).cloned());
@@ -99,7 +105,7 @@ impl PackageData {
 }
 
 impl ModelData {
-    fn read(package: &Package, model: &AppModel) -> Result<Self> {
+    fn read(package: &Package, model: &AppModel, bill: &Value) -> Result<Self> {
         let delivery = match &model.weights {
             WeightsLocation::Bundled(_) => Delivery::Bundled,
             WeightsLocation::Download(_) => Delivery::Download,
@@ -121,13 +127,36 @@ impl ModelData {
             found = growth(opened, &windows, tokenizer)?;
         }
         let stated = model.app.get("license").or_else(|| model.app.get("licence")).and_then(|value| value.as_str());
-        Ok(ModelData { config: model.clone(), delivery, growth: found, licence: stated.map(str::to_owned) })
+        let licence = stated.map(str::to_owned).or_else(|| licence(bill, &model.model_id));
+        Ok(ModelData { config: model.clone(), delivery, growth: found, licence })
     }
 
     /// Bytes of its files.
     pub(super) fn bytes(&self) -> u64 {
         self.config.files.iter().map(|file| file.size).sum()
     }
+}
+
+/// The package's bill of materials, or nothing.
+fn bill(path: &Path) -> Value {
+    let text = read_limited(&path.join("bundle").join(BILL_OF_MATERIALS), MAX_BILL).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// What the bill of materials says of a model's licence, or of what it was made from.
+fn licence(bill: &Value, model_id: &str) -> Option<String> {
+    let model = bill["components"].as_array()?.iter().find(|component| component["name"] == model_id)?;
+    let made_from = model["pedigree"]["ancestors"].as_array().into_iter().flatten();
+    let choices =
+        std::iter::once(model).chain(made_from).filter_map(|component| component["licenses"].as_array()).flatten();
+    let words = |choice: &Value| {
+        let licence = &choice["license"];
+        let text =
+            licence["id"].as_str().or_else(|| licence["name"].as_str()).or_else(|| choice["expression"].as_str());
+        text.map(str::to_owned)
+    };
+    let found: Vec<String> = choices.filter_map(words).collect();
+    (!found.is_empty()).then(|| found.join(", "))
 }
 
 /// Sizes beside the limits of the platform's store.

@@ -158,15 +158,20 @@ fn memory(data: &PackageData, model: &ModelData) -> Markup {
         section.card aria-label=(config.model_id) {
             h3 { (config.model_id) }
             p { (sizes) ": " strong { (bytes(plan.total)) } " = "
-                span.key.weights {} "weights " (bytes(plan.weights)) span.key.cache {} "KV cache " (bytes(plan.kv_cache + plan.state))
-                span.key.workspace {} "workspace " (bytes(plan.workspace))
-                span.key.tokenizer {} "tokenizer " (bytes(plan.tokenizer)) }
+                (key("weights", plan.weights)) (key("cache", plan.kv_cache + plan.state))
+                (key("workspace", plan.workspace)) (key("tokenizer", plan.tokenizer)) }
             (bars(&title, &chart, &marks))
             @if model.growth.is_empty() {
                 p { "How it grows is not known here: the model's configuration is not in the package." }
             } @else { details { summary { "By context and chunk" } (matrix(&model.growth)) } }
         }
     }
+}
+
+/// A colour of the chart with what it stands for.
+fn key(class: &str, size: u64) -> Markup {
+    let name = if class == "cache" { "KV cache" } else { class };
+    html! { span.term { span class={ "key " (class) } {} (name) " " (bytes(size)) } " " }
 }
 
 fn matrix(growth: &[Growth]) -> Markup {

@@ -27,8 +27,9 @@ pub(super) const ABIS: [Build; 2] = [
 const API: u32 = 26;
 /// What the library's users need.
 const COROUTINES: Dependency<'_> =
-    Dependency { group: "org.jetbrains.kotlinx", name: "kotlinx-coroutines-core", version: "1.8.0" };
-const KOTLIN: Dependency<'_> = Dependency { group: "org.jetbrains.kotlin", name: "kotlin-stdlib", version: "2.1.0" };
+    Dependency { group: "org.jetbrains.kotlinx", name: "kotlinx-coroutines-core", version: "1.8.0", packaging: "jar" };
+const KOTLIN: Dependency<'_> =
+    Dependency { group: "org.jetbrains.kotlin", name: "kotlin-stdlib", version: "2.1.0", packaging: "jar" };
 
 /// Builds the ABIs that are asked for.
 pub(super) fn build(sources: &Sources, args: &SdkBuildArgs, reporter: &Reporter) -> Result<Built> {
