@@ -125,20 +125,20 @@ fn profiles_of_ones_own() {
                 "app_limit":{{"bytes":4000000000,"source":"I tried"}},"max_buffer":{{"bytes":{buffer},"source":"clinfo"}}}}]}}"#
         )
     };
-    let unknown = sandbox.run(&["plan"]);
+    let unknown = sandbox.run(&["plan", "--store", "none"]);
     assert!(unknown.code == 2 && unknown.stderr.contains("knapsack-devices.json"), "{}", unknown.stderr);
     sandbox.write("knapsack-devices.json", &profile(1_000_000_000));
-    assert_eq!(sandbox.run(&["plan"]).code, 0);
+    assert_eq!(sandbox.run(&["plan", "--store", "none"]).code, 0);
     assert!(sandbox.run(&["memory", "--list-phones"]).stdout.contains("I tried"));
     let value = sandbox.run(&["memory", "--json"]).json();
     assert_eq!(model(&value, "llama")["on"][0]["available"], 3_800_000_000u64);
 
     sandbox.write("small.json", &profile(150_000_000));
-    let small = sandbox.run(&["plan", "--devices", "small.json"]);
+    let small = sandbox.run(&["plan", "--store", "none", "--devices", "small.json"]);
     assert_eq!(small.code, 2);
     assert!(small.stderr.contains("buffer-too-large") && small.stderr.contains("My phone"), "{}", small.stderr);
     sandbox.write("knapsack-devices.json", r#"{"devices":[{}]}"#);
-    let broken = sandbox.run(&["plan"]);
+    let broken = sandbox.run(&["plan", "--store", "none"]);
     assert!(broken.code == 2 && broken.stderr.contains("knapsack-devices.json"), "{}", broken.stderr);
 }
 
@@ -233,7 +233,7 @@ fn entry(name: &str, bytes: u64, overrides: &str) -> String {
 fn plan(sandbox: &Sandbox, device: &str, entries: &[String]) -> support::Outcome {
     let manifest = format!(r#"{{"device":"{device}","model_list":[{}]}}"#, entries.join(","));
     sandbox.write("mlc-package-config.json", &manifest);
-    sandbox.run(&["plan"])
+    sandbox.run(&["plan", "--store", "none"])
 }
 
 /// MLCChat's manifest for Android: five of its six entries plan as they are; the sizes that they leave open are told. What the
@@ -269,7 +269,7 @@ fn mlc_chat_s_manifest() {
     for part in ["needs 4236518400 bytes", "no context window fits", "or declare 4236518400", "--allow-over-budget"] {
         assert!(refused.contains(part), "{part}: {refused}");
     }
-    assert_eq!(sandbox.run(&["plan", "--allow-over-budget"]).code, 0);
+    assert_eq!(sandbox.run(&["plan", "--store", "none", "--allow-over-budget"]).code, 0);
 }
 
 /// The same for iPhone (mlc-llm 06c00e7), less Qwen2.5-1.5B, which is not in the catalogue.
