@@ -327,6 +327,13 @@ fn figures_of_a_benchmark() {
     }
     let memory = &figures["memory"];
     assert!(memory["weights"].as_u64().unwrap() > 0 && memory["kv_cache"].as_u64().unwrap() > 0, "{figures}");
+    // After 600 tokens, more than the fixture's own context: 3 layers, keys and values, of 2 bytes, of 600 + 4 + 1 positions.
+    let mut command = knapsack(cache.path());
+    command.arg("bench").arg(mlc_fixture("llama", "q4f16_1"));
+    command.args(["--json", "--context", "600", "--decode-tokens", "8", "--repeat", "1"]);
+    let figures: Value = serde_json::from_str(&succeed(&mut command)).unwrap();
+    let bytes = figures["cache_bytes_per_token"].as_u64().unwrap();
+    assert!(figures["prefill_tokens"] == 600 && bytes > 0 && bytes.is_multiple_of(3 * 2 * 2 * 605), "{figures}");
     let mut command = knapsack(cache.path());
     command.arg("bench").arg(mlc_fixture("llama", "q4f16_1")).args(["--prefill-tokens", "510"]);
     assert!(fail(&mut command, 2).contains("context of 512"));

@@ -210,6 +210,9 @@ pub struct BenchArgs {
     /// Tokens to decode
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub decode_tokens: u32,
+    /// Measure in a conversation of N tokens: they are prefilled, and what is written comes after them
+    #[arg(long, value_name = "N", conflicts_with = "prefill_tokens", value_parser = clap::value_parser!(u32).range(1..))]
+    pub context: Option<u32>,
     /// How often to measure; the median is shown
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repeat: u32,

@@ -8,7 +8,7 @@ use crate::open::{self, engine_error};
 use crate::report::Reporter;
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::MemoryPlan;
-use knapsack_artifact::plan::{Op, Operand};
+use knapsack_artifact::plan::{KvLayer, Op, Operand};
 use knapsack_runtime::{CancelFlag, Session};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -32,9 +32,11 @@ struct Figures {
     peak_rss_bytes: Option<u64>,
     /// Weights that one decoded token needs.
     bytes_per_token: u64,
+    /// Keys and values that it needs, halfway through what is written.
+    cache_bytes_per_token: u64,
     /// What a plain sum over memory reads, on as many threads as the model used.
     read_bytes_per_second: f64,
-    /// The share of it that decoding uses for weights.
+    /// The share of it that decoding uses for weights, keys and values.
     bandwidth_share: f64,
 }
 
@@ -43,9 +45,14 @@ pub fn run(args: &BenchArgs, reporter: &Reporter) -> anyhow::Result<()> {
     if let Some(serial) = &args.phone.adb {
         return on_phone(args, serial, reporter);
     }
-    let mut loaded = open::load(&args.model, reporter)?;
-    let (prefill_tokens, decode_tokens) = (args.prefill_tokens, args.decode_tokens);
+    let (prefill_tokens, decode_tokens) = (args.context.unwrap_or(args.prefill_tokens), args.decode_tokens);
     let needed = prefill_tokens.saturating_add(decode_tokens);
+    let mut model = args.model.clone();
+    if args.context.is_some() {
+        let overrides = model.overrides.overrides.get_or_insert_default();
+        overrides.context_window_size.get_or_insert(u64::from(needed));
+    }
+    let mut loaded = open::load(&model, reporter)?;
     if let Some(context) = loaded.library.model.context_window_size.filter(|&context| needed > context) {
         return Err(wrong_input(format!(
             "{prefill_tokens} tokens of prefill and {decode_tokens} of decode do not fit into the context of {context}"
@@ -71,6 +78,7 @@ pub fn run(args: &BenchArgs, reporter: &Reporter) -> anyhow::Result<()> {
         .threads
         .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), |n| n as usize);
     let bytes_per_token = decoded_bytes(&loaded.library);
+    let cache_bytes_per_token = cache_bytes(&loaded.library, prefill_tokens + decode_tokens / 2);
     // Before the bandwidth is measured, which needs memory of its own.
     let peak_rss_bytes = peak_rss();
     let read_bytes_per_second = read_bandwidth(threads);
@@ -87,8 +95,9 @@ pub fn run(args: &BenchArgs, reporter: &Reporter) -> anyhow::Result<()> {
         memory: loaded.session.memory(),
         peak_rss_bytes,
         bytes_per_token,
+        cache_bytes_per_token,
         read_bytes_per_second,
-        bandwidth_share: bytes_per_token as f64 * decode_tokens_per_second / read_bytes_per_second,
+        bandwidth_share: (bytes_per_token + cache_bytes_per_token) as f64 * decode_tokens_per_second / read_bytes_per_second,
     };
     if args.json.json { reporter.line(serde_json::to_string(&figures)?) } else { show(&figures, reporter) }
 }
@@ -141,6 +150,16 @@ fn decoded_bytes(library: &ModelLibrary) -> u64 {
     read.iter().filter_map(|id| library.parameters.get(id.0 as usize)?.bytes()).sum()
 }
 
+/// Bytes of keys and values that a token at `position` reads.
+fn cache_bytes(library: &ModelLibrary, position: u32) -> u64 {
+    let bytes = |layer: &KvLayer| {
+        let (first, from) = layer.visible(position);
+        let positions = u64::from(first) + u64::from(position + 1 - from);
+        2 * positions * u64::from(layer.kv_heads) * u64::from(layer.head_dim) * layer.dtype.size()
+    };
+    library.kv_cache.iter().map(bytes).sum()
+}
+
 /// Bytes per second that `threads` threads read from memory beyond the caches, the best of three passes.
 fn read_bandwidth(threads: usize) -> f64 {
     const WORDS: usize = (512 << 20) / 8;
@@ -176,9 +195,10 @@ fn show(figures: &Figures, reporter: &Reporter) -> anyhow::Result<()> {
         reporter.line(format_args!("resident   {peak} bytes at most"))?;
     }
     reporter.line(format_args!(
-        "bandwidth  {:.1} % of {:.1} GB/s read ({} bytes per token)",
+        "bandwidth  {:.1} % of {:.1} GB/s read ({} bytes of weights and {} of keys and values per token)",
         100.0 * figures.bandwidth_share,
         gigabytes(figures.read_bytes_per_second),
-        figures.bytes_per_token
+        figures.bytes_per_token,
+        figures.cache_bytes_per_token
     ))
 }
