@@ -97,7 +97,8 @@ pub fn run(args: &BenchArgs, reporter: &Reporter) -> anyhow::Result<()> {
         bytes_per_token,
         cache_bytes_per_token,
         read_bytes_per_second,
-        bandwidth_share: (bytes_per_token + cache_bytes_per_token) as f64 * decode_tokens_per_second / read_bytes_per_second,
+        bandwidth_share: (bytes_per_token + cache_bytes_per_token) as f64 * decode_tokens_per_second
+            / read_bytes_per_second,
     };
     if args.json.json { reporter.line(serde_json::to_string(&figures)?) } else { show(&figures, reporter) }
 }
