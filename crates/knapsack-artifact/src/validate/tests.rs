@@ -174,7 +174,7 @@ fn each_contradiction_is_found_where_it_is() {
         ("/target", json!("metal"), "kernels", "a library for a GPU holds none"),
         ("/model/vocab_size", json!(0), "model", "vocab_size is 0"),
         ("/model/vocab_size", json!(101), "io", "logits have 100 columns"),
-        ("/model/layers", json!(2), "kv cache", "1 layers, the model has 2"),
+        ("/model/layers", json!(0), "kv cache", "1 layers, the model has 0"),
         ("/model/prefill_chunk_size", json!(5), "kv cache layer 0", "11 positions, at least 12"),
         ("/model/prefill_chunk_size", json!(4_000_000_000u32), "model", "prefill_chunk_size"),
         ("/model/sliding_window_size", json!(null), "model", "neither"),
@@ -283,6 +283,76 @@ fn keys_and_values_apart_are_checked() {
         let error = with(&library, &format!("/prefill/launches/3/{field}"), value).expect_err(field);
         assert!(error.problem.contains(problem), "{field}: {error}");
     }
+}
+
+/// Operations that remember: what they name must be there, and be what they need.
+#[test]
+fn states_and_their_operations_are_checked() {
+    let mut library = library();
+    let mut add = |shape: &[u64]| {
+        let id = parameter(&mut library.parameters, shape, DType::F16);
+        library.memory.weights += library.parameters[id.0 as usize].bytes().unwrap();
+        id
+    };
+    let (weight, each) = (add(&[64, 1, 3]), add(&[2]));
+    let delta = StateLayer::Delta { heads: 2, key_dim: 8, value_dim: 16 };
+    library.states = vec![StateLayer::Conv { channels: 64, taps: 3 }, delta];
+    library.memory.state = 2 * library.states.iter().map(StateLayer::bytes).sum::<u64>();
+    let (start, gate_in, gate_out, bias, activation) = (0, Some(0), None, None, None);
+    let (input, output) = (rows(4, 64), rows(5, 64));
+    let conv = CausalConv { input, start, gate_in, gate_out, weight, bias, activation, taps: 3, state: 0, output };
+    let norm = NormWeights { kind: NormKind::Rms, epsilon: 1e-6, weight: None, bias: None };
+    let delta = GatedDelta {
+        qkv: rows(4, 64),
+        decay: rows(5, 2),
+        write: rows(5, 2),
+        gate: rows(3, 32),
+        decay_log: each,
+        decay_bias: each,
+        norm,
+        key_heads: 2,
+        heads: 2,
+        key_dim: 8,
+        value_dim: 16,
+        state: 1,
+        output: rows(6, 32),
+    };
+    let first = library.prefill.launches.len();
+    library.prefill.launches.extend([plain(Op::CausalConv(conv.clone())), plain(Op::GatedDelta(delta))]);
+    assert_eq!(library.validate(), Ok(()));
+    for (launch, field, value, problem) in [
+        (0, "state", json!(2), "state 2 of 2"),
+        (0, "state", json!(1), "is needed"),
+        (0, "taps", json!(2), "is needed"),
+        (0, "start", json!(1), "columns 1 to 65 of 64"),
+        (0, "gate_in", json!(u32::MAX), "of 64"),
+        (0, "weight", json!(each.0), "shape [2]"),
+        (0, "output/columns", json!(32), "is needed"),
+        (0, "output/offset", json!(4 * 4096), "overlaps"),
+        (1, "state", json!(0), "is needed"),
+        (1, "heads", json!(4), "is needed"),
+        (1, "key_heads", json!(0), "key_heads"),
+        (1, "key_heads", json!(3), "2 heads over 3 key heads"),
+        (1, "qkv/columns", json!(63), "63"),
+        (1, "gate/columns", json!(64), "64"),
+        (1, "decay_log", json!(weight.0), "decay's logarithm"),
+        (1, "output/offset", json!(3 * 4096), "overlaps"),
+    ] {
+        let pointer = format!("/prefill/launches/{}/{field}", first + launch);
+        let error = with(&library, &pointer, value).expect_err(field);
+        assert!(error.problem.contains(problem), "{field}: {error}");
+    }
+    for (pointer, value, problem) in [
+        ("/states/0/taps", json!(1), "taps is 1"),
+        ("/states/0/channels", json!(0), "channels"),
+        ("/states/1/key_dim", json!(257), "key_dim is 257"),
+        ("/memory/state", json!(8), "state is 8"),
+    ] {
+        let error = with(&library, pointer, value).expect_err(pointer);
+        assert!(error.problem.contains(problem), "{pointer}: {error}");
+    }
+    library.head.launches.insert(0, plain(Op::CausalConv(conv)));
+    assert!(library.validate().unwrap_err().problem.contains("the head has no state"));
 }
 
 #[test]
