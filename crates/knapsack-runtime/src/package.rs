@@ -1,7 +1,9 @@
 //! Reading a package: its app config, its model libraries, its weight folders.
 
 use knapsack_artifact::app_config::{self, AppConfig, AppConfigError, AppModel, AssetPacks, WeightsLocation};
-use knapsack_artifact::delivery::{Delivery, PACKS, Store};
+use knapsack_artifact::delivery::Delivery;
+#[cfg(feature = "containers")]
+use knapsack_artifact::delivery::{PACKS, Store};
 use knapsack_artifact::table::TableError;
 use knapsack_artifact::{LibraryError, ModelLibrary, ModelTable};
 use knapsack_device::{Folder, Scattered, WeightFiles};
@@ -13,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Folder of a package that holds the app config and the weights.
 pub(crate) const BUNDLE: &str = "bundle";
 /// Folder of a package that holds the model libraries.
+#[cfg(feature = "containers")]
 pub(crate) const LIB: &str = "lib";
 
 /// Finds a model library by its name (`model_lib` of the app config).
