@@ -9,10 +9,15 @@
 static char model[256];
 
 #define LOAD(name) __typeof__(name) *name##_ = (__typeof__(name) *)dlsym(library, #name)
+/* What the library says of the failure, if anything. */
+static KnapsackError *error = NULL;
+static KnapsackStr (*message_of)(const KnapsackError *) = NULL;
+
 #define CHECK(condition)                                                                                                           \
     do {                                                                                                                           \
         if (!(condition)) {                                                                                                        \
-            fprintf(stderr, "line %d: %s\n", __LINE__, #condition);                                                                \
+            KnapsackStr why = error && message_of ? message_of(error) : (KnapsackStr){NULL, 0}; \
+            fprintf(stderr, "line %d: %s: %.*s\n", __LINE__, #condition, (int)why.len, (const char *)why.data); \
             exit(1);                                                                                                               \
         }                                                                                                                          \
     } while (0)
@@ -56,14 +61,14 @@ int main(int argc, char **argv) {
     LOAD(knapsack_close);
     CHECK(knapsack_abi_version_() == KNAPSACK_ABI_VERSION);
 
-    KnapsackError *error = NULL;
+    message_of = knapsack_error_message_;
     KnapsackOpen open = {.size = sizeof open, .bundle = text(argv[2]), .library = text("/nowhere.so"), .budget = 1ull << 30};
     CHECK(!knapsack_open_(&open, &error) && knapsack_error_code_(error) == 5);
-    knapsack_error_free_(error);
+    error = (knapsack_error_free_(error), NULL);
     open.library = text(argv[3]);
     open.bundle = text("/nowhere");
     CHECK(!knapsack_open_(&open, &error) && knapsack_error_code_(error) == 3);
-    knapsack_error_free_(error);
+    error = (knapsack_error_free_(error), NULL);
     open.bundle = text(argv[2]);
     KnapsackModels *models = knapsack_open_(&open, &error);
     if (!models) {
@@ -73,24 +78,26 @@ int main(int argc, char **argv) {
     }
     CHECK(knapsack_models_(models, on_model, NULL, &error) && model[0]);
 
-    KnapsackCancel *never = knapsack_cancel_new_(), *at_once = knapsack_cancel_new_();
+    /* A flag is for one call: a callback that ends its answer raises it. */
+    KnapsackCancel *ended = knapsack_cancel_new_(), *never = knapsack_cancel_new_(), *at_once = knapsack_cancel_new_();
     knapsack_cancel_raise_(at_once);
     CHECK(!knapsack_load_(models, text(model), at_once, &error) && knapsack_error_code_(error) == 16);
-    knapsack_error_free_(error);
+    error = (knapsack_error_free_(error), NULL);
     const char *turns = "{\"temperature\": %d, \"messages\": [{\"role\": \"user\", \"content\": \"What is 37 plus 48?\"}]}";
     char question[200], refused[200];
     snprintf(question, sizeof question, turns, 0);
     snprintf(refused, sizeof refused, turns, -1);
     KnapsackAnswer answer = {.size = sizeof answer};
-    CHECK(knapsack_answer_(models, text(model), text(question), 0, never, end_at_once, NULL, &answer, &error));
+    CHECK(knapsack_answer_(models, text(model), text(question), 0, ended, end_at_once, NULL, &answer, &error));
     CHECK(answer.finish == 2);
     int pieces = 0;
     CHECK(knapsack_answer_(models, text(model), text(question), 0, never, on_piece, &pieces, &answer, &error));
     CHECK(answer.finish == 0 && pieces > 0 && answer.generated_tokens > 0);
     CHECK(!knapsack_answer_(models, text(model), text(refused), 0, never, on_piece, &pieces, &answer, &error));
     CHECK(knapsack_error_code_(error) == 2);
-    knapsack_error_free_(error);
+    error = (knapsack_error_free_(error), NULL);
     printf("\n");
+    knapsack_cancel_free_(ended);
     knapsack_cancel_free_(never);
     knapsack_cancel_free_(at_once);
     knapsack_close_(models);
