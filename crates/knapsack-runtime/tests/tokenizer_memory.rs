@@ -39,12 +39,9 @@ fn taken<T>(load: impl FnOnce() -> T, held: impl FnOnce(&T)) -> Taken {
 
 /// The test kit's, and those in the folder that `KNAPSACK_TEST_TOKENIZERS` names.
 fn files() -> Vec<PathBuf> {
-    let mut files: Vec<_> =
-        knapsack_testkit::fixtures().iter().map(|model| knapsack_testkit::fixture(model.family)).collect();
-    if let Some(folder) = std::env::var_os("KNAPSACK_TEST_TOKENIZERS") {
-        files.extend(std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
-    }
-    files.into_iter().map(|folder| folder.join("tokenizer.json")).filter(|path| path.is_file()).collect()
+    let folders = knapsack_testkit::fixtures().iter().map(|model| knapsack_testkit::fixture(model.family));
+    let files = folders.map(|folder| folder.join("tokenizer.json")).filter(|path| path.is_file());
+    files.chain(knapsack_testkit::real_tokenizers().into_iter().flatten()).collect()
 }
 
 const TEXT: &str = "What is 37 plus 48? Grüße aus Köln; 日本語と한국어 и русский язык 👩‍👩‍👧‍👦 fn main() { let x = 0xff; }\n";
