@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn rows_open_what_they_name() {
         for executor in Executor::ALL {
-            assert!(std::ptr::eq(Executor::named(executor.name).unwrap().about, executor.about));
+            assert_eq!(Executor::named(executor.name).unwrap().about, executor.about);
             match executor.open(&OpenOptions { threads: Some(1), programs: None }) {
                 Ok(device) => assert_eq!(device.name(), executor.name),
                 Err(DeviceError::Unavailable { device, .. }) => assert_eq!(device, executor.name),

@@ -108,7 +108,7 @@ fn chat_and_serve_download_into_the_folder_that_they_are_given() {
         });
         let log = world.hub.take_log();
         assert_eq!(log.iter().filter(|request| request.host == Host::Storage).count(), fetched, "{log:?}");
-        assert_eq!(server.log().contains("downloading tiny: "), fetched == 1, "{}", server.log());
+        assert_eq!(server.log().contains("Downloading tiny: "), fetched == 1, "{}", server.log());
     }
 }
 
