@@ -18,7 +18,7 @@ pub const MAX_MODELS: usize = 4096;
 /// Most files of a model.
 pub const MAX_FILES: usize = 1 << 16;
 /// Most packs of a model.
-pub const MAX_PACKS: usize = 256;
+pub(crate) const MAX_PACKS: usize = 256;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

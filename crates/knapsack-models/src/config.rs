@@ -146,7 +146,7 @@ impl Delta {
     }
 
     /// Columns of all v heads.
-    pub fn value_columns(&self) -> u64 {
+    pub(crate) fn value_columns(&self) -> u64 {
         u64::from(self.heads) * u64::from(self.value_dim)
     }
 }

@@ -104,7 +104,7 @@ impl Session {
     }
 
     /// Whether the model has layers that remember without a cache.
-    pub fn is_recurrent(&self) -> bool {
+    pub(crate) fn is_recurrent(&self) -> bool {
         !self.model.library().states.is_empty()
     }
 

@@ -126,7 +126,7 @@ impl MlcTemplate {
     ///
     /// # Errors
     /// As [`ConvTemplate::render`].
-    pub fn render_said(&self, messages: &[Message], options: &PromptOptions) -> Result<Prompt, TextError> {
+    pub(crate) fn render_said(&self, messages: &[Message], options: &PromptOptions) -> Result<Prompt, TextError> {
         self.rendered(messages, options, false)
     }
 

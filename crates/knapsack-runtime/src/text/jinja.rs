@@ -60,7 +60,7 @@ impl JinjaTemplate {
     ///
     /// # Errors
     /// As [`JinjaTemplate::render`].
-    pub fn render_said(
+    pub(crate) fn render_said(
         &self,
         messages: &[Message],
         options: &PromptOptions,

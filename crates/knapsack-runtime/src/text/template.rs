@@ -25,7 +25,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// As [`ChatTemplate::render`].
-    pub fn render_said(&self, messages: &[Message], options: &PromptOptions) -> Result<Prompt, TextError> {
+    pub(crate) fn render_said(&self, messages: &[Message], options: &PromptOptions) -> Result<Prompt, TextError> {
         match self {
             ChatTemplate::Conversation(template) => template.render_said(messages, options),
             ChatTemplate::Jinja(template) => template.render_said(messages, options, clock::local_now()),
