@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use knapsack_config::lockfile::LockfileError;
 
-use crate::resolution::LockChange;
+use crate::change::LockChange;
 
 /// Failures of this crate. Addresses in it never carry a query (signed links) and never a token.
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,7 @@
 mod address;
 mod cache;
 mod card;
+mod change;
 mod digest;
 mod error;
 mod http;
@@ -38,12 +39,13 @@ pub use address::{Addresses, Body};
 pub use cache::{
     CachedCommit, CachedRepository, Damage, clean_partial_downloads, list_downloads, remove_download, verify_downloads,
 };
+pub use change::LockChange;
 pub use digest::sha256_file;
 pub use error::{Error, FetchError, Result, Retry};
 pub use local::{LocalModel, open_local};
 pub use location::{HubLocation, Location, RepoId};
 pub use model::{FileRole, ModelFile, ModelFolder, ModelKind, Origin};
 pub use progress::{Event, Progress, Silent};
-pub use resolution::{LockChange, LockPolicy, ModelRequest, Pinned, Resolution, ResolvedModel, Update};
+pub use resolution::{LockPolicy, ModelRequest, Pinned, Resolution, ResolvedModel, Update};
 pub use settings::{Patience, Settings, Token};
 pub use sources::Sources;
