@@ -58,7 +58,7 @@ final class AnswerTests: XCTestCase {
         let world = try World()
         let models = try world.toolModels()
         let chat = try await models.session(world.tools, tools: [add])
-        let options = GenerationOptions(maxTokens: 60, temperature: 0, toolChoice: .required, parallelToolCalls: false)
+        let options = GenerationOptions(maxTokens: 200, temperature: 0, toolChoice: .required, parallelToolCalls: false)
         var (calls, results, answer) = ([ToolCall](), [String](), Answer?.none)
         for try await event in chat.stream(sum, options: options) {
             switch event {
@@ -102,7 +102,7 @@ final class AnswerTests: XCTestCase {
         struct Broken: Error {}
         let world = try World()
         let models = try world.toolModels()
-        let options = GenerationOptions(maxTokens: 60, temperature: 0, toolChoice: .required)
+        let options = GenerationOptions(maxTokens: 200, temperature: 0, toolChoice: .required)
         let broken = Tool("add", "Adds.", parameters: Terms.schema) { _ in throw Broken() }
         let failing = try await models.session(world.tools, tools: [broken])
         let error = await failure { _ = try await failing.respond(to: sum, options: options) }
