@@ -190,7 +190,7 @@ impl Check<'_> {
 
     fn count(&mut self, store: Store, limit: &Limit, packs: impl Fn(&Shipped<'_>) -> u64) {
         let models = self.models.iter().filter(|model| model.entry.delivery.value.store() == Some(store));
-        let Some(last) = models.clone().last() else { return };
+        let Some(last) = models.clone().next_back() else { return };
         let count: u64 = models.map(packs).sum();
         let Some((severity, figure)) = limit.judge(count) else { return };
         let message = format!("{count} packs, and a store takes {figure} {}", limit.what);

@@ -206,7 +206,7 @@ fn values(bytes: &[u8]) -> Result<Vec<f32>> {
 fn difference(phone: &[f32], host: &[f32]) -> Result<Difference> {
     let rows = TOKENS.len();
     ensure!(
-        phone.len() == host.len() && !host.is_empty() && host.len() % rows == 0,
+        phone.len() == host.len() && !host.is_empty() && host.len().is_multiple_of(rows),
         "{} logits, not {}",
         phone.len(),
         host.len()

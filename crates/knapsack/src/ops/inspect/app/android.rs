@@ -98,7 +98,7 @@ fn pages(app: &mut Inspection, form: Form, file: &Entry, bytes: &[u8]) {
             app.error(message, format!("link it with -Wl,-z,max-page-size={page}; {source}"));
         }
         // A library that is compressed is unpacked when the app is installed.
-        Ok(_) if form == Form::Apk && file.stored && file.offset % page != 0 => {
+        Ok(_) if form == Form::Apk && file.stored && !file.offset.is_multiple_of(page) => {
             let message = format!("{} begins at {}, which is no multiple of {page}", file.name, file.offset);
             app.error(
                 message,
