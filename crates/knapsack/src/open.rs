@@ -111,7 +111,7 @@ fn open(args: &ModelArgs, target: Target, reporter: &Reporter) -> anyhow::Result
 /// Finds the model and loads it on the device that the arguments name.
 ///
 /// # Errors
-/// As [`open`]; a device that is not there, or that cannot load the model.
+/// As `open`; a device that is not there, or that cannot load the model.
 pub fn load(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Runnable> {
     let device = device(&args.device)?;
     let Opened { name, library, weights, converted } = open(args, device.target(), reporter)?;
