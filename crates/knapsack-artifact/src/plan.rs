@@ -6,16 +6,12 @@
 //! output may be *the same rows* as an input. `head` never writes the rows of [`crate::library::Io::hidden`], so that it can
 //! be run for several rows of one call.
 
-use knapsack_tensor::{Activation, DType, GroupFormat, Grouping, NormKind};
+use knapsack_tensor::{Activation, DType, Grouping, NormKind};
+pub use knapsack_tensor::{NormPlace, ParameterId, QkvOrder, StateLayer, Storage as Weight};
 use serde::{Deserialize, Serialize};
 
 /// Every workspace offset is a multiple of this: the largest sub-buffer alignment that devices in the field ask for is 128.
 pub const ALIGNMENT: u64 = 256;
-
-/// Index into [`crate::ModelLibrary::parameters`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ParameterId(pub u32);
 
 /// Float32 rows in the workspace: `(n, columns)`, or `(1, columns)` in the head function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,23 +36,6 @@ pub struct Scratch {
 pub const fn quantized_row_bytes(grouping: Grouping, k: u32) -> u64 {
     let codes = grouping.step().next_multiple_of(16) as u64;
     grouping.steps(k as u64).next_multiple_of(4) * (codes + 8)
-}
-
-/// A weight matrix `(n, k)` = (out_features, in_features), or an embedding table `(vocab, hidden)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Weight {
-    /// One tensor of shape `(n, k)` in the parameter's own dtype (f16, bf16 or f32).
-    Dense(ParameterId),
-    /// Codes and scales; shapes are [`GroupFormat::code_shape`] and [`GroupFormat::scale_shape`].
-    Grouped {
-        /// Packed codes, `u32`.
-        codes: ParameterId,
-        /// Scales, of dtype `format.scale`.
-        scales: ParameterId,
-        /// Bits, group size, layout.
-        format: GroupFormat,
-    },
 }
 
 /// The typed operations. Column counts are those of the operands; `y[t]` is row `t` of `y`.
@@ -181,18 +160,6 @@ pub struct Linear {
     pub output: Rows,
 }
 
-/// How the columns of a fused q, k, v projection are ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum QkvOrder {
-    /// All q heads, all k heads, all v heads.
-    Sections,
-    /// For each head its q, k and v (gpt_neox); heads equal kv_heads.
-    PerHead,
-    /// For each q head its q and as many columns of something else (qwen3_5's gate), then all k heads, all v heads.
-    Gated,
-}
-
 /// Keys and values that come from projections of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KeyValueRows {
@@ -200,27 +167,6 @@ pub struct KeyValueRows {
     pub keys: Rows,
     /// `(n, kv_heads * head_dim)`.
     pub values: Rows,
-}
-
-/// What the norms of q and k are over, and when.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NormPlace {
-    /// Over each head, before the rotation.
-    #[default]
-    Heads,
-    /// Over all q heads of a row together, and over all its k heads, before the rotation (olmo2). Root mean square only;
-    /// with [`QkvOrder::Sections`]; weights are as long as the heads.
-    Row,
-    /// Over each head, after the rotation (hunyuan).
-    Rotated,
-}
-
-impl NormPlace {
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-    fn is_usual(&self) -> bool {
-        *self == NormPlace::Heads
-    }
 }
 
 /// For each token, from one row of the projection: q and k heads are normalized (where there is a norm), the first `rotary`
@@ -252,7 +198,7 @@ pub struct RopeAppend {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_table: Option<u32>,
     /// What the norms are over.
-    #[serde(default, skip_serializing_if = "NormPlace::is_usual")]
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub norm_place: NormPlace,
     /// Normalization of q; weights are `(head_dim)` shared by the heads or `(heads * head_dim)`.
     pub query_norm: Option<NormWeights>,
@@ -262,6 +208,11 @@ pub struct RopeAppend {
     pub layer: u32,
     /// `(n, heads * head_dim)`; may not overlap `qkv`.
     pub query: Rows,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_usual(place: &NormPlace) -> bool {
+    *place == NormPlace::default()
 }
 
 /// What each head's result is multiplied by: the logistic function of `rows[t][start + head * stride + i]` for element `i`, or of
@@ -367,48 +318,6 @@ pub struct GatedDelta {
     pub state: u32,
     /// `(n, heads * value_dim)`; may overlap none of what is read.
     pub output: Rows,
-}
-
-/// What a layer remembers of all tokens before a call, in float32 and in as many bytes however many they were.
-///
-/// At position 0 a state is zero by definition: an operation of a call that begins there does not read it. Otherwise it is what
-/// the call with the tokens just before left. A call reads the state once, takes its tokens one after the other, and writes the
-/// state once, so that results do not depend on how tokens are divided into calls. Beside each state a device keeps a second
-/// copy, for the runtime to set one aside and come back to it: a state cannot be shortened as a cache can.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum StateLayer {
-    /// `(taps - 1, channels)`: the last inputs of a [`CausalConv`], the oldest first.
-    Conv {
-        /// Channels.
-        channels: u32,
-        /// Tokens that a sum is over.
-        taps: u32,
-    },
-    /// `(heads, key_dim, value_dim)`: the matrices of a [`GatedDelta`].
-    Delta {
-        /// Heads.
-        heads: u32,
-        /// Rows of a matrix.
-        key_dim: u32,
-        /// Columns of a matrix.
-        value_dim: u32,
-    },
-}
-
-impl StateLayer {
-    /// Floats of one copy.
-    pub const fn elements(&self) -> u64 {
-        match *self {
-            StateLayer::Conv { channels, taps } => channels as u64 * (taps as u64).saturating_sub(1),
-            StateLayer::Delta { heads, key_dim, value_dim } => heads as u64 * key_dim as u64 * value_dim as u64,
-        }
-    }
-
-    /// Bytes of one copy; a device holds two.
-    pub const fn bytes(&self) -> u64 {
-        4 * self.elements()
-    }
 }
 
 /// The cache of one layer. K and V are each `(kv_heads, positions, head_dim)`, dense, of dtype `dtype`. Without a window there
@@ -586,17 +495,6 @@ pub enum Operand {
     State(u32),
 }
 
-impl Weight {
-    fn push(&self, operands: &mut Vec<Operand>) {
-        match *self {
-            Weight::Dense(id) => operands.push(Operand::Parameter(id)),
-            Weight::Grouped { codes, scales, .. } => {
-                operands.extend([Operand::Parameter(codes), Operand::Parameter(scales)])
-            }
-        }
-    }
-}
-
 impl NormWeights {
     fn push(&self, operands: &mut Vec<Operand>) {
         operands.extend(self.weight.iter().chain(&self.bias).map(|&id| Operand::Parameter(id)));
@@ -610,7 +508,7 @@ impl Op {
         match self {
             Op::Embed(op) => {
                 list.push(Operand::Tokens);
-                op.table.push(&mut list);
+                list.extend(op.table.parameters().map(Operand::Parameter));
                 list.push(Operand::Output(op.output));
             }
             Op::Norm(op) => {
@@ -631,7 +529,7 @@ impl Op {
             }
             Op::Linear(op) => {
                 list.push(Operand::Input(op.input));
-                op.weight.push(&mut list);
+                list.extend(op.weight.parameters().map(Operand::Parameter));
                 list.extend(op.bias.map(Operand::Parameter));
                 if let Epilogue::Add(residual) = op.epilogue {
                     list.push(Operand::Input(residual));

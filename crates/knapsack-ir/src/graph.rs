@@ -1,26 +1,16 @@
 //! The graph and what it declares: parameters, rotary tables, cache layers, typed values.
 
 use crate::Op;
-use knapsack_tensor::DType;
+use knapsack_tensor::{DType, ParameterId, StateLayer};
 use std::fmt;
 
 /// A value: the result of exactly one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(pub u32);
 
-/// Index into [`Graph::parameters`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ParameterId(pub u32);
-
 impl fmt::Display for ValueId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "%{}", self.0)
-    }
-}
-
-impl fmt::Display for ParameterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "@{}", self.0)
     }
 }
 
@@ -120,27 +110,6 @@ pub struct KvLayer {
     pub sinks: u32,
     /// Element type.
     pub dtype: DType,
-}
-
-/// What a layer remembers of all tokens before a call; zero at position 0. What each is: `knapsack_artifact::plan::StateLayer`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StateLayer {
-    /// The last inputs of a convolution.
-    Conv {
-        /// Channels.
-        channels: u32,
-        /// Tokens that a sum is over, its own included.
-        taps: u32,
-    },
-    /// The matrices of the gated delta rule.
-    Delta {
-        /// Heads.
-        heads: u32,
-        /// Rows of a matrix.
-        key_dim: u32,
-        /// Columns of a matrix.
-        value_dim: u32,
-    },
 }
 
 /// The window sizes that a model is compiled for; all of them at least 1 but `sinks`.

@@ -1,23 +1,7 @@
 //! The operations: the fine ones that families are written in, and the fused ones that a device executes.
 
-use crate::{ParameterId, ValueId};
-use knapsack_tensor::{Activation, GroupFormat, NormKind};
-
-/// How a weight matrix is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Storage {
-    /// One tensor of the matrix's shape.
-    Dense(ParameterId),
-    /// Codes and scales.
-    Grouped {
-        /// Packed codes, `u32`.
-        codes: ParameterId,
-        /// Scales.
-        scales: ParameterId,
-        /// Bits, group size, layout, element type of the scales.
-        format: GroupFormat,
-    },
-}
+use crate::ValueId;
+use knapsack_tensor::{Activation, NormKind, NormPlace, ParameterId, QkvOrder, Storage};
 
 /// A weight matrix `(rows, columns)` = (out_features, in_features).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,29 +97,6 @@ pub struct Linear {
     pub bias: Option<ParameterId>,
     /// What is done with the product before it is stored.
     pub epilogue: Epilogue,
-}
-
-/// How the columns of a fused q, k, v projection are ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum QkvOrder {
-    /// All q heads, all k heads, all v heads.
-    Sections,
-    /// For each head its q, k and v.
-    PerHead,
-    /// For each q head its q and as many columns of something else, then all k heads, all v heads.
-    Gated,
-}
-
-/// What the norms of q and k are over, and when.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum NormPlace {
-    /// Over each head, before the rotation.
-    #[default]
-    Heads,
-    /// Over all heads of a row together, before the rotation.
-    Row,
-    /// Over each head, after the rotation.
-    Rotated,
 }
 
 /// Splits q, k, v, normalizes and rotates q and k, appends k and v.
@@ -388,15 +349,6 @@ impl Norm {
     }
 }
 
-impl Weight {
-    fn parameters(&self, list: &mut Vec<ParameterId>) {
-        match self.storage {
-            Storage::Dense(id) => list.push(id),
-            Storage::Grouped { codes, scales, .. } => list.extend([codes, scales]),
-        }
-    }
-}
-
 impl Op {
     /// The values that it reads.
     pub fn operands(&self) -> Vec<ValueId> {
@@ -435,12 +387,11 @@ impl Op {
     pub fn parameters(&self) -> Vec<ParameterId> {
         let mut list = Vec::new();
         match self {
-            Op::Dequantize(weight) | Op::EmbedRows { table: weight, .. } => weight.parameters(&mut list),
+            Op::Dequantize(weight) | Op::EmbedRows { table: weight, .. } => list.extend(weight.storage.parameters()),
             Op::Bias { bias, .. } => list.push(*bias),
             Op::Norm { norm, .. } | Op::NormSelected { norm, .. } => norm.parameters(&mut list),
             Op::Linear(linear) => {
-                linear.weight.parameters(&mut list);
-                list.extend(linear.bias);
+                list.extend(linear.weight.storage.parameters().chain(linear.bias));
             }
             Op::AddNorm { pre, post, .. } => pre.iter().chain(post).for_each(|norm| norm.parameters(&mut list)),
             Op::CausalConv(op) => list.extend([op.weight].into_iter().chain(op.bias)),

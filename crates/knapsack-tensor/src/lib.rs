@@ -1,5 +1,5 @@
 //! The vocabulary that every other crate shares: element types, quantization formats, the scalar reference codecs and the
-//! few operation attributes that mean the same in the graph and in a compiled library.
+//! few attributes and operands of operations that mean the same in the graph and in a compiled library.
 //!
 //! Nothing comes before this crate in the data flow and it touches neither files nor devices. Its codecs are the definition
 //! of each format: fast routines elsewhere are tested against them.
@@ -7,11 +7,13 @@
 mod attributes;
 mod codec;
 mod dtype;
+mod operands;
 mod quantization;
 
 pub use attributes::{Activation, NormKind};
 pub use codec::{dequantize_group, pack_group, quantize_group, unpack_group};
 pub use dtype::{DType, UnknownDType};
+pub use operands::{NormPlace, ParameterId, QkvOrder, StateLayer, Storage};
 pub use quantization::{
     GROUPINGS, GroupFormat, Grouping, Layout, QUANTIZATIONS, Quantization, UnknownQuantization, WithBits, with_bits,
 };

@@ -1,21 +1,12 @@
 //! One entry: found, or made once.
 
 use super::inputs::{InputChange, Inputs, Key};
+use super::record::{CONTENT, EntryRecord};
 use super::shared::{Obtained, Shared};
 use super::{Bucket, Cache, CacheError};
-use crate::digest::Wanted;
 use crate::files;
-use knapsack_artifact::names;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
-
-pub(super) const RECORD: &str = "entry.json";
-const CONTENT: &str = "content";
-const VERSION: u32 = 1;
-const MAX_RECORD_BYTES: u64 = 64 << 20;
 
 /// A result in the cache. While it lives, no other process removes it.
 #[derive(Debug)]
@@ -84,62 +75,6 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// What an entry says of itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct EntryRecord {
-    version: u32,
-    #[serde(flatten)]
-    pub(super) inputs: Inputs,
-    pub(super) files: BTreeMap<String, CachedFile>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct CachedFile {
-    pub(super) size: u64,
-    pub(super) blake3: String,
-}
-
-impl EntryRecord {
-    pub(super) fn read(entry: &Path) -> Result<Self, String> {
-        let mut text = Vec::new();
-        File::open(entry.join(RECORD))
-            .and_then(|file| file.take(MAX_RECORD_BYTES).read_to_end(&mut text))
-            .map_err(|error| format!("{RECORD}: {error}"))?;
-        let record: Self = serde_json::from_slice(&text).map_err(|error| format!("{RECORD}: {error}"))?;
-        if record.version != VERSION {
-            return Err(format!("{RECORD}: version {}, not {VERSION}", record.version));
-        }
-        for name in record.files.keys() {
-            names::check_relative_path(name).map_err(|error| error.to_string())?;
-        }
-        Ok(record)
-    }
-
-    /// Every file is there with its size.
-    pub(super) fn check_sizes(&self, entry: &Path) -> Result<(), String> {
-        for (name, file) in &self.files {
-            match fs::metadata(entry.join(CONTENT).join(name)) {
-                Ok(found) if found.len() == file.size => {}
-                Ok(found) => return Err(format!("{name} has {} bytes, not {}", found.len(), file.size)),
-                Err(error) => return Err(format!("{name}: {error}")),
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.files.values().map(|file| file.size).sum()
-    }
-
-    pub(super) fn path(&self, entry: &Path, name: &str) -> PathBuf {
-        entry.join(CONTENT).join(name)
-    }
-
-    pub(super) fn paths(&self, entry: &Path) -> Vec<PathBuf> {
-        self.files.keys().map(|name| self.path(entry, name)).collect()
-    }
-}
-
 impl Cache {
     /// The result of `inputs`, if it is there and looks whole.
     ///
@@ -195,7 +130,7 @@ impl Cache {
         remove_folder(&staging)?;
         let content = staging.join(CONTENT);
         fs::create_dir_all(&content).map_err(CacheError::io("create", &content))?;
-        let made = make(&content).and_then(|()| Ok(self.seal(inputs, &staging)?));
+        let made = make(&content).and_then(|()| Ok(EntryRecord::seal(inputs, &staging)?));
         if let Err(error) = made {
             let _ = fs::remove_dir_all(&staging);
             return Err(error);
@@ -238,7 +173,7 @@ impl Cache {
 
     /// Makes what came the entry.
     fn install(&self, bucket: Bucket, inputs: &Inputs, staging: &Path) -> Result<(), CacheError> {
-        self.seal(inputs, staging)?;
+        EntryRecord::seal(inputs, staging)?;
         let place = self.bucket(bucket).join(&inputs.key().0);
         remove_folder(&place)?;
         fs::rename(staging, &place).map_err(CacheError::io("rename", staging))
@@ -277,35 +212,6 @@ impl Cache {
         CacheEntry { content: self.bucket(bucket).join(&key.0).join(CONTENT), key: key.clone(), _lock: lock }
     }
 
-    /// Writes the record of what was made.
-    fn seal(&self, inputs: &Inputs, staging: &Path) -> Result<(), CacheError> {
-        let content = staging.join(CONTENT);
-        let names = list(&content).map_err(CacheError::io("read", &content))?;
-        if let Some(bad) = names.iter().find(|name| names::check_relative_path(name).is_err()) {
-            return Err(CacheError::Name(bad.clone()));
-        }
-        let paths: Vec<_> = names.iter().map(|name| content.join(name)).collect();
-        // Not remembered: the paths are about to change.
-        let hashed = crate::FileDigests::in_memory().of_all(&paths, Wanted::CONTENT);
-        let mut files = BTreeMap::new();
-        for ((name, path), hashed) in names.into_iter().zip(&paths).zip(hashed) {
-            let hashed = hashed.map_err(CacheError::io("read", path))?;
-            files.insert(name, CachedFile { size: hashed.size, blake3: hashed.blake3().into() });
-        }
-        let record = EntryRecord { version: VERSION, inputs: inputs.clone(), files };
-        let text = serde_json::to_vec_pretty(&record).expect("a record has only serializable fields");
-        let path = staging.join(RECORD);
-        fs::write(&path, text).map_err(CacheError::io("write", &path))?;
-        // An entry that is found whole by its sizes must be whole after a loss of power too.
-        for path in paths.iter().chain([&path]) {
-            files::sync_file(path).map_err(CacheError::io("write", path))?;
-            files::make_read_only(path).map_err(CacheError::io("protect", path))?;
-        }
-        files::sync_folder(&content)
-            .and_then(|()| files::sync_folder(staging))
-            .map_err(CacheError::io("write", staging))
-    }
-
     /// Compares with the entry of the same subject that differs least.
     fn explain(&self, bucket: Bucket, inputs: &Inputs) -> Reason {
         let mut best: Option<Vec<InputChange>> = None;
@@ -341,23 +247,4 @@ fn remove_folder(path: &Path) -> Result<(), CacheError> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(CacheError::io("remove", path)(error)),
         _ => Ok(()),
     }
-}
-
-/// Relative paths with `/` of every file below `root`, in order.
-fn list(root: &Path) -> std::io::Result<Vec<String>> {
-    let mut found = Vec::new();
-    let mut folders = vec![(root.to_path_buf(), String::new())];
-    while let Some((folder, prefix)) = folders.pop() {
-        for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
-            let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
-            if entry.file_type()?.is_dir() {
-                folders.push((entry.path(), format!("{path}/")));
-            } else {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
 }

@@ -1,6 +1,6 @@
 //! `knapsack cache list`, `verify` and `clean`.
 
-use super::entry::EntryRecord;
+use super::record::EntryRecord;
 use super::{Bucket, Cache, CacheError, DIGESTS, Inputs, Key};
 use crate::digest::{FileDigests, Wanted};
 use std::fs::{self, TryLockError};

@@ -18,6 +18,7 @@
 mod entry;
 mod inputs;
 mod maintain;
+mod record;
 pub mod shared;
 
 pub use entry::{CacheEntry, Reason};

@@ -1,7 +1,7 @@
-//! The KV cache: how many positions each layer keeps; and the states, whose sizes do not depend on positions.
+//! The KV cache: how many positions each layer keeps.
 
 use knapsack_artifact::plan;
-use knapsack_ir::{Graph, KvLayer, StateLayer, Windows};
+use knapsack_ir::{Graph, KvLayer, Windows};
 
 /// The cache layers with their positions.
 ///
@@ -27,12 +27,4 @@ fn sized(layer: &KvLayer, windows: &Windows) -> plan::KvLayer {
 pub(super) fn bytes(layer: &plan::KvLayer) -> Option<u64> {
     let elements = u64::from(layer.kv_heads).checked_mul(u64::from(layer.positions))?;
     elements.checked_mul(u64::from(layer.head_dim))?.checked_mul(2 * layer.dtype.size())
-}
-
-/// What a layer remembers.
-pub(super) fn state(state: &StateLayer) -> plan::StateLayer {
-    match *state {
-        StateLayer::Conv { channels, taps } => plan::StateLayer::Conv { channels, taps },
-        StateLayer::Delta { heads, key_dim, value_dim } => plan::StateLayer::Delta { heads, key_dim, value_dim },
-    }
 }

@@ -1,7 +1,7 @@
 //! One fused operation to one launch.
 
 use super::values::{Home, Storage};
-use knapsack_artifact::plan::{self, ParameterId, Rows, quantized_row_bytes};
+use knapsack_artifact::plan::{self, Rows, quantized_row_bytes};
 use knapsack_ir::{Columns, GatedDelta, Graph, Node, Op, StateLayer, Type, ValueId};
 
 /// Where a function's values are.
@@ -36,21 +36,8 @@ pub(super) fn scratch_bytes(op: &Op) -> Option<u64> {
     }
 }
 
-fn id(id: knapsack_ir::ParameterId) -> ParameterId {
-    ParameterId(id.0)
-}
-
-fn weight(weight: &knapsack_ir::Weight) -> plan::Weight {
-    match weight.storage {
-        knapsack_ir::Storage::Dense(dense) => plan::Weight::Dense(id(dense)),
-        knapsack_ir::Storage::Grouped { codes, scales, format } => {
-            plan::Weight::Grouped { codes: id(codes), scales: id(scales), format }
-        }
-    }
-}
-
 fn norm(norm: &knapsack_ir::Norm) -> plan::NormWeights {
-    plan::NormWeights { kind: norm.kind, epsilon: norm.epsilon, weight: norm.weight.map(id), bias: norm.bias.map(id) }
+    plan::NormWeights { kind: norm.kind, epsilon: norm.epsilon, weight: norm.weight, bias: norm.bias }
 }
 
 /// The launch of an executable node; `None` when an operand has no place (the function is not closed).
@@ -58,7 +45,7 @@ pub(super) fn launch(places: &Places<'_>, node: &Node) -> Option<plan::Op> {
     let result = |index: usize| node.results.get(index).and_then(|(id, _)| places.rows(*id));
     Some(match &node.op {
         Op::EmbedRows { table, scale, .. } => {
-            plan::Op::Embed(plan::Embed { table: weight(table), vocab: table.rows, scale: *scale, output: result(0)? })
+            plan::Op::Embed(plan::Embed { table: table.storage, vocab: table.rows, scale: *scale, output: result(0)? })
         }
         Op::Norm { input, norm: how } => plan::Op::Norm(plan::Norm {
             input: places.rows(*input)?,
@@ -109,8 +96,8 @@ pub(super) fn launch(places: &Places<'_>, node: &Node) -> Option<plan::Op> {
             start: op.start,
             gate_in: op.gate_in,
             gate_out: op.gate_out,
-            weight: id(op.weight),
-            bias: op.bias.map(id),
+            weight: op.weight,
+            bias: op.bias,
             activation: op.activation,
             taps: match places.graph.states.get(op.state as usize)? {
                 StateLayer::Conv { taps, .. } => *taps,
@@ -145,8 +132,8 @@ fn gated_delta(places: &Places<'_>, op: &GatedDelta, output: Rows) -> Option<pla
         decay: places.rows(op.decay)?,
         write: places.rows(op.write)?,
         gate: places.rows(op.gate)?,
-        decay_log: id(op.decay_log),
-        decay_bias: id(op.decay_bias),
+        decay_log: op.decay_log,
+        decay_bias: op.decay_bias,
         norm: norm(&op.norm),
         key_heads: op.key_heads,
         heads,
@@ -160,9 +147,9 @@ fn gated_delta(places: &Places<'_>, op: &GatedDelta, output: Rows) -> Option<pla
 fn linear(places: &Places<'_>, op: &knapsack_ir::Linear, output: Rows) -> Option<plan::Linear> {
     Some(plan::Linear {
         input: places.rows(op.input)?,
-        weight: weight(&op.weight),
+        weight: op.weight.storage,
         out_features: op.weight.rows,
-        bias: op.bias.map(id),
+        bias: op.bias,
         epilogue: match op.epilogue {
             knapsack_ir::Epilogue::None => plan::Epilogue::None,
             knapsack_ir::Epilogue::Activation(function) => plan::Epilogue::Activation(function),
@@ -183,22 +170,14 @@ fn rope_append(places: &Places<'_>, op: &knapsack_ir::RopeAppend, query: Rows) -
             Some([keys, values]) => Some(plan::KeyValueRows { keys: places.rows(keys)?, values: places.rows(values)? }),
             None => None,
         },
-        order: match op.order {
-            knapsack_ir::QkvOrder::Sections => plan::QkvOrder::Sections,
-            knapsack_ir::QkvOrder::PerHead => plan::QkvOrder::PerHead,
-            knapsack_ir::QkvOrder::Gated => plan::QkvOrder::Gated,
-        },
+        order: op.order,
         heads: op.heads,
         kv_heads: kv.kv_heads,
         head_dim: kv.head_dim,
         rotary: op.rotary,
         rope_table: op.table,
         query_table: (op.rotary > 0 && op.query_table != op.table).then_some(op.query_table),
-        norm_place: match op.place {
-            knapsack_ir::NormPlace::Heads => plan::NormPlace::Heads,
-            knapsack_ir::NormPlace::Row => plan::NormPlace::Row,
-            knapsack_ir::NormPlace::Rotated => plan::NormPlace::Rotated,
-        },
+        norm_place: op.place,
         query_norm: op.query_norm.as_ref().map(norm),
         key_norm: op.key_norm.as_ref().map(norm),
         layer: op.layer,

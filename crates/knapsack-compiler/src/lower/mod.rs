@@ -59,7 +59,7 @@ pub(crate) fn lower(graph: &Graph, windows: &Windows) -> Result<Lowered, Compile
     };
     let weights = sum(Box::new(parameters.iter().map(Parameter::bytes))).ok_or_else(|| too_large("the weights"))?;
     let kv_bytes = sum(Box::new(kv_cache.iter().map(cache::bytes))).ok_or_else(|| too_large("the KV cache"))?;
-    let states: Vec<_> = graph.states.iter().map(cache::state).collect();
+    let states = graph.states.clone();
     let state = sum(Box::new(states.iter().map(|state| state.bytes().checked_mul(2))));
     let state = state.ok_or_else(|| too_large("the state"))?;
     let rope_tables = graph.rope_tables.iter().zip(&pinned.tables);

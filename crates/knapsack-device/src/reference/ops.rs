@@ -31,6 +31,10 @@ fn set_element(bytes: &mut [u8], dtype: DType, index: usize, value: f32) {
     }
 }
 
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
 /// Normalizes one row with weights that start at `first`.
 pub(super) fn normalize(norm: &NormWeights, weight: Option<&[f32]>, bias: Option<&[f32]>, row: &mut [f32]) {
     let count = row.len() as f32;
@@ -302,7 +306,7 @@ impl Plain<'_> {
             if let (Some(gate), Some(gates)) = (op.gate, &gates) {
                 let first = t * gate.rows.columns as usize + (gate.start + head as u32 * gate.stride) as usize;
                 for (i, o) in out.iter_mut().enumerate() {
-                    *o *= super::recurrent::sigmoid(gates[first + if gate.width > 1 { i } else { 0 }]);
+                    *o *= sigmoid(gates[first + if gate.width > 1 { i } else { 0 }]);
                 }
             }
         }

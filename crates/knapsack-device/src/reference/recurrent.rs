@@ -1,12 +1,8 @@
 //! The operations that remember.
 
-use super::ops::{Plain, normalize};
+use super::ops::{Plain, normalize, sigmoid};
 use crate::call::Call;
 use knapsack_artifact::plan::{CausalConv, GatedDelta};
-
-pub(super) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
-}
 
 /// `x` divided by its length and by `by`.
 fn unit(x: &[f32], by: f32) -> Vec<f32> {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 pub struct SharedEntry {
     /// In which bucket.
     pub bucket: Bucket,
-    /// Its key.
+    /// The hash of what it was made from.
     pub key: Key,
     /// Bytes of its objects.
     pub bytes: u64,

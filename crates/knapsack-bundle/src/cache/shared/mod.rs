@@ -26,7 +26,7 @@ pub use clock::{Clock, RealClock, Stop};
 pub use maintain::SharedEntry;
 pub use store::{Object, Store, StoreError};
 
-use super::entry::EntryRecord;
+use super::record::{CachedFile, EntryRecord};
 use super::{Bucket, Inputs, Key};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -116,7 +116,7 @@ impl Shared {
         self
     }
 
-    /// The store.
+    /// Where results are kept, for what is no entry.
     pub fn store(&self) -> &dyn Store {
         &*self.store
     }
@@ -284,7 +284,7 @@ impl Shared {
         }
         let files: Vec<_> = record.files.iter().collect();
         let sent = Mutex::new(BTreeMap::new());
-        let send = |(name, file): &(&String, &super::entry::CachedFile)| {
+        let send = |(name, file): &(&String, &CachedFile)| {
             let path = record.path(entry, name);
             let parts = self.push_file(bucket, &key, &path, file.size)?;
             let shared = SharedFile { size: file.size, blake3: file.blake3.clone(), parts };

@@ -39,9 +39,9 @@ pub trait Store: fmt::Debug + Send + Sync {
 /// An object as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// Its name.
+    /// With the folders that it lies in, `/` between them.
     pub name: String,
-    /// Its bytes.
+    /// How many bytes it has.
     pub size: u64,
     /// When it was written, by the store's clock.
     pub modified: Option<SystemTime>,
