@@ -139,23 +139,18 @@ pub(crate) fn occurrences(text: &str, old: &str) -> usize {
     if old.is_empty() { char_count(text) + 1 } else { text.matches(old).count() }
 }
 
-/// Each word with an upper-case first letter and lower-case rest, words being runs of letters.
+/// The method `title`: words are runs of letters.
 pub(crate) fn title(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut inside = false;
-    for character in text.chars() {
-        if inside {
-            out.extend(character.to_lowercase());
-        } else {
-            out.extend(character.to_uppercase());
-        }
-        inside = character.is_alphabetic();
-    }
-    out
+    capitalized(text, char::is_alphabetic)
 }
 
 /// The filter `title`: words begin behind white space, `-` and opening brackets.
 pub(crate) fn title_filter(text: &str) -> String {
+    capitalized(text, |character| !(is_space(character) || matches!(character, '-' | '(' | '{' | '[' | '<')))
+}
+
+/// Each word with an upper-case first letter and lower-case rest; a character that `continues` refuses stands before one.
+fn capitalized(text: &str, continues: impl Fn(char) -> bool) -> String {
     let mut out = String::with_capacity(text.len());
     let mut inside = false;
     for character in text.chars() {
@@ -164,7 +159,7 @@ pub(crate) fn title_filter(text: &str) -> String {
         } else {
             out.extend(character.to_uppercase());
         }
-        inside = !(is_space(character) || matches!(character, '-' | '(' | '{' | '[' | '<'));
+        inside = continues(character);
     }
     out
 }

@@ -53,7 +53,7 @@ pub fn complete(
     let handle = manager.acquire(model_id, &how).map_err(|error| ApiError::from(&error))?;
     let mut engine = handle.lock_unless(&call.cancel).ok_or_else(ApiError::cancelled)?;
     let envelope = Envelope::new(model_id);
-    let options = request.options(engine.chat().defaults)?;
+    let options = request.options(&engine.chat().defaults)?;
     let mut answering = Answering { engine: &mut engine, request, envelope, options, cancel: &call.cancel };
     match request.stream() {
         true => answering.stream(on_event),

@@ -1,6 +1,7 @@
 //! What a model folder says about talking to the model: templates, sampling defaults, tokens that end an answer.
 
 use crate::grammar::{Grammar, GrammarError, Guide, Vocabulary};
+use crate::sampling::SamplingOptions;
 use crate::text::{
     ChatTemplate, JinjaTemplate, MARKS, Message, MlcTemplate, Prompt, PromptOptions, TextError, ThinkingMarks,
     Tokenizer, read_capped,
@@ -36,46 +37,13 @@ const END_OF_TURN: [&str; 11] = [
     "<eos>",
 ];
 
-/// The sampling parameters that a model's author recommends.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SamplingDefaults {
-    /// 0 is greedy.
-    pub temperature: f32,
-    /// Most likely tokens to draw from; 0 is off.
-    pub top_k: u32,
-    /// Nucleus; 1 is off.
-    pub top_p: f32,
-    /// Least probability, relative to the most likely token's; 0 is off.
-    pub min_p: f32,
-    /// 1 is off.
-    pub repetition_penalty: f32,
-    /// 0 is off.
-    pub presence_penalty: f32,
-    /// 0 is off.
-    pub frequency_penalty: f32,
-}
-
-impl Default for SamplingDefaults {
-    fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-        }
-    }
-}
-
 /// The text side of a model: how its conversations look in tokens.
 #[derive(Clone, Debug)]
 pub struct ChatModel {
     /// Between the model's text and its tokens.
     pub tokenizer: Tokenizer,
-    /// Recommended sampling.
-    pub defaults: SamplingDefaults,
+    /// How the model's author recommends that tokens are drawn.
+    pub defaults: SamplingOptions,
     template: Option<ChatTemplate>,
     /// For conversations with tools, where it is another one.
     tool_template: Option<ChatTemplate>,
@@ -409,8 +377,8 @@ fn special_tokens(config: &Value) -> BTreeMap<String, String> {
 }
 
 /// The chat configuration's values, else those of `generation_config.json`. What is no usable number counts as absent.
-fn defaults(chat: &Value, generation: &Value) -> SamplingDefaults {
-    let base = SamplingDefaults::default();
+fn defaults(chat: &Value, generation: &Value) -> SamplingOptions {
+    let base = SamplingOptions::default();
     let number = |name: &str, fallback: f32, range: RangeInclusive<f32>| {
         let value = [chat, generation].into_iter().find_map(|config| config.get(name)?.as_f64());
         value
@@ -419,7 +387,7 @@ fn defaults(chat: &Value, generation: &Value) -> SamplingDefaults {
             .unwrap_or(fallback)
             .clamp(*range.start(), *range.end())
     };
-    SamplingDefaults {
+    SamplingOptions {
         temperature: number("temperature", base.temperature, 0.0..=10.0),
         // A float holds every count that a vocabulary can make a difference for.
         top_k: number("top_k", 0.0, 0.0..=16_777_216.0) as u32,
@@ -431,13 +399,13 @@ fn defaults(chat: &Value, generation: &Value) -> SamplingDefaults {
         },
         presence_penalty: number("presence_penalty", 0.0, -100.0..=100.0),
         frequency_penalty: number("frequency_penalty", 0.0, -100.0..=100.0),
+        ..base
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SamplingOptions;
     use serde_json::json;
 
     #[test]
@@ -446,7 +414,7 @@ mod tests {
         let generation = json!({ "temperature": 0.9, "top_p": 0.95, "top_k": 20, "min_p": 0.05 });
         let found = defaults(&chat, &generation);
         let expected =
-            SamplingDefaults { temperature: 0.6, top_p: 0.95, top_k: 20, min_p: 0.05, ..SamplingDefaults::default() };
+            SamplingOptions { temperature: 0.6, top_p: 0.95, top_k: 20, min_p: 0.05, ..SamplingOptions::default() };
         assert_eq!(found, expected);
     }
 
@@ -477,7 +445,7 @@ mod tests {
                 "frequency_penalty",
             ];
             let config = Value::Object(keys.iter().map(|&key| (key.to_owned(), value.clone())).collect());
-            let options = SamplingOptions::from(defaults(&config, &Value::Null));
+            let options = defaults(&config, &Value::Null);
             assert!(options.validate().is_ok(), "{value}: {options:?}");
         }
     }

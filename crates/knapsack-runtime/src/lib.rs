@@ -29,7 +29,7 @@ mod tools;
 
 pub use activity::Activity;
 pub use cancel::CancelFlag;
-pub use chat_config::{ChatModel, SamplingDefaults};
+pub use chat_config::ChatModel;
 pub use context::{ContextPolicy, FittedPrompt, Tokenize};
 pub use engine::{Engine, Event, FinishReason, GenerateOptions, Generation, GenerationStats};
 pub use error::EngineError;

@@ -99,7 +99,7 @@ impl Models {
             .ok_or_else(|| Error::new(Code::Cancelled, "cancelled while another answer ran"))?;
         let chat = engine.chat().clone();
         let mut options =
-            request.options(chat.defaults).map_err(|error| Error::new(Code::InvalidArgument, error.message))?;
+            request.options(&chat.defaults).map_err(|error| Error::new(Code::InvalidArgument, error.message))?;
         options.context = when_full;
         let generation = engine.answer(request.messages(), &options, cancel, &mut |event| {
             let piece = match event {

@@ -136,9 +136,9 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MA
 /// One string, or an array of at most `MAX` items.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum TextOr<T, const MAX: usize> {
-    /// The string.
+    /// Where the request has one string.
     Text(String),
-    /// The items.
+    /// Where it has an array.
     List(Vec<T>),
 }
 

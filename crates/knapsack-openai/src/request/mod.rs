@@ -12,7 +12,7 @@ use crate::ApiError;
 use fields::Fields;
 use json::TextOr;
 use knapsack_runtime::text::{Message, PromptOptions};
-use knapsack_runtime::{GenerateOptions, Grammar, SamplingDefaults, SamplingOptions, ToolChoice};
+use knapsack_runtime::{GenerateOptions, Grammar, SamplingOptions, ToolChoice};
 use std::borrow::Cow;
 
 /// Most answers to one request, as in OpenAI's own interface.
@@ -51,7 +51,7 @@ impl Request {
         let form = format::read(&fields)?;
         let (prompt, tool_choice) = tools::read(&fields)?;
         let request = Self { fields, messages, form, prompt, tool_choice };
-        request.options(SamplingDefaults::default())?;
+        request.options(&SamplingOptions::default())?;
         Ok(request)
     }
 
@@ -97,7 +97,7 @@ impl Request {
     ///
     /// # Errors
     /// A value outside its range.
-    pub fn options(&self, defaults: SamplingDefaults) -> Result<GenerateOptions, ApiError> {
+    pub fn options(&self, defaults: &SamplingOptions) -> Result<GenerateOptions, ApiError> {
         let fields = &self.fields;
         if !(1..=MAX_ANSWERS).contains(&self.answers()) {
             return Err(out_of_range("n", self.answers(), "1 to 128"));
@@ -137,8 +137,8 @@ impl Request {
         }
     }
 
-    fn sampling(&self, defaults: SamplingDefaults) -> Result<SamplingOptions, ApiError> {
-        let (fields, base) = (&self.fields, SamplingOptions::from(defaults));
+    fn sampling(&self, base: &SamplingOptions) -> Result<SamplingOptions, ApiError> {
+        let fields = &self.fields;
         let top_k = match fields.top_k {
             None => base.top_k,
             // Both are how other servers spell "off".

@@ -26,7 +26,7 @@ fn parts_roles_and_stops() {
         "stop": ["x", "y"], "max_tokens": 3, "max_completion_tokens": 5, "seed": -1, "top_p": null,
     }));
     assert_eq!(request.messages(), [Message::new(Role::System, "ab"), Message::new(Role::Assistant, "")]);
-    let options = request.options(SamplingDefaults { top_p: 0.9, ..SamplingDefaults::default() }).unwrap();
+    let options = request.options(&SamplingOptions { top_p: 0.9, ..SamplingOptions::default() }).unwrap();
     assert_eq!((options.max_tokens, options.stop.len(), options.sampling.top_p), (Some(5), 2, 0.9));
     assert_eq!(options.sampling.seed, Some(u64::MAX));
     assert_eq!((request.model(), request.answers(), request.stream()), (None, 1, false));
@@ -38,16 +38,16 @@ fn what_changes_how_tokens_are_chosen() {
         "top_k": 40, "min_p": 0.05, "repetition_penalty": 1.1, "logit_bias": { "50": -100, "7": 2.5 },
         "stop_token_ids": [1, 2], "ignore_eos": true, "n": 3, "logprobs": true, "top_logprobs": 5,
     }));
-    let options = request.options(SamplingDefaults::default()).unwrap();
+    let options = request.options(&SamplingOptions::default()).unwrap();
     let sampling = &options.sampling;
     assert_eq!((sampling.top_k, sampling.min_p, sampling.repetition_penalty), (40, 0.05, 1.1));
     assert_eq!(sampling.logit_bias, [(50, -100.0), (7, 2.5)]);
     assert_eq!((options.stop_tokens, options.ignore_stops, options.logprobs), (vec![1, 2], true, Some(5)));
     assert_eq!(request.answers(), 3);
-    let defaults = SamplingDefaults { top_k: 20, ..SamplingDefaults::default() };
-    let off = Request::parse(&body(json!({ "top_k": -1 }))).unwrap().options(defaults).unwrap();
+    let defaults = SamplingOptions { top_k: 20, ..SamplingOptions::default() };
+    let off = Request::parse(&body(json!({ "top_k": -1 }))).unwrap().options(&defaults).unwrap();
     assert_eq!(off.sampling.top_k, 0);
-    let own = Request::parse(&body(json!({}))).unwrap().options(defaults).unwrap();
+    let own = Request::parse(&body(json!({}))).unwrap().options(&defaults).unwrap();
     assert_eq!((own.sampling.top_k, own.logprobs), (20, None));
 }
 
@@ -75,7 +75,7 @@ fn harmless_fields_are_passed_over_and_unknown_ones_named() {
 #[test]
 fn forms_of_an_answer() {
     let schema = json!({ "type": "object", "properties": { "a": { "type": "integer" } } });
-    let form = |extra: Value| request(extra).options(SamplingDefaults::default()).unwrap().grammar;
+    let form = |extra: Value| request(extra).options(&SamplingOptions::default()).unwrap().grammar;
     let named = json!({ "name": "x", "strict": true, "schema": schema });
     for extra in [
         json!({ "response_format": { "type": "json_schema", "json_schema": named } }),
@@ -130,11 +130,11 @@ fn tools_and_what_became_of_them() {
         (result.role, result.tool_call_id.as_deref(), result.name.as_deref()),
         (Role::Tool, Some("c1"), Some("now"))
     );
-    let options = read.options(SamplingDefaults::default()).unwrap();
+    let options = read.options(&SamplingOptions::default()).unwrap();
     assert_eq!((options.tool_choice, options.parallel_tool_calls), (ToolChoice::Named("now".into()), false));
     assert_eq!((options.prompt.tools.len(), &options.prompt.variables["enable_thinking"]), (1, &json!(false)));
     // Tools that must not be called are not told of.
-    let none = request(json!({ "tools": [tool], "tool_choice": "none" })).options(SamplingDefaults::default()).unwrap();
+    let none = request(json!({ "tools": [tool], "tool_choice": "none" })).options(&SamplingOptions::default()).unwrap();
     assert!(none.prompt.tools.is_empty());
     assert!(refused(json!({ "tool_choice": "often", "tools": [tool] })).message.starts_with("`tool_choice` is `auto`"));
     assert!(refused(json!({ "chat_template_kwargs": [] })).message.contains("no object"));

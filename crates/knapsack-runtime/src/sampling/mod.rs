@@ -13,7 +13,6 @@ mod logprobs;
 
 pub use logprobs::{LogProb, TokenLogProbs};
 
-use crate::chat_config::SamplingDefaults;
 use crate::rng::{SplitMix64, random_seed};
 use std::collections::HashMap;
 
@@ -77,28 +76,10 @@ impl SamplingOptions {
     }
 }
 
-impl From<SamplingDefaults> for SamplingOptions {
-    fn from(defaults: SamplingDefaults) -> Self {
-        let SamplingDefaults {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            repetition_penalty,
-            presence_penalty,
-            frequency_penalty,
-        } = defaults;
-        Self {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            repetition_penalty,
-            presence_penalty,
-            frequency_penalty,
-            logit_bias: Vec::new(),
-            seed: None,
-        }
+impl Default for SamplingOptions {
+    /// By the model's own probabilities: everything else is off.
+    fn default() -> Self {
+        Self { temperature: 1.0, seed: None, ..Self::GREEDY }
     }
 }
 

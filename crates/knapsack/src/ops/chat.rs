@@ -45,7 +45,7 @@ pub fn run(args: &ChatArgs, reporter: &Reporter) -> anyhow::Result<()> {
     let (memory, load_time, name) = (loaded.session.memory(), loaded.load_time, loaded.name.clone());
     let (engine, _held) = loaded.into_engine()?;
     // A model that cannot chat says so before the first question.
-    let mut options = generate_options(&args.sampling, engine.chat().defaults)?;
+    let mut options = generate_options(&args.sampling, engine.chat().defaults.clone())?;
     options.prompt = super::prompt::options(&args.options)?;
     options.max_thinking_tokens = super::prompt::thinking_budget(&args.options);
     options.context = args.context_policy.into();

@@ -8,7 +8,7 @@ use anyhow::Context;
 use knapsack_artifact::library::MemoryPlan;
 use knapsack_runtime::text::{Message, Role};
 use knapsack_runtime::{
-    CancelFlag, Engine, Event, GenerateOptions, Generation, Grammar, LogProb, SamplingDefaults, SamplingOptions,
+    CancelFlag, Engine, Event, GenerateOptions, Generation, Grammar, LogProb, SamplingOptions,
 };
 use serde_json::{Value, json};
 use std::fs::File;
@@ -26,7 +26,7 @@ pub fn run(args: &RunArgs, reporter: &Reporter) -> anyhow::Result<()> {
     let loaded = open::load(&args.model, reporter)?;
     let (memory, load_time) = (loaded.session.memory(), loaded.load_time);
     let (mut engine, _held) = loaded.into_engine()?;
-    let defaults = SamplingDefaults { temperature: 0.0, ..engine.chat().defaults };
+    let defaults = SamplingOptions { temperature: 0.0, ..engine.chat().defaults.clone() };
     let mut options = GenerateOptions { grammar, ..generate_options(&args.sampling, defaults)? };
     options.prompt = super::prompt::options(&args.options)?;
     options.max_thinking_tokens = super::prompt::thinking_budget(&args.options);
@@ -139,8 +139,7 @@ fn form_file(path: &Path) -> anyhow::Result<String> {
 }
 
 /// The model's defaults with what the command line says on top.
-pub(super) fn generate_options(args: &SamplingArgs, defaults: SamplingDefaults) -> anyhow::Result<GenerateOptions> {
-    let mut sampling = SamplingOptions::from(defaults);
+pub(super) fn generate_options(args: &SamplingArgs, mut sampling: SamplingOptions) -> anyhow::Result<GenerateOptions> {
     sampling.temperature = args.temperature.unwrap_or(sampling.temperature);
     sampling.top_k = args.top_k.unwrap_or(sampling.top_k);
     sampling.top_p = args.top_p.unwrap_or(sampling.top_p);
