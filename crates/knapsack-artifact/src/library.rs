@@ -182,7 +182,7 @@ pub struct ModelLibrary {
     pub states: Vec<StateLayer>,
     /// Inputs and outputs.
     pub io: Io,
-    /// Memory.
+    /// What a device allocates.
     pub memory: MemoryPlan,
     /// `1..=prefill_chunk_size` tokens in, their residual stream out.
     pub prefill: Function,

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 pub struct Dependency<'a> {
     /// Who publishes it.
     pub group: &'a str,
-    /// Its name.
+    /// The `artifactId`.
     pub name: &'a str,
     /// Its oldest version.
     pub version: &'a str,
@@ -22,13 +22,13 @@ pub struct Dependency<'a> {
 pub struct MavenArtifact<'a> {
     /// Who publishes it.
     pub group: &'a str,
-    /// Its name.
+    /// The `artifactId`.
     pub name: &'a str,
-    /// Its version.
+    /// Of this release.
     pub version: &'a str,
     /// What it is, in a line.
     pub description: &'a str,
-    /// What it needs.
+    /// What Gradle adds to an app with it.
     pub dependencies: &'a [Dependency<'a>],
 }
 

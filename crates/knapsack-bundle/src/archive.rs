@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub struct Member {
     /// Its path in the archive, with `/`.
     pub name: String,
-    /// Its bytes.
+    /// How many bytes it has.
     pub size: u64,
     /// Where they come from.
     pub source: Source,

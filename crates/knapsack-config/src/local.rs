@@ -1,6 +1,6 @@
 //! What a local folder holds, and what is missing when it is no model.
 
-use crate::source::LocalKind;
+use crate::source::ModelForm;
 use std::fs;
 use std::path::Path;
 
@@ -26,7 +26,7 @@ pub(crate) enum NotAModel {
 }
 
 /// Looks at a folder.
-pub(crate) fn inspect(path: &Path) -> Result<LocalKind, NotAModel> {
+pub(crate) fn inspect(path: &Path) -> Result<ModelForm, NotAModel> {
     let metadata = fs::metadata(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => NotAModel::Missing,
         _ => NotAModel::Unreadable(error.to_string()),
@@ -37,13 +37,13 @@ pub(crate) fn inspect(path: &Path) -> Result<LocalKind, NotAModel> {
     let has = |name: &str| path.join(name).is_file();
     let mlc_index = MLC_INDEXES.into_iter().any(has);
     if has(MLC_CONFIG) && mlc_index {
-        return Ok(LocalKind::Mlc);
+        return Ok(ModelForm::Mlc);
     }
     let names = names(path);
     let ends = |ending: &str| names.iter().any(|name| name.ends_with(ending));
     let tensors = ends(".safetensors") || has(CHECKPOINT_INDEX);
     if has(CHECKPOINT_CONFIG) && tensors {
-        return Ok(LocalKind::Checkpoint);
+        return Ok(ModelForm::Checkpoint);
     }
     let found = |found: bool| if found { "found" } else { "missing" };
     let state = |name: &str| match fs::metadata(path.join(name)) {

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use crate::source::ModelForm;
 use serde::Deserialize;
 
 /// Name of the file, beside the manifest.
@@ -41,7 +42,7 @@ pub struct LockedModel {
     /// Commit of the repository, 40 lower-case hexadecimal digits.
     pub commit: String,
     /// Format of the model there.
-    pub format: LockedFormat,
+    pub format: ModelForm,
     /// What its card says.
     #[serde(flatten)]
     pub card: ModelCard,
@@ -91,26 +92,6 @@ impl ModelCard {
 
 fn is_card_text(text: &str) -> bool {
     text.len() <= MAX_CARD_TEXT && !text.chars().any(char::is_control)
-}
-
-/// Format of a locked model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LockedFormat {
-    /// `mlc-chat-config.json`, `tensor-cache.json`, shards.
-    Mlc,
-    /// `config.json` and safetensors.
-    Checkpoint,
-}
-
-impl LockedFormat {
-    /// The name in the file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Mlc => "mlc",
-            Self::Checkpoint => "checkpoint",
-        }
-    }
 }
 
 /// One file of a locked model.
@@ -388,7 +369,7 @@ mod tests {
             model_id: model_id.to_owned(),
             model: "HF://org/name@main".to_owned(),
             commit: "1f".repeat(20),
-            format: LockedFormat::Mlc,
+            format: ModelForm::Mlc,
             card: ModelCard::default(),
             files,
         };

@@ -8,7 +8,7 @@ use crate::local::{self, NotAModel};
 use crate::manifest::{ChatTemplateRef, DEFAULT_QUANTIZATION, Manifest, ModelEntry, PrebuiltLibrary};
 use crate::overrides::{OverrideConflict, OverrideKey, Overrides};
 use crate::render::{looked_for, quoted};
-use crate::source::{HubSource, LocalKind, LocalSource, ModelSource, SourceText};
+use crate::source::{HubSource, LocalSource, ModelForm, ModelSource, SourceText};
 use crate::source_map::{SourceMap, Span, Spanned};
 use crate::suggest::nearest;
 use crate::written::{
@@ -157,7 +157,7 @@ impl Resolver<'_> {
         source: Option<&ModelSource>,
     ) -> Option<Spanned<ChatTemplateRef>> {
         let Spanned { value: TemplateText(name), span } = text;
-        if let Some(ModelSource::Local(LocalSource { kind: LocalKind::Mlc, .. })) = source {
+        if let Some(ModelSource::Local(LocalSource { kind: ModelForm::Mlc, .. })) = source {
             let message = "`chat_template` is only for a checkpoint, and this model is converted already";
             let error = Diagnostic::error(codes::NOT_A_CHECKPOINT, span, message);
             self.diagnostics.push(error.help("leave it out: the model keeps its `conv_template`"));
@@ -328,15 +328,15 @@ impl Resolver<'_> {
         given: Option<Spanned<Quantization>>,
     ) -> Option<Spanned<Quantization>> {
         match (local.kind, given) {
-            (LocalKind::Mlc, Some(given)) => {
+            (ModelForm::Mlc, Some(given)) => {
                 let message = "`quantization` is only for a checkpoint, and this model is converted already";
                 let error = Diagnostic::error(codes::NOT_A_CHECKPOINT, given.span, message);
                 self.diagnostics.push(error.related(model, "an MLC model").help("leave `quantization` out"));
                 None
             }
-            (LocalKind::Mlc, None) => None,
-            (LocalKind::Checkpoint, Some(given)) => Some(given),
-            (LocalKind::Checkpoint, None) => {
+            (ModelForm::Mlc, None) => None,
+            (ModelForm::Checkpoint, Some(given)) => Some(given),
+            (ModelForm::Checkpoint, None) => {
                 let message = format!("the checkpoint is converted to {DEFAULT_QUANTIZATION}");
                 let notice = Diagnostic::notice(codes::CHOSEN, model, message);
                 self.diagnostics.push(notice.help("\"quantization\" in the model's entry chooses another format"));

@@ -1,5 +1,6 @@
 //! Where a model comes from: the text of `model` in the manifest, as a type.
 
+use serde::Deserialize;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -82,17 +83,28 @@ impl fmt::Display for HubSource {
 pub struct LocalSource {
     /// The folder: the path of the manifest, joined by the path in it.
     pub path: PathBuf,
-    /// What is in it.
-    pub kind: LocalKind,
+    /// Whether its weights are converted already.
+    pub kind: ModelForm,
 }
 
-/// What a folder holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LocalKind {
+/// What a model is kept as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelForm {
     /// `config.json` and safetensors: to be converted.
     Checkpoint,
-    /// `mlc-chat-config.json` and a weight index: converted already.
+    /// `mlc-chat-config.json`, a weight index, shards: converted already.
     Mlc,
+}
+
+impl ModelForm {
+    /// Its name in the lockfile.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Checkpoint => "checkpoint",
+            Self::Mlc => "mlc",
+        }
+    }
 }
 
 /// The text of `model`, before the file system is looked at.

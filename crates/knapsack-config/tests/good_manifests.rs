@@ -4,7 +4,7 @@ mod common;
 
 use common::Folder;
 use knapsack_artifact::DeviceKind;
-use knapsack_config::{AppMemory, LocalKind, Manifest, ModelSource, OverrideKey, Severity};
+use knapsack_config::{AppMemory, Manifest, ModelForm, ModelSource, OverrideKey, Severity};
 
 fn read(manifest: &str, files: &[(&str, &str)]) -> (Folder, Manifest, String) {
     let folder = Folder::new();
@@ -98,7 +98,7 @@ fn every_key_means_what_it_says() {
         ModelSource::Local(local) => local.kind,
         hub => panic!("{hub}"),
     });
-    assert_eq!(kinds, [LocalKind::Checkpoint, LocalKind::Mlc]);
+    assert_eq!(kinds, [ModelForm::Checkpoint, ModelForm::Mlc]);
     assert_eq!(local.quantization.unwrap().value.name, "q4f16_1");
     assert_eq!(older.quantization, None);
     insta::assert_snapshot!(warnings, @r#"

@@ -56,7 +56,7 @@ pub struct Parameter {
     pub name: String,
     /// Outermost axis first: `(n, k)`, `(n)`, or of a convolution `(n, 1, taps)`.
     pub shape: Vec<u64>,
-    /// What it is.
+    /// By which rule of a format it is stored.
     pub kind: ParameterKind,
     /// Tensors of the checkpoint, concatenated on axis 0.
     pub sources: Vec<Source>,

@@ -1,6 +1,5 @@
 //! Stage 6: the package.
 
-use crate::model::FolderKind;
 use crate::text::chain;
 use crate::{Error, Event, Outcome, Packager, Ready};
 use knapsack_artifact::app_config::AppFile;
@@ -9,7 +8,7 @@ use knapsack_bundle::package::BundleStep;
 use knapsack_bundle::{
     BundleError, Entry, LinkMode, PackageChanges, PackageContents, Provenance, Repository, Runtime, WriteOptions,
 };
-use knapsack_config::{Diagnostic, Manifest, ModelSource, StoreLimits, codes};
+use knapsack_config::{Diagnostic, Manifest, ModelForm, ModelSource, StoreLimits, codes};
 use knapsack_source::ModelFile;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -118,7 +117,7 @@ impl Packager<'_> {
                 .iter()
                 .map(|file| self.hashed(&found.folder.path, file))
                 .collect::<Result<_, _>>()?,
-            converted: planned.model.kind == FolderKind::Checkpoint,
+            converted: planned.model.kind == ModelForm::Checkpoint,
         })
     }
 

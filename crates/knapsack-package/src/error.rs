@@ -26,7 +26,7 @@ pub enum Error {
     /// The cache of compiled libraries and converted weights.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The lockfile.
+    /// The lockfile cannot be read, or is another version's.
     #[error(transparent)]
     Lockfile(#[from] LockfileError),
     /// The hub, a download, a folder.

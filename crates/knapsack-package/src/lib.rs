@@ -39,7 +39,7 @@ pub use error::Error;
 pub use event::{Event, Observer, Silent};
 pub use find::{Found, FoundModels};
 pub use knapsack_config::ModelEntry;
-pub use model::{FolderKind, Model, ModelError, given_sizes};
+pub use model::{Model, ModelError, given_sizes};
 pub use outcome::Outcome;
 pub use plan::{PlanRow, Planned, store_findings};
 pub use ready::Ready;

@@ -4,7 +4,7 @@ use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::chat_config;
 use knapsack_artifact::library::{MemoryPlan, Target};
 use knapsack_compiler::{ChooseError, Chosen, CompileError, CompileRequest, Fixed, GivenSizes, Own, OwnSizes};
-use knapsack_config::{DEFAULT_QUANTIZATION, OverrideKey};
+use knapsack_config::{DEFAULT_QUANTIZATION, ModelForm, OverrideKey};
 use knapsack_ir::Windows;
 use knapsack_models::{ConfigError, GraphError, ModelConfig};
 use knapsack_tensor::{Quantization, UnknownQuantization};
@@ -14,15 +14,6 @@ use std::path::{Path, PathBuf};
 
 /// Largest configuration file that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
-
-/// What a model folder holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FolderKind {
-    /// `config.json`: weights, if any, are safetensors and are converted before use.
-    Checkpoint,
-    /// `mlc-chat-config.json`: weights, if any, are used as they are.
-    Mlc,
-}
 
 /// Why a model folder's configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -88,8 +79,8 @@ pub enum ModelError {
 pub struct Model {
     /// Where it was read.
     pub folder: PathBuf,
-    /// What is there.
-    pub kind: FolderKind,
+    /// Whether the weights are converted already.
+    pub kind: ModelForm,
     /// Architecture and sizes, as the configuration says them.
     pub config: ModelConfig,
     /// The format of the weights, now or after conversion.
@@ -109,8 +100,8 @@ impl Model {
     pub fn open(folder: &Path, quantization: Option<&str>) -> Result<Self, ModelError> {
         let mlc = folder.join(chat_config::FILE_NAME);
         let (kind, path) = match mlc.is_file() {
-            true => (FolderKind::Mlc, mlc),
-            false => (FolderKind::Checkpoint, folder.join("config.json")),
+            true => (ModelForm::Mlc, mlc),
+            false => (ModelForm::Checkpoint, folder.join("config.json")),
         };
         if !path.is_file() {
             let path = folder.join("adapter_config.json");
@@ -122,10 +113,10 @@ impl Model {
         }
         let (config_bytes, value) = read_json(&path)?;
         let (config, name) = match kind {
-            FolderKind::Checkpoint => {
+            ModelForm::Checkpoint => {
                 (ModelConfig::from_hf(&value), quantization.unwrap_or(DEFAULT_QUANTIZATION).to_owned())
             }
-            FolderKind::Mlc => {
+            ModelForm::Mlc => {
                 let own = value.get("quantization").and_then(Value::as_str).unwrap_or_default().to_owned();
                 if let Some(wanted) = quantization.filter(|wanted| *wanted != own) {
                     return Err(ModelError::Converted { folder: folder.to_owned(), own, wanted: wanted.to_owned() });
@@ -180,7 +171,7 @@ impl Model {
 
     /// The same checkpoint, converted to another format; `None` for weights that are in a format already.
     pub fn with_format(&self, format: &Quantization) -> Option<Self> {
-        (self.kind == FolderKind::Checkpoint).then(|| Model { quantization: *format, ..self.clone() })
+        (self.kind == ModelForm::Checkpoint).then(|| Model { quantization: *format, ..self.clone() })
     }
 
     /// Compiles the model; `name` is its symbol prefix, made from the content when not given.

@@ -2,13 +2,13 @@
 
 use crate::budget::{Budget, fixed_sizes};
 use crate::find::Found;
-use crate::model::{FolderKind, Model, given_sizes};
+use crate::model::{Model, given_sizes};
 use crate::text::chain;
 use crate::{Outcome, Packager, weights};
 use knapsack_artifact::library::{MemoryPlan, Target};
 use knapsack_bundle::Tokenizer;
 use knapsack_compiler::{ChooseError, Chosen, CompileError, Notice, OverBudget, Size, WindowProblem, WindowProblems};
-use knapsack_config::{Diagnostic, Manifest, ModelEntry, OverrideKey, Severity, Shipped, StoreLimits, codes};
+use knapsack_config::{Diagnostic, Manifest, ModelEntry, ModelForm, OverrideKey, Severity, Shipped, StoreLimits, codes};
 use knapsack_ir::Windows;
 use knapsack_models::GraphError;
 use serde::Serialize;
@@ -55,9 +55,9 @@ impl Planned {
         let files = &self.found.folder.files;
         let sizes = files.iter().filter(|file| !file.path.ends_with(".safetensors")).map(|file| file.size);
         let (weights, largest_file) = match self.model.kind {
-            FolderKind::Mlc => (0, sizes.clone().max().unwrap_or(0)),
+            ModelForm::Mlc => (0, sizes.clone().max().unwrap_or(0)),
             // Shards are cut at tensors.
-            FolderKind::Checkpoint => (self.memory.weights, 0),
+            ModelForm::Checkpoint => (self.memory.weights, 0),
         };
         Shipped { entry: &self.found.entry, bytes: sizes.sum::<u64>() + weights, largest_file }
     }

@@ -1,19 +1,18 @@
 //! Stage 5: weights on the disk for every model that is bundled; addresses and hashes for those that the app downloads.
 
-use crate::model::FolderKind;
 use crate::text::chain;
 use crate::{Built, Error, Outcome, Packager, converted};
 use knapsack_artifact::Delivery;
 use knapsack_artifact::app_config::AppFile;
 use knapsack_bundle::WeightSupply;
 use knapsack_bundle::cache::CacheEntry;
-use knapsack_config::{Diagnostic, codes};
+use knapsack_config::{Diagnostic, ModelForm, codes};
 use knapsack_source::ModelFolder;
 
 /// A model that can go into a package.
 #[derive(Debug)]
 pub struct Ready {
-    /// What it is.
+    /// With its library.
     pub built: Built,
     /// Where its weights are, or come from.
     pub weights: WeightSupply,
@@ -39,8 +38,8 @@ impl Packager<'_> {
                 delivery => WeightSupply::Packed { folder, delivery },
             };
             let weights = match (entry.ships_weights(), model.kind) {
-                (true, FolderKind::Mlc) => Ok(supply(source.path.clone())),
-                (true, FolderKind::Checkpoint) => {
+                (true, ModelForm::Mlc) => Ok(supply(source.path.clone())),
+                (true, ModelForm::Checkpoint) => {
                     let files: Vec<String> = source.files.iter().map(|file| file.path.clone()).collect();
                     let (cache, observer) = (&self.cache, self.observer);
                     let template = built.planned.found.template_choice();

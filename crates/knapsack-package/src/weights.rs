@@ -2,11 +2,11 @@
 //! themselves may be at the hub still.
 
 use crate::find::Found;
-use crate::model::{FolderKind, Model, read_json};
+use crate::model::{Model, read_json};
 use crate::text::{chain, listed};
 use knapsack_artifact::chat_config::ConvTemplateField;
 use knapsack_artifact::{ChatConfig, ConvTemplate, WeightIndex, json};
-use knapsack_config::{Diagnostic, codes};
+use knapsack_config::{Diagnostic, ModelForm, codes};
 use knapsack_models::{TensorUse, TensorsError};
 use knapsack_source::{FileRole, Pinned};
 use knapsack_weights::{ChatWarning, ConvertError, ConvertRequest};
@@ -25,10 +25,10 @@ pub(crate) const OTHER_TEMPLATE: &str =
 /// What is wrong, at the model's source.
 pub(crate) fn check(found: &Found, model: &Model) -> Vec<Diagnostic> {
     match (model.kind, &found.resolved.pinned) {
-        (FolderKind::Mlc, _) => {
+        (ModelForm::Mlc, _) => {
             [index(found, model), tokenizer(found, model), no_template(found, model)].into_iter().flatten().collect()
         }
-        (FolderKind::Checkpoint, Pinned::Local(_)) => {
+        (ModelForm::Checkpoint, Pinned::Local(_)) => {
             let folder = &found.folder.path;
             // Nothing is written there, nor looked at.
             let request = ConvertRequest {
@@ -41,7 +41,7 @@ pub(crate) fn check(found: &Found, model: &Model) -> Vec<Diagnostic> {
             chat(found, knapsack_weights::check(&request))
         }
         // The headers of its weights are at the hub still.
-        (FolderKind::Checkpoint, Pinned::Hub(_)) => {
+        (ModelForm::Checkpoint, Pinned::Hub(_)) => {
             let choice = found.template_choice();
             let of_chat = knapsack_weights::check_chat(&found.folder.path, &model.quantization, &choice);
             let of_tensors = checkpoint_index(found, model).or_else(|| checkpoint_header(found, model));

@@ -25,13 +25,13 @@ pub struct PackageLoader {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadFailed {
-    /// The package.
+    /// The package says something that cannot be, or lacks what it names.
     #[error(transparent)]
     Package(#[from] PackageError),
-    /// The download.
+    /// The weights could not be fetched.
     #[error(transparent)]
     Download(#[from] DownloadError),
-    /// The model.
+    /// The weights or the text side are not the library's, or the device refused them.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The model is to be downloaded, and was not.

@@ -5,18 +5,19 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use knapsack_config::ModelForm;
 use knapsack_config::lockfile::ModelCard;
 
 use crate::card;
 use crate::error::{Error, Result};
-use crate::model::{FileRole, ModelFile, ModelKind};
+use crate::model::{FileRole, ModelFile};
 use crate::select::{Contents, MAX_INDEX, Selection};
 
 /// What a local folder holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalModel {
     /// Checkpoint, or converted already.
-    pub kind: ModelKind,
+    pub kind: ModelForm,
     /// The files that belong to the model; their content was not read.
     pub files: Vec<ModelFile>,
     /// What its card says.
@@ -36,7 +37,7 @@ pub fn open_local(folder: &Path) -> Result<LocalModel> {
     for file in files.iter().filter(|file| file.size < 1024) {
         refuse_lfs_pointer(folder, &file.path)?;
     }
-    Ok(LocalModel { kind: selection.format.into(), files, card: card::of_folder(folder) })
+    Ok(LocalModel { kind: selection.format, files, card: card::of_folder(folder) })
 }
 
 pub(crate) fn select_in(folder: &Path) -> Result<(BTreeMap<String, u64>, Selection)> {
@@ -95,14 +96,14 @@ mod tests {
     #[test]
     fn fixtures_are_told_apart() {
         let model = open_local(&knapsack_testkit::fixture("llama")).unwrap();
-        assert_eq!(model.kind, ModelKind::Checkpoint);
+        assert_eq!(model.kind, ModelForm::Checkpoint);
         let weights: Vec<_> = model.files.iter().filter(|file| file.role == FileRole::Weights).collect();
         assert_eq!(
             weights.iter().map(|file| (file.path.as_str(), file.size)).collect::<Vec<_>>(),
             [("model.safetensors", 1_086_208)]
         );
         let model = open_local(&knapsack_testkit::mlc_fixture("llama", "q0f32")).unwrap();
-        assert_eq!(model.kind, ModelKind::Mlc);
+        assert_eq!(model.kind, ModelForm::Mlc);
         let names: Vec<_> = model.files.iter().map(|file| file.path.as_str()).collect();
         let expected = [
             "mlc-chat-config.json",

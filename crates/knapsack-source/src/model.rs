@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use knapsack_config::lockfile::LockedFormat;
+use knapsack_config::ModelForm;
 
 use crate::location::{HubLocation, RepoId};
 
@@ -13,21 +13,12 @@ pub struct ModelFolder {
     pub model_id: String,
     /// The folder. For a remote model it is a snapshot of the hub cache: read it, never write there.
     pub path: PathBuf,
-    /// What it holds.
-    pub kind: ModelKind,
+    /// A checkpoint, or weights in MLC's form.
+    pub kind: ModelForm,
     /// Where it came from.
     pub origin: Origin,
     /// The model's files, sorted by path. Without weights asked for, weight files are listed but not in the folder.
     pub files: Vec<ModelFile>,
-}
-
-/// A checkpoint is converted, an MLC model is used as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ModelKind {
-    /// `config.json` and safetensors.
-    Checkpoint,
-    /// `mlc-chat-config.json`, a weight index, shards.
-    Mlc,
 }
 
 /// Provenance of a model.
@@ -86,15 +77,6 @@ impl Origin {
         match self {
             Self::Local => None,
             Self::Hub { commit, .. } => Some(commit),
-        }
-    }
-}
-
-impl From<LockedFormat> for ModelKind {
-    fn from(format: LockedFormat) -> Self {
-        match format {
-            LockedFormat::Mlc => Self::Mlc,
-            LockedFormat::Checkpoint => Self::Checkpoint,
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use knapsack_config::lockfile::{LockedFormat, check_relative_path};
+use knapsack_config::ModelForm;
+use knapsack_config::lockfile::check_relative_path;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -35,7 +36,7 @@ const MAX_SHARDS: usize = 10_000;
 /// A model's files by role, each list in a fixed order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Selection {
-    pub(crate) format: LockedFormat,
+    pub(crate) format: ModelForm,
     /// Configuration, index, tokenizer.
     pub(crate) metadata: Vec<String>,
     /// Shards or safetensors.
@@ -91,7 +92,7 @@ impl Contents<'_> {
             None => match self.single().filter(|_| has(CHECKPOINT_CONFIG)) {
                 Some(file) => {
                     let (metadata, weights) = (self.checkpoint_metadata(), BTreeSet::from([file.clone()]));
-                    self.finish(LockedFormat::Checkpoint, &file, metadata, weights)
+                    self.finish(ModelForm::Checkpoint, &file, metadata, weights)
                 }
                 None => Err(self.not_a_model()),
             },
@@ -134,7 +135,7 @@ impl Contents<'_> {
             }
             weights.insert(shard.data_path);
         }
-        self.finish(LockedFormat::Mlc, index, metadata, weights)
+        self.finish(ModelForm::Mlc, index, metadata, weights)
     }
 
     fn checkpoint_metadata(&self) -> BTreeSet<String> {
@@ -155,12 +156,12 @@ impl Contents<'_> {
             self.size(&name, CHECKPOINT_INDEX)?;
             weights.insert(name);
         }
-        self.finish(LockedFormat::Checkpoint, CHECKPOINT_INDEX, metadata, weights)
+        self.finish(ModelForm::Checkpoint, CHECKPOINT_INDEX, metadata, weights)
     }
 
     fn finish(
         &self,
-        format: LockedFormat,
+        format: ModelForm,
         index: &str,
         metadata: BTreeSet<String>,
         weights: BTreeSet<String>,
@@ -266,7 +267,7 @@ mod tests {
             ("pytorch_model.bin", ""),
         ]);
         let selection = selection.unwrap();
-        assert_eq!(selection.format, LockedFormat::Mlc);
+        assert_eq!(selection.format, ModelForm::Mlc);
         assert_eq!(selection.weights, ["params_shard_0.bin", "params_shard_1.bin"]);
         let expected = ["extra.vocab", MLC_CONFIG, "ndarray-cache.json", "tokenizer.json", "tokenizer_config.json"];
         assert_eq!(selection.metadata, expected);
@@ -288,7 +289,7 @@ mod tests {
             ("generation_config.json", ""),
         ]);
         let selection = selection.unwrap();
-        assert_eq!(selection.format, LockedFormat::Checkpoint);
+        assert_eq!(selection.format, ModelForm::Checkpoint);
         assert_eq!(selection.weights, ["model-1.safetensors", "model-2.safetensors"]);
         assert_eq!(selection.metadata, ["config.json", "generation_config.json", CHECKPOINT_INDEX, "tokenizer.json"]);
         let single = select(&[("config.json", "{}"), (CHECKPOINT_SINGLE, ""), ("pytorch_model.bin", "")]).unwrap();

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use knapsack_config::lockfile::{LockedFile, LockedFormat, LockedModel, Lockfile, ModelCard};
+use knapsack_config::ModelForm;
+use knapsack_config::lockfile::{LockedFile, LockedModel, Lockfile, ModelCard};
 
 use crate::card;
 use crate::digest::Expected;
@@ -111,7 +112,7 @@ impl<'a> Sources<'a> {
         };
         let mut weights = locked.files.iter().filter(|file| is_weights(&file.path));
         let (file, None) = (weights.next()?, weights.next()) else { return None };
-        if locked.format != LockedFormat::Checkpoint || locked.files.iter().any(|file| file.path == CHECKPOINT_INDEX) {
+        if locked.format != ModelForm::Checkpoint || locked.files.iter().any(|file| file.path == CHECKPOINT_INDEX) {
             return None;
         }
         let cached = self.cache.snapshot(&location.repository, &locked.commit).join(&file.path);
@@ -200,7 +201,7 @@ impl<'a> Sources<'a> {
             }
             (None, None) => self.look_in_cache(request, location)?,
         };
-        if locked.format == LockedFormat::Checkpoint && !request.weights {
+        if locked.format == ModelForm::Checkpoint && !request.weights {
             let (model_id, source_name) = (request.model_id.clone(), location.to_string());
             return Err(Error::CheckpointNotBundled { model_id, source_name });
         }
@@ -328,14 +329,14 @@ impl<'a> Sources<'a> {
                 let path = self.cache.snapshot(&location.repository, &locked.commit);
                 let origin = Origin::Hub { location: location.clone(), commit: locked.commit.clone() };
                 let files = locked.files.iter().map(source_file).collect();
-                ModelFolder { model_id, path, kind: locked.format.into(), origin, files }
+                ModelFolder { model_id, path, kind: locked.format, origin, files }
             }
             (Pinned::Hub(_), Location::Local(_)) => unreachable!("a local request is resolved to a local model"),
         }
     }
 }
 
-fn locked_model(request: &ModelRequest, source: &str, commit: &str, format: LockedFormat) -> LockedModel {
+fn locked_model(request: &ModelRequest, source: &str, commit: &str, format: ModelForm) -> LockedModel {
     let (model_id, model) = (request.model_id.clone(), source.to_owned());
     LockedModel { model_id, model, commit: commit.to_owned(), format, card: ModelCard::default(), files: Vec::new() }
 }

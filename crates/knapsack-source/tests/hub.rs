@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use common::{LLAMA_FILES, World, assert_llama, llama, noise, with_shard};
-use knapsack_config::{LockedFormat, Lockfile};
-use knapsack_source::{Error, FileRole, LockChange, LockPolicy, ModelKind, Token, Update};
+use knapsack_config::{Lockfile, ModelForm};
+use knapsack_source::{Error, FileRole, LockChange, LockPolicy, Token, Update};
 use knapsack_testkit::hub::{Access, Host, HubRepository};
 
 #[test]
@@ -15,13 +15,13 @@ fn only_what_is_needed_is_fetched_into_the_shared_layout() {
     let world = World::with_llama();
     let (resolution, models) = world.run("HF://org/llama", None).unwrap();
     let model = &models[0];
-    assert_eq!(model.kind, ModelKind::Mlc);
+    assert_eq!(model.kind, ModelForm::Mlc);
     assert_eq!(model.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), LLAMA_FILES);
     assert_eq!(model.origin.url().as_deref(), Some("https://huggingface.co/org/llama"));
     assert_llama(&model.path);
 
     let locked = &resolution.lock.models[0];
-    assert_eq!((locked.model.as_str(), locked.format), ("HF://org/llama", LockedFormat::Mlc));
+    assert_eq!((locked.model.as_str(), locked.format), ("HF://org/llama", ModelForm::Mlc));
     let cache = world.settings.cache.join("models--org--llama");
     assert_eq!(model.path, cache.join("snapshots").join(&locked.commit));
     assert_eq!(fs::read_to_string(cache.join("refs/main")).unwrap(), locked.commit);
@@ -132,7 +132,7 @@ fn unbundled_weights_are_locked_but_not_fetched() {
     let refused = world.run_all(&requests, None, &LockPolicy::default());
     assert!(matches!(refused, Err(Error::CheckpointNotBundled { .. })));
     let (_, models) = world.run("HF://org/checkpoint", None).unwrap();
-    assert_eq!(models[0].kind, ModelKind::Checkpoint);
+    assert_eq!(models[0].kind, ModelForm::Checkpoint);
     assert_eq!(knapsack_source::open_local(&models[0].path).unwrap().files.len(), models[0].files.len());
 }
 

@@ -10,9 +10,10 @@ use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::app_config::WeightsLocation;
 use knapsack_artifact::library::Target;
 use knapsack_bundle::cache::{Cache, CacheEntry};
+use knapsack_config::ModelForm;
 use knapsack_device::{Device, OpenOptions};
 use knapsack_ir::Windows;
-use knapsack_package::{FolderKind, Model, converted, given_sizes};
+use knapsack_package::{Model, converted, given_sizes};
 use knapsack_runtime::text::TextError;
 use knapsack_runtime::{ChatModel, Engine, EngineError, Package, Session};
 use knapsack_source::open_local;
@@ -96,8 +97,8 @@ fn open(args: &ModelArgs, target: Target, reporter: &Reporter) -> anyhow::Result
     let model = Model::open(path, args.quantization.as_deref()).or_wrong_input()?;
     let name = folder_name(path);
     match model.kind {
-        FolderKind::Mlc => compiled(name, &model, args, target, reporter),
-        FolderKind::Checkpoint => {
+        ModelForm::Mlc => compiled(name, &model, args, target, reporter),
+        ModelForm::Checkpoint => {
             let local = open_local(path).or_wrong_input()?;
             let files: Vec<String> = local.files.into_iter().map(|file| file.path).collect();
             let (cache, template) = (cache()?, TemplateChoice::Model);

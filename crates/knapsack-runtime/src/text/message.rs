@@ -83,7 +83,7 @@ impl ToolCall {
 }
 
 impl Message {
-    /// A message.
+    /// One of nothing but text.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         let content = content.into();
         Self { role, content, reasoning: None, tool_calls: Vec::new(), tool_call_id: None, name: None }

@@ -4,7 +4,7 @@ use crate::cli::{CheckArgs, StoreChoice};
 use crate::exit::{AlreadyReported, WRONG_INPUT};
 use crate::packaging;
 use crate::report::Reporter;
-use knapsack_config::{LocalKind, LocalSource, Manifest, ModelSource, Severity, Shipped, StoreLimits};
+use knapsack_config::{LocalSource, Manifest, ModelForm, ModelSource, Severity, Shipped, StoreLimits};
 use serde_json::json;
 
 /// Most files of a model that are looked at.
@@ -14,7 +14,7 @@ const MAX_FILES: usize = 1 << 16;
 fn local_sizes(manifest: &Manifest) -> Vec<Shipped<'_>> {
     let shipped = |entry| {
         let mut shipped = Shipped { entry, bytes: 0, largest_file: 0 };
-        if let ModelSource::Local(LocalSource { path, kind: LocalKind::Mlc }) = &entry.source.value {
+        if let ModelSource::Local(LocalSource { path, kind: ModelForm::Mlc }) = &entry.source.value {
             for file in std::fs::read_dir(path).into_iter().flatten().flatten().take(MAX_FILES) {
                 // Through symbolic links: caches of the hub have them.
                 let bytes =

@@ -86,6 +86,6 @@ impl Archive {
             }
             sum.update(&buffer[..count]);
         }
-        Ok(sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex::encode(sum.finalize()))
     }
 }
