@@ -10,7 +10,7 @@ pub enum LinkMode {
     /// Share blocks where the file system can, else copy.
     #[default]
     Reflink,
-    /// Copy.
+    /// Blocks of their own, on every file system.
     Copy,
     /// Hard links: no space, but a later change of the source shows in the package. Copies across file systems.
     Hardlink,
@@ -61,13 +61,32 @@ pub(crate) fn make_read_only(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, permissions)
 }
 
-/// Whether the file has other names (hard links); false where that cannot be told.
-pub(crate) fn is_linked(metadata: &fs::Metadata) -> bool {
+/// Gives the content of `file` another place on the same file system: its own blocks where they can be shared, else another name of
+/// the same file, else a copy.
+pub(crate) fn share(file: &Path, target: &Path) -> io::Result<()> {
+    if reflink_copy::reflink(file, target).is_ok() {
+        return make_ordinary(target);
+    }
+    // A failed clone may leave an empty file.
+    let _ = fs::remove_file(target);
+    if fs::hard_link(file, target).is_ok() {
+        return Ok(());
+    }
+    place(file, target, LinkMode::Copy)
+}
+
+/// Whether the file has other names (hard links) than its own and, perhaps, `another`; false where that cannot be told.
+pub(crate) fn is_linked(metadata: &fs::Metadata, another: Option<&Path>) -> bool {
     #[cfg(unix)]
-    return std::os::unix::fs::MetadataExt::nlink(metadata) > 1;
+    {
+        use std::os::unix::fs::MetadataExt;
+        let same = |other: fs::Metadata| (other.dev(), other.ino()) == (metadata.dev(), metadata.ino());
+        let known = another.is_some_and(|path| fs::symlink_metadata(path).is_ok_and(same));
+        metadata.nlink() > 1 + u64::from(known)
+    }
     #[cfg(not(unix))]
     {
-        let _ = metadata;
+        let _ = (metadata, another);
         false
     }
 }

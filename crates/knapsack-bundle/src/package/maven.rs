@@ -68,7 +68,7 @@ pub(super) fn outputs(
     };
     let content = Content::Zip(members.into());
     let mut outputs = vec![
-        Output { path: aar, size, sha256, content, recipe: Some(recipe) },
+        Output { recipe: Some(recipe), ..Output::new(aar, size, sha256, content) },
         Output::bytes(path("pom"), MODELS.pom().into_bytes()),
     ];
     if let Runtime::Maven(repository) = runtime {

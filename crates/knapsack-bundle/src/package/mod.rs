@@ -231,6 +231,8 @@ pub struct FileReport {
     pub bytes: u64,
     /// Why it was written; `None`: it was kept or removed.
     pub reason: Option<WriteReason>,
+    /// Whether it shares the room of another file of the package, where the file system can.
+    pub shared: bool,
 }
 
 /// What happened to the package.
@@ -247,9 +249,9 @@ pub struct PackageChanges {
 }
 
 impl PackageChanges {
-    /// Bytes of the package that Knapsack is responsible for.
+    /// Bytes of the package that Knapsack is responsible for; what shares its room with another file counts once.
     pub fn total_bytes(&self) -> u64 {
-        self.written.iter().chain(&self.kept).map(|file| file.bytes).sum()
+        self.written.iter().chain(&self.kept).filter(|file| !file.shared).map(|file| file.bytes).sum()
     }
 
     /// Whether the package was already right.

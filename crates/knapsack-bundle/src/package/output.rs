@@ -15,6 +15,8 @@ pub(super) struct Output {
     pub(super) content: Content,
     /// Of an archive: what it is made of, for telling whether it would be another.
     pub(super) recipe: Option<String>,
+    /// An output before this one with the same content: another name of that file will do.
+    pub(super) same_as: Option<String>,
 }
 
 /// What it is made from.
@@ -31,18 +33,22 @@ pub(super) enum Content {
 }
 
 impl Output {
+    pub(super) const fn new(path: String, size: u64, sha256: String, content: Content) -> Self {
+        Self { path, size, sha256, content, recipe: None, same_as: None }
+    }
+
     pub(super) fn bytes(path: String, bytes: impl Into<Arc<[u8]>>) -> Self {
         let bytes = bytes.into();
-        Self { path, size: bytes.len() as u64, sha256: sha256(&bytes), content: Content::Bytes(bytes), recipe: None }
+        let (size, sha256) = (bytes.len() as u64, sha256(&bytes));
+        Self::new(path, size, sha256, Content::Bytes(bytes))
     }
 
     pub(super) fn libraries(path: String, bytes: Arc<[u8]>, slices: usize) -> Self {
         let (size, sha256) = (bytes.len() as u64, sha256(&bytes));
-        Self { path, size, sha256, content: Content::Libraries(bytes, slices), recipe: None }
+        Self::new(path, size, sha256, Content::Libraries(bytes, slices))
     }
 
     pub(super) fn copy(path: String, source: PathBuf, hashed: &Hashed) -> Self {
-        let content = Content::Copy(source, hashed.stamp);
-        Self { path, size: hashed.size, sha256: hashed.sha256().into(), content, recipe: None }
+        Self::new(path, hashed.size, hashed.sha256().into(), Content::Copy(source, hashed.stamp))
     }
 }

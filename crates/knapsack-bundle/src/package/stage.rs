@@ -8,7 +8,7 @@ use crate::digest::{Digests, Stamp, Wanted};
 use crate::error::BundleError;
 use crate::files::{self, LinkMode, Swapped};
 use crate::objects::{self, Library};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -32,27 +32,35 @@ impl Decision {
 pub(super) fn decide(outputs: &[Output], target: &Target, options: &WriteOptions<'_>) -> Result<Decision, BundleError> {
     let mut report = PackageChanges { foreign: target.foreign(), ..PackageChanges::default() };
     let mut kept = HashSet::new();
+    let twins = twins(outputs);
     for output in outputs {
         in_the_way(output, target)?;
-        let reason = why(output, target, options)?;
+        let reason = why(output, twins.get(&*output.path).copied(), target, options)?;
         if reason.is_none() {
             kept.insert(output.path.clone());
         }
         if output.path != record::PATH {
             let list = if reason.is_none() { &mut report.kept } else { &mut report.written };
-            list.push(FileReport { path: output.path.clone(), bytes: output.size, reason });
+            let shared = output.same_as.is_some() && options.link_mode != LinkMode::Copy;
+            list.push(FileReport { path: output.path.clone(), bytes: output.size, reason, shared });
         }
     }
     let wanted: HashSet<&str> = outputs.iter().map(|output| &*output.path).collect();
     for (path, file) in target.record.iter().flat_map(|record| &record.files) {
         if !wanted.contains(&**path) {
-            report.removed.push(FileReport { path: path.clone(), bytes: file.size, reason: None });
+            report.removed.push(FileReport { path: path.clone(), bytes: file.size, reason: None, shared: false });
         }
     }
     for list in [&mut report.written, &mut report.kept] {
         list.sort_by(|a, b| a.path.cmp(&b.path));
     }
     Ok(Decision { report, kept, outputs: outputs.len() })
+}
+
+/// Of each path the other one whose file may be the same.
+fn twins(outputs: &[Output]) -> HashMap<&str, &str> {
+    let pairs = outputs.iter().filter_map(|output| Some((output.same_as.as_deref()?, &*output.path)));
+    pairs.flat_map(|(first, second)| [(first, second), (second, first)]).collect()
 }
 
 /// A foreign file where an output goes, or where one of its folders goes.
@@ -70,7 +78,12 @@ fn in_the_way(output: &Output, target: &Target) -> Result<(), BundleError> {
 }
 
 /// Why an output must be written; `None`: what is there is right.
-fn why(output: &Output, target: &Target, options: &WriteOptions<'_>) -> Result<Option<WriteReason>, BundleError> {
+fn why(
+    output: &Output,
+    twin: Option<&str>,
+    target: &Target,
+    options: &WriteOptions<'_>,
+) -> Result<Option<WriteReason>, BundleError> {
     let path = target.path.join(&output.path);
     if output.path == record::PATH {
         // Read in full already; anything but the same bytes is out of date.
@@ -94,7 +107,8 @@ fn why(output: &Output, target: &Target, options: &WriteOptions<'_>) -> Result<O
     if hashed.sha256() != output.sha256 {
         return Ok(Some(WriteReason::Modified));
     }
-    let linked = files::is_linked(&metadata);
+    let twin = twin.filter(|_| options.link_mode != LinkMode::Copy).map(|path| target.path.join(path));
+    let linked = files::is_linked(&metadata, twin.as_deref());
     let wrong_link = match (&output.content, options.link_mode) {
         (Content::Copy(source, _), LinkMode::Hardlink) => !linked && files::is_same_device(source, &metadata),
         _ => linked,
@@ -175,7 +189,11 @@ fn fill(
             keep(&target.path.join(&output.path), &path, output, options)?;
         } else {
             options.report(BundleStep::Writing { path: &output.path, bytes: output.size })?;
-            write_one(output, &path, &libraries, options)?;
+            let first = output.same_as.as_ref().filter(|_| options.link_mode != LinkMode::Copy);
+            match first.map(|first| staging.join(first)) {
+                Some(first) => files::share(&first, &path).map_err(BundleError::io("write", &path))?,
+                None => write_one(output, &path, &libraries, options)?,
+            }
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use crate::objects::XCFRAMEWORK;
 /// Its folder in the package.
 const FOLDER: &str = "KnapsackModels";
 
-/// Its files: those that are made here, and copies of the framework and the bundle.
+/// Its files: those that are made here, and the framework and the bundle once more.
 pub(super) fn outputs(others: &[Output], runtime: &Runtime) -> Vec<Output> {
     let text = |path: &str, text: String| Output::bytes(format!("{FOLDER}/{path}"), text.into_bytes());
     let mut outputs = vec![
@@ -23,7 +23,7 @@ pub(super) fn outputs(others: &[Output], runtime: &Runtime) -> Vec<Output> {
             (_, Some(path)) => format!("{FOLDER}/Sources/KnapsackModels/bundle/{path}"),
             _ => continue,
         };
-        outputs.push(Output { path, ..output.clone() });
+        outputs.push(Output { path, same_as: Some(output.path.clone()), ..output.clone() });
     }
     debug_assert!(outputs.iter().all(|output| !matches!(output.content, Content::Zip(_))));
     outputs

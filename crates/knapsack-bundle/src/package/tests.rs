@@ -540,6 +540,53 @@ fn links_are_what_the_mode_says() {
     assert_eq!(links(), 2);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_bundle_and_the_swift_package_share_their_room() {
+    use std::os::unix::fs::MetadataExt;
+    let bench = Bench::new(DeviceKind::IPHONE);
+    let go_on = &|_: BundleStep<'_>| ControlFlow::Continue(());
+    let file = |path: &str| fs::symlink_metadata(bench.dist().join(path)).unwrap();
+    let (first, second) =
+        ("bundle/one/params_shard_0.bin", "KnapsackModels/Sources/KnapsackModels/bundle/one/params_shard_0.bin");
+    let room = || {
+        let files = [file(first), file(second)];
+        let shared = files[0].ino() == files[1].ino();
+        assert_eq!(files.map(|file| file.nlink()), [1 + u64::from(shared); 2]);
+        shared
+    };
+    let reflinks = {
+        let (a, b) = (bench.root.path().join("a"), bench.root.path().join("b"));
+        fs::write(&a, "blocks").unwrap();
+        let shares = reflink_copy::reflink(&a, &b).is_ok();
+        [a, b].map(|path| drop(fs::remove_file(path)));
+        shares
+    };
+
+    let report = bench.write().unwrap();
+    assert_eq!(room(), !reflinks);
+    let sum = |shared| report.written.iter().filter(|file| file.shared == shared).map(|file| file.bytes).sum::<u64>();
+    assert!(sum(true) > 0);
+    assert_eq!(report.total_bytes(), sum(false));
+    assert!(bench.write().unwrap().is_fresh());
+
+    // A change shows under both names, and both are mended.
+    let with_both = contents(&bench.dist());
+    fs::write(bench.dist().join(second), "by hand").unwrap();
+    let report = bench.write().unwrap();
+    assert!(report.written.iter().all(|file| file.reason == Some(WriteReason::Modified)), "{report:?}");
+    assert_eq!((room(), contents(&bench.dist())), (!reflinks, with_both));
+
+    // Half of a pair is enough to make the other.
+    fs::remove_file(bench.dist().join(second)).unwrap();
+    assert_eq!(bench.write().unwrap().written.len(), 1);
+    assert_eq!(room(), !reflinks);
+
+    let report = bench.write_with(LinkMode::Copy, go_on).unwrap();
+    assert_eq!((room(), report.total_bytes()), (false, sum(false) + sum(true)));
+    assert!(bench.write().unwrap().is_fresh());
+}
+
 #[test]
 fn packages_from_different_folders_are_identical() {
     let (a, b) = (Bench::new(DeviceKind::IPHONE), Bench::new(DeviceKind::IPHONE));
