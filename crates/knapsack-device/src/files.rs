@@ -214,52 +214,65 @@ impl WeightFiles for Folder {
     }
 }
 
-/// Files of one model that lie in different places, such as several packs of a store.
+/// Where one file of a model lies.
+#[derive(Clone, Debug)]
+pub enum PlacedFile {
+    /// There, by its path; opened anew each time.
+    Path(PathBuf),
+    /// In a file that somebody else opened: on Android what `AssetManager.openFd` gives for an asset that is stored uncompressed.
+    Range(Arc<FileRange>),
+}
+
+impl PlacedFile {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// What the system says; what is no regular file, or was shortened meanwhile.
+    pub fn open(&self) -> io::Result<FileRange> {
+        match self {
+            PlacedFile::Path(path) => open_regular(path),
+            PlacedFile::Range(range) => range.try_clone(),
+        }
+    }
+
+    /// Its path, where it has one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            PlacedFile::Path(path) => Some(path),
+            PlacedFile::Range(_) => None,
+        }
+    }
+}
+
+impl From<&Path> for PlacedFile {
+    fn from(path: &Path) -> Self {
+        PlacedFile::Path(path.to_owned())
+    }
+}
+
+impl From<FileRange> for PlacedFile {
+    fn from(range: FileRange) -> Self {
+        PlacedFile::Range(Arc::new(range))
+    }
+}
+
+/// Files of one model that lie in different places, such as several packs of a store, or an app that nobody unpacks.
 #[derive(Clone, Debug)]
 pub struct Scattered {
     place: PathBuf,
-    paths: HashMap<String, PathBuf>,
+    files: HashMap<String, PlacedFile>,
 }
 
 impl Scattered {
-    /// Each file's name in the model with its path; `place` is what messages call them.
-    pub fn new(place: impl Into<PathBuf>, paths: HashMap<String, PathBuf>) -> Self {
-        Scattered { place: place.into(), paths }
+    /// Each file by its name in the model; `place` is what messages call their place.
+    pub fn new(place: impl Into<PathBuf>, files: HashMap<String, PlacedFile>) -> Self {
+        Scattered { place: place.into(), files }
     }
 }
 
 impl WeightFiles for Scattered {
     fn open(&self, name: &str) -> io::Result<FileRange> {
-        open_regular(self.paths.get(name).ok_or(ErrorKind::NotFound)?)
-    }
-
-    fn place(&self) -> &Path {
-        &self.place
-    }
-}
-
-/// Files that are ranges of others: on Android what `AssetManager.openFd` gives for an asset that is stored uncompressed.
-#[derive(Debug)]
-pub struct FileRanges {
-    place: PathBuf,
-    ranges: HashMap<String, FileRange>,
-}
-
-impl FileRanges {
-    /// No files yet; `place` is what messages call them.
-    pub fn new(place: impl Into<PathBuf>) -> Self {
-        FileRanges { place: place.into(), ranges: HashMap::new() }
-    }
-
-    /// Adds a file of that name.
-    pub fn insert(&mut self, name: impl Into<String>, range: FileRange) {
-        self.ranges.insert(name.into(), range);
-    }
-}
-
-impl WeightFiles for FileRanges {
-    fn open(&self, name: &str) -> io::Result<FileRange> {
-        self.ranges.get(name).ok_or(ErrorKind::NotFound)?.try_clone()
+        self.files.get(name).ok_or(ErrorKind::NotFound)?.open()
     }
 
     fn place(&self) -> &Path {
@@ -271,15 +284,15 @@ impl WeightFiles for FileRanges {
 mod tests {
     use super::*;
 
-    fn ranges() -> (tempfile::TempDir, FileRanges) {
+    fn ranges() -> (tempfile::TempDir, Scattered) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.apk");
         std::fs::write(&path, b"zip..{json}....weights!..").unwrap();
-        let mut ranges = FileRanges::new("app.apk!/assets/model");
-        for (name, offset, length) in [("a.json", 5, 6), ("b.bin", 15, 8), ("empty", 25, 0)] {
-            ranges.insert(name, FileRange::new(File::open(&path).unwrap(), offset, length).unwrap());
-        }
-        (folder, ranges)
+        let ranges = [("a.json", 5, 6), ("b.bin", 15, 8), ("empty", 25, 0)].map(|(name, offset, length)| {
+            let range = FileRange::new(File::open(&path).unwrap(), offset, length).unwrap();
+            (name.to_owned(), range.into())
+        });
+        (folder, Scattered::new("app.apk!/assets/model", ranges.into()))
     }
 
     #[test]

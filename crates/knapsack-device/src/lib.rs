@@ -32,7 +32,7 @@ pub use cpu::{CpuDevice, Isa};
 pub use error::DeviceError;
 pub use executor::{Executor, OpenOptions, best};
 pub use fake::FakeDevice;
-pub use files::{FileRange, FileRanges, Folder, MappedFile, Scattered, WeightFiles};
+pub use files::{FileRange, Folder, MappedFile, PlacedFile, Scattered, WeightFiles};
 pub use memory::{Account, Charge, Part, Region};
 pub use os::app_memory_left;
 pub use reference::ReferenceDevice;

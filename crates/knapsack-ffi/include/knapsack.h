@@ -159,6 +159,8 @@ bool knapsack_wanted(const KnapsackModels *models, KnapsackStr id, KnapsackOnWan
 bool knapsack_adopt(const KnapsackModels *models, KnapsackStr id, KnapsackStr path, KnapsackStr file, bool *complete, KnapsackError **error);
 /* Takes note of where a file of a store's pack lies; it is used there. To be called again after each start. */
 bool knapsack_place(const KnapsackModels *models, KnapsackStr id, KnapsackStr path, KnapsackStr file, bool *complete, KnapsackError **error);
+/* The same for a file without a path of its own: `length` bytes at `offset` of an open file, whose descriptor stays the caller's. */
+bool knapsack_place_range(const KnapsackModels *models, KnapsackStr id, KnapsackStr path, int32_t descriptor, uint64_t offset, uint64_t length, bool *complete, KnapsackError **error);
 /* Checks every byte of a downloaded model; sets `wrong` to the files that were wrong, which are removed and wanted again. */
 bool knapsack_verify(const KnapsackModels *models, KnapsackStr id, uint64_t *wrong, KnapsackError **error);
 /* Sets `removed` to whether there was anything. */

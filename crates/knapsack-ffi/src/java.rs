@@ -6,7 +6,7 @@
 
 use crate::c::{context_policy, number_of, state_numbers};
 use crate::core::{
-    Background, Bundle, Code, Error, Models, Options, Piece, Result as Outcome, guard, holding, loaded_table, log,
+    Background, Bundle, Code, Error, Models, Options, Piece, Result as Outcome, TakeFile, guard, holding, loaded_table, log,
 };
 use jni::objects::{JByteArray, JClass, JLongArray, JObject, JObjectArray, JString, JThrowable};
 use jni::refs::Global;
@@ -649,10 +649,7 @@ extern "system" fn Java_ai_knapsack_internal_Native_adopt<'l>(
     path: JString<'l>,
     file: JString<'l>,
 ) -> jboolean {
-    enter(&mut env, |env| {
-        let (id, path, file) = (id.try_to_string(env)?, path.try_to_string(env)?, file.try_to_string(env)?);
-        give(env, guard(|| models(handle)?.adopt(&id, &path, Path::new(&file))))
-    })
+    take_file(Models::adopt, &mut env, handle, [id, path, file])
 }
 
 #[unsafe(no_mangle)]
@@ -664,9 +661,34 @@ extern "system" fn Java_ai_knapsack_internal_Native_place<'l>(
     path: JString<'l>,
     file: JString<'l>,
 ) -> jboolean {
+    take_file(Models::place, &mut env, handle, [id, path, file])
+}
+
+fn take_file(take: TakeFile, env: &mut EnvUnowned<'_>, handle: jlong, texts: [JString<'_>; 3]) -> jboolean {
+    enter(env, |env| {
+        let [id, path, file] = [texts[0].try_to_string(env)?, texts[1].try_to_string(env)?, texts[2].try_to_string(env)?];
+        give(env, guard(|| take(models(handle)?, &id, &path, Path::new(&file))))
+    })
+}
+
+/// The descriptor is given away.
+#[unsafe(no_mangle)]
+#[allow(clippy::too_many_arguments, reason = "one call across the border")]
+extern "system" fn Java_ai_knapsack_internal_Native_placeSlice<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+    path: JString<'l>,
+    descriptor: jint,
+    offset: jlong,
+    length: jlong,
+) -> jboolean {
     enter(&mut env, |env| {
-        let (id, path, file) = (id.try_to_string(env)?, path.try_to_string(env)?, file.try_to_string(env)?);
-        give(env, guard(|| models(handle)?.place(&id, &path, Path::new(&file))))
+        let range = range(jlong::from(descriptor), offset, length);
+        let (id, path) = (id.try_to_string(env)?, path.try_to_string(env)?);
+        let range = range.map_err(|problem| Error::new(Code::InvalidArgument, problem.to_string()));
+        give(env, guard(|| models(handle)?.place_range(&id, &path, range?)))
     })
 }
 

@@ -237,6 +237,29 @@ impl Models {
         call(|error| unsafe { knapsack_load(self.0, s(MODEL), Cancel::new().0, error) })
     }
 
+    /// Every file of the model, and whether it is here.
+    fn wanted(&self) -> Vec<(String, bool)> {
+        unsafe extern "C" fn wanted(context: *mut c_void, file: *const KnapsackWanted) {
+            let files = unsafe { &mut *context.cast::<Vec<(String, bool)>>() };
+            unsafe { files.push(((*file).path.text().unwrap().to_owned(), (*file).have)) };
+        }
+        let mut files: Vec<(String, bool)> = Vec::new();
+        call(|error| unsafe { knapsack_wanted(self.0, s(MODEL), wanted, (&raw mut files).cast(), error) }).unwrap();
+        files
+    }
+
+    fn verify(&self) -> Result<u64, Failure> {
+        let mut wrong = u64::MAX;
+        call(|error| unsafe { knapsack_verify(self.0, s(MODEL), &mut wrong, error) })?;
+        Ok(wrong)
+    }
+
+    fn place(&self, path: &str, file: &Path) -> Result<bool, Failure> {
+        let (mut complete, file) = (false, file.to_str().unwrap());
+        call(|error| unsafe { knapsack_place(self.0, s(MODEL), s(path), s(file), &mut complete, error) })?;
+        Ok(complete)
+    }
+
     fn state(&self) -> KnapsackState {
         let mut state = KnapsackState::default();
         call(|error| unsafe { knapsack_state(self.0, s(MODEL), &mut state, error) }).unwrap();
@@ -684,12 +707,7 @@ fn a_download_survives_the_network() {
     call(|error| unsafe { knapsack_remove(models.0, s(MODEL), &mut removed, error) }).unwrap();
     assert!(removed && models.state().kind == 2);
     // The system moves the bytes: every file is given to the store, in any order, and the last one makes it complete.
-    unsafe extern "C" fn wanted(context: *mut c_void, file: *const KnapsackWanted) {
-        let files = unsafe { &mut *context.cast::<Vec<(String, bool)>>() };
-        unsafe { files.push(((*file).path.text().unwrap().to_owned(), (*file).have)) };
-    }
-    let mut files: Vec<(String, bool)> = Vec::new();
-    call(|error| unsafe { knapsack_wanted(models.0, s(MODEL), wanted, (&raw mut files).cast(), error) }).unwrap();
+    let files = models.wanted();
     assert!(files.len() > 3 && files.iter().all(|(_, have)| !have), "{files:?}");
     let arrived = folder.path().join("arrived");
     let adopt = |path: &str| {
@@ -707,6 +725,17 @@ fn a_download_survives_the_network() {
     }
     assert_eq!(models.state().kind, 1);
     assert!(models.ask(SUM).0.contains("85"));
+    // What the disk did to a file is found, and what is good is not fetched again.
+    assert_eq!(models.verify().unwrap(), 0);
+    let shard = folder.path().join(MODEL).join("params_shard_0.bin");
+    let mut bytes = std::fs::read(&shard).unwrap();
+    bytes[0] ^= 1;
+    std::fs::write(&shard, &bytes).unwrap();
+    assert_eq!(models.verify().unwrap(), 1);
+    assert_eq!((models.state().kind, models.state().done), (3, total - bytes.len() as u64));
+    assert_eq!(models.verify().unwrap_err().code, 7);
+    prepare(&Cancel::new(), &mut Vec::new()).unwrap();
+    assert_eq!((models.verify().unwrap(), models.state().kind), (0, 1));
     call(|error| unsafe { knapsack_remove(models.0, s(MODEL), &mut removed, error) }).unwrap();
     // A flag that is up already.
     let cancel = Cancel::new();
@@ -718,4 +747,69 @@ fn a_download_survives_the_network() {
         knapsack_prepare(bare.0, s(MODEL), Cancel::new().0, progress, (&raw mut steps).cast(), error)
     });
     assert_eq!(outcome.unwrap_err().code, 8);
+}
+
+/// Files of a store's packs are used where they lie, in whichever packs, and nothing is copied.
+#[test]
+fn packs_of_a_store_are_used_where_they_lie() {
+    let world = &WORLD.1;
+    let folder = tempfile::tempdir().unwrap();
+    let packs = json!({ "delivery": "play-on-demand", "names": ["one", "two"], "folder": format!("knapsack/{MODEL}") });
+    let config = std::fs::read_to_string(world.bundle.join("mlc-app-config.json")).unwrap();
+    let (here, there) = (format!("\"model_path\": \"{MODEL}\""), format!("\"asset_packs\": {packs}"));
+    assert!(config.contains(&here), "{config}");
+    std::fs::write(folder.path().join("mlc-app-config.json"), config.replace(&here, &there)).unwrap();
+    let models = Setup { bundle: folder.path(), ..Setup::bundled() }.open().unwrap();
+    let files = models.wanted();
+    assert!(files.len() > 3 && files.iter().all(|(_, have)| !have), "{files:?}");
+    assert_eq!((models.state().kind, models.load().unwrap_err().code), (2, 7));
+
+    let pack = |index: usize| folder.path().join(["one", "two"][index % 2]);
+    for (index, (path, _)) in files.iter().enumerate() {
+        let file = pack(index).join(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::copy(world.bundle.join(MODEL).join(path), &file).unwrap();
+    }
+    let first = &files[0].0;
+    assert_eq!(models.place("../outside", &pack(0).join(first)).unwrap_err().code, 10);
+    assert_eq!(models.place(first, &pack(0).join(&files[2].0)).unwrap_err().code, 10);
+    assert_eq!(models.place(first, &pack(1).join("nothing")).unwrap_err().code, 3);
+    let bundled = Setup::bundled().open().unwrap();
+    assert_eq!(bundled.place(first, &pack(0).join(first)).unwrap_err().code, 10);
+    for (index, (path, _)) in files.iter().enumerate() {
+        assert_eq!(models.place(path, &pack(index).join(path)).unwrap(), index + 1 == files.len(), "{path}");
+    }
+    // By a descriptor, which is ours: the first file lies in the middle of another.
+    use std::os::fd::AsRawFd;
+    let bytes = std::fs::read(pack(0).join(first)).unwrap();
+    let archive = folder.path().join("archive");
+    std::fs::write(&archive, [b"before", &*bytes, b"after"].concat()).unwrap();
+    let open = std::fs::File::open(&archive).unwrap();
+    let place_range = |descriptor: i32, offset: u64, length: u64| {
+        let (mut complete, length) = (false, length);
+        call(|error| unsafe {
+            knapsack_place_range(models.0, s(MODEL), s(first), descriptor, offset, length, &mut complete, error)
+        })?;
+        Ok::<bool, Failure>(complete)
+    };
+    let length = bytes.len() as u64;
+    for (descriptor, offset, length, code) in [
+        (-1, 6, length, 2),
+        (open.as_raw_fd(), length, length, 2),
+        (open.as_raw_fd(), u64::MAX, length, 2),
+        (open.as_raw_fd(), 6, length - 1, 10),
+    ] {
+        assert_eq!(place_range(descriptor, offset, length).unwrap_err().code, code, "{descriptor} {offset} {length}");
+    }
+    assert!(place_range(open.as_raw_fd(), 6, length).unwrap());
+    drop(open);
+    std::fs::remove_file(&archive).unwrap();
+    assert!(models.ask(SUM).0.contains("85"));
+    // Another place is no other file.
+    assert!(models.place(first, &world.bundle.join(MODEL).join(first)).unwrap());
+    assert!(models.wanted().iter().all(|(_, have)| *have));
+    assert_eq!(models.state().kind, 1);
+    assert!(models.ask(SUM).0.contains("85"));
+    // What lies in a store's pack is the store's to check.
+    assert_eq!(models.verify().unwrap_err().code, 2);
 }

@@ -6,7 +6,7 @@ use knapsack_artifact::delivery::Delivery;
 use knapsack_artifact::delivery::{PACKS, Store};
 use knapsack_artifact::table::TableError;
 use knapsack_artifact::{LibraryError, ModelLibrary, ModelTable};
-use knapsack_device::{Folder, Scattered, WeightFiles};
+use knapsack_device::{Folder, PlacedFile, Scattered, WeightFiles};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ pub struct Package {
     find_library: FindLibrary,
     libraries: Mutex<HashMap<String, Arc<ModelLibrary>>>,
     /// Of models in packs, by their ids: where each file lies.
-    placed: Mutex<HashMap<String, HashMap<String, PathBuf>>>,
+    placed: Mutex<HashMap<String, HashMap<String, PlacedFile>>>,
 }
 
 /// Why a package cannot be used.
@@ -160,7 +160,7 @@ impl Package {
     ///
     /// # Errors
     /// A model that comes in no pack, a file that is none of the model's, or one of another size.
-    pub fn place(&self, model: &AppModel, path: &str, file: &Path) -> Result<bool, PackageError> {
+    pub fn place(&self, model: &AppModel, path: &str, file: PlacedFile) -> Result<bool, PackageError> {
         let wrong = |problem: String| {
             let (model_id, path) = (model.model_id.clone(), path.to_owned());
             PackageError::Misplaced { model_id, path, problem }
@@ -171,13 +171,14 @@ impl Package {
         let Some(packaged) = model.files.iter().find(|packaged| packaged.path == path) else {
             return Err(wrong("the model has no such file".to_owned()));
         };
-        let found = std::fs::metadata(file).map_err(|source| PackageError::Io { path: file.to_owned(), source })?;
-        if !found.is_file() || found.len() != packaged.size {
-            return Err(wrong(format!("{} has {} bytes, not {}", file.display(), found.len(), packaged.size)));
+        let io = |source| PackageError::Io { path: file.path().unwrap_or(path.as_ref()).to_owned(), source };
+        let length = file.open().map_err(io)?.len();
+        if length != packaged.size {
+            return Err(wrong(format!("it has {length} bytes, not {}", packaged.size)));
         }
         let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
         let files = placed.entry(model.model_id.clone()).or_default();
-        files.insert(path.to_owned(), file.to_owned());
+        files.insert(path.to_owned(), file);
         Ok(files.len() == model.files.len())
     }
 
@@ -189,8 +190,8 @@ impl Package {
 
     fn packed_files(&self, model: &AppModel, packs: &AssetPacks) -> Result<Arc<dyn WeightFiles>, PackageError> {
         let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner).get(&model.model_id).cloned();
-        if let Some(paths) = placed.filter(|paths| paths.len() == model.files.len()) {
-            return Ok(Arc::new(Scattered::new(model.model_id.clone(), paths)));
+        if let Some(files) = placed.filter(|files| files.len() == model.files.len()) {
+            return Ok(Arc::new(Scattered::new(model.model_id.clone(), files)));
         }
         // Packs that are installed with the app are merged into its own assets.
         if packs.delivery == Delivery::PlayInstallTime
@@ -229,7 +230,7 @@ impl Package {
                 let pack = dist.join(PACKS).join(store.folder()).join(pack).join(inside);
                 let path = pack.join(&packs.folder).join(&file.path);
                 // What is not there, or is not what it should be, is missed when the model is loaded.
-                let _ = self.place(model, &file.path, &path);
+                let _ = self.place(model, &file.path, PlacedFile::Path(path));
             }
         }
     }
@@ -284,7 +285,8 @@ impl Package {
             WeightsLocation::Packs(packs) => {
                 let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
                 let files = placed.get(&model.model_id).filter(|files| files.len() == model.files.len());
-                let folders = files.map(|files| files.iter().map(|(name, path)| ancestor(path, name)).collect());
+                let folder = |(name, file): (&String, &PlacedFile)| ancestor(file.path()?, name);
+                let folders = files.map(|files| files.iter().map(folder).collect());
                 match folders.map(|folders: HashSet<Option<PathBuf>>| folders.into_iter().collect::<Vec<_>>()) {
                     Some(folders) if folders.len() == 1 => folders.into_iter().next().flatten(),
                     _ => None,
@@ -366,6 +368,7 @@ mod containers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use knapsack_device::FileRange;
 
     fn config(models: &[(&str, &str)]) -> String {
         let list: Vec<_> = models
@@ -432,5 +435,83 @@ mod tests {
         let find = table(knapsack_artifact::table::encode(&[("a", b"no library"), ("b", b"")]).unwrap().bytes).unwrap();
         assert!(matches!(find("a"), Err(PackageError::Library { name, .. }) if name == "a"));
         assert_eq!(find("c").unwrap_err().to_string(), "no model library `c` in the app's model table, which has a, b");
+    }
+
+    fn packed(delivery: &str) -> (tempfile::TempDir, Package) {
+        let dist = tempfile::tempdir().unwrap();
+        let file = |path: &str, text: &str| serde_json::json!({ "path": path, "size": text.len(), "sha256": "0".repeat(64) });
+        let model = serde_json::json!({
+            "asset_packs": { "delivery": delivery, "names": ["a", "a_2"], "folder": "knapsack/a" }, "model_id": "a",
+            "model_lib": "lib_a", "estimated_vram_bytes": 1, "files": [file("config.json", "{}"), file("sub/shard", "weights")],
+        });
+        let config = serde_json::from_value(serde_json::json!({ "model_list": [model] })).unwrap();
+        let root = dist.path().to_owned();
+        let find: FindFiles = Box::new(move |path| Ok(Arc::new(Folder::new(root.join("assets").join(path)))));
+        let package = Package::with_files("assets", config, find, Box::new(|_| unreachable!()));
+        (dist, package)
+    }
+
+    fn put(folder: &Path, path: &str, text: &str) -> PathBuf {
+        let file = folder.join(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    #[test]
+    fn files_of_packs_are_used_where_they_lie() {
+        let (dist, package) = packed("play-on-demand");
+        let model = package.model(None).unwrap();
+        let missing = || assert!(matches!(package.bundled_files(model), Err(PackageError::NotDelivered { .. })));
+        missing();
+        let (one, two) = (dist.path().join("one"), dist.path().join("two"));
+        let (config, shard) = (put(&one, "config.json", "{}"), put(&two, "sub/shard", "weights"));
+        let place = |path: &str, file: &Path| package.place(model, path, file.into());
+        let refused = |path: &str, file: &Path| place(path, file).unwrap_err();
+        assert!(matches!(refused("other", &config), PackageError::Misplaced { .. }));
+        assert!(matches!(refused("sub/shard", &config), PackageError::Misplaced { .. }));
+        assert!(matches!(refused("config.json", dist.path()), PackageError::Io { .. }));
+        assert!(matches!(refused("config.json", &one.join("none")), PackageError::Io { .. }));
+        assert!(!place("config.json", &config).unwrap());
+        assert!(!place("config.json", &config).unwrap(), "a file that is placed again is one file");
+        assert!(package.is_placed(model, "config.json") && !package.is_placed(model, "sub/shard"));
+        missing();
+        assert!(place("sub/shard", &shard).unwrap());
+        let files = package.bundled_files(model).unwrap();
+        assert_eq!((files.read("config.json", 9).unwrap(), files.read("sub/shard", 9).unwrap()), (b"{}".to_vec(), b"weights".to_vec()));
+        assert!(package.bundled_weights(model).is_err(), "two packs are no folder");
+        place("config.json", &put(&two, "config.json", "[]")).unwrap();
+        assert_eq!(package.bundled_weights(model).unwrap(), two);
+        assert_eq!(package.bundled_files(model).unwrap().read("config.json", 9).unwrap(), b"[]", "the last place counts");
+        // A part of a file that the app opened, which may be gone by its name.
+        let apk = put(dist.path(), "app.apk", "zip..{.}..");
+        let range = |offset, length| FileRange::new(std::fs::File::open(&apk).unwrap(), offset, length).unwrap();
+        let wrong = package.place(model, "config.json", range(5, 3).into());
+        assert!(matches!(wrong, Err(PackageError::Misplaced { .. })));
+        let part = range(6, 2);
+        std::fs::remove_file(&apk).unwrap();
+        assert!(package.place(model, "config.json", part.into()).unwrap());
+        assert_eq!(package.bundled_files(model).unwrap().read("config.json", 9).unwrap(), b".}");
+        assert!(package.bundled_weights(model).is_err(), "a descriptor is no folder");
+    }
+
+    #[test]
+    fn packs_that_come_with_the_app_are_among_its_assets() {
+        let (dist, package) = packed("play-install-time");
+        let model = package.model(None).unwrap();
+        put(dist.path(), "assets/a/config.json", "{}");
+        assert!(matches!(package.bundled_files(model), Err(PackageError::NotDelivered { .. })));
+        put(dist.path(), "assets/a/sub/shard", "weights");
+        assert_eq!(package.bundled_files(model).unwrap().read("sub/shard", 9).unwrap(), b"weights");
+        let (_dist, on_demand) = packed("play-on-demand");
+        assert!(on_demand.bundled_files(on_demand.model(None).unwrap()).is_err());
+    }
+
+    #[test]
+    fn only_models_in_packs_are_placed() {
+        let (dist, package) = package(&[("a", "model_path")]);
+        let file = put(dist.path(), "config.json", "{}");
+        let error = package.place(package.model(None).unwrap(), "config.json", file.as_path().into()).unwrap_err();
+        assert!(matches!(error, PackageError::Misplaced { problem, .. } if problem.contains("no pack")));
     }
 }

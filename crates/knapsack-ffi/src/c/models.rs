@@ -1,10 +1,13 @@
 use super::answer::KnapsackCancel;
 use super::{KnapsackError, KnapsackStr, KnapsackTransport, at, give, sized};
 use crate::core::{
-    Background, Bundle, Code, Error, ModelState, Models, Options, Result, guard, loaded_table, table_at,
+    Background, Bundle, Code, Error, ModelState, Models, Options, Result, TakeFile, guard, loaded_table, table_at,
 };
+use knapsack_device::FileRange;
 use knapsack_runtime::manager::{Event, EvictionReason, Listener};
 use std::ffi::c_void;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The models of an app.
@@ -313,11 +316,8 @@ pub unsafe extern "C" fn knapsack_adopt(
     complete: *mut bool,
     error: *mut *mut KnapsackError,
 ) -> bool {
-    // SAFETY: a live handle, strings of the caller's, places to write to.
-    unsafe {
-        let outcome = guard(|| at(models)?.0.adopt(id.text()?, path.text()?, Path::new(file.text()?)));
-        give(outcome, error).is_some_and(|found| write(complete, found))
-    }
+    // SAFETY: as this function's.
+    unsafe { take_file(Models::adopt, models, [id, path, file], complete, error) }
 }
 
 /// Takes note of where a file of a store's pack lies.
@@ -333,11 +333,72 @@ pub unsafe extern "C" fn knapsack_place(
     complete: *mut bool,
     error: *mut *mut KnapsackError,
 ) -> bool {
+    // SAFETY: as this function's.
+    unsafe { take_file(Models::place, models, [id, path, file], complete, error) }
+}
+
+/// What [`knapsack_adopt`] and [`knapsack_place`] have in common.
+///
+/// # Safety
+/// See the module.
+unsafe fn take_file(
+    take: TakeFile,
+    models: *const KnapsackModels,
+    [id, path, file]: [KnapsackStr; 3],
+    complete: *mut bool,
+    error: *mut *mut KnapsackError,
+) -> bool {
     // SAFETY: a live handle, strings of the caller's, places to write to.
     unsafe {
-        let outcome = guard(|| at(models)?.0.place(id.text()?, path.text()?, Path::new(file.text()?)));
+        let outcome = guard(|| take(&at(models)?.0, id.text()?, path.text()?, Path::new(file.text()?)));
         give(outcome, error).is_some_and(|found| write(complete, found))
     }
+}
+
+/// Takes note of the open file that a file of a store's pack lies in.
+///
+/// # Safety
+/// See the module; the descriptor is open, and stays the caller's.
+#[unsafe(no_mangle)]
+#[allow(clippy::too_many_arguments, reason = "one call across the border")]
+pub unsafe extern "C" fn knapsack_place_range(
+    models: *const KnapsackModels,
+    id: KnapsackStr,
+    path: KnapsackStr,
+    descriptor: i32,
+    offset: u64,
+    length: u64,
+    complete: *mut bool,
+    error: *mut *mut KnapsackError,
+) -> bool {
+    // SAFETY: a live handle, strings of the caller's, an open descriptor, places to write to.
+    unsafe {
+        let outcome = guard(|| {
+            let range = copied(descriptor).and_then(|file| FileRange::new(file, offset, length));
+            let range = range.map_err(|problem| Error::new(Code::InvalidArgument, problem.to_string()))?;
+            at(models)?.0.place_range(id.text()?, path.text()?, range)
+        });
+        give(outcome, error).is_some_and(|found| write(complete, found))
+    }
+}
+
+/// A descriptor of our own for an open file.
+///
+/// # Safety
+/// The descriptor is open, or negative.
+#[cfg(unix)]
+unsafe fn copied(descriptor: i32) -> io::Result<File> {
+    if descriptor < 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the caller's promise, for as long as this call takes.
+    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) };
+    borrowed.try_clone_to_owned().map(File::from)
+}
+
+#[cfg(not(unix))]
+unsafe fn copied(_: i32) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Checks a downloaded model.

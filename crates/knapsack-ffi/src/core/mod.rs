@@ -15,7 +15,7 @@ pub use library::{loaded_table, table_at};
 
 use gate::Gate;
 use knapsack_artifact::app_config::{AppFile, AppModel, WeightsLocation};
-use knapsack_device::OpenOptions;
+use knapsack_device::{FileRange, OpenOptions, PlacedFile};
 use knapsack_runtime::download::{Body, DownloadProgress, Store, Transport, TransportError, WantedFile};
 use knapsack_runtime::manager::{Acquire, Handle, Listener, Manager, Pressure, system_budget};
 use knapsack_runtime::{CancelFlag, PackageLoader, table_libraries};
@@ -51,6 +51,9 @@ pub enum Background {
     /// Nothing.
     Continue,
 }
+
+/// A function that takes a file of a model: its id, the file's path in the package, where it lies.
+pub type TakeFile = fn(&Models, &str, &str, &Path) -> Result<bool>;
 
 /// One model of the package.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,6 +225,18 @@ impl Models {
     /// # Errors
     /// A file that is none of the model's, or has another size; a model that comes in no pack.
     pub fn place(&self, id: &str, path: &str, file: &Path) -> Result<bool> {
+        self.place_file(id, path, file.into())
+    }
+
+    /// The same for a file that has no path here, or one that the app may not open by it.
+    ///
+    /// # Errors
+    /// As [`Models::place`].
+    pub fn place_range(&self, id: &str, path: &str, range: FileRange) -> Result<bool> {
+        self.place_file(id, path, range.into())
+    }
+
+    fn place_file(&self, id: &str, path: &str, file: PlacedFile) -> Result<bool> {
         Ok(self.loader().package().place(self.model(id)?, path, file)?)
     }
 

@@ -7,7 +7,7 @@ use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::app_config::AppConfig;
 use knapsack_artifact::library::Target;
 use knapsack_compiler::{CompileRequest, compile};
-use knapsack_device::{FakeDevice, FileRange, FileRanges};
+use knapsack_device::{FakeDevice, FileRange, Scattered};
 use knapsack_models::ModelConfig;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -69,16 +69,16 @@ fn a_model_inside_another_file_is_used_where_it_lies() {
         if path != "models/m" {
             return Err(ErrorKind::NotFound.into());
         }
-        let mut ranges = FileRanges::new("app.apk!/assets/models/m");
-        for (name, offset, length) in &found {
-            ranges.insert(name.clone(), FileRange::new(File::open(&apk)?, *offset, *length)?);
-        }
-        Ok(Arc::new(ranges))
+        let range = |(name, offset, length): &(String, u64, u64)| {
+            Ok((name.clone(), FileRange::new(File::open(&apk)?, *offset, *length)?.into()))
+        };
+        let ranges = found.iter().map(range).collect::<std::io::Result<_>>()?;
+        Ok(Arc::new(Scattered::new("app.apk!/assets/models/m", ranges)))
     });
     let device = || Box::new(FakeDevice::new(u64::MAX));
     let inside = answer(PackageLoader::new(package(find), device(), None));
     assert_eq!(inside, answer(PackageLoader::new(in_folder(), device(), None)));
-    let lost: FindFiles = Box::new(|_| Ok(Arc::new(FileRanges::new("app.apk!/assets/models/m"))));
+    let lost: FindFiles = Box::new(|_| Ok(Arc::new(Scattered::new("app.apk!/assets/models/m", Default::default()))));
     let manager = Manager::new(PackageLoader::new(package(lost), device(), None), u64::MAX, None);
     let error = manager.acquire(ID, &Acquire::default()).err().unwrap();
     let ManagerError::Load { source, .. } = &error else { panic!("{error}") };

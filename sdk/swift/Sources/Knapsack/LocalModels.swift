@@ -91,6 +91,15 @@ public final class LocalModels: Sendable {
         }
     }
 
+    /// The same by open files: `descriptor` opens a file by its path in all packs, such as `AssetPackManager.shared.descriptor(for:)`,
+    /// and closes it no sooner than this returns.
+    /// - Throws: as ``usePacks(of:at:)``.
+    public func usePacks(of id: ModelInfo.ID, descriptor: (String) throws -> Int32) throws {
+        for file in try native.wanted(id) {
+            _ = try native.place(id, file.path, descriptor("knapsack/\(id)/\(file.path)"), file.size)
+        }
+    }
+
     /// Answers a request of OpenAI's chat completions: `chat.completion.chunk` objects as JSON where the request streams, otherwise one
     /// `chat.completion`. A model that is not here is downloaded first. The message of an error is the JSON that OpenAI's clients expect.
     public func complete(openAI request: Data) -> AsyncThrowingStream<Data, any Error> {

@@ -234,6 +234,16 @@ final class Native: @unchecked Sendable {
         return complete
     }
 
+    func place(_ id: String, _ path: String, _ descriptor: Int32, _ length: UInt64) throws -> Bool {
+        var complete = false
+        try id.withKnapsackStr { id in
+            try path.withKnapsackStr { path in
+                try call { knapsack_place_range($0, id, path, descriptor, 0, length, &complete, &$1) }
+            }
+        }
+        return complete
+    }
+
     func verify(_ id: String) throws -> Int {
         var wrong: UInt64 = 0
         try id.withKnapsackStr { id in try call { knapsack_verify($0, id, &wrong, &$1) } }

@@ -147,6 +147,24 @@ class LocalModels @JvmOverloads constructor(pkg: ModelPackage, options: Options 
     }
 
     /**
+     * The same for packs that lie nowhere as files: [slice] opens a file by its path in its pack, such as by `AssetManager.openFd`; null
+     * where there is none.
+     *
+     * @return whether the model is complete now
+     * @throws KnapsackError.WrongContent a file of another size than the packaged one
+     */
+    fun usePacks(id: String, slice: (String) -> FileSlice?): Boolean {
+        var complete = false
+        for (file in wanted(id)) {
+            val found = slice("knapsack/$id/${file.path}") ?: continue
+            complete = typed {
+                handle.use { Native.placeSlice(it, id, file.path, found.descriptor, found.offset, found.length) }
+            }
+        }
+        return complete
+    }
+
+    /**
      * Answers a request of OpenAI's chat completions: `chat.completion.chunk` objects as JSON where the request streams, otherwise one
      * `chat.completion`. A model that is not here is downloaded first. The message of an error is the JSON that OpenAI's clients expect.
      */

@@ -37,6 +37,8 @@ internal object Native {
 
     @JvmStatic external fun place(models: Long, id: String, path: String, file: String): Boolean
 
+    @JvmStatic external fun placeSlice(models: Long, id: String, path: String, descriptor: Int, offset: Long, length: Long): Boolean
+
     @JvmStatic external fun verify(models: Long, id: String): Int
 
     @JvmStatic external fun complete(models: Long, request: String, cancel: Long, sink: TextSink)
