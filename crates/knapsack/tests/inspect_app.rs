@@ -194,13 +194,13 @@ fn an_app_for_iphone() {
     assert_eq!(library.len(), AppleSlice::DEVICE.architectures.len());
     let info = r#"<?xml version="1.0"?><plist version="1.0"><dict><key>CFBundleExecutable</key><string>Chat</string></dict></plist>"#;
     let at = "Payload/Chat.app/";
-    // An object is as good as an executable for what is looked at: both are Mach-O with __TEXT.
-    let object = {
+    let executable = app_executable(&sandbox, true).unwrap_or_else(|| {
+        eprintln!("no clang or no ld64.lld: an object stands for the executable, which is Mach-O with __TEXT too");
         let start = archive.windows(4).position(|bytes| bytes == [0xcf, 0xfa, 0xed, 0xfe]).unwrap();
         archive[start..].to_vec()
-    };
+    });
     let mut members: Vec<Member> =
-        vec![(format!("{at}Info.plist"), info.as_bytes().to_vec(), false, 1), (format!("{at}Chat"), object, false, 1)];
+        vec![(format!("{at}Info.plist"), info.as_bytes().to_vec(), false, 1), (format!("{at}Chat"), executable, false, 1)];
     for (name, path) in tree(&sandbox.path("dist/bundle")) {
         members.push((
             format!("{at}KnapsackModels_KnapsackModels.bundle/bundle/{name}"),
@@ -211,12 +211,54 @@ fn an_app_for_iphone() {
     }
     let good = inspect(&sandbox, "Chat.ipa", &members).expect(0);
     assert!(good.stdout.contains("IPA of") && good.stdout.contains("model table in Payload/Chat.app/Chat"), "{good:?}");
-    let stripped = changed(&members, |member| {
-        if member.0.ends_with("/Chat") {
-            member.1.truncate(600);
-        }
-    });
-    assert!(told(&sandbox, "none.ipa", &stripped).contains("dist/KnapsackModels"));
+    let with = |executable: Vec<u8>| {
+        changed(&members, |member| {
+            if member.0.ends_with("/Chat") {
+                member.1.clone_from(&executable);
+            }
+        })
+    };
+    // An app that never asks for its models: the linker leaves them out.
+    let forgetful = app_executable(&sandbox, false).unwrap_or_else(|| members[1].1[..600].to_vec());
+    assert!(told(&sandbox, "none.ipa", &with(forgetful)).contains("dist/KnapsackModels"));
+    // An app of another package.
+    let other = packaged("iphone", &json!({ "bundle_weight": true, "model_id": "other", "quantization": "q0f16" }));
+    if let Some(executable) = app_executable(&other, true) {
+        told(&sandbox, "other.ipa", &with(executable));
+    }
+}
+
+/// What a linker makes of an app and the packaged library as a release is linked: nothing that nobody asks for, no symbol but `main`.
+/// The app asks for the table, or does not.
+fn app_executable(sandbox: &Sandbox, asks: bool) -> Option<Vec<u8>> {
+    let runs = |name: &str| Command::new(name).arg("--version").output().is_ok_and(|out| out.status.success());
+    let find = |name: &str| {
+        let names = ["", "-22", "-19", "-16", "-15", "-14"].map(|version| format!("{name}{version}"));
+        names.into_iter().find(|name| runs(name))
+    };
+    let (clang, lld) = (find("clang"), find("ld64.lld"));
+    let required = std::env::var_os("KNAPSACK_REQUIRE_LLVM").is_some();
+    assert!(!required || clang.is_some() && lld.is_some(), "no clang or no ld64.lld");
+    let (clang, lld) = (clang?, lld?);
+    sandbox.write(
+        "app.c",
+        if asks {
+            "extern const unsigned char knapsack_model_table[];\nint main(void) { return knapsack_model_table[0]; }\n"
+        } else {
+            "int main(void) { return 0; }\n"
+        },
+    );
+    sandbox.write(
+        "libSystem.tbd",
+        "--- !tapi-tbd\ntbd-version: 4\ntargets: [ arm64-ios ]\ninstall-name: '/usr/lib/libSystem.B.dylib'\n\
+         exports:\n  - targets: [ arm64-ios ]\n    symbols: [ dyld_stub_binder ]\n...\n",
+    );
+    tool(&clang, sandbox, &["-target", "arm64-apple-ios15.0", "-O1", "-c", "-o", "app.o", "app.c"]);
+    let system = ["-arch", "arm64", "-platform_version", "ios", "15.0", "18.0", "libSystem.tbd"];
+    let release = ["-dead_strip", "-S", "-x", "-exported_symbol", "_main"];
+    let files = ["-o", "Chat", "app.o", "dist/lib/KnapsackModels.xcframework/ios-arm64/libKnapsackModels.a"];
+    tool(&lld, sandbox, &[&system[..], &release, &files].concat());
+    Some(fs::read(sandbox.path("Chat")).unwrap())
 }
 
 #[test]

@@ -71,3 +71,33 @@ fn maven_resolves_the_models_and_the_runtime() {
         assert_eq!(resolved, fs::read(sandbox.path("dist/maven").join(&file)).unwrap(), "{name}");
     }
 }
+
+/// The package's project file against Maven's own schema, <https://maven.apache.org/xsd/maven-4.0.0.xsd>, which `KNAPSACK_MAVEN_XSD` names.
+#[test]
+fn the_project_file_is_valid_by_mavens_schema() {
+    let schema = std::env::var_os("KNAPSACK_MAVEN_XSD").map(PathBuf::from);
+    let runs = Command::new("xmllint").arg("--version").output().is_ok_and(|out| out.status.success());
+    let Some(schema) = schema.filter(|_| runs) else {
+        assert!(std::env::var_os("KNAPSACK_REQUIRE_MAVEN").is_none(), "no KNAPSACK_MAVEN_XSD or no xmllint");
+        eprintln!("skipped: no KNAPSACK_MAVEN_XSD or no xmllint");
+        return;
+    };
+    let sandbox = Sandbox::new();
+    let entry = json!({ "model": knapsack_testkit::tiny_assistant(), "model_id": "tiny", "quantization": "q4f16_1" });
+    sandbox.write("mlc-package-config.json", &json!({ "device": "android", "model_list": [entry] }).to_string());
+    sandbox.run(&["package", "--no-sync", "--quiet"]).expect(0);
+    let own = env!("CARGO_PKG_VERSION");
+    let valid = |path: &Path| {
+        let out = Command::new("xmllint").args(["--noout", "--nonet", "--schema"]).args([&schema, path]).output().unwrap();
+        out.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let pom = sandbox.path(&format!("dist/maven/ai/knapsack/models/{own}/models-{own}.pom"));
+    valid(&pom).unwrap();
+    // The schema is one that would have told.
+    let text = fs::read_to_string(&pom).unwrap();
+    for (right, wrong) in [("packaging>", "packing>"), ("<scope>compile</scope>", "<scopes/>")] {
+        assert!(text.contains(right), "{text}");
+        sandbox.write("wrong.pom", &text.replace(right, wrong));
+        assert!(valid(&sandbox.path("wrong.pom")).is_err(), "{wrong}");
+    }
+}
