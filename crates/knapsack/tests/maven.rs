@@ -75,11 +75,8 @@ fn maven_resolves_the_models_and_the_runtime() {
 /// The package's project file against Maven's own schema, <https://maven.apache.org/xsd/maven-4.0.0.xsd>, which `KNAPSACK_MAVEN_XSD` names.
 #[test]
 fn the_project_file_is_valid_by_mavens_schema() {
-    let schema = std::env::var_os("KNAPSACK_MAVEN_XSD").map(PathBuf::from);
-    let runs = Command::new("xmllint").arg("--version").output().is_ok_and(|out| out.status.success());
-    let Some(schema) = schema.filter(|_| runs) else {
-        assert!(std::env::var_os("KNAPSACK_REQUIRE_MAVEN").is_none(), "no KNAPSACK_MAVEN_XSD or no xmllint");
-        eprintln!("skipped: no KNAPSACK_MAVEN_XSD or no xmllint");
+    let Some(schema) = std::env::var_os("KNAPSACK_MAVEN_XSD").map(PathBuf::from) else {
+        eprintln!("skipped: KNAPSACK_MAVEN_XSD is not set");
         return;
     };
     let sandbox = Sandbox::new();
