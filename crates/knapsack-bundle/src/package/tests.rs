@@ -559,7 +559,9 @@ fn a_bundle_and_the_swift_package_share_their_room() {
         let (a, b) = (bench.root.path().join("a"), bench.root.path().join("b"));
         fs::write(&a, "blocks").unwrap();
         let shares = reflink_copy::reflink(&a, &b).is_ok();
-        [a, b].map(|path| drop(fs::remove_file(path)));
+        for path in [a, b] {
+            let _ = fs::remove_file(path);
+        }
         shares
     };
 
