@@ -6,7 +6,8 @@
 
 use crate::c::{context_policy, number_of, state_numbers};
 use crate::core::{
-    Background, Bundle, Code, Error, Models, Options, Piece, Result as Outcome, TakeFile, guard, holding, loaded_table, log,
+    Background, Bundle, Code, Error, Models, Options, Piece, Result as Outcome, TakeFile, guard, holding, loaded_table,
+    log,
 };
 use jni::objects::{JByteArray, JClass, JLongArray, JObject, JObjectArray, JString, JThrowable};
 use jni::refs::Global;
@@ -666,7 +667,8 @@ extern "system" fn Java_ai_knapsack_internal_Native_place<'l>(
 
 fn take_file(take: TakeFile, env: &mut EnvUnowned<'_>, handle: jlong, texts: [JString<'_>; 3]) -> jboolean {
     enter(env, |env| {
-        let [id, path, file] = [texts[0].try_to_string(env)?, texts[1].try_to_string(env)?, texts[2].try_to_string(env)?];
+        let [id, path, file] =
+            [texts[0].try_to_string(env)?, texts[1].try_to_string(env)?, texts[2].try_to_string(env)?];
         give(env, guard(|| take(models(handle)?, &id, &path, Path::new(&file))))
     })
 }

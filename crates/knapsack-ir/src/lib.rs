@@ -18,7 +18,5 @@ mod verify;
 pub use graph::{Graph, Growth, KvLayer, Node, Parameter, RopeTable, RowCount, Type, ValueId, Windows};
 pub use infer::{TypeError, infer};
 pub use knapsack_tensor::{NormPlace, ParameterId, QkvOrder, StateLayer, Storage};
-pub use op::{
-    AttentionGate, CausalConv, Columns, Epilogue, GatedDelta, Linear, Norm, Op, RopeAppend, Weight,
-};
+pub use op::{AttentionGate, CausalConv, Columns, Epilogue, GatedDelta, Linear, Norm, Op, RopeAppend, Weight};
 pub use verify::{MAX_COLUMNS, VerifyError, verify};

@@ -439,7 +439,8 @@ mod tests {
 
     fn packed(delivery: &str) -> (tempfile::TempDir, Package) {
         let dist = tempfile::tempdir().unwrap();
-        let file = |path: &str, text: &str| serde_json::json!({ "path": path, "size": text.len(), "sha256": "0".repeat(64) });
+        let file =
+            |path: &str, text: &str| serde_json::json!({ "path": path, "size": text.len(), "sha256": "0".repeat(64) });
         let model = serde_json::json!({
             "asset_packs": { "delivery": delivery, "names": ["a", "a_2"], "folder": "knapsack/a" }, "model_id": "a",
             "model_lib": "lib_a", "estimated_vram_bytes": 1, "files": [file("config.json", "{}"), file("sub/shard", "weights")],
@@ -478,11 +479,18 @@ mod tests {
         missing();
         assert!(place("sub/shard", &shard).unwrap());
         let files = package.bundled_files(model).unwrap();
-        assert_eq!((files.read("config.json", 9).unwrap(), files.read("sub/shard", 9).unwrap()), (b"{}".to_vec(), b"weights".to_vec()));
+        assert_eq!(
+            (files.read("config.json", 9).unwrap(), files.read("sub/shard", 9).unwrap()),
+            (b"{}".to_vec(), b"weights".to_vec())
+        );
         assert!(package.bundled_weights(model).is_err(), "two packs are no folder");
         place("config.json", &put(&two, "config.json", "[]")).unwrap();
         assert_eq!(package.bundled_weights(model).unwrap(), two);
-        assert_eq!(package.bundled_files(model).unwrap().read("config.json", 9).unwrap(), b"[]", "the last place counts");
+        assert_eq!(
+            package.bundled_files(model).unwrap().read("config.json", 9).unwrap(),
+            b"[]",
+            "the last place counts"
+        );
         // A part of a file that the app opened, which may be gone by its name.
         let apk = put(dist.path(), "app.apk", "zip..{.}..");
         let range = |offset, length| FileRange::new(std::fs::File::open(&apk).unwrap(), offset, length).unwrap();

@@ -199,8 +199,10 @@ fn an_app_for_iphone() {
         let start = archive.windows(4).position(|bytes| bytes == [0xcf, 0xfa, 0xed, 0xfe]).unwrap();
         archive[start..].to_vec()
     });
-    let mut members: Vec<Member> =
-        vec![(format!("{at}Info.plist"), info.as_bytes().to_vec(), false, 1), (format!("{at}Chat"), executable, false, 1)];
+    let mut members: Vec<Member> = vec![
+        (format!("{at}Info.plist"), info.as_bytes().to_vec(), false, 1),
+        (format!("{at}Chat"), executable, false, 1),
+    ];
     for (name, path) in tree(&sandbox.path("dist/bundle")) {
         members.push((
             format!("{at}KnapsackModels_KnapsackModels.bundle/bundle/{name}"),

@@ -80,12 +80,13 @@ fn the_project_file_is_valid_by_mavens_schema() {
         return;
     };
     let sandbox = Sandbox::new();
-    let entry = json!({ "model": knapsack_testkit::tiny_assistant(), "model_id": "tiny", "quantization": "q4f16_1" });
+    let entry = json!({ "model": knapsack_testkit::tiny_assistant(), "model_id": "tiny", "quantization": "q4f16_1", "bundle_weight": true });
     sandbox.write("mlc-package-config.json", &json!({ "device": "android", "model_list": [entry] }).to_string());
     sandbox.run(&["package", "--no-sync", "--quiet"]).expect(0);
     let own = env!("CARGO_PKG_VERSION");
     let valid = |path: &Path| {
-        let out = Command::new("xmllint").args(["--noout", "--nonet", "--schema"]).args([&schema, path]).output().unwrap();
+        let out =
+            Command::new("xmllint").args(["--noout", "--nonet", "--schema"]).args([&schema, path]).output().unwrap();
         out.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&out.stderr).into_owned())
     };
     let pom = sandbox.path(&format!("dist/maven/ai/knapsack/models/{own}/models-{own}.pom"));

@@ -21,9 +21,9 @@ pub use log::{KnapsackOnLog, knapsack_set_log};
 pub use models::{
     KnapsackModelInfo, KnapsackModels, KnapsackOnEvent, KnapsackOnModel, KnapsackOnProgress, KnapsackOnWanted,
     KnapsackOpen, KnapsackState, KnapsackWanted, knapsack_adopt, knapsack_close, knapsack_fits, knapsack_load,
-    knapsack_memory_pressure, knapsack_models, knapsack_open, knapsack_pause, knapsack_pin, knapsack_place, knapsack_place_range,
-    knapsack_prepare, knapsack_remove, knapsack_resume, knapsack_set_budget, knapsack_state, knapsack_unload,
-    knapsack_verify, knapsack_wanted,
+    knapsack_memory_pressure, knapsack_models, knapsack_open, knapsack_pause, knapsack_pin, knapsack_place,
+    knapsack_place_range, knapsack_prepare, knapsack_remove, knapsack_resume, knapsack_set_budget, knapsack_state,
+    knapsack_unload, knapsack_verify, knapsack_wanted,
 };
 pub use transport::{KnapsackEnd, KnapsackGet, KnapsackRead, KnapsackTransport};
 

@@ -7,9 +7,7 @@ use crate::report::Reporter;
 use anyhow::Context;
 use knapsack_artifact::library::MemoryPlan;
 use knapsack_runtime::text::{Message, Role};
-use knapsack_runtime::{
-    CancelFlag, Engine, Event, GenerateOptions, Generation, Grammar, LogProb, SamplingOptions,
-};
+use knapsack_runtime::{CancelFlag, Engine, Event, GenerateOptions, Generation, Grammar, LogProb, SamplingOptions};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Read;
