@@ -95,6 +95,9 @@ pub struct AssetPacks {
 pub struct PlannedMemory {
     /// Sum of the parameters, in bytes.
     pub weights: u64,
+    /// Parameters that stay in the mapped file, in bytes; no part of the total.
+    #[serde(default, skip_serializing_if = "crate::library::is_zero")]
+    pub file: u64,
     /// Keys and values, in bytes.
     pub kv_cache: u64,
     /// What recurrent layers remember, in bytes: their state, and the copy that is set aside.
@@ -105,15 +108,15 @@ pub struct PlannedMemory {
     /// What the runtime holds to turn text into tokens, in bytes; not on the device.
     #[serde(default)]
     pub tokenizer: u64,
-    /// Sum of them all.
+    /// Sum of them all but `file`.
     pub total: u64,
 }
 
 impl PlannedMemory {
     /// A device's memory and a tokenizer's.
     pub const fn new(plan: MemoryPlan, tokenizer: u64) -> Self {
-        let MemoryPlan { weights, kv_cache, state, workspace } = plan;
-        Self { weights, kv_cache, state, workspace, tokenizer, total: plan.total().saturating_add(tokenizer) }
+        let MemoryPlan { weights, file, kv_cache, state, workspace } = plan;
+        Self { weights, file, kv_cache, state, workspace, tokenizer, total: plan.total().saturating_add(tokenizer) }
     }
 }
 

@@ -4,7 +4,7 @@
 //! payload (32), then the payload: [`ModelLibrary`] as JSON. The header makes the blob self-delimiting, so a pointer to the
 //! symbol in a linked image is enough to find its end.
 
-use crate::plan::{Function, KvLayer, RopeTable, Rows, Scratch, StateLayer};
+use crate::plan::{Function, KvLayer, Lookup, ParameterId, RopeTable, Rows, Scratch, StateLayer};
 use knapsack_tensor::DType;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -74,12 +74,16 @@ impl Parameter {
 }
 
 /// Where the host writes a call's inputs and reads its output, all in the workspace.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Io {
     /// Token ids, `u32`, 4 bytes for each token.
     pub tokens: Scratch,
-    /// The residual stream after the last layer: what `prefill` and `decode` leave and `head` reads.
+    /// The residual stream after the last layer, or where layers that only read what others cache are left to `head`, after the
+    /// last before those: what `prefill` and `decode` leave and `head` reads.
     pub hidden: Rows,
+    /// What else `prefill` and `decode` leave for `head`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carried: Vec<Rows>,
     /// `(1, vocab_size)`: what `head` leaves.
     pub logits: Rows,
 }
@@ -87,8 +91,11 @@ pub struct Io {
 /// Device memory, in bytes, exactly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryPlan {
-    /// Sum of the parameters.
+    /// Sum of the parameters, but for those that stay in the file.
     pub weights: u64,
+    /// Sum of the parameters of [`ModelLibrary::lookups`]: not held in memory, and no part of the total.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub file: u64,
     /// Sum of [`KvLayer::bytes`].
     pub kv_cache: u64,
     /// Twice the sum of [`StateLayer::bytes`]: the state, and the copy that is set aside.
@@ -99,7 +106,7 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// All of it.
+    /// All that is held in memory.
     pub const fn total(&self) -> u64 {
         self.weights.saturating_add(self.kv_cache).saturating_add(self.state).saturating_add(self.workspace)
     }
@@ -108,7 +115,7 @@ impl MemoryPlan {
 impl MemoryPlan {
     /// The parts with what people call them; the state only where there is some.
     pub fn parts(&self) -> impl Iterator<Item = (&'static str, u64)> + Clone {
-        let MemoryPlan { weights, kv_cache, state, workspace } = *self;
+        let MemoryPlan { weights, kv_cache, state, workspace, .. } = *self;
         let all = [("weights", weights), ("KV cache", kv_cache), ("state", state), ("workspace", workspace)];
         all.into_iter().filter(|&(name, bytes)| name != "state" || bytes > 0)
     }
@@ -180,6 +187,9 @@ pub struct ModelLibrary {
     /// What layers remember that keep no keys and values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<StateLayer>,
+    /// Tables that stay in the mapped file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lookups: Vec<Lookup>,
     /// Inputs and outputs.
     pub io: Io,
     /// What a device allocates.
@@ -241,6 +251,11 @@ pub enum LibraryError {
 }
 
 impl ModelLibrary {
+    /// Whether a parameter stays in the mapped file.
+    pub fn stays_in_file(&self, id: ParameterId) -> bool {
+        self.lookups.iter().flat_map(Lookup::parameters).any(|parameter| parameter == id)
+    }
+
     /// The exported symbol that holds a library of this name (without the underscore that Mach-O adds).
     pub fn symbol(name: &str) -> String {
         format!("{name}{SYMBOL_SUFFIX}")

@@ -1,7 +1,7 @@
 //! The execution plan: what a device does for a step of inference, launch by launch.
 //!
 //! Notation: `n` is the number of tokens of the call, `p` the absolute position of its first token. Activations are float32
-//! rows, `(n, columns)`, row-major, in the workspace. A launch reads and writes nothing but the operands it names and its
+//! rows, `(n, columns)`, row-major, in the workspace. In the head function `n` is 1 and `p` the position of the selected row. A launch reads and writes nothing but the operands it names and its
 //! scratch, and what it writes overlaps no other operand of the same launch, except where an operation says that an
 //! output may be *the same rows* as an input. `head` never writes the rows of [`crate::library::Io::hidden`], so that it can
 //! be run for several rows of one call.
@@ -58,6 +58,39 @@ pub enum Op {
     CausalConv(CausalConv),
     /// The gated delta rule: linear attention over a matrix that is remembered.
     GatedDelta(GatedDelta),
+    /// Normalizes and rotates queries whose keys and values another layer has.
+    RopeQuery(RopeQuery),
+    /// Copies the selected row.
+    Select(Select),
+}
+
+/// `output[0] = input[row]`; only in the head function, and only from what outlives prefill and decode
+/// ([`crate::library::Io::hidden`], [`crate::library::Io::carried`]).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Select {
+    /// Rows of a call.
+    pub input: Rows,
+    /// One row.
+    pub output: Rows,
+}
+
+/// What [`RopeAppend`] does with queries, alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RopeQuery {
+    /// `(n, heads * head_dim)`.
+    pub input: Rows,
+    /// Query heads.
+    pub heads: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+    /// Leading elements of a head that are rotated; even; 0: none.
+    pub rotary: u32,
+    /// Index into [`crate::ModelLibrary::rope_tables`]; its pairs are `rotary / 2`.
+    pub rope_table: u32,
+    /// Of each head, before the rotation; weights are `(head_dim)`.
+    pub norm: Option<NormWeights>,
+    /// `(n, heads * head_dim)`; may not overlap the input.
+    pub output: Rows,
 }
 
 /// `output[t] = scale * table[tokens[t]]`. Tokens are checked against the model's vocabulary before the call.
@@ -109,8 +142,8 @@ pub struct Norm {
     pub output: Rows,
 }
 
-/// `sum[t] = residual[t] + pre(delta[t])`, then `output[t] = post(sum[t])` where there is a `post`. A missing `pre` is the
-/// identity. `sum` may be the same rows as `residual`; nothing else may overlap.
+/// `sum[t] = scale * (residual[t] + pre(delta[t]))`, then `output[t] = post(sum[t])` where there is a `post`. A missing `pre` is the
+/// identity, a missing `scale` 1. `sum` may be the same rows as `residual`; nothing else may overlap.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AddNorm {
     /// The residual stream.
@@ -119,10 +152,25 @@ pub struct AddNorm {
     pub delta: Rows,
     /// Normalization of `delta` before the addition (gemma2's post-norms).
     pub pre: Option<NormWeights>,
+    /// Groups of neighbouring columns that are normalized apart, with the same weights, by `pre` (gemma4's inputs of all layers).
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub groups: u32,
+    /// One number, `(1)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ParameterId>,
     /// The new residual stream.
     pub sum: Rows,
     /// Normalization of the sum, and where it goes.
     pub post: Option<(NormWeights, Rows)>,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_one(count: &u32) -> bool {
+    *count == 1
 }
 
 /// What a [`Linear`] does with a product.
@@ -135,6 +183,15 @@ pub enum Epilogue {
     Activation(Activation),
     /// The matrix has `2 m` rows, gate above up: `y = f(x G^T + bias_g) * (x U^T + bias_u)` with `m` columns.
     Gated(Activation),
+    /// `y = f(x W^T + bias) * other[t][start + column]`.
+    ActivationTimes {
+        /// What is applied to the product.
+        function: Activation,
+        /// Where the other factor is.
+        other: Rows,
+        /// Its first column.
+        start: u32,
+    },
     /// `y = x W^T + bias + residual`; `residual` may be the same rows as the output.
     Add(Rows),
     /// `y = cap * tanh((x W^T + bias) / cap)`: final logit soft-capping.
@@ -204,6 +261,9 @@ pub struct RopeAppend {
     pub query_norm: Option<NormWeights>,
     /// The same for k.
     pub key_norm: Option<NormWeights>,
+    /// Root mean square of each v head, without weights (gemma4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_norm: Option<NormWeights>,
     /// Cache layer.
     pub layer: u32,
     /// `(n, heads * head_dim)`; may not overlap `qkv`.
@@ -371,6 +431,31 @@ impl KvLayer {
     }
 }
 
+/// A table of which a device holds no copy: the host takes the rows of a call's tokens out of the mapped file and writes
+/// `scale * table[tokens[t]]` into row `t` before the launches.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lookup {
+    /// `(vocab, columns)`; grouped tables are row-major (NK). No launch reads its parameters.
+    pub table: Weight,
+    /// Rows of the table; at least the model's vocabulary.
+    pub vocab: u32,
+    /// Multiplier.
+    pub scale: f32,
+    /// `(n, columns)`.
+    pub rows: Rows,
+}
+
+impl Lookup {
+    /// The parameters that stay in the file.
+    pub fn parameters(&self) -> impl Iterator<Item = ParameterId> {
+        let (first, second) = match self.table {
+            Weight::Dense(id) => (id, None),
+            Weight::Grouped { codes, scales, .. } => (codes, Some(scales)),
+        };
+        std::iter::once(first).chain(second)
+    }
+}
+
 /// The factor `1 + beta * ln(1 + floor(position / original))`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Growth {
@@ -446,7 +531,8 @@ pub struct Launch {
     #[serde(flatten)]
     pub op: Op,
     /// Room for the device that executes it; overlaps no operand. The plan gives what [`Op::scratch_bytes`] says that devices
-    /// ask for; a device that needs more refuses the library. Kernels do not see it.
+    /// ask for; a device that needs more refuses the library. A product that is given twice as much has a device that rounds
+    /// activations to eight bits keep what it rounds off in eight more: what a recurrence amplifies. Kernels do not see it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch: Option<Scratch>,
     /// How a GPU does it; absent in libraries for the host, and where the kernel of a launch before does it too.
@@ -521,6 +607,7 @@ impl Op {
                 if let Some(pre) = &op.pre {
                     pre.push(&mut list);
                 }
+                list.extend(op.scale.map(Operand::Parameter));
                 list.push(Operand::Output(op.sum));
                 if let Some((post, output)) = &op.post {
                     post.push(&mut list);
@@ -531,8 +618,8 @@ impl Op {
                 list.push(Operand::Input(op.input));
                 list.extend(op.weight.parameters().map(Operand::Parameter));
                 list.extend(op.bias.map(Operand::Parameter));
-                if let Epilogue::Add(residual) = op.epilogue {
-                    list.push(Operand::Input(residual));
+                if let Epilogue::Add(rows) | Epilogue::ActivationTimes { other: rows, .. } = op.epilogue {
+                    list.push(Operand::Input(rows));
                 }
                 list.push(Operand::Output(op.output));
             }
@@ -559,6 +646,15 @@ impl Op {
                 list.extend([Operand::Input(op.input), Operand::Parameter(op.weight)]);
                 list.extend(op.bias.map(Operand::Parameter));
                 list.extend([Operand::State(op.state), Operand::Output(op.output)]);
+            }
+            Op::Select(op) => list.extend([Operand::Input(op.input), Operand::Output(op.output)]),
+            Op::RopeQuery(op) => {
+                list.push(Operand::Input(op.input));
+                if op.rotary > 0 {
+                    list.push(Operand::RopeTable(op.rope_table));
+                }
+                op.norm.iter().for_each(|norm| norm.push(&mut list));
+                list.push(Operand::Output(op.output));
             }
             Op::GatedDelta(op) => {
                 list.extend([op.qkv, op.decay, op.write, op.gate].map(Operand::Input));
@@ -600,6 +696,8 @@ impl Op {
             Op::Attention(_) => "attention",
             Op::CausalConv(_) => "causal_conv",
             Op::GatedDelta(_) => "gated_delta",
+            Op::RopeQuery(_) => "rope_query",
+            Op::Select(_) => "select",
         }
     }
 }

@@ -18,6 +18,7 @@ pub(crate) fn model_library(name: &str, chunk: u32) -> ModelLibrary {
     let io = Io {
         tokens: Scratch { offset: 0, bytes_per_token: 4 },
         hidden: Rows { offset: 1024, columns: hidden },
+        carried: Vec::new(),
         logits: Rows { offset: 1024 + row * u64::from(chunk), columns: vocab },
     };
     let kv = KvLayer { kv_heads: 1, head_dim: 32, positions: 256, window: None, sinks: 0, dtype: DType::F16 };
@@ -55,11 +56,12 @@ pub(crate) fn model_library(name: &str, chunk: u32) -> ModelLibrary {
         rope_tables: vec![],
         kv_cache: vec![kv],
         states: Vec::new(),
-        io,
+        lookups: Vec::new(),
+        io: io.clone(),
         memory: MemoryPlan {
             weights: u64::from(vocab) * u64::from(hidden) * 4,
             kv_cache: kv.bytes(),
-            state: 0,
+            file: 0, state: 0,
             workspace: (io.logits.offset + u64::from(vocab) * 4).next_multiple_of(256),
         },
         prefill: function.clone(),

@@ -49,7 +49,7 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<ModelLibrary, CompileErro
     if let Some(name) = request.name {
         name::check(name)?;
     }
-    let Lowered { parameters, rope_tables, kv_cache, states, io, memory, prefill, decode, head } =
+    let Lowered { parameters, rope_tables, kv_cache, states, lookups, io, memory, prefill, decode, head } =
         lowered(request.graph, &request.windows)?;
     let (graph, windows) = (request.graph, &request.windows);
     let mut library = ModelLibrary {
@@ -71,6 +71,7 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<ModelLibrary, CompileErro
         rope_tables,
         kv_cache,
         states,
+        lookups,
         io,
         memory,
         prefill,
@@ -101,8 +102,10 @@ pub fn plan(graph: &Graph, windows: &Windows) -> Result<MemoryPlan, CompileError
 /// # Errors
 /// As [`compile`].
 pub fn largest_buffer(graph: &Graph, windows: &Windows) -> Result<u64, CompileError> {
-    let Lowered { parameters, kv_cache, states, memory, .. } = lowered(graph, windows)?;
-    let parameters = parameters.iter().filter_map(|parameter| parameter.bytes());
+    let Lowered { parameters, kv_cache, states, lookups, memory, .. } = lowered(graph, windows)?;
+    let in_file: Vec<_> = lookups.iter().flat_map(|lookup| lookup.parameters()).map(|id| id.0 as usize).collect();
+    let on_device = parameters.iter().enumerate().filter(|(index, _)| !in_file.contains(index));
+    let parameters = on_device.filter_map(|(_, parameter)| parameter.bytes());
     let caches = kv_cache.iter().map(|layer| layer.bytes() / 2);
     let states = states.iter().map(|state| state.bytes());
     Ok(parameters.chain(caches).chain(states).fold(memory.workspace, u64::max))

@@ -69,7 +69,7 @@ fn config(shape: &Shape) -> ModelConfig {
         "hidden_size": hidden, "num_hidden_layers": shape.layers, "num_attention_heads": heads,
         "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim, "intermediate_size": shape.intermediate,
         "vocab_size": 23, "max_position_embeddings": 32, "rope_theta": 10000.0, "sliding_window_pattern": 2,
-        "hidden_act": if matches!(shape.family.name, "gemma" | "gemma2" | "gemma3_text") { "gelu_pytorch_tanh" } else { "gelu_new" },
+        "hidden_act": if matches!(shape.family.name, "gemma" | "gemma2" | "gemma3_text" | "gemma4") { "gelu_pytorch_tanh" } else { "gelu_new" },
         "use_parallel_residual": parallel, "qk_layernorm": normed && shape.family.name == "stablelm", "use_qkv_bias": normed,
     });
     let object = model.as_object_mut().unwrap();
@@ -117,6 +117,23 @@ fn config(shape: &Shape) -> ModelConfig {
         ] {
             object.insert(key.to_owned(), Value::from(value));
         }
+    }
+    if shape.family.name == "gemma4" {
+        let shared = if shape.layers > 2 { u32::from(normed) } else { 0 };
+        let kinds = (0..shape.layers).map(|layer| {
+            let full = layer + 1 == shape.layers || (shared > 0 && layer == 0);
+            if full { "full_attention" } else { "sliding_attention" }
+        });
+        object.insert("layer_types".to_owned(), kinds.collect());
+        for (key, value) in [
+            ("num_kv_shared_layers", shared),
+            ("sliding_window", 5),
+            ("global_head_dim", 2 * shape.head_dim),
+            ("hidden_size_per_layer_input", if parallel { 8 } else { 0 }),
+        ] {
+            object.insert(key.to_owned(), Value::from(value));
+        }
+        object.insert("final_logit_softcapping".to_owned(), Value::from(3.0));
     }
     if shape.family.name == "ministral3" {
         let dictionary =
@@ -172,7 +189,8 @@ fn check_no_clobbering(function: &Function, n: u64, present: &[Rows], pinned: &[
     let bytes = |rows: Rows, n: u64| (rows.offset, rows.offset + 4 * u64::from(rows.columns) * n);
     let mut live: Vec<(Rows, u64, u64)> = present.iter().map(|&rows| (rows, rows.offset, rows.offset + 1)).collect();
     for (index, launch) in function.launches.iter().enumerate() {
-        let selects = matches!(&launch.op, Op::Norm(norm) if norm.rows == RowSelect::One);
+        let selects =
+            matches!(&launch.op, Op::Select(_)) || matches!(&launch.op, Op::Norm(norm) if norm.rows == RowSelect::One);
         for operand in launch.op.operands() {
             if let Operand::Input(rows) = operand {
                 let found = live.iter().any(|(other, ..)| *other == rows);
@@ -196,10 +214,13 @@ fn check_plan(library: &ModelLibrary) {
     let rows = |rows: Rows| (rows.offset, rows.offset + 4 * u64::from(rows.columns) * chunk);
     let mut pinned: Vec<_> = library.rope_tables.iter().map(|table| rows(table.rows)).collect();
     pinned.push((library.io.tokens.offset, library.io.tokens.offset + 4 * chunk));
-    check_no_clobbering(&library.prefill, chunk, &[], &pinned);
-    check_no_clobbering(&library.decode, 1, &[], &pinned);
-    pinned.push(rows(library.io.hidden));
-    check_no_clobbering(&library.head, 1, &[library.io.hidden], &pinned);
+    let looked_up: Vec<Rows> = library.lookups.iter().map(|lookup| lookup.rows).collect();
+    pinned.extend(looked_up.iter().map(|&looked_up| rows(looked_up)));
+    check_no_clobbering(&library.prefill, chunk, &looked_up, &pinned);
+    check_no_clobbering(&library.decode, 1, &looked_up, &pinned);
+    let kept: Vec<Rows> = std::iter::once(library.io.hidden).chain(library.io.carried.iter().copied()).collect();
+    pinned.extend(kept.iter().map(|&kept| rows(kept)));
+    check_no_clobbering(&library.head, 1, &kept, &pinned);
     let reads = library.prefill.launches.len();
     assert_eq!(reads, library.decode.launches.len());
 }

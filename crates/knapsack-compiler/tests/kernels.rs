@@ -254,7 +254,15 @@ fn layer_norms(b: &mut Builder) -> Op {
     };
     let (pre, post) = (layer(), layer());
     let residual = b.rows(33);
-    Op::AddNorm(AddNorm { residual, delta: b.rows(33), pre: Some(pre), sum: residual, post: Some((post, b.rows(33))) })
+    Op::AddNorm(AddNorm {
+        residual,
+        delta: b.rows(33),
+        pre: Some(pre),
+        groups: 1,
+        scale: None,
+        sum: residual,
+        post: Some((post, b.rows(33))),
+    })
 }
 
 fn head_norms(b: &mut Builder) -> Op {
@@ -276,6 +284,7 @@ fn head_norms(b: &mut Builder) -> Op {
         norm_place: NormPlace::Heads,
         query_norm: Some(norm),
         key_norm: Some(b.norm(40)),
+        value_norm: None,
         layer,
         query: b.rows(160),
     })

@@ -42,6 +42,7 @@ fn attention(chunk: u32) -> Sample {
         norm_place: NormPlace::Heads,
         query_norm: None,
         key_norm: None,
+        value_norm: None,
         layer,
         query,
     }));

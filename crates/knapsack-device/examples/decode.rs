@@ -1,7 +1,7 @@
 //! Speed of the CPU device on models of real shapes with made-up weights, beside the memory bandwidth measured in the same run.
 //!
 //! ```text
-//! cargo run --release -p knapsack-device --example decode -- [llama-1b|qwen3-0.6b] [FOLDER] [all]
+//! cargo run --release -p knapsack-device --example decode -- [llama-1b|qwen3-0.6b|qwen3.5-0.8b|lfm3-1.7b|gemma-4-e2b] [FOLDER] [all]
 //! ```
 //! With `all` every instruction set of this processor is measured, not only the best.
 //!
@@ -45,8 +45,47 @@ fn shape(name: &str) -> Option<Value> {
     match name {
         "llama-1b" => Some(llama),
         "qwen3-0.6b" => Some(qwen),
+        "qwen3.5-0.8b" | "lfm3-1.7b" | "gemma-4-e2b" => Some(later(name)),
         _ => None,
     }
+}
+
+/// Families whose configuration is the checkpoint's own.
+fn later(name: &str) -> Value {
+    let (family, vocab, own) = match name {
+        "qwen3.5-0.8b" => {
+            let own = json!({"hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 24, "num_attention_heads": 8,
+                "num_key_value_heads": 2, "head_dim": 256, "linear_num_value_heads": 16, "rope_theta": 1e7,
+                "partial_rotary_factor": 0.25});
+            ("qwen3_5", 248_320, own)
+        }
+        "lfm3-1.7b" => {
+            let own = json!({"hidden_size": 2048, "intermediate_size": 7680, "num_hidden_layers": 24, "num_attention_heads": 16,
+                "num_key_value_heads": 4, "head_dim": 128, "conv_L_cache": 7, "sliding_window": 256, "rope_theta": 1e6});
+            ("lfm3", 128_000, own)
+        }
+        _ => {
+            let kinds: Vec<&str> =
+                (1..=35).map(|layer| if layer % 5 == 0 { "full_attention" } else { "sliding_attention" }).collect();
+            let own = json!({"hidden_size": 1536, "intermediate_size": 6144, "num_hidden_layers": 35, "num_attention_heads": 8,
+                "num_key_value_heads": 1, "head_dim": 256, "global_head_dim": 512, "layer_types": kinds,
+                "hidden_size_per_layer_input": 256, "num_kv_shared_layers": 20, "use_double_wide_mlp": true,
+                "sliding_window": 512, "final_logit_softcapping": 30.0, "hidden_activation": "gelu_pytorch_tanh"});
+            ("gemma4", 262_144, own)
+        }
+    };
+    let mut model = own;
+    for (key, value) in [
+        ("vocab_size", json!(vocab)),
+        ("rms_norm_eps", json!(1e-6)),
+        ("tie_word_embeddings", json!(true)),
+        ("max_position_embeddings", json!(32_768)),
+        ("context_window_size", json!(2048)),
+        ("prefill_chunk_size", json!(128)),
+    ] {
+        model[key] = value;
+    }
+    json!({"model_type": family, "quantization": "q4f16_1", "vocab_size": vocab, "context_window_size": 2048, "model_config": model})
 }
 
 /// Random codes, scales of 0.01: nothing overflows, and the processor cannot guess anything.
@@ -151,6 +190,36 @@ fn measure(model: &mut dyn LoadedModel, vocab: usize) -> [[f64; 2]; 2] {
     [prefill.map(|seconds| 128.0 / seconds), decode.map(|seconds| 1.0 / seconds)]
 }
 
+/// Share of each operation of the time that a decoded token takes, its logits included: of the fastest of several runs of each launch.
+fn operations(model: &mut dyn LoadedModel, vocab: usize) -> Vec<(&'static str, f64)> {
+    let library = model.library().clone();
+    let mut best = vec![f64::INFINITY; library.decode.launches.len()];
+    let mut logits = vec![0.0; vocab];
+    let mut head = f64::INFINITY;
+    for position in 200..216 {
+        let moments = std::sync::Mutex::new(Vec::with_capacity(best.len() + 1));
+        let note = || {
+            moments.lock().expect("one thread").push(Instant::now());
+            true
+        };
+        model.forward_while(&[position % 1000], position, &note).expect("decode");
+        note();
+        let moments = moments.into_inner().expect("one thread");
+        for (best, pair) in best.iter_mut().zip(moments.windows(2)) {
+            *best = best.min((pair[1] - pair[0]).as_secs_f64());
+        }
+        let start = Instant::now();
+        model.logits(0, &mut logits).expect("logits");
+        head = head.min(start.elapsed().as_secs_f64());
+    }
+    let mut sums = std::collections::BTreeMap::from([("head", head)]);
+    for (launch, seconds) in library.decode.launches.iter().zip(&best) {
+        *sums.entry(launch.op.name()).or_default() += seconds;
+    }
+    let total: f64 = sums.values().sum();
+    sums.into_iter().map(|(name, seconds)| (name, seconds / total)).collect()
+}
+
 const CALLS: u32 = 50;
 
 /// Milliseconds of the head for all tokens, and for each of these shares of them. Many calls are one measurement: the system
@@ -181,7 +250,7 @@ fn few(model: &mut dyn LoadedModel, vocab: usize) -> (f64, Vec<(usize, f64)>) {
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let name = arguments.next().unwrap_or_else(|| "llama-1b".to_owned());
-    let chat = shape(&name).unwrap_or_else(|| panic!("`{name}`: llama-1b or qwen3-0.6b"));
+    let chat = shape(&name).unwrap_or_else(|| panic!("`{name}`: none of the shapes"));
     let folder = arguments.next().map_or_else(|| std::env::temp_dir().join(format!("knapsack-{name}")), PathBuf::from);
     let config = ModelConfig::from_mlc(&chat).expect("configuration");
     let quantization = "q4f16_1".parse().expect("format");
@@ -230,6 +299,9 @@ fn main() {
             );
         }
         let mut model = CpuDevice::with(isa, 1).and_then(|device| device.load(library.clone(), &folder)).expect("load");
+        let shares = operations(&mut *model, library.model.vocab_size as usize);
+        let shares: Vec<String> = shares.iter().map(|(name, share)| format!("{name} {:.1} %", 100.0 * share)).collect();
+        println!("{isa:12} of a token's time: {}", shares.join(", "));
         let (all, shares) = few(&mut *model, library.model.vocab_size as usize);
         let shares: Vec<String> = shares.iter().map(|(tokens, time)| format!("{tokens}: {time:.2} ms")).collect();
         println!("{isa:12} logits of all {all:.2} ms, of {}", shares.join(", "));

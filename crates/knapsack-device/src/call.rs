@@ -11,7 +11,8 @@ pub struct Call {
     pub n: u32,
     /// Absolute position of the first of them; `position + n` fits `u32` and the context window.
     pub position: u32,
-    /// Row of the residual stream that the head reads.
+    /// Row that the head reads of what the last call left, and 0 otherwise: the first token of a launch is at position
+    /// `position + row`, its rotary angles are in row `row`.
     pub row: u32,
 }
 
@@ -43,11 +44,17 @@ pub(crate) fn check_tokens(library: &ModelLibrary, tokens: &[u32]) -> Result<(),
     }
 }
 
-/// Checks the arguments of [`crate::LoadedModel::logits`]; `rows` is what the last successful forward left.
+/// Checks the arguments of [`crate::LoadedModel::logits`]; `rows` is what the last successful forward left, `position` where it began.
 ///
 /// # Errors
 /// [`DeviceError::InvalidCall`] with the offending values.
-pub(crate) fn check_logits(library: &ModelLibrary, rows: u32, row: u32, output: &[f32]) -> Result<Call, DeviceError> {
+pub(crate) fn check_logits(
+    library: &ModelLibrary,
+    rows: u32,
+    position: u32,
+    row: u32,
+    output: &[f32],
+) -> Result<Call, DeviceError> {
     if row >= rows {
         return Err(DeviceError::InvalidCall(format!("row {row}, the last call left {rows}")));
     }
@@ -55,7 +62,7 @@ pub(crate) fn check_logits(library: &ModelLibrary, rows: u32, row: u32, output: 
     if output.len() != vocab {
         return Err(DeviceError::InvalidCall(format!("room for {} logits, there are {vocab}", output.len())));
     }
-    Ok(Call { n: 1, position: 0, row })
+    Ok(Call { n: 1, position, row })
 }
 
 /// Writes a table's `(cos, sin)` pairs for the call's tokens, row by row. The angle is the float32 product of position and

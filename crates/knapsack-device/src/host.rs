@@ -2,6 +2,7 @@
 //! [`Region`]s, and the calls of a [`LoadedModel`]. A device adds how a launch is executed ([`Executor`]).
 
 use crate::call::{Call, check_forward, check_logits, check_tokens, write_rope_rows};
+use crate::lookup;
 use crate::memory::{Account, Part, Region};
 use crate::watch::proceed;
 use crate::{CacheHalf, DeviceError, LoadedModel, StateCopy, Watch, WeightFiles, Weights};
@@ -136,13 +137,14 @@ impl HostMemory {
 pub(crate) struct HostModel<E> {
     memory: HostMemory,
     executor: E,
-    /// Rows that the last successful forward left.
+    /// Rows that the last successful forward left, and where it began.
     rows: u32,
+    position: u32,
 }
 
 impl<E: Executor> HostModel<E> {
     pub(crate) const fn new(memory: HostMemory, executor: E) -> Self {
-        HostModel { memory, executor, rows: 0 }
+        HostModel { memory, executor, rows: 0, position: 0 }
     }
 
     fn run(&mut self, launches: &[Launch], call: Call, watch: &dyn Watch) -> Result<(), DeviceError> {
@@ -189,18 +191,23 @@ impl<E: Executor> LoadedModel for HostModel<E> {
             let (start, len) = (table.rows.offset as usize, 4 * (call.n * table.rows.columns) as usize);
             write_rope_rows(table, call, bytemuck::cast_slice_mut(&mut workspace[start..start + len]));
         }
+        for lookup in &library.lookups {
+            let (start, len) = (lookup.rows.offset as usize, 4 * call.n as usize * lookup.rows.columns as usize);
+            let rows = bytemuck::cast_slice_mut(&mut workspace[start..start + len]);
+            lookup::write_rows(&library, &self.memory.weights, lookup, tokens, rows);
+        }
         let function = if call.n == 1 { &library.decode } else { &library.prefill };
         if let Err(error) = self.run(&function.launches, call, watch) {
             // What failed before says more than that the rest was not wanted.
             return self.executor.wait().and(Err(error));
         }
-        self.rows = call.n;
+        (self.rows, self.position) = (call.n, position);
         Ok(())
     }
 
     fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError> {
         let library = self.memory.library.clone();
-        let call = check_logits(&library, self.rows, row, output)?;
+        let call = check_logits(&library, self.rows, self.position, row, output)?;
         self.run(&library.head.launches, call, &())?;
         self.wait()?;
         output.copy_from_slice(self.head_output(output.len()));
@@ -213,7 +220,7 @@ impl<E: Executor> LoadedModel for HostModel<E> {
 
     fn logits_of(&mut self, row: u32, tokens: &[u32], output: &mut [f32]) -> Result<(), DeviceError> {
         let library = self.memory.library.clone();
-        let call = check_logits(&library, self.rows, row, output)?;
+        let call = check_logits(&library, self.rows, self.position, row, output)?;
         check_tokens(&library, tokens)?;
         match projection(&library) {
             Some((before, last)) => {

@@ -16,6 +16,7 @@ mod fake;
 mod files;
 pub mod gpu;
 mod host;
+mod lookup;
 mod memory;
 #[cfg(any(target_vendor = "apple", test))]
 pub mod metal;

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub enum Part {
     /// Parameters.
     Weights,
+    /// Parameters that stay in the mapped file: counted, but no memory.
+    File,
     /// Keys and values.
     KvCache,
     /// What recurrent layers remember, and the copy that is set aside.
@@ -24,6 +26,7 @@ impl Part {
     pub const fn name(self) -> &'static str {
         match self {
             Part::Weights => "weights",
+            Part::File => "file",
             Part::KvCache => "KV cache",
             Part::State => "state",
             Part::Workspace => "workspace",
@@ -46,7 +49,7 @@ pub(crate) trait Limit: std::fmt::Debug + Send + Sync {
 /// Counts what is allocated at the moment. Every allocation holds a [`Charge`] and gives its bytes back when it is dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    bytes: Arc<[AtomicU64; 4]>,
+    bytes: Arc<[AtomicU64; 5]>,
     limit: Option<Arc<dyn Limit>>,
 }
 
@@ -61,7 +64,7 @@ impl Account {
     /// # Errors
     /// [`DeviceError::OutOfMemory`] where the account is limited.
     pub(crate) fn charge(&self, part: Part, bytes: u64) -> Result<Charge, DeviceError> {
-        if let Some(limit) = &self.limit {
+        if let Some(limit) = self.limit.as_ref().filter(|_| part != Part::File) {
             limit.take(part, bytes)?;
         }
         self.bytes[part as usize].fetch_add(bytes, Ordering::Relaxed);
@@ -73,6 +76,7 @@ impl Account {
         let of = |part: Part| self.bytes[part as usize].load(Ordering::Relaxed);
         MemoryPlan {
             weights: of(Part::Weights),
+            file: of(Part::File),
             kv_cache: of(Part::KvCache),
             state: of(Part::State),
             workspace: of(Part::Workspace),
@@ -91,7 +95,7 @@ pub struct Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.account.bytes[self.part as usize].fetch_sub(self.bytes, Ordering::Relaxed);
-        if let Some(limit) = &self.account.limit {
+        if let Some(limit) = self.account.limit.as_ref().filter(|_| self.part != Part::File) {
             limit.give_back(self.bytes);
         }
     }

@@ -28,7 +28,9 @@ pub struct Weights {
     places: Vec<(usize, Range<usize>)>,
     digest: [u8; 32],
     origins: Vec<Origin>,
-    _charge: Charge,
+    /// Parameters of which a device holds no copy.
+    in_file: Vec<bool>,
+    _charges: [Charge; 2],
 }
 
 impl Weights {
@@ -54,8 +56,10 @@ impl Weights {
             index.records().map(|(shard, record)| (record.name.as_str(), (shard, record))).collect();
         let mut shards: Vec<Option<Mmap>> = index.shards.iter().map(|_| None).collect();
         let (mut places, mut origins) = (Vec::with_capacity(library.parameters.len()), Vec::new());
-        let mut bytes = 0;
-        for parameter in &library.parameters {
+        let ids = 0..library.parameters.len() as u32;
+        let in_file: Vec<bool> = ids.map(|id| library.stays_in_file(ParameterId(id))).collect();
+        let mut bytes = [0, 0];
+        for (parameter, &in_file) in library.parameters.iter().zip(&in_file) {
             let name = &parameter.name;
             let &(shard, record) =
                 records.get(name.as_str()).ok_or_else(|| mismatch(format!("`{name}` is missing")))?;
@@ -76,9 +80,10 @@ impl Weights {
             }
             // The index has checked `offset + nbytes <= shard.nbytes`, and the map is as long as that says.
             places.push((shard, record.byte_offset as usize..(record.byte_offset + record.nbytes) as usize));
-            bytes += record.nbytes;
+            bytes[usize::from(in_file)] += record.nbytes;
         }
-        Ok(Weights { shards, places, digest, origins, _charge: account.charge(Part::Weights, bytes)? })
+        let charges = [account.charge(Part::Weights, bytes[0])?, account.charge(Part::File, bytes[1])?];
+        Ok(Weights { shards, places, digest, origins, in_file, _charges: charges })
     }
 
     /// The bytes of a parameter, little endian, at any alignment.
@@ -110,28 +115,48 @@ impl Weights {
         self.digest
     }
 
-    /// Bytes of all parameters.
-    pub fn total_bytes(&self) -> u64 {
-        self.places.iter().map(|(_, range)| range.len() as u64).sum()
+    /// Whether a parameter stays in the mapped file.
+    pub fn stays_in_file(&self, id: ParameterId) -> bool {
+        self.in_file[id.0 as usize]
     }
 
-    /// Has the system bring all parameters into memory, file by file. Without it the first token pays for every page.
+    /// Bytes of all parameters that a device holds.
+    pub fn total_bytes(&self) -> u64 {
+        let held = self.places.iter().zip(&self.in_file).filter(|(_, in_file)| !**in_file);
+        held.map(|((_, range), _)| range.len() as u64).sum()
+    }
+
+    /// What is to be brought into memory of each shard: all of it, or the parameters that do not stay in the file.
+    fn wanted(&self) -> impl Iterator<Item = (&Mmap, Range<usize>)> {
+        let each = self.shards.iter().enumerate().flat_map(move |(shard, map)| {
+            let of_shard = move || self.places.iter().zip(&self.in_file).filter(move |((at, _), _)| *at == shard);
+            let ranges: Vec<Range<usize>> = match (map, of_shard().any(|(_, in_file)| *in_file)) {
+                (Some(map), false) => std::iter::once(0..map.len()).collect(),
+                _ => of_shard().filter(|(_, in_file)| !**in_file).map(|((_, range), _)| range.clone()).collect(),
+            };
+            ranges.into_iter().filter_map(move |range| Some((map.as_ref()?, range)))
+        });
+        each.filter(|(_, range)| !range.is_empty())
+    }
+
+    /// Has the system bring all parameters that a device holds into memory, file by file. Without it the first token pays for every page.
     ///
     /// # Errors
     /// [`DeviceError::Interrupted`] when `watch` says so.
     pub fn prefetch(&self, watch: &dyn Watch) -> Result<(), DeviceError> {
-        let total = self.shards.iter().flatten().map(|map| map.len() as u64).sum();
+        let total = self.wanted().map(|(_, range)| range.len() as u64).sum();
         let mut done = 0;
-        for map in self.shards.iter().flatten() {
+        for (map, range) in self.wanted() {
+            let (start, length) = (range.start, range.len());
             proceed(watch)?;
             // Populating maps what the page cache holds in large steps; older kernels only read ahead.
             #[cfg(target_os = "linux")]
-            if map.advise(memmap2::Advice::PopulateRead).is_err() {
-                let _ = map.advise(memmap2::Advice::WillNeed);
+            if map.advise_range(memmap2::Advice::PopulateRead, start, length).is_err() {
+                let _ = map.advise_range(memmap2::Advice::WillNeed, start, length);
             }
             #[cfg(all(unix, not(target_os = "linux")))]
-            let _ = map.advise(memmap2::Advice::WillNeed);
-            done += map.len() as u64;
+            let _ = map.advise_range(memmap2::Advice::WillNeed, start, length);
+            done += length as u64;
             watch.progress(done, total);
         }
         Ok(())

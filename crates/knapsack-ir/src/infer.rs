@@ -43,7 +43,7 @@ impl Context<'_> {
                 self.weight(weight)?;
                 one(Type::Matrix { rows: weight.rows, columns: weight.columns })
             }
-            &Op::Embed { table, tokens } => {
+            &Op::Embed { table, tokens, .. } => {
                 self.tokens(tokens)?;
                 let (_, columns) = self.matrix(table)?;
                 one(Type::Rows { count: RowCount::Tokens, columns })
@@ -69,6 +69,23 @@ impl Context<'_> {
                 one(self.same(input)?)
             }
             &Op::Activation { input, .. } => one(self.same(input)?),
+            &Op::ScaleBy { input, factor } => {
+                self.vector(factor, &[1])?;
+                one(self.same(input)?)
+            }
+            Op::RopeQuery { input, head_dim, rotary, table, norm } => {
+                let (_, columns) = self.rows(*input)?;
+                let whole = *head_dim > 0 && columns.is_multiple_of(*head_dim);
+                require!(whole, "{columns} columns are no heads of {head_dim}");
+                if *rotary > 0 {
+                    self.rotary(*table, *head_dim, *rotary)?;
+                }
+                if let Some(norm) = norm {
+                    require!(norm.width == *head_dim, "a head norm of {}", norm.width);
+                    self.norm(norm, *head_dim)?;
+                }
+                one(self.same(*input)?)
+            }
             &Op::Slice { input, columns } => one(self.slice(input, columns)?),
             Op::Norm { input, norm } => {
                 self.norm(norm, self.rows(*input)?.1)?;
@@ -103,7 +120,7 @@ impl Context<'_> {
             Op::CausalConv(op) => one(self.causal_conv(op)?),
             Op::GatedDelta(op) => one(self.gated_delta(op)?),
             &Op::SelectRow { input } => one(self.selected(input)?),
-            Op::EmbedRows { table, tokens, scale } => {
+            Op::EmbedRows { table, tokens, scale, .. } => {
                 self.weight(table)?;
                 self.tokens(*tokens)?;
                 require!(scale.is_finite(), "a scale of {scale}");
@@ -116,12 +133,17 @@ impl Context<'_> {
                 one(self.selected(*input)?)
             }
             Op::Linear(linear) => one(self.linear(linear)?),
-            Op::AddNorm { residual, delta, pre, post } => {
+            Op::AddNorm { residual, delta, pre, scale, post } => {
                 let rows = self.rows(*residual)?;
                 require!(rows == self.rows(*delta)?, "{residual} and {delta} have different shapes");
-                for norm in pre.iter().chain(post) {
-                    require!(norm.width == rows.1, "a norm of {} on rows of {}", norm.width, rows.1);
-                    self.norm(norm, rows.1)?;
+                let alone = scale.is_none() && post.is_none();
+                for (norm, alone) in pre.iter().map(|norm| (norm, alone)).chain(post.iter().map(|norm| (norm, false))) {
+                    let fits = norm.width == rows.1 || (alone && norm.width > 0 && rows.1.is_multiple_of(norm.width));
+                    require!(fits, "a norm of {} on rows of {}", norm.width, rows.1);
+                    self.norm(norm, norm.width)?;
+                }
+                if let Some(scale) = scale {
+                    self.vector(*scale, &[1])?;
                 }
                 Ok(vec![Type::Rows { count: rows.0, columns: rows.1 }; 1 + usize::from(post.is_some())])
             }
@@ -250,7 +272,7 @@ impl Context<'_> {
         let kv = self.layer(layer)?;
         let group = self.product(kv.kv_heads, kv.head_dim)?;
         require!(
-            count == RowCount::Tokens && group > 0 && columns.is_multiple_of(group),
+            group > 0 && columns.is_multiple_of(group),
             "{columns} query columns for layer {layer}"
         );
         require!(
@@ -325,6 +347,12 @@ impl Context<'_> {
                 require!(rows.is_multiple_of(2), "a gated product of {rows} columns");
                 Ok(Type::Rows { count, columns: rows / 2 })
             }
+            Epilogue::ActivationTimes(_, other, start) => {
+                let (other_count, other_columns) = self.rows(other)?;
+                let inside = start.checked_add(rows).is_some_and(|end| end <= other_columns);
+                require!(other_count == count && inside, "{rows} columns from {start} of {other}");
+                Ok(Type::Rows { count, columns: rows })
+            }
             Epilogue::Add(residual) => {
                 require!(self.rows(residual)? == (count, rows), "{residual} does not have the product's shape");
                 Ok(Type::Rows { count, columns: rows })
@@ -391,6 +419,11 @@ impl Context<'_> {
                 require!(usual, "a norm over all heads that is no root mean square of neighbouring ones");
                 self.norm(norm, columns)?;
             }
+        }
+        if let Some(norm) = &op.value_norm {
+            let bare = norm.weight.is_none() && norm.bias.is_none() && norm.kind == NormKind::Rms;
+            require!(bare && norm.width == kv.head_dim, "a norm of values with weights, or of {}", norm.width);
+            self.norm(norm, keys)?;
         }
         Ok(vec![Type::Rows { count, columns: query }, Type::Cache(op.layer)])
     }

@@ -78,6 +78,8 @@ pub enum Epilogue {
     Activation(Activation),
     /// `f(first half) * second half`.
     Gated(Activation),
+    /// `f(y) * other[start..]`.
+    ActivationTimes(Activation, ValueId, u32),
     /// `y + residual`.
     Add(ValueId),
     /// `cap * tanh(y / cap)`.
@@ -122,6 +124,8 @@ pub struct RopeAppend {
     pub query_norm: Option<Norm>,
     /// Of k.
     pub key_norm: Option<Norm>,
+    /// Of v; without weights.
+    pub value_norm: Option<Norm>,
     /// Cache layer.
     pub layer: u32,
 }
@@ -194,6 +198,8 @@ pub enum Op {
         table: ValueId,
         /// Ids of the vocabulary.
         tokens: ValueId,
+        /// Whether the table stays in the mapped file, of which the host takes the rows.
+        on_host: bool,
     },
     /// `input W^T`.
     Matmul {
@@ -229,6 +235,13 @@ pub enum Op {
         input: ValueId,
         /// Multiplier.
         factor: f32,
+    },
+    /// The only element of a parameter times the input.
+    ScaleBy {
+        /// Rows.
+        input: ValueId,
+        /// One element.
+        factor: ParameterId,
     },
     /// `cap * tanh(input / cap)`.
     SoftCap {
@@ -304,7 +317,8 @@ pub enum Op {
     CausalConv(CausalConv),
     /// The gated delta rule.
     GatedDelta(GatedDelta),
-    /// The row whose logits are wanted. An executor that wants all of them reads it as the identity.
+    /// The row whose logits are wanted. An executor that wants all of them reads it as the identity. What is selected first is the
+    /// residual stream; what else is needed of the row is selected too.
     SelectRow {
         /// Rows, one for each token.
         input: ValueId,
@@ -318,6 +332,8 @@ pub enum Op {
         tokens: ValueId,
         /// Multiplier.
         scale: f32,
+        /// Whether the table stays in the mapped file, of which the host takes the rows.
+        on_host: bool,
     },
     /// Fused: normalization of the selected row.
     NormSelected {
@@ -328,19 +344,34 @@ pub enum Op {
     },
     /// Fused: matrix product and what follows it.
     Linear(Linear),
-    /// Fused: `sum = residual + pre(delta)`, and `post(sum)`. Defines the sum and, where there is a `post`, its result.
+    /// Fused: `sum = scale * (residual + pre(delta))`, and `post(sum)`. Defines the sum and, where there is a `post`, its result.
     AddNorm {
         /// The residual stream.
         residual: ValueId,
         /// What is added.
         delta: ValueId,
-        /// Normalization of `delta`.
+        /// Normalization of `delta`, or without a `post` of groups of its columns.
         pre: Option<Norm>,
+        /// One element.
+        scale: Option<ParameterId>,
         /// Normalization of the sum.
         post: Option<Norm>,
     },
     /// Fused: everything between the projection and attention. Defines the query rows and the cache.
     RopeAppend(RopeAppend),
+    /// Fused: the same for queries of another layer's keys and values.
+    RopeQuery {
+        /// Rows of query heads.
+        input: ValueId,
+        /// Elements of a head.
+        head_dim: u32,
+        /// Leading elements that are rotated; 0: none.
+        rotary: u32,
+        /// Index into [`crate::Graph::rope_tables`]; not looked at when `rotary` is 0.
+        table: u32,
+        /// Of each head, before the rotation.
+        norm: Option<Norm>,
+    },
 }
 
 impl Norm {
@@ -354,11 +385,13 @@ impl Op {
     pub fn operands(&self) -> Vec<ValueId> {
         match *self {
             Op::Tokens | Op::Dequantize(_) => vec![],
-            Op::Embed { table, tokens } => vec![table, tokens],
+            Op::Embed { table, tokens, .. } => vec![table, tokens],
             Op::Matmul { input, weight } => vec![input, weight],
             Op::Add { a, b } | Op::Mul { a, b } => vec![a, b],
             Op::Bias { input, .. }
             | Op::Scale { input, .. }
+            | Op::ScaleBy { input, .. }
+            | Op::RopeQuery { input, .. }
             | Op::SoftCap { input, .. }
             | Op::Activation { input, .. }
             | Op::Slice { input, .. }
@@ -374,7 +407,8 @@ impl Op {
             Op::CausalConv(CausalConv { input, .. }) => vec![input],
             Op::GatedDelta(GatedDelta { qkv, decay, write, gate, .. }) => vec![qkv, decay, write, gate],
             Op::EmbedRows { tokens, .. } => vec![tokens],
-            Op::Linear(Linear { input, epilogue: Epilogue::Add(residual), .. }) => vec![input, residual],
+            Op::Linear(Linear { input, epilogue: Epilogue::Add(other), .. })
+            | Op::Linear(Linear { input, epilogue: Epilogue::ActivationTimes(_, other, _), .. }) => vec![input, other],
             Op::Linear(Linear { input, .. }) => vec![input],
             Op::AddNorm { residual, delta, .. } => vec![residual, delta],
             Op::RopeAppend(RopeAppend { qkv, apart, .. }) => {
@@ -389,18 +423,23 @@ impl Op {
         match self {
             Op::Dequantize(weight) | Op::EmbedRows { table: weight, .. } => list.extend(weight.storage.parameters()),
             Op::Bias { bias, .. } => list.push(*bias),
+            Op::ScaleBy { factor, .. } => list.push(*factor),
+            Op::RopeQuery { norm, .. } => norm.iter().for_each(|norm| norm.parameters(&mut list)),
             Op::Norm { norm, .. } | Op::NormSelected { norm, .. } => norm.parameters(&mut list),
             Op::Linear(linear) => {
                 list.extend(linear.weight.storage.parameters().chain(linear.bias));
             }
-            Op::AddNorm { pre, post, .. } => pre.iter().chain(post).for_each(|norm| norm.parameters(&mut list)),
+            Op::AddNorm { pre, post, scale, .. } => {
+                pre.iter().chain(post).for_each(|norm| norm.parameters(&mut list));
+                list.extend(scale);
+            }
             Op::CausalConv(op) => list.extend([op.weight].into_iter().chain(op.bias)),
             Op::GatedDelta(op) => {
                 list.extend([op.decay_log, op.decay_bias]);
                 op.norm.parameters(&mut list);
             }
             Op::RopeAppend(op) => {
-                op.query_norm.iter().chain(&op.key_norm).for_each(|norm| norm.parameters(&mut list));
+                op.query_norm.iter().chain(&op.key_norm).chain(&op.value_norm).for_each(|norm| norm.parameters(&mut list));
             }
             _ => {}
         }
@@ -412,12 +451,15 @@ impl Op {
         match self {
             Op::Tokens => "tokens",
             Op::Dequantize(_) => "dequantize",
+            Op::Embed { on_host: true, .. } => "embed_on_host",
             Op::Embed { .. } => "embed",
             Op::Matmul { .. } => "matmul",
             Op::Bias { .. } => "bias",
             Op::Add { .. } => "add",
             Op::Mul { .. } => "mul",
             Op::Scale { .. } => "scale",
+            Op::ScaleBy { .. } => "scale_by",
+            Op::RopeQuery { .. } => "rope_query",
             Op::SoftCap { .. } => "soft_cap",
             Op::Activation { .. } => "activation",
             Op::Slice { .. } => "slice",
@@ -429,6 +471,7 @@ impl Op {
             Op::CausalConv(_) => "causal_conv",
             Op::GatedDelta(_) => "gated_delta",
             Op::SelectRow { .. } => "select_row",
+            Op::EmbedRows { on_host: true, .. } => "embed_rows_on_host",
             Op::EmbedRows { .. } => "embed_rows",
             Op::NormSelected { .. } => "norm_selected",
             Op::Linear(_) => "linear",

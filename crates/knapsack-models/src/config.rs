@@ -164,6 +164,8 @@ pub struct Attention {
     pub window: Option<u32>,
     /// Index into [`ModelConfig::ropes`]; `None`: heads are not rotated.
     pub rope: Option<usize>,
+    /// The earlier layer whose keys and values it reads; `None`: it has its own. All layers after the first that shares share too.
+    pub shares: Option<u32>,
 }
 
 impl Attention {
@@ -240,6 +242,10 @@ pub struct ModelConfig {
     pub query_key_norm: QueryKeyNorm,
     /// What attention's result is multiplied by.
     pub attention_gate: AttentionGate,
+    /// Whether values are normalized by their root mean square.
+    pub value_norm: bool,
+    /// Columns of what each layer is given of each token, from a table of its own; `None`: nothing.
+    pub per_layer_input: Option<u32>,
     /// Which projections have a bias.
     pub biases: Biases,
     /// Attention and feed-forward network read the same residual stream and are added together.
@@ -295,6 +301,14 @@ impl ModelConfig {
     pub(crate) fn checked(self) -> Result<Self, ConfigError> {
         if self.attentions().next().is_none() {
             return Err(ConfigError::Contradiction("no layer has attention".to_owned()));
+        }
+        for attention in self.attentions() {
+            let Some(other) = attention.shares else { continue };
+            let of = |a: &Attention| (a.kv_heads, a.head_dim, a.window);
+            let source = self.layers.get(other as usize).and_then(Layer::attention);
+            if source.is_none_or(|source| source.shares.is_some() || of(source) != of(attention)) {
+                return Err(ConfigError::Contradiction(format!("a layer shares keys and values with layer {other}")));
+            }
         }
         for layer in &self.layers {
             let Mixer::Delta(delta) = layer.mixer else { continue };

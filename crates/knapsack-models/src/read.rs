@@ -111,6 +111,8 @@ fn whole_decoder(
         query_growth: None,
         query_key_norm: QueryKeyNorm::None,
         attention_gate: AttentionGate::None,
+        value_norm: false,
+        per_layer_input: None,
         biases: Biases::default(),
         parallel_residual: false,
         tied_embeddings: fields.flag(&["tie_word_embeddings"], defaults.tied_embeddings)?,
@@ -130,7 +132,7 @@ fn attention(fields: &Fields<'_>, hidden: u32, head_dim: Option<u32>) -> Result<
     let kv_heads = fields.dim_or(&["num_key_value_heads", "n_head_kv"], heads)?;
     let own_head_dim = if hidden.is_multiple_of(heads) { hidden / heads } else { 0 };
     let head_dim = fields.dim_or(&["head_dim"], head_dim.unwrap_or(own_head_dim))?;
-    Ok(Attention { heads, kv_heads, head_dim, window: None, rope: Some(0) })
+    Ok(Attention { heads, kv_heads, head_dim, window: None, rope: Some(0), shares: None })
 }
 
 impl ModelConfig {

@@ -3,7 +3,7 @@
 use crate::config::{Family, ModelConfig};
 use crate::error::{ConfigError, UnsupportedFamily};
 use crate::families::{ernie4_5, exaone4, granite, hunyuan, lfm, ministral3, olmo, qwen3_5, smollm3};
-use crate::families::{gemma, gemma2, gemma3, gpt_neox, llama, mistral, phi, phi3, qwen2, qwen3, stablelm};
+use crate::families::{gemma, gemma2, gemma3, gemma4, gpt_neox, llama, mistral, phi, phi3, qwen2, qwen3, stablelm};
 use crate::fields::{Asked, Fields, shortened};
 use crate::{read, rope, usable};
 use serde_json::{Map, Value};
@@ -35,6 +35,7 @@ pub static FAMILIES: &[&Family] = &[
     &lfm::LFM2,
     &lfm::LFM3,
     &qwen3_5::QWEN3_5,
+    &gemma4::GEMMA4,
 ];
 
 /// Keys that change what a model computes, for families that have them: nobody asking for one means a wrong model. The values

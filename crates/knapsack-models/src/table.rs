@@ -66,6 +66,20 @@ pub(crate) enum Role {
     DeltaNorm,
     /// After the delta rule.
     DeltaOut,
+    /// `(vocab, layers * columns)`: what each layer is given of each token.
+    PerLayerTable,
+    /// `(layers * columns, hidden)`: the same from the embedding.
+    PerLayerModel,
+    /// Of each layer's columns of that.
+    PerLayerNorm,
+    /// From the stream to what a layer's columns are multiplied with.
+    PerLayerGate,
+    /// Back to the stream.
+    PerLayerProjection,
+    /// Of what that adds to the stream.
+    PostPerLayerNorm,
+    /// One number that the stream is multiplied by at the end of a layer.
+    LayerScalar,
 }
 
 impl Role {
@@ -74,7 +88,16 @@ impl Role {
         use Role::*;
         matches!(
             self,
-            FinalNorm | AttentionNorm | QueryNorm | KeyNorm | PostAttentionNorm | MlpNorm | PostMlpNorm | DeltaNorm
+            FinalNorm
+                | AttentionNorm
+                | QueryNorm
+                | KeyNorm
+                | PostAttentionNorm
+                | MlpNorm
+                | PostMlpNorm
+                | DeltaNorm
+                | PerLayerNorm
+                | PostPerLayerNorm
         )
     }
 

@@ -52,7 +52,7 @@ impl ModelConfig {
             }
         }
         let own = canonical(name);
-        if is_leftover(&own) || (self.tied_embeddings && self.is_head(&own)) {
+        if is_leftover(&own) || self.is_of_shared(&own) || (self.tied_embeddings && self.is_head(&own)) {
             return TensorUse::Ignored;
         }
         TensorUse::Source(own)
@@ -88,7 +88,14 @@ impl ModelConfig {
         match (row.role, row.part) {
             (Role::Head, _) if self.tied_embeddings => false,
             (_, Part::Named | Part::NamedFloat32) => true,
+            (Role::Key | Role::Value | Role::KeyNorm, _) if Self::shares(layer) => false,
             (_, Part::Weight) => match row.role {
+                Role::PerLayerTable
+                | Role::PerLayerModel
+                | Role::PerLayerNorm
+                | Role::PerLayerGate
+                | Role::PerLayerProjection
+                | Role::PostPerLayerNorm => self.per_layer_input.is_some(),
                 Role::QueryNorm | Role::KeyNorm => self.query_key_norm != QueryKeyNorm::None,
                 Role::AttentionGate => self.attention_gate == AttentionGate::Heads,
                 _ => true,
@@ -102,6 +109,23 @@ impl ModelConfig {
                 _ => false,
             },
         }
+    }
+
+    /// Whether a layer has neither keys nor values of its own.
+    fn shares(layer: Option<&Layer>) -> bool {
+        layer.and_then(Layer::attention).is_some_and(|attention| attention.shares.is_some())
+    }
+
+    /// Whether a tensor gives keys and values to a layer that has none of its own: checkpoints hold them all the same.
+    fn is_of_shared(&self, name: &str) -> bool {
+        let layer = name.strip_prefix(self.modules.layers[1]).and_then(|rest| rest.strip_prefix('.'));
+        let Some((index, rest)) = layer.and_then(|rest| rest.split_once('.')) else { return false };
+        let layer = index.parse().ok().and_then(|index: usize| self.layers.get(index));
+        let is = |role: Role| {
+            let names = self.modules.find(role).map_or(&[][..], |row| row.sources);
+            names.iter().any(|source| rest.strip_prefix(source) == Some(".weight"))
+        };
+        Self::shares(layer) && [Role::Key, Role::Value, Role::KeyNorm].into_iter().any(is)
     }
 
     fn push(&self, list: &mut Vec<Parameter>, row: &Row, at: Option<(usize, &Layer)>) {
@@ -135,7 +159,7 @@ impl ModelConfig {
             Part::NamedFloat32 => add(suffix, &inner, ParameterKind::PlainFloat32, row.change),
             Part::Weight => {
                 let kind = match row.role {
-                    Role::Embedding => ParameterKind::Embedding,
+                    Role::Embedding | Role::PerLayerTable => ParameterKind::Embedding,
                     Role::Head => ParameterKind::Final,
                     role if role.is_norm() || role == Role::Conv => ParameterKind::Plain,
                     _ => ParameterKind::Linear,
@@ -165,7 +189,15 @@ impl ModelConfig {
     /// The rows of each part of a module's weight, and its other axes, none for vectors.
     fn sizes(&self, row: &Row, layer: &Layer) -> (Vec<u64>, Vec<u64>) {
         let (hidden, vocab, wide) = (u64::from(self.hidden), u64::from(self.vocab), u64::from(layer.intermediate));
+        let given = u64::from(self.per_layer_input.unwrap_or(0));
+        let all = given * self.layers.len() as u64;
         match (row.role, &layer.mixer) {
+            (Role::PerLayerTable, _) => (vec![vocab], vec![all]),
+            (Role::PerLayerModel, _) => (vec![all], vec![hidden]),
+            (Role::PerLayerNorm, _) => (vec![given], vec![]),
+            (Role::PerLayerGate, _) => (vec![given], vec![hidden]),
+            (Role::PerLayerProjection, _) => (vec![hidden], vec![given]),
+            (Role::LayerScalar, _) => (vec![1], vec![]),
             (Role::Embedding | Role::Head, _) => (vec![vocab], vec![hidden]),
             (Role::GateUp, _) => (vec![wide, wide], vec![hidden]),
             (Role::Up, _) => (vec![wide], vec![hidden]),

@@ -250,6 +250,16 @@ fn minimal(family: &str) -> Value {
                 "original_max_position_embeddings": 64});
         }
         "ernie4_5" => config["use_bias"] = json!(true),
+        "gemma4" => {
+            config["head_dim"] = json!(16);
+            config["global_head_dim"] = json!(32);
+            config["num_kv_shared_layers"] = json!(2);
+            config["layer_types"] = json!(["sliding_attention", "full_attention", "sliding_attention", "full_attention",
+                "sliding_attention", "sliding_attention"]);
+            config.as_object_mut().unwrap().remove("rope_scaling");
+            config["rope_parameters"] = json!({"sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                "full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25}});
+        }
         "lfm2" => config["full_attn_idxs"] = json!([2, 5]),
         "qwen3_5" => config["rope_scaling"] = json!({"rope_type": "default", "mrope_section": [1, 1, 1]}),
         "stablelm" => {
@@ -375,6 +385,31 @@ fn layers_that_remember_are_the_model_s() {
     for wrong in [all("linear_attention", 6), all("conv", 6), all("full_attention", 5), json!("conv")] {
         listed["layer_types"] = wrong.clone();
         assert!(ModelConfig::from_hf(&listed).is_err(), "{wrong}");
+    }
+}
+
+/// The last layers of gemma4 read what the last earlier one of their kind caches; a checkpoint's own projections are left out.
+#[test]
+fn shared_layers_have_no_keys_and_values() {
+    let mut minimal = minimal("gemma4");
+    minimal["use_double_wide_mlp"] = json!(true);
+    let config = ModelConfig::from_hf(&minimal).unwrap();
+    let shares: Vec<_> = config.attentions().map(|attention| attention.shares).collect();
+    assert_eq!(shares, [None, None, None, None, Some(2), Some(3)]);
+    let dims: Vec<_> = config.attentions().map(|attention| attention.head_dim).collect();
+    assert_eq!(dims, [16, 32, 16, 32, 16, 32], "the last layer sees everything");
+    assert_eq!(config.layers.iter().map(|layer| layer.intermediate).collect::<Vec<_>>(), [96, 96, 96, 96, 192, 192]);
+    for name in ["k_proj.weight", "v_proj.weight", "k_norm.weight"] {
+        let of = |layer: u32| format!("model.language_model.layers.{layer}.self_attn.{name}");
+        assert_eq!(config.tensor_use(&of(4)), TensorUse::Ignored);
+        assert!(matches!(config.tensor_use(&of(3)), TensorUse::Source(_)));
+    }
+    assert_eq!(config.tensor_use("model.audio_tower.x.weight"), TensorUse::Part("audio"));
+    for (key, wrong) in [("attention_k_eq_v", json!(true)), ("enable_moe_block", json!(true)), ("num_kv_shared_layers", json!(6)),
+        ("use_bidirectional_attention", json!("all"))] {
+        let mut config = minimal.clone();
+        config[key] = wrong;
+        assert!(ModelConfig::from_hf(&config).is_err(), "{key}");
     }
 }
 

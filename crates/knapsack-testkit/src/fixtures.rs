@@ -68,6 +68,7 @@ pub const GENERATED: &[GeneratedModel] = &[
     generated("lfm2"),
     generated("lfm3"),
     generated("qwen3_5"),
+    generated("gemma4"),
 ];
 
 impl GeneratedModel {

@@ -12,7 +12,7 @@ mod tests;
 
 use crate::ModelLibrary;
 use crate::library::{InvalidLibrary, Target};
-use crate::plan::{Function, KvLayer, Launch, Op, RopeTable, StateLayer};
+use crate::plan::{Function, KvLayer, Launch, Lookup, Op, Operand, RopeTable, StateLayer};
 use knapsack_tensor::DType;
 use std::collections::HashSet;
 
@@ -34,6 +34,8 @@ pub const MAX_HEAD_DIM: u32 = 512;
 pub const MAX_STATE_DIM: u32 = 256;
 /// Most tokens that a convolution is over.
 pub const MAX_TAPS: u32 = 16;
+/// Most tables that stay in the file, and most rows that are carried to the head.
+pub const MAX_CARRIED: usize = 16;
 /// Most heads of a layer.
 pub(crate) const MAX_HEADS: u32 = 1 << 12;
 /// Most positions of a cache layer or a conversation.
@@ -104,6 +106,7 @@ impl ModelLibrary {
         }
         at("memory", self.check_memory())?;
         at("io", self.check_io())?;
+        at("lookups", self.check_lookups())?;
         self.check_function(Role::Prefill, "prefill", &self.prefill)?;
         self.check_function(Role::Decode, "decode", &self.decode)?;
         self.check_function(Role::Head, "head", &self.head)
@@ -233,11 +236,16 @@ impl ModelLibrary {
     }
 
     fn check_memory(&self) -> Check {
-        let weights = self.parameters.iter().try_fold(0u64, |sum, p| sum.checked_add(p.bytes()?));
+        let all = self.parameters.iter().try_fold(0u64, |sum, p| sum.checked_add(p.bytes()?));
+        let file = self.lookups.iter().flat_map(Lookup::parameters).try_fold(0u64, |sum, id| {
+            sum.checked_add(self.parameters.get(id.0 as usize)?.bytes()?)
+        });
+        let weights = all.zip(file).and_then(|(all, file)| all.checked_sub(file));
         let kv_cache = self.kv_cache.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.bytes()));
         let state = self.states.iter().try_fold(0u64, |sum, state| sum.checked_add(2 * state.bytes()));
         for (what, planned, sum) in [
             ("weights", self.memory.weights, weights),
+            ("file", self.memory.file, file),
             ("kv_cache", self.memory.kv_cache, kv_cache),
             ("state", self.memory.state, state),
         ] {
@@ -267,6 +275,39 @@ impl ModelLibrary {
             );
             written.push(region);
         }
+        for (index, lookup) in self.lookups.iter().enumerate() {
+            let region = self.region("lookup", lookup.rows, chunk)?;
+            ensure!(
+                written.iter().all(|other| other.is_disjoint(&region)),
+                "lookup {index} overlaps the tokens or another table"
+            );
+            written.push(region);
+        }
+        self.check_count("carried rows", self.io.carried.len(), MAX_CARRIED)?;
+        for &carried in &self.io.carried {
+            self.region("carried", carried, chunk)?;
+        }
+        Ok(())
+    }
+
+    /// Parameters that stay in the file are those of one table each, and no launch reads them.
+    fn check_lookups(&self) -> Check {
+        self.check_count("lookups", self.lookups.len(), MAX_CARRIED)?;
+        let mut used = HashSet::new();
+        for lookup in &self.lookups {
+            self.check_table(&lookup.table, lookup.vocab, lookup.scale, lookup.rows.columns)?;
+            ensure!(lookup.parameters().all(|id| used.insert(id)), "a parameter is that of two tables");
+        }
+        if used.is_empty() {
+            return Ok(());
+        }
+        let launches = [&self.prefill, &self.decode, &self.head].into_iter().flat_map(|function| &function.launches);
+        for operand in launches.flat_map(|launch| launch.op.operands()) {
+            ensure!(
+                !matches!(operand, Operand::Parameter(id) if used.contains(&id)),
+                "a launch reads what stays in the file"
+            );
+        }
         Ok(())
     }
 
@@ -294,9 +335,11 @@ impl ModelLibrary {
             Op::AddNorm(op) => self.check_add_norm(op)?,
             Op::Linear(op) => self.check_linear(op)?,
             Op::RopeAppend(op) => self.check_rope_append(role, op)?,
-            Op::Attention(op) => self.check_attention(role, op)?,
+            Op::Attention(op) => self.check_attention(op)?,
             Op::CausalConv(op) => self.check_causal_conv(role, op)?,
             Op::GatedDelta(op) => self.check_gated_delta(role, op)?,
+            Op::RopeQuery(op) => self.check_rope_query(op)?,
+            Op::Select(op) => self.check_select(role, op)?,
         }
         self.check_regions(role, launch)
     }

@@ -5,7 +5,7 @@ use crate::ModelLibrary;
 use crate::library::Parameter;
 use crate::plan::{
     AddNorm, Attention, CausalConv, Embed, Epilogue, GatedDelta, KvLayer, Linear, Norm, NormPlace, NormWeights,
-    ParameterId, QkvOrder, RopeAppend, RowSelect, StateLayer, Weight,
+    ParameterId, QkvOrder, RopeAppend, RopeQuery, RowSelect, Rows, Select, StateLayer, Weight,
 };
 use knapsack_tensor::{DType, GroupFormat, Layout, NormKind};
 
@@ -57,13 +57,51 @@ impl ModelLibrary {
 
     pub(super) fn check_embed(&self, role: Role, op: &Embed) -> Check {
         ensure!(role != Role::Head, "the head has no tokens");
+        self.check_table(&op.table, op.vocab, op.scale, op.output.columns)
+    }
+
+    pub(super) fn check_table(&self, table: &Weight, vocab: u32, scale: f32, columns: u32) -> Check {
         let known = self.model.vocab_size;
-        ensure!(op.vocab >= known, "a table of {} rows for a vocabulary of {known}", op.vocab);
-        ensure!(op.scale.is_finite(), "scale is {}", op.scale);
-        if let Weight::Grouped { format, .. } = &op.table {
+        ensure!(vocab >= known, "a table of {vocab} rows for a vocabulary of {known}");
+        ensure!(scale.is_finite(), "scale is {scale}");
+        if let Weight::Grouped { format, .. } = table {
             ensure!(format.layout == Layout::Nk, "a table in KN layout");
         }
-        self.check_weight(&op.table, op.vocab, op.output.columns)
+        self.check_weight(table, vocab, columns)
+    }
+
+    /// Whether rows outlive prefill and decode.
+    fn is_carried(&self, rows: Rows) -> bool {
+        rows == self.io.hidden || self.io.carried.contains(&rows)
+    }
+
+    pub(super) fn check_select(&self, role: Role, op: &Select) -> Check {
+        ensure!(role == Role::Head, "selects a row outside the head");
+        ensure!(self.is_carried(op.input), "selects a row of what is not carried to the head");
+        ensure!(op.output.columns == op.input.columns, "{} columns of {}", op.output.columns, op.input.columns);
+        Ok(())
+    }
+
+    pub(super) fn check_rope_query(&self, op: &RopeQuery) -> Check {
+        check_range("heads", op.heads, MAX_HEADS)?;
+        check_range("head_dim", op.head_dim, MAX_HEAD_DIM)?;
+        let columns = op.heads * op.head_dim;
+        let found = (op.input.columns, op.output.columns);
+        ensure!(found == (columns, columns), "{found:?} columns of input and output, {columns} expected");
+        self.check_rotary(op.rotary, op.head_dim, op.rope_table)?;
+        op.norm.iter().try_for_each(|norm| self.check_norm_weights(norm, &[u64::from(op.head_dim)]))
+    }
+
+    /// Rotated elements of a head and their table.
+    fn check_rotary(&self, rotary: u32, head_dim: u32, table: u32) -> Check {
+        ensure!(rotary.is_multiple_of(2) && rotary <= head_dim, "{rotary} rotated elements of {head_dim}");
+        if rotary > 0 {
+            let count = self.rope_tables.len();
+            let found = self.rope_tables.get(table as usize);
+            let pairs = found.ok_or_else(|| format!("rope table {table} of {count}"))?.frequencies.len();
+            ensure!(pairs == rotary as usize / 2, "a rope table of {pairs} pairs for {rotary} elements");
+        }
+        Ok(())
     }
 
     pub(super) fn check_norm(&self, role: Role, op: &Norm) -> Check {
@@ -81,10 +119,18 @@ impl ModelLibrary {
         for other in [op.delta, op.sum].iter().chain(op.post.iter().map(|(_, output)| output)) {
             ensure!(other.columns == columns, "{} columns beside {columns}", other.columns);
         }
-        for norm in op.pre.iter().chain(op.post.iter().map(|(norm, _)| norm)) {
+        let groups = op.groups;
+        ensure!(groups > 0 && columns.is_multiple_of(groups), "{groups} groups of {columns} columns");
+        // A group of its own for each norm: `post` and the scale are of whole rows.
+        let plain = groups == 1 || (op.pre.is_some() && op.post.is_none() && op.scale.is_none());
+        ensure!(plain, "{groups} groups, and something of whole rows");
+        if let Some(norm) = &op.pre {
+            self.check_norm_weights(norm, &[u64::from(columns / groups)])?;
+        }
+        if let Some((norm, _)) = &op.post {
             self.check_norm_weights(norm, &[u64::from(columns)])?;
         }
-        Ok(())
+        op.scale.map_or(Ok(()), |scale| self.check_floats("the scale", scale, &[1]))
     }
 
     pub(super) fn check_linear(&self, op: &Linear) -> Check {
@@ -99,6 +145,10 @@ impl ModelLibrary {
         match op.epilogue {
             Epilogue::Add(residual) => {
                 ensure!(residual.columns == columns, "a residual of {} columns", residual.columns);
+            }
+            Epilogue::ActivationTimes { other, start, .. } => {
+                let end = u64::from(start) + u64::from(columns);
+                ensure!(end <= u64::from(other.columns), "columns {start} to {end} of {}", other.columns);
             }
             Epilogue::SoftCap(cap) => ensure!(cap.is_finite() && cap > 0.0, "a soft cap of {cap}"),
             Epilogue::Scale(factor) => ensure!(factor.is_finite(), "a factor of {factor}"),
@@ -146,19 +196,13 @@ impl ModelLibrary {
         if op.order == QkvOrder::PerHead {
             ensure!(op.heads == op.kv_heads, "{} heads per head of {} kv heads", op.heads, op.kv_heads);
         }
-        ensure!(
-            op.rotary.is_multiple_of(2) && op.rotary <= op.head_dim,
-            "{} rotated elements of {}",
-            op.rotary,
-            op.head_dim
-        );
-        if op.rotary > 0 {
-            let count = self.rope_tables.len();
-            for index in [op.rope_table].into_iter().chain(op.query_table) {
-                let table = self.rope_tables.get(index as usize);
-                let pairs = table.ok_or_else(|| format!("rope table {index} of {count}"))?.frequencies.len();
-                ensure!(pairs == op.rotary as usize / 2, "a rope table of {pairs} pairs for {} elements", op.rotary);
-            }
+        for index in [op.rope_table].into_iter().chain(op.query_table) {
+            self.check_rotary(op.rotary, op.head_dim, index)?;
+        }
+        if let Some(norm) = &op.value_norm {
+            let bare = norm.kind == NormKind::Rms && norm.weight.is_none() && norm.bias.is_none();
+            ensure!(bare, "values are normalized by their root mean square alone");
+            self.check_norm_weights(norm, &[])?;
         }
         ensure!(
             op.query_table.is_none() || op.rotary == op.head_dim,
@@ -181,8 +225,7 @@ impl ModelLibrary {
         Ok(())
     }
 
-    pub(super) fn check_attention(&self, role: Role, op: &Attention) -> Check {
-        ensure!(role != Role::Head, "the head reads no cache");
+    pub(super) fn check_attention(&self, op: &Attention) -> Check {
         self.check_heads(op.layer, op.heads, op.kv_heads, op.head_dim)?;
         let columns = op.heads * op.head_dim;
         ensure!(op.query.columns == columns, "{} columns of query, {columns} expected", op.query.columns);

@@ -55,7 +55,7 @@ impl ModelLibrary {
             _ => None,
         };
         let mut inputs = 0..;
-        let selects = matches!(op, Op::Norm(norm) if norm.rows == RowSelect::One);
+        let selects = matches!(op, Op::Select(_)) || matches!(op, Op::Norm(norm) if norm.rows == RowSelect::One);
         let mut placed: Vec<(&'static str, bool, Region)> = Vec::with_capacity(8);
         if let Some(scratch) = launch.scratch {
             placed.push(("scratch", true, self.scratch_region("scratch", scratch, n)?));
@@ -65,7 +65,8 @@ impl ModelLibrary {
                 Operand::Tokens => ("tokens", false, self.scratch_region("tokens", self.io.tokens, n)?),
                 Operand::RopeTable(index) => {
                     let table = self.rope_tables.get(index as usize).ok_or("no such rope table")?;
-                    ("rope table", false, self.region("rope table", table.rows, n)?)
+                    // The head reads the row of the selected token.
+                    ("rope table", false, self.region("rope table", table.rows, chunk)?)
                 }
                 Operand::Input(_) if inputs.next() == in_place => continue,
                 Operand::Input(rows) => ("input", false, self.region("input", rows, if selects { chunk } else { n })?),
@@ -81,9 +82,11 @@ impl ModelLibrary {
             placed.push((what, written, region));
         }
         if role == Role::Head {
-            let hidden = self.region("hidden", self.io.hidden, chunk)?;
-            let harmless = placed.iter().all(|(_, written, region)| !written || region.is_disjoint(&hidden));
-            ensure!(harmless, "overwrites the residual stream");
+            for kept in std::iter::once(self.io.hidden).chain(self.io.carried.iter().copied()) {
+                let kept = self.region("hidden", kept, chunk)?;
+                let harmless = placed.iter().all(|(_, written, region)| !written || region.is_disjoint(&kept));
+                ensure!(harmless, "overwrites the residual stream");
+            }
         }
         Ok(())
     }

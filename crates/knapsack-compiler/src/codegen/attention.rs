@@ -5,7 +5,7 @@ use super::rows::check_indexable;
 use super::{Tokens, parameter};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::plan::{
-    Attention, HeadGate, KvLayer, NormPlace, NormWeights, ParameterId, QkvOrder, RopeAppend,
+    Attention, HeadGate, KvLayer, NormPlace, NormWeights, ParameterId, QkvOrder, RopeAppend, RopeQuery,
 };
 use knapsack_tensor::{DType, NormKind};
 
@@ -168,9 +168,35 @@ pub(super) fn rope_append(library: &ModelLibrary, op: &RopeAppend) -> Result<Spe
     head_norm(&mut kernel, library, op.query_norm.as_ref(), &query, op.head_dim)?;
     let key = Side { prefix: "KEY", kind: 1, place, heads: op.kv_heads, weight: "key_weight", bias: "key_bias" };
     head_norm(&mut kernel, library, op.key_norm.as_ref(), &key, op.head_dim)?;
+    let value = Side { prefix: "VALUE", kind: 2, place, heads: op.kv_heads, weight: "", bias: "" };
+    head_norm(&mut kernel, library, op.value_norm.as_ref(), &value, op.head_dim)?;
     kernel.output("query", "float");
     kernel.output("keys", element);
     kernel.output("values", element);
+    Ok(kernel)
+}
+
+pub(super) fn rope_query(library: &ModelLibrary, op: &RopeQuery) -> Result<Specialization, String> {
+    check_heads(op.heads, op.heads, op.head_dim)?;
+    check_indexable("the input", u64::from(library.model.prefill_chunk_size) * u64::from(op.input.columns))?;
+    let threads = (op.head_dim / 2).next_power_of_two().clamp(32, THREADS);
+    let summary = format!("rotation, {} heads of {}", op.heads, op.head_dim);
+    let groups = [fixed(op.heads), per_tokens(1), fixed(1)];
+    let mut kernel = Specialization::new(Template::RopeQuery, summary, threads, groups);
+    kernel.define("HEADS", format!("{}u", op.heads));
+    kernel.define("HEAD_DIM", format!("{}u", op.head_dim));
+    kernel.define("ROTARY", format!("{}u", op.rotary));
+    kernel.input("input", "float");
+    kernel.reads.inputs = 4 * u64::from(op.head_dim);
+    if op.rotary > 0 {
+        kernel.input("rope", "float");
+        // In the head the angles are those of the selected row.
+        kernel.define("ROPE(kind, at)", "LOAD_F32(rope, row * ROTARY + (at))");
+    }
+    let place = NormPlace::Heads;
+    let side = Side { prefix: "QUERY", kind: 0, place, heads: op.heads, weight: "query_weight", bias: "query_bias" };
+    head_norm(&mut kernel, library, op.norm.as_ref(), &side, op.head_dim)?;
+    kernel.output("output", "float");
     Ok(kernel)
 }
 

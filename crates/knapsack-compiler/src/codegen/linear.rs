@@ -138,6 +138,12 @@ impl<'a> Shape<'a> {
                 activation(f);
                 kernel.define("FINISH(v, at)", "(v)");
             }
+            Epilogue::ActivationTimes { function, other, start } => {
+                activation(function);
+                kernel.input("other", "float");
+                let column = format!("(at) / OUT_COLUMNS * {}u + {start}u + (at) % OUT_COLUMNS", other.columns);
+                kernel.define("FINISH(v, at)", format!("(ACTIVATION(v) * LOAD_F32(other, {column}))"));
+            }
             Epilogue::Add(_) => {
                 kernel.input("residual", "float");
                 kernel.define("FINISH(v, at)", "((v) + LOAD_F32(residual, at))");

@@ -136,6 +136,8 @@ fn specialize_one(library: &ModelLibrary, op: &Op, tokens: Tokens) -> Result<Spe
         Op::Attention(op) => attention::attention(library, op, tokens),
         Op::CausalConv(op) => recurrent::causal_conv(library, op),
         Op::GatedDelta(op) => recurrent::gated_delta(library, op),
+        Op::RopeQuery(op) => attention::rope_query(library, op),
+        Op::Select(op) => rows::select(library, op),
     }
 }
 

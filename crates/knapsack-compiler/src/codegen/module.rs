@@ -26,6 +26,8 @@ pub(super) enum Template {
     AttentionPrefill,
     CausalConv,
     GatedDelta,
+    RopeQuery,
+    Select,
 }
 
 impl Template {
@@ -42,6 +44,8 @@ impl Template {
             Template::AttentionPrefill => "attention_prefill",
             Template::CausalConv => "causal_conv",
             Template::GatedDelta => "gated_delta",
+            Template::RopeQuery => "rope_query",
+            Template::Select => "select",
         }
     }
 
@@ -58,6 +62,8 @@ impl Template {
             Template::AttentionPrefill => include_str!("kernels/attention_prefill.kernel"),
             Template::CausalConv => include_str!("kernels/causal_conv.kernel"),
             Template::GatedDelta => include_str!("kernels/gated_delta.kernel"),
+            Template::RopeQuery => include_str!("kernels/rope_query.kernel"),
+            Template::Select => include_str!("kernels/select.kernel"),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::module::{Specialization, Template, element, fixed, per_tokens};
 use super::parameter;
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::plan::{AddNorm, Embed, Norm, NormWeights, RowSelect, Weight};
+use knapsack_artifact::plan::{AddNorm, Embed, Norm, NormWeights, RowSelect, Select, Weight};
 use knapsack_tensor::NormKind;
 
 /// Most threads of a work group that is a row.
@@ -125,11 +125,26 @@ pub(super) fn norm(library: &ModelLibrary, op: &Norm) -> Result<Specialization, 
     Ok(kernel)
 }
 
-pub(super) fn add_norm(library: &ModelLibrary, op: &AddNorm) -> Result<Specialization, String> {
-    let columns = op.residual.columns;
+pub(super) fn select(library: &ModelLibrary, op: &Select) -> Result<Specialization, String> {
+    let columns = op.input.columns;
     check_indexable("the input", u64::from(library.model.prefill_chunk_size) * u64::from(columns))?;
-    let summary = format!("residual addition with normalization, {columns} columns");
+    let summary = format!("the selected row, {columns} columns");
+    let mut kernel = Specialization::new(Template::Select, summary, MAX_ROW_THREADS, [fixed(1), fixed(1), fixed(1)]);
+    kernel.define("COLUMNS", format!("{columns}u"));
+    kernel.input("input", "float");
+    kernel.reads.inputs = 4 * u64::from(columns);
+    kernel.output("output", "float");
+    Ok(kernel)
+}
+
+pub(super) fn add_norm(library: &ModelLibrary, op: &AddNorm) -> Result<Specialization, String> {
+    check_indexable("the input", u64::from(library.model.prefill_chunk_size) * u64::from(op.residual.columns))?;
+    let columns = op.residual.columns / op.groups.max(1);
+    let groups = if op.groups > 1 { format!("{} x ", op.groups) } else { String::new() };
+    let summary = format!("residual addition with normalization, {groups}{columns} columns");
     let mut kernel = row_kernel(Template::AddNorm, summary, columns, false);
+    kernel.groups[1] = fixed(op.groups);
+    kernel.define("GROUPS", format!("{}u", op.groups));
     kernel.input("residual", "float");
     kernel.input("delta", "float");
     kernel.reads.inputs = 8 * u64::from(columns);
@@ -137,6 +152,11 @@ pub(super) fn add_norm(library: &ModelLibrary, op: &AddNorm) -> Result<Specializ
     if let Some(pre) = &op.pre {
         let names = NormNames { prefix: "PRE_", weight: "pre_weight", bias: "pre_bias" };
         add_norm_weights(&mut kernel, library, pre, &names, width(columns))?;
+    }
+    kernel.flag("HAS_SCALE", op.scale.is_some());
+    if let Some(scale) = op.scale {
+        kernel.parameter(library, scale, "scale", "LOAD_SCALE")?;
+        kernel.reads.weights += parameter(library, scale)?.dtype.size();
     }
     kernel.output("sum_rows", "float");
     kernel.flag("HAS_POST", op.post.is_some());

@@ -150,7 +150,7 @@ fn weights_of(library: &ModelLibrary, op: &Op, kernel: &Specialization, n: u32) 
 
 /// Bytes of workspace rows that are read and written, each once.
 fn rows_moved(library: &ModelLibrary, op: &Op, n: u32) -> (u64, u64) {
-    let one = matches!(op, Op::Norm(norm) if norm.rows == RowSelect::One);
+    let one = matches!(op, Op::Select(_)) || matches!(op, Op::Norm(norm) if norm.rows == RowSelect::One);
     let rows = if one { 1 } else { u64::from(n) };
     let (mut read, mut written) = (0, 0);
     for operand in op.operands() {

@@ -3,17 +3,22 @@
 use super::values::{Home, Storage};
 use knapsack_artifact::plan::{self, Rows, quantized_row_bytes};
 use knapsack_ir::{Columns, GatedDelta, Graph, Node, Op, StateLayer, Type, ValueId};
+use std::collections::HashSet;
 
 /// Where a function's values are.
 pub(super) struct Places<'a> {
     pub(super) graph: &'a Graph,
     pub(super) storage: &'a Storage,
     pub(super) hidden: Rows,
+    pub(super) pinned: &'a [(ValueId, Rows)],
     pub(super) offset: &'a dyn Fn(usize) -> Option<u64>,
 }
 
 impl Places<'_> {
     fn rows(&self, id: ValueId) -> Option<Rows> {
+        if let Some((_, rows)) = self.pinned.iter().find(|(other, _)| *other == id) {
+            return Some(*rows);
+        }
         match self.storage.home(id)? {
             Home::Hidden => Some(self.hidden),
             Home::Buffer(buffer) => {
@@ -23,12 +28,43 @@ impl Places<'_> {
     }
 }
 
-/// What [`plan::Op::scratch_bytes`] will say of the operation, before its operands have places.
-pub(super) fn scratch_bytes(op: &Op) -> Option<u64> {
-    match op {
+impl Places<'_> {
+    /// What the head selects a row of: the residual stream, or a value with a place of its own.
+    fn selectable(&self, id: ValueId) -> Option<Rows> {
+        Some(self.pinned.iter().find(|(other, _)| *other == id).map_or(self.hidden, |(_, rows)| *rows))
+    }
+}
+
+/// The products of a model that remembers which its recurrences amplify: what they read, what reads them, and what reads the products
+/// of gates, whose rows have few large elements. By the values that they define.
+pub(super) fn amplified(graph: &Graph) -> HashSet<ValueId> {
+    let (mut read, mut made) = (HashSet::new(), HashSet::new());
+    for node in graph.nodes.iter().filter(|_| !graph.states.is_empty()) {
+        match &node.op {
+            Op::CausalConv(_) | Op::GatedDelta(_) => {
+                read.extend(node.op.operands());
+                made.extend(node.results.iter().map(|(id, _)| *id));
+            }
+            Op::Linear(knapsack_ir::Linear { epilogue: knapsack_ir::Epilogue::Gated(_), .. }) => {
+                made.extend(node.results.iter().map(|(id, _)| *id));
+            }
+            _ => {}
+        }
+    }
+    let products = graph.nodes.iter().filter_map(|node| match &node.op {
+        Op::Linear(linear) => Some((linear.input, node.results[0].0)),
+        _ => None,
+    });
+    products.filter(|(input, result)| made.contains(input) || read.contains(result)).map(|(_, result)| result).collect()
+}
+
+/// What [`plan::Op::scratch_bytes`] will say of the operation, before its operands have places; twice that for an amplified one.
+pub(super) fn scratch_bytes(node: &Node, amplified: &HashSet<ValueId>) -> Option<u64> {
+    match &node.op {
         Op::Linear(knapsack_ir::Linear { weight, .. }) => match weight.storage {
             knapsack_ir::Storage::Grouped { format, .. } => {
-                Some(quantized_row_bytes(format.grouping(), weight.columns))
+                let rows = if amplified.contains(&node.results[0].0) { 2 } else { 1 };
+                Some(rows * quantized_row_bytes(format.grouping(), weight.columns))
             }
             knapsack_ir::Storage::Dense(_) => None,
         },
@@ -44,7 +80,7 @@ fn norm(norm: &knapsack_ir::Norm) -> plan::NormWeights {
 pub(super) fn launch(places: &Places<'_>, node: &Node) -> Option<plan::Op> {
     let result = |index: usize| node.results.get(index).and_then(|(id, _)| places.rows(*id));
     Some(match &node.op {
-        Op::EmbedRows { table, scale, .. } => {
+        Op::EmbedRows { table, scale, on_host: false, .. } => {
             plan::Op::Embed(plan::Embed { table: table.storage, vocab: table.rows, scale: *scale, output: result(0)? })
         }
         Op::Norm { input, norm: how } => plan::Op::Norm(plan::Norm {
@@ -53,6 +89,21 @@ pub(super) fn launch(places: &Places<'_>, node: &Node) -> Option<plan::Op> {
             norm: norm(how),
             output: result(0)?,
         }),
+        Op::SelectRow { input } => {
+            plan::Op::Select(plan::Select { input: places.selectable(*input)?, output: result(0)? })
+        }
+        Op::RopeQuery { input, head_dim, rotary, table, norm: how } => {
+            let input = places.rows(*input)?;
+            plan::Op::RopeQuery(plan::RopeQuery {
+                input,
+                heads: input.columns / head_dim,
+                head_dim: *head_dim,
+                rotary: *rotary,
+                rope_table: *table,
+                norm: how.as_ref().map(norm),
+                output: result(0)?,
+            })
+        }
         Op::NormSelected { norm: how, .. } => plan::Op::Norm(plan::Norm {
             input: places.hidden,
             rows: plan::RowSelect::One,
@@ -60,10 +111,12 @@ pub(super) fn launch(places: &Places<'_>, node: &Node) -> Option<plan::Op> {
             output: result(0)?,
         }),
         Op::Linear(op) => plan::Op::Linear(linear(places, op, result(0)?)?),
-        Op::AddNorm { residual, delta, pre, post } => plan::Op::AddNorm(plan::AddNorm {
+        Op::AddNorm { residual, delta, pre, scale, post } => plan::Op::AddNorm(plan::AddNorm {
             residual: places.rows(*residual)?,
             delta: places.rows(*delta)?,
             pre: pre.as_ref().map(norm),
+            groups: pre.as_ref().map_or(Some(1), |pre| Some(places.rows(*residual)?.columns / pre.width))?,
+            scale: *scale,
             sum: result(0)?,
             post: match post {
                 Some(post) => Some((norm(post), result(1)?)),
@@ -154,6 +207,9 @@ fn linear(places: &Places<'_>, op: &knapsack_ir::Linear, output: Rows) -> Option
             knapsack_ir::Epilogue::None => plan::Epilogue::None,
             knapsack_ir::Epilogue::Activation(function) => plan::Epilogue::Activation(function),
             knapsack_ir::Epilogue::Gated(function) => plan::Epilogue::Gated(function),
+            knapsack_ir::Epilogue::ActivationTimes(function, other, start) => {
+                plan::Epilogue::ActivationTimes { function, other: places.rows(other)?, start }
+            }
             knapsack_ir::Epilogue::Add(residual) => plan::Epilogue::Add(places.rows(residual)?),
             knapsack_ir::Epilogue::SoftCap(cap) => plan::Epilogue::SoftCap(cap),
             knapsack_ir::Epilogue::Scale(factor) => plan::Epilogue::Scale(factor),
@@ -180,6 +236,7 @@ fn rope_append(places: &Places<'_>, op: &knapsack_ir::RopeAppend, query: Rows) -
         norm_place: op.place,
         query_norm: op.query_norm.as_ref().map(norm),
         key_norm: op.key_norm.as_ref().map(norm),
+        value_norm: op.value_norm.as_ref().map(norm),
         layer: op.layer,
         query,
     })

@@ -11,8 +11,8 @@ mod values;
 use crate::error::CompileError;
 use crate::memory::{Buffer, aligned, place};
 use knapsack_artifact::library::{Io, MemoryPlan, Parameter};
-use knapsack_artifact::plan::{self, Function, KvLayer, Launch, RopeTable, Rows, Scratch, StateLayer};
-use knapsack_ir::{Graph, Growth, Node, Op, RowCount, Type, Windows};
+use knapsack_artifact::plan::{self, Function, KvLayer, Launch, Lookup, RopeTable, Rows, Scratch, StateLayer};
+use knapsack_ir::{Graph, Growth, Node, Op, RowCount, Type, ValueId, Windows};
 use launch::Places;
 use values::Storage;
 
@@ -23,6 +23,7 @@ pub(crate) struct Lowered {
     pub(crate) rope_tables: Vec<RopeTable>,
     pub(crate) kv_cache: Vec<KvLayer>,
     pub(crate) states: Vec<StateLayer>,
+    pub(crate) lookups: Vec<Lookup>,
     pub(crate) io: Io,
     pub(crate) memory: MemoryPlan,
     pub(crate) prefill: Function,
@@ -35,6 +36,8 @@ struct Pinned {
     tokens: Scratch,
     tables: Vec<Rows>,
     hidden: Rows,
+    /// Other values with places of their own: what the host looks up, and what the head selects a row of.
+    values: Vec<(ValueId, Rows)>,
     end: u64,
 }
 
@@ -57,14 +60,21 @@ pub(crate) fn lower(graph: &Graph, windows: &Windows) -> Result<Lowered, Compile
     let sum = |mut sizes: Box<dyn Iterator<Item = Option<u64>> + '_>| {
         sizes.try_fold(0u64, |sum, size| sum.checked_add(size?))
     };
-    let weights = sum(Box::new(parameters.iter().map(Parameter::bytes))).ok_or_else(|| too_large("the weights"))?;
+    let lookups = lookups(graph, &pinned);
+    let in_file: Vec<_> = lookups.iter().flat_map(Lookup::parameters).collect();
+    let of_file = |index: &usize| in_file.contains(&plan::ParameterId(*index as u32));
+    let bytes_of = |file: bool| {
+        let chosen = (0..parameters.len()).filter(move |index| of_file(index) == file);
+        sum(Box::new(chosen.map(|index| parameters[index].bytes()))).ok_or_else(|| too_large("the weights"))
+    };
+    let (weights, file) = (bytes_of(false)?, bytes_of(true)?);
     let kv_bytes = sum(Box::new(kv_cache.iter().map(cache::bytes))).ok_or_else(|| too_large("the KV cache"))?;
     let states = graph.states.clone();
     let state = sum(Box::new(states.iter().map(|state| state.bytes().checked_mul(2))));
     let state = state.ok_or_else(|| too_large("the state"))?;
     let rope_tables = graph.rope_tables.iter().zip(&pinned.tables);
     let workspace = prefill_end.max(decode_end).max(head_end);
-    let memory = MemoryPlan { weights, kv_cache: kv_bytes, state, workspace };
+    let memory = MemoryPlan { weights, file, kv_cache: kv_bytes, state, workspace };
     Ok(Lowered {
         parameters,
         rope_tables: rope_tables
@@ -77,7 +87,8 @@ pub(crate) fn lower(graph: &Graph, windows: &Windows) -> Result<Lowered, Compile
             .collect(),
         kv_cache,
         states,
-        io: Io { tokens: pinned.tokens, hidden: pinned.hidden, logits },
+        lookups,
+        io: Io { tokens: pinned.tokens, hidden: pinned.hidden, carried: carried(graph, &pinned), logits },
         memory,
         prefill,
         decode,
@@ -93,6 +104,7 @@ fn executable(graph: &Graph) -> Result<(), CompileError> {
             |norm: &knapsack_ir::Norm| matches!(node.results[0].1, Type::Rows { columns, .. } if columns == norm.width);
         let fine = match &node.op {
             Op::Tokens | Op::EmbedRows { .. } | Op::Linear(_) | Op::AddNorm { .. } => true,
+            Op::RopeQuery { .. } | Op::SelectRow { .. } => true,
             Op::RopeAppend(_) | Op::Attention { .. } | Op::NormSelected { .. } => true,
             Op::CausalConv(_) | Op::GatedDelta(_) => true,
             Op::Norm { norm, .. } => whole(norm),
@@ -127,15 +139,61 @@ fn pin(graph: &Graph, windows: &Windows) -> Option<Pinned> {
         tables.push(Rows { offset: region(4 * u64::from(columns))?, columns });
     }
     let hidden = Rows { offset: region(4 * u64::from(graph.hidden))?, columns: graph.hidden };
-    Some(Pinned { tokens, tables, hidden, end })
+    let mut values = vec![];
+    for (id, columns) in looked_up(graph).map(|(node, _)| node).chain(selected(graph).skip(1)) {
+        values.push((id, Rows { offset: region(4 * u64::from(columns))?, columns }));
+    }
+    Some(Pinned { tokens, tables, hidden, values, end })
+}
+
+/// Values that the host looks up, with their columns and nodes.
+fn looked_up(graph: &Graph) -> impl Iterator<Item = ((ValueId, u32), &Op)> {
+    graph.nodes.iter().filter_map(|node| match &node.op {
+        op @ Op::EmbedRows { table, on_host: true, .. } => Some(((node.results[0].0, table.columns), op)),
+        _ => None,
+    })
+}
+
+/// Values of which the head has one row, the residual stream first, each once.
+fn selected(graph: &Graph) -> impl Iterator<Item = (ValueId, u32)> {
+    let types = graph.types();
+    let mut seen = std::collections::HashSet::new();
+    let inputs = graph.nodes.iter().filter_map(|node| match node.op {
+        Op::SelectRow { input } | Op::NormSelected { input, .. } => Some(input),
+        _ => None,
+    });
+    let each = inputs.filter_map(move |id| match types.get(id.0 as usize)? {
+        Some(Type::Rows { columns, .. }) if seen.insert(id) => Some((id, *columns)),
+        _ => None,
+    });
+    each.collect::<Vec<_>>().into_iter()
+}
+
+/// Where the head finds what it selects a row of beside the residual stream.
+fn carried(graph: &Graph, pinned: &Pinned) -> Vec<Rows> {
+    let place = |id| pinned.values.iter().find(|(other, _)| *other == id).map(|(_, rows)| *rows);
+    selected(graph).skip(1).filter_map(|(id, _)| place(id)).collect()
+}
+
+fn lookups(graph: &Graph, pinned: &Pinned) -> Vec<Lookup> {
+    let lookup = |((id, _), op): ((ValueId, u32), &Op)| match op {
+        Op::EmbedRows { table, scale, .. } => {
+            let rows = pinned.values.iter().find(|(other, _)| *other == id).map(|(_, rows)| *rows)?;
+            Some(Lookup { table: table.storage, vocab: table.rows, scale: *scale, rows })
+        }
+        _ => None,
+    };
+    looked_up(graph).filter_map(lookup).collect()
 }
 
 /// The launches of one function and where its workspace ends.
 fn plan_function(graph: &Graph, nodes: &[Node], tokens: u32, pinned: &Pinned) -> Option<(Function, u64)> {
-    let storage = Storage::of(graph, nodes, tokens)?;
+    let pinned_values: Vec<ValueId> = pinned.values.iter().map(|(id, _)| *id).collect();
+    let storage = Storage::of(graph, nodes, tokens, &pinned_values)?;
     let mut buffers: Vec<Buffer> = storage.buffers.clone();
     let scratch_base = buffers.len();
-    let scratch: Vec<Option<u64>> = nodes.iter().map(|node| launch::scratch_bytes(&node.op)).collect();
+    let amplified = launch::amplified(graph);
+    let scratch: Vec<Option<u64>> = nodes.iter().map(|node| launch::scratch_bytes(node, &amplified)).collect();
     for (at, per_token) in scratch.iter().enumerate() {
         let bytes = per_token.unwrap_or(0).checked_mul(u64::from(tokens))?;
         buffers.push(Buffer { bytes, start: at, end: at });
@@ -144,14 +202,15 @@ fn plan_function(graph: &Graph, nodes: &[Node], tokens: u32, pinned: &Pinned) ->
     let offset = |buffer: usize| placement.offsets[buffer].checked_add(pinned.end);
     let mut launches = Vec::with_capacity(nodes.len());
     for (at, node) in nodes.iter().enumerate() {
-        let places = Places { graph, storage: &storage, hidden: pinned.hidden, offset: &offset };
+        let places =
+            Places { graph, storage: &storage, hidden: pinned.hidden, pinned: &pinned.values, offset: &offset };
         let scratch = match scratch[at] {
             Some(bytes_per_token) => Some(Scratch { offset: offset(scratch_base + at)?, bytes_per_token }),
             None => None,
         };
-        if !matches!(node.op, Op::Tokens) {
+        if !matches!(node.op, Op::Tokens | Op::EmbedRows { on_host: true, .. }) {
             let op = launch::launch(&places, node)?;
-            debug_assert_eq!(op.scratch_bytes(), scratch.map(|scratch: Scratch| scratch.bytes_per_token));
+            debug_assert!(op.scratch_bytes() <= scratch.map(|scratch: Scratch| scratch.bytes_per_token));
             launches.push(Launch { op, scratch, gpu: None });
         }
     }

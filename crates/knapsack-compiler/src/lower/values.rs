@@ -30,7 +30,8 @@ fn in_place(op: &Op) -> Option<ValueId> {
 
 impl Storage {
     /// Homes of what `nodes` define, for rows of `tokens`; `None` when a size is not representable.
-    pub(super) fn of(graph: &Graph, nodes: &[Node], tokens: u32) -> Option<Storage> {
+    /// `pinned` have places that outlive the function.
+    pub(super) fn of(graph: &Graph, nodes: &[Node], tokens: u32, pinned: &[ValueId]) -> Option<Storage> {
         let bound = graph.value_bound();
         let mut last_use = vec![0usize; bound];
         for (at, node) in nodes.iter().enumerate() {
@@ -47,7 +48,10 @@ impl Storage {
         let reused: Vec<Option<ValueId>> = nodes
             .iter()
             .enumerate()
-            .map(|(at, node)| in_place(&node.op).filter(|id| last_use[id.0 as usize] == at && Some(*id) != hidden))
+            .map(|(at, node)| {
+                let reusable = |id: &ValueId| last_use[id.0 as usize] == at && Some(*id) != hidden && !pinned.contains(id);
+                in_place(&node.op).filter(reusable)
+            })
             .collect();
         storage.mark_hidden(nodes, &reused, hidden);
         for (at, node) in nodes.iter().enumerate() {
@@ -55,6 +59,9 @@ impl Storage {
                 let Type::Rows { columns, .. } = ty else { continue };
                 let slot = id.0 as usize;
                 storage.columns[slot] = columns;
+                if pinned.contains(&id) {
+                    continue;
+                }
                 let end = last_use[slot].max(at);
                 let reuse = reused[at].filter(|_| index == 0).and_then(|id| storage.homes[id.0 as usize]);
                 match (storage.homes[slot], reuse) {

@@ -77,10 +77,8 @@ pub(super) fn rope_append(editor: &mut Editor<'_>) {
             queries.push((cache, query));
         }
     }
-    let query_of = |cache| {
-        let mut found = queries.iter().filter(|(of, _)| *of == cache);
-        found.next().filter(|_| found.next().is_none()).map(|&(_, query)| query)
-    };
+    // Later layers may share it; their queries have no keys to go with.
+    let query_of = |cache| queries.iter().find(|(of, _)| *of == cache).map(|&(_, query)| query);
     let mut definitions = std::collections::HashMap::new();
     for index in 0..editor.len() {
         for (id, _) in editor.node(index).into_iter().flat_map(|node| &node.results) {
@@ -101,7 +99,12 @@ fn fused(editor: &Editor<'_>, query: ValueId, key: ValueId, value: ValueId, laye
     let kv = *editor.graph().kv_layers.get(layer as usize)?;
     let (q, k, v) =
         (strand(editor, query, kv.head_dim)?, strand(editor, key, kv.head_dim)?, strand(editor, value, kv.head_dim)?);
-    let plain_value = v.norm.is_none() && v.rope.is_none();
+    let value_norm = match v.norm {
+        Some((norm, NormPlace::Heads | NormPlace::Row)) if norm.weight.is_none() && norm.width == kv.head_dim => Some(norm),
+        Some(_) => return None,
+        None => None,
+    };
+    let plain_value = v.rope.is_none();
     let [query_rope, key_rope] = [q.rope, k.rope].map(|rope| rope.unwrap_or((0, 0)));
     if !plain_value || query_rope.1 != key_rope.1 {
         return None;
@@ -133,7 +136,21 @@ fn fused(editor: &Editor<'_>, query: ValueId, key: ValueId, value: ValueId, laye
     let [query_norm, key_norm] = [q.norm, k.norm].map(|norm| norm.map(|(norm, _)| norm));
     let query_table = query_rope.0;
     let qkv = q.source;
-    Some(RopeAppend { qkv, apart, order, heads, rotary, table, query_table, place, query_norm, key_norm, layer })
+    Some(RopeAppend { qkv, apart, order, heads, rotary, table, query_table, place, query_norm, key_norm, value_norm, layer })
+}
+
+/// `rope(norm(q))` of queries that no keys go with.
+pub(super) fn rope_query(editor: &mut Editor<'_>) {
+    super::each(editor, |editor, op| match *op {
+        Op::Rope { input, table, head_dim, rotary } => {
+            let (input, norm) = match editor.sole(input) {
+                Some(&Op::Norm { input, norm }) if norm.width == head_dim => (input, Some(norm)),
+                _ => (input, None),
+            };
+            Some(Op::RopeQuery { input, head_dim, rotary, table, norm })
+        }
+        _ => None,
+    });
 }
 
 /// `attention * sigmoid(gate)`, the gates being columns of some rows.

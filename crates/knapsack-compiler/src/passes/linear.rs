@@ -8,12 +8,14 @@ use knapsack_tensor::Activation;
 /// `embed(dequantize(W), tokens)` and a following scale.
 pub(super) fn embed(editor: &mut Editor<'_>) {
     each(editor, |editor, op| match *op {
-        Op::Embed { table, tokens } => match *editor.defining(table) {
-            Op::Dequantize(table) => Some(Op::EmbedRows { table, tokens, scale: 1.0 }),
+        Op::Embed { table, tokens, on_host } => match *editor.defining(table) {
+            Op::Dequantize(table) => Some(Op::EmbedRows { table, tokens, scale: 1.0, on_host }),
             _ => None,
         },
         Op::Scale { input, factor } => match *editor.sole(input)? {
-            Op::EmbedRows { table, tokens, scale } => Some(Op::EmbedRows { table, tokens, scale: scale * factor }),
+            Op::EmbedRows { table, tokens, scale, on_host } => {
+                Some(Op::EmbedRows { table, tokens, scale: scale * factor, on_host })
+            }
             _ => None,
         },
         _ => None,
@@ -45,10 +47,13 @@ fn bare(editor: &Editor<'_>, value: ValueId) -> Option<Linear> {
     }
 }
 
-/// `f(product)`, and `f(left half) * right half` of one product.
+/// `f(product)`, `f(left half) * right half` of one product, and `f(product)` times columns of something else.
 pub(super) fn activation(editor: &mut Editor<'_>) {
     each(editor, |editor, op| match *op {
-        Op::Mul { a, b } => gated(editor, a, b).or_else(|| gated(editor, b, a)),
+        Op::Mul { a, b } => {
+            let products = [(a, b), (b, a)];
+            products.iter().find_map(|&(a, b)| gated(editor, a, b).or_else(|| times(editor, a, b)))
+        }
         Op::Activation { input, function } => {
             Some(Op::Linear(Linear { epilogue: Epilogue::Activation(function), ..bare(editor, input)? }))
         }
@@ -65,6 +70,17 @@ fn gated(editor: &Editor<'_>, activated: ValueId, up: ValueId) -> Option<Op> {
     let halves = left.contiguous() == Some(0..middle) && right.contiguous() == Some(middle..2 * middle);
     let alone = input == other && editor.uses(input) == 2 && linear.epilogue == Epilogue::None;
     (alone && halves && editor.columns(input).is_multiple_of(2)).then(|| with_gate(linear, function))
+}
+
+fn times(editor: &Editor<'_>, activated: ValueId, other: ValueId) -> Option<Op> {
+    let Op::Linear(linear) = editor.sole(activated)? else { return None };
+    let Epilogue::Activation(function) = linear.epilogue else { return None };
+    let columns = match editor.defining(other) {
+        Op::Slice { input, columns } => columns.contiguous().map(|range| (*input, range.start)),
+        _ => None,
+    };
+    let (other, start) = columns.unwrap_or((other, 0));
+    Some(Op::Linear(Linear { epilogue: Epilogue::ActivationTimes(function, other, start), ..*linear }))
 }
 
 fn with_gate(linear: &Linear, function: Activation) -> Op {

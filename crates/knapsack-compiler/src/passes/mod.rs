@@ -23,7 +23,7 @@ pub struct Pass {
 }
 
 /// Every pass, in the order in which they run.
-pub const PASSES: [Pass; 12] = [
+pub const PASSES: [Pass; 13] = [
     Pass { name: "remove-dead", about: "Drops what the logits do not depend on.", run: sweep },
     Pass { name: "fuse-embed", about: "dequantize + embed + scale.", run: linear::embed },
     Pass { name: "fuse-dequantize", about: "dequantize + matmul + bias.", run: linear::dequantize },
@@ -51,6 +51,7 @@ pub const PASSES: [Pass; 12] = [
         about: "q, k, v split + head norms + rotation + append.",
         run: attention::rope_append,
     },
+    Pass { name: "fuse-rope-query", about: "The other queries' head norms + rotation.", run: attention::rope_query },
     Pass { name: "fuse-select-norm", about: "Row selection + the final norm.", run: norm::selected },
 ];
 

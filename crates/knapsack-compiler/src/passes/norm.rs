@@ -13,10 +13,21 @@ fn whole_norm(editor: &Editor<'_>, value: ValueId) -> Option<(ValueId, Norm)> {
     }
 }
 
-/// `add(residual, norm(delta))`, and the first norm of the sum.
+/// The normalization that defines a value, of groups of its columns.
+fn grouped_norm(editor: &Editor<'_>, value: ValueId) -> Option<(ValueId, Norm)> {
+    match *editor.sole(value)? {
+        Op::Norm { input, norm } if editor.columns(input).is_multiple_of(norm.width) => Some((input, norm)),
+        _ => None,
+    }
+}
+
+/// `add(residual, norm(delta))`, a scale of the sum, and the first norm of it.
 pub(super) fn add_norm(editor: &mut Editor<'_>) {
-    let mut norms_of = HashMap::new();
+    let (mut norms_of, mut scales_of) = (HashMap::new(), HashMap::new());
     for index in 0..editor.len() {
+        if let Some(Op::ScaleBy { input, .. }) = editor.op(index) {
+            scales_of.insert(*input, index);
+        }
         if let Some(Op::Norm { input, norm }) = editor.op(index)
             && norm.width == editor.columns(*input)
         {
@@ -31,13 +42,27 @@ pub(super) fn add_norm(editor: &mut Editor<'_>) {
             (None, Some((delta, norm))) => (b, delta, Some(norm)),
             (None, None) => (a, b, None),
         };
-        let sum = editor.node(index).map(|node| node.results[0].0);
+        if pre.is_none() && let Some((delta, norm)) = grouped_norm(editor, b) {
+            let op = Op::AddNorm { residual: a, delta, pre: Some(norm), scale: None, post: None };
+            editor.replace(index, op, &[]);
+            continue;
+        }
+        let mut sum = editor.node(index).map(|node| node.results[0].0);
+        // A scale of the sum that nothing reads unscaled.
+        let scaled = sum.and_then(|sum| scales_of.get(&sum).copied().filter(|_| editor.uses(sum) == 1));
+        let (mut index, mut scale) = (index, None);
+        if let Some(at) = scaled
+            && let Some(&Op::ScaleBy { factor, .. }) = editor.op(at)
+        {
+            (index, scale) = (at, Some(factor));
+            sum = editor.node(at).map(|node| node.results[0].0);
+        }
         let follower = sum.and_then(|sum| norms_of.get(&sum)).copied();
         let post = follower.and_then(|at| match editor.op(at) {
             Some(Op::Norm { norm, .. }) => Some((at, *norm)),
             _ => None,
         });
-        let op = Op::AddNorm { residual, delta, pre, post: post.map(|(_, norm)| norm) };
+        let op = Op::AddNorm { residual, delta, pre, scale, post: post.map(|(_, norm)| norm) };
         editor.replace(index, op, post.map(|(at, _)| at).as_slice());
     }
 }

@@ -4,7 +4,8 @@ use super::linear::{Routine, plan, smallest_unit};
 use super::pool::Pool;
 use super::table::Table;
 use super::task::{
-    Acts, Attention, Cache, Conv, Delta, Embed, Finish, Floats, Gate, Linear, Matrix, Norm, Rope, Rows, Shared,
+    Acts, Attention, Cache, Conv, Delta, Embed, Finish, Floats, Gate, Linear, Matrix, Norm, Rope, RopeQuery, Rows,
+    Shared,
 };
 use super::{attention, conv};
 use crate::DeviceError;
@@ -37,6 +38,8 @@ impl Executor for CpuExecutor {
             Op::Attention(op) => launcher.attention(op, call),
             Op::CausalConv(op) => launcher.causal_conv(op, call),
             Op::GatedDelta(op) => launcher.gated_delta(op, call),
+            Op::RopeQuery(op) => launcher.rope_query(op, call),
+            Op::Select(op) => launcher.select(op, call),
         }
         Ok(())
     }
@@ -153,35 +156,39 @@ impl Launcher<'_> {
         let first = if op.rows == RowSelect::One { call.row as usize * columns } else { 0 };
         let input = self.place::<f32>(op.input.offset).wrapping_add(first);
         let post = Some((self.norm_weights(&op.norm), self.place(op.output.offset)));
-        let task = Rows { columns, residual: None, input, pre: None, sum: std::ptr::null_mut(), post };
+        let task = Rows { columns, residual: None, input, pre: None, scale: None, sum: std::ptr::null_mut(), post };
         self.spread(self.executor.table.norm, &task, call.n as usize, call.n as usize * columns);
     }
 
     fn add_norm(&self, op: &plan::AddNorm, call: Call) {
-        let columns = op.residual.columns as usize;
+        // Groups of columns are rows to a norm of them.
+        let (columns, groups) = ((op.residual.columns / op.groups) as usize, op.groups as usize);
         let task = Rows {
             columns,
             residual: Some(self.place(op.residual.offset)),
             input: self.place(op.delta.offset),
             pre: op.pre.as_ref().map(|norm| self.norm_weights(norm)),
+            scale: op.scale.map(|id| self.floats(id)),
             sum: self.place(op.sum.offset),
             post: op.post.as_ref().map(|(norm, output)| (self.norm_weights(norm), self.place(output.offset))),
         };
-        self.spread(self.executor.table.norm, &task, call.n as usize, call.n as usize * columns);
+        self.spread(self.executor.table.norm, &task, call.n as usize * groups, call.n as usize * groups * columns);
     }
 
     /// A product, of all output columns or, for one token, at least of these.
     fn linear(&self, op: &plan::Linear, scratch: Option<Scratch>, call: Call, only: Option<&[u32]>) {
         let (n, k) = (call.n as usize, op.input.columns as usize);
-        let acts = match (op.weight, scratch) {
+        let (acts, digits) = match (op.weight, scratch) {
             // Loading has checked that a grouped product has the scratch that it needs.
             (Weight::Grouped { format, .. }, Some(scratch)) => {
-                Acts::new(self.place(scratch.offset), k, format.grouping())
+                let acts = Acts::new(self.place(scratch.offset), k, format.grouping());
+                (acts, if scratch.bytes_per_token >= 2 * acts.stride as u64 { 2 } else { 1 })
             }
-            _ => Acts::none(),
+            _ => (Acts::none(), 1),
         };
         let mut task = Linear {
-            n,
+            n: n * digits,
+            digits,
             k,
             features: op.out_features as usize,
             columns: op.output.columns as usize,
@@ -193,6 +200,10 @@ impl Launcher<'_> {
                 Epilogue::None => Finish::Nothing,
                 Epilogue::Activation(function) => Finish::Activation(function),
                 Epilogue::Gated(function) => Finish::Gated(function),
+                Epilogue::ActivationTimes { function, other, start } => {
+                    let first = self.place::<f32>(other.offset).wrapping_add(start as usize);
+                    Finish::Times(function, first, other.columns as usize)
+                }
                 Epilogue::Add(residual) => Finish::Add(self.place(residual.offset)),
                 Epilogue::SoftCap(cap) => Finish::SoftCap(cap),
                 Epilogue::Scale(factor) => Finish::Scale(factor),
@@ -202,7 +213,7 @@ impl Launcher<'_> {
         };
         let routine = plan(&mut task, self.executor.table.panel_columns);
         if routine != Routine::Dense {
-            self.spread(self.executor.table.quantize, &task, n, n * k);
+            self.spread(self.executor.table.quantize, &task, task.n, task.n * k);
         }
         let function = match routine {
             Routine::Rows => self.executor.table.rows,
@@ -211,7 +222,7 @@ impl Launcher<'_> {
             Routine::Dense => self.executor.table.dense,
         };
         let Some(only) = only else {
-            return self.spread(function, &task, task.columns.div_ceil(task.unit), n * k * task.features);
+            return self.spread(function, &task, task.columns.div_ceil(task.unit), task.n * k * task.features);
         };
         task.unit = smallest_unit(routine, task.unit);
         let mut units: Vec<usize> = only.iter().map(|&column| column as usize / task.unit).collect();
@@ -227,10 +238,7 @@ impl Launcher<'_> {
             let own = |id: ParameterId| model.memory.library.parameters[id.0 as usize].shape != [dim];
             (model.norm_weights(norm), [norm.weight.is_some_and(own), norm.bias.is_some_and(own)])
         };
-        let angles = |table: u32| match op.rotary {
-            0 => std::ptr::null(),
-            _ => self.place::<f32>(self.memory.library.rope_tables[table as usize].rows.offset).cast_const(),
-        };
+        let angles = |table: u32| self.angles(table, op.rotary, call);
         let task = Rope {
             qkv: self.place(op.qkv.offset),
             apart: op
@@ -244,11 +252,42 @@ impl Launcher<'_> {
             place: op.norm_place,
             query_norm: op.query_norm.as_ref().map(|weights| norm(self, weights)),
             key_norm: op.key_norm.as_ref().map(|weights| norm(self, weights)),
+            value_norm: op.value_norm.as_ref().map(|norm| self.norm_weights(norm)),
             cache: self.cache_layer(op.layer),
             query: self.place(op.query.offset),
             position: call.position,
         };
         self.spread(self.executor.table.rope, &task, call.n as usize, call.n as usize * op.qkv.columns as usize);
+    }
+
+    /// Where the rotary angles of the first token begin.
+    fn angles(&self, table: u32, rotary: u32, call: Call) -> *const f32 {
+        if rotary == 0 {
+            return std::ptr::null();
+        }
+        let rows = self.memory.library.rope_tables[table as usize].rows;
+        self.place::<f32>(rows.offset).wrapping_add(call.row as usize * rows.columns as usize).cast_const()
+    }
+
+    fn rope_query(&self, op: &plan::RopeQuery, call: Call) {
+        let task = RopeQuery {
+            input: self.place(op.input.offset),
+            heads: op.heads as usize,
+            dim: op.head_dim as usize,
+            rotary: op.rotary as usize,
+            angles: self.angles(op.rope_table, op.rotary, call),
+            norm: op.norm.as_ref().map(|norm| self.norm_weights(norm)),
+            output: self.place(op.output.offset),
+        };
+        let columns = op.input.columns as usize;
+        self.spread(self.executor.table.rope_query, &task, call.n as usize, call.n as usize * columns);
+    }
+
+    fn select(&self, op: &plan::Select, call: Call) {
+        let columns = op.input.columns as usize;
+        let from = self.place::<f32>(op.input.offset).wrapping_add(call.row as usize * columns).cast_const();
+        // SAFETY: validation has placed all rows of a call, of which `row` is one, and the output apart from them.
+        unsafe { std::ptr::copy_nonoverlapping(from, self.place::<f32>(op.output.offset), columns) };
     }
 
     /// Where a state lies.
@@ -315,9 +354,9 @@ impl Launcher<'_> {
                 wide: gate.width > 1,
             }),
             output: self.place(op.output.offset),
-            position: call.position,
+            position: call.position + call.row,
         };
-        let seen = (call.position + call.n).min(cache.layer.positions) as usize;
+        let seen = (task.position + call.n).min(cache.layer.positions) as usize;
         let elements = call.n as usize * seen * op.query.columns as usize;
         self.spread(self.executor.table.attention, &task, attention::units(&task), elements);
     }

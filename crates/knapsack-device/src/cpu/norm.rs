@@ -94,6 +94,10 @@ pub(crate) unsafe fn row<V: Vector>(task: &Rows, t: usize) {
         let mut x = input;
         if let Some(residual) = task.residual {
             let (residual, sum) = (residual.add(at), task.sum.add(at));
+            let scale = match task.scale {
+                Some(scale) => Some(V::splat(V::sum(load_floats::<V>(scale, 0, 1)))),
+                None => None,
+            };
             let mut statistics = (0.0, 1.0);
             if let Some(norm) = &task.pre {
                 statistics = moments::<V>(norm, input, count);
@@ -103,7 +107,10 @@ pub(crate) unsafe fn row<V: Vector>(task: &Rows, t: usize) {
                 if let Some(norm) = &task.pre {
                     delta = scaled::<V>(norm, delta, statistics, i, count - i);
                 }
-                let total = V::add(load_some::<V>(residual.add(i), count - i), delta);
+                let mut total = V::add(load_some::<V>(residual.add(i), count - i), delta);
+                if let Some(scale) = scale {
+                    total = V::mul(total, scale);
+                }
                 store_some::<V>(sum.add(i), total, count - i);
             }
             x = sum;

@@ -10,7 +10,8 @@ use std::marker::PhantomData;
 /// The longest step, and room for a last vector beyond it.
 const ROOM: usize = MAX_STEP + MAX_LANES;
 
-/// Quantizes row `t` of the input: `scale = max|x| / 127`, `code = round(x / scale)`.
+/// Quantizes row `t` of the activations: `scale = max|x| / 127`, `code = round(x / scale)`. Of a token with two rows of codes the
+/// second does the same with what the first rounds off.
 ///
 /// # Safety
 /// The instruction set of `V` is available; the task's invariants hold, its matrix is grouped; `t < task.n`.
@@ -34,13 +35,13 @@ impl<V: Vector> Format for Row<'_, V> {
         let max_int = const { Grouping::of(BITS).max_int() as i32 };
         // SAFETY: row `t` of input and scratch; codes, scales and corrections have `acts.steps` entries, whole vectors of steps.
         unsafe {
-            let input = task.input.add(t * task.k);
+            let (input, rest) = (task.input.add(t / task.digits * task.k), t % task.digits > 0);
             let (codes, scales, corrections) = (task.acts.codes(t), task.acts.scales(t), task.acts.corrections(t));
             for s in 0..task.acts.steps {
                 let mut natural = [0u8; ROOM];
                 let (scale, sum) = match task.k.saturating_sub(s * step) {
                     0 => (0.0, 0),
-                    left => quantize_group::<V>(input.add(s * step), step.min(left), step, &mut natural),
+                    left => quantize_group::<V>(input.add(s * step), step.min(left), step, rest, &mut natural),
                 };
                 scales.add(s).write(scale);
                 corrections.add(s).write(-max_int * sum);
@@ -54,12 +55,18 @@ impl<V: Vector> Format for Row<'_, V> {
     }
 }
 
-/// The scale and the sum of codes of up to `group` elements, whose codes go to `natural`.
+/// The scale and the sum of codes of up to `group` elements, or of the `rest` that these round off, whose codes go to `natural`.
 ///
 /// # Safety
 /// `count` floats are readable at `x`.
 #[inline(always)]
-unsafe fn quantize_group<V: Vector>(x: *const f32, count: usize, group: usize, natural: &mut [u8; ROOM]) -> (f32, i32) {
+unsafe fn quantize_group<V: Vector>(
+    x: *const f32,
+    count: usize,
+    group: usize,
+    rest: bool,
+    natural: &mut [u8; ROOM],
+) -> (f32, i32) {
     // SAFETY: reads stay below `count`; the padded copy has `ROOM` elements, a vector beyond the longest step.
     unsafe {
         let mut padded = [0.0f32; ROOM];
@@ -71,25 +78,59 @@ unsafe fn quantize_group<V: Vector>(x: *const f32, count: usize, group: usize, n
             }
             x = padded.as_ptr();
         }
+        let mut largest = largest_of::<V>(x, group);
+        // Below this the quotient is not finite; such a group is as good as zero. An infinity spoils its group.
+        let usable = |largest: f32| largest > 1e-30 && largest < f32::INFINITY;
+        if rest && usable(largest) {
+            let scale = V::splat(largest / 127.0);
+            for i in (0..group).step_by(V::LANES) {
+                let v = V::load(x.add(i));
+                let coded = V::mul(V::to_float(code_of::<V>(v, 127.0 / largest)), scale);
+                V::store(padded.as_mut_ptr().add(i), V::sub(v, coded));
+            }
+            x = padded.as_ptr();
+            largest = largest_of::<V>(x, group);
+        }
+        if !usable(largest) {
+            return (if rest || largest <= 1e-30 { 0.0 } else { largest }, 0);
+        }
+        let mut sum = V::isplat(0);
+        for i in (0..group).step_by(V::LANES) {
+            let code = code_of::<V>(V::load(x.add(i)), 127.0 / largest);
+            sum = V::iadd(sum, code);
+            V::store_bytes(natural.as_mut_ptr().add(i), code);
+        }
+        (largest / 127.0, V::isum(sum))
+    }
+}
+
+/// The largest absolute value of whole vectors of elements.
+///
+/// # Safety
+/// The instruction set of `V` is available; the elements are readable at `x`.
+#[inline(always)]
+unsafe fn largest_of<V: Vector>(x: *const f32, group: usize) -> f32 {
+    // SAFETY: the caller's promise.
+    unsafe {
         let mut largest = V::splat(0.0);
         for i in (0..group).step_by(V::LANES) {
             let v = V::load(x.add(i));
             largest = V::max(largest, V::max(v, V::sub(V::splat(0.0), v)));
         }
-        let largest = V::largest(largest);
-        // Below this the quotient is not finite; such a group is as good as zero. An infinity spoils its group.
-        if !(largest > 1e-30 && largest < f32::INFINITY) {
-            return (if largest <= 1e-30 { 0.0 } else { largest }, 0);
-        }
-        let inverse = V::splat(127.0 / largest);
-        let mut sum = V::isplat(0);
-        for i in (0..group).step_by(V::LANES) {
-            // The bounds matter for NaN only, whose integer would be anything.
-            let quotient = V::mul(V::load(x.add(i)), inverse);
-            let code = V::to_int(V::min(V::max(quotient, V::splat(-127.0)), V::splat(127.0)));
-            sum = V::iadd(sum, code);
-            V::store_bytes(natural.as_mut_ptr().add(i), code);
-        }
-        (largest / 127.0, V::isum(sum))
+        V::largest(largest)
+    }
+}
+
+/// `round(x * inverse)`, at most 127 from zero.
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+unsafe fn code_of<V: Vector>(x: V::F, inverse: f32) -> V::I {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // The bounds matter for NaN only, whose integer would be anything.
+        let quotient = V::mul(x, V::splat(inverse));
+        V::to_int(V::min(V::max(quotient, V::splat(-127.0)), V::splat(127.0)))
     }
 }

@@ -1,7 +1,7 @@
 //! From the fused projection to rotated queries, and keys and values in the cache.
 
 use super::norm::{apply, moments};
-use super::task::{Floats, Norm, Rope};
+use super::task::{Floats, Norm, Rope, RopeQuery};
 use super::vector::{Vector, load_some, store_some};
 use half::f16;
 use knapsack_artifact::plan::{NormPlace, QkvOrder};
@@ -53,7 +53,31 @@ pub(crate) unsafe fn token<V: Vector>(task: &Rope, t: usize) {
             let to = (h * layer.positions as usize + slot) * dim;
             key.prepare::<V>(whole, h, keys.add(h * step * dim), head.as_mut_ptr());
             keep::<V>(layer.dtype, head.as_ptr(), task.cache.keys, to, dim);
-            keep::<V>(layer.dtype, values.add(h * step * dim), task.cache.values, to, dim);
+            let mut value = values.add(h * step * dim);
+            if let Some(norm) = &task.value_norm {
+                apply::<V>(norm, moments::<V>(norm, value, dim), value, head.as_mut_ptr(), dim);
+                value = head.as_ptr();
+            }
+            keep::<V>(layer.dtype, value, task.cache.values, to, dim);
+        }
+    }
+}
+
+/// The queries of token `t`, of which another layer has the keys and values.
+///
+/// # Safety
+/// As [`token`].
+#[inline(always)]
+pub(crate) unsafe fn query<V: Vector>(task: &RopeQuery, t: usize) {
+    let RopeQuery { heads, dim, rotary, .. } = *task;
+    // SAFETY: rows have `heads * dim` elements, and the angles of the token are `rotary / 2` pairs.
+    unsafe {
+        let angles = task.angles.wrapping_add(t * rotary);
+        let norm = task.norm.map(|norm| (norm, [false; 2]));
+        let prepared = Heads { norm, place: NormPlace::Heads, angles, rotary, dim };
+        for h in 0..heads {
+            let at = (t * heads + h) * dim;
+            prepared.prepare::<V>(None, h, task.input.add(at), task.output.add(at));
         }
     }
 }

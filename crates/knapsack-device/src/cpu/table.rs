@@ -1,6 +1,6 @@
 //! The function table of each instruction set, and which of them this processor has.
 
-use super::task::{Attention, Conv, Delta, Embed, Linear, Rope, Rows};
+use super::task::{Attention, Conv, Delta, Embed, Linear, Rope, RopeQuery, Rows};
 use super::{arch, attention, conv, delta, embed, linear, norm, quantize, rope};
 use std::fmt;
 
@@ -92,6 +92,7 @@ pub(super) struct Table {
     pub(super) dense: unsafe fn(&Linear, usize),
     pub(super) attention: unsafe fn(&Attention, usize),
     pub(super) rope: unsafe fn(&Rope, usize),
+    pub(super) rope_query: unsafe fn(&RopeQuery, usize),
     pub(super) conv: unsafe fn(&Conv, usize),
     pub(super) delta: unsafe fn(&Delta, usize),
     pub(super) norm: unsafe fn(&Rows, usize),
@@ -115,6 +116,7 @@ macro_rules! table {
                 dense,
                 attention,
                 rope,
+                rope_query,
                 conv,
                 delta,
                 norm,
@@ -129,6 +131,7 @@ macro_rules! table {
             table!(@one dense, Linear, linear::dense::unit::<V> $(, $features)?);
             table!(@one attention, Attention, attention::unit::<V> $(, $features)?);
             table!(@one rope, Rope, rope::token::<V> $(, $features)?);
+            table!(@one rope_query, RopeQuery, rope::query::<V> $(, $features)?);
             table!(@one conv, Conv, conv::unit::<V> $(, $features)?);
             table!(@one delta, Delta, delta::unit::<V> $(, $features)?);
             table!(@one norm, Rows, norm::row::<V> $(, $features)?);

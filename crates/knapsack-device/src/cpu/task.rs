@@ -29,6 +29,8 @@ pub(crate) enum Finish {
     Nothing,
     Activation(Activation),
     Gated(Activation),
+    /// The other factor of column 0 of token 0, and columns from one token to the next.
+    Times(Activation, *const f32, usize),
     /// Rows of as many columns as the output.
     Add(*const f32),
     SoftCap(f32),
@@ -95,7 +97,10 @@ impl Acts {
 /// A [`knapsack_artifact::plan::Linear`].
 #[derive(Clone, Copy)]
 pub(crate) struct Linear {
+    /// Rows of activations: tokens, times `digits`.
     pub(crate) n: usize,
+    /// Rows of codes of a token: 1, or 2 of which the second holds what the first rounds off.
+    pub(crate) digits: usize,
     pub(crate) k: usize,
     /// Rows of the weight.
     pub(crate) features: usize,
@@ -131,6 +136,8 @@ pub(crate) struct Rows {
     pub(crate) input: *const f32,
     /// Before an addition.
     pub(crate) pre: Option<Norm>,
+    /// Of an addition: what the sum is multiplied by.
+    pub(crate) scale: Option<Floats>,
     /// Of an addition: the new residual stream.
     pub(crate) sum: *mut f32,
     /// The norm itself, or the one after an addition.
@@ -172,9 +179,23 @@ pub(crate) struct Rope {
     /// With whether each head has its own part of weight and bias.
     pub(crate) query_norm: Option<(Norm, [bool; 2])>,
     pub(crate) key_norm: Option<(Norm, [bool; 2])>,
+    pub(crate) value_norm: Option<Norm>,
     pub(crate) cache: Cache,
     pub(crate) query: *mut f32,
     pub(crate) position: u32,
+}
+
+/// A [`knapsack_artifact::plan::RopeQuery`].
+#[derive(Clone, Copy)]
+pub(crate) struct RopeQuery {
+    pub(crate) input: *const f32,
+    pub(crate) heads: usize,
+    pub(crate) dim: usize,
+    pub(crate) rotary: usize,
+    /// `(n, rotary)`: pairs of cosine and sine.
+    pub(crate) angles: *const f32,
+    pub(crate) norm: Option<Norm>,
+    pub(crate) output: *mut f32,
 }
 
 /// A [`knapsack_artifact::plan::Attention`].

@@ -138,8 +138,9 @@ pub struct GpuModel<B: Backend> {
     account: Account,
     /// Most tokens of a call.
     step: u32,
-    /// Rows that the last successful forward left.
+    /// Rows that the last successful forward left, and where it began.
     rows: u32,
+    position: u32,
     /// Bytes of rotary rows, kept to be filled again.
     staging: Vec<f32>,
     weights_digest: [u8; 32],
@@ -157,6 +158,7 @@ struct Resident<B: Backend> {
     tokens: B::Buffer,
     logits: B::Buffer,
     ropes: Vec<B::Buffer>,
+    lookups: Vec<B::Buffer>,
     memory: Memory<B>,
     backend: B,
 }
@@ -168,7 +170,9 @@ struct Memory<B: Backend> {
     cache: Vec<[B::Buffer; 2]>,
     /// By [`StateCopy`].
     states: Vec<[B::Buffer; 2]>,
-    parameters: Vec<B::Buffer>,
+    /// `None` of those that stay in the mapped file.
+    parameters: Vec<Option<B::Buffer>>,
+    weights: Arc<Weights>,
     _charges: Vec<Charge>,
 }
 
@@ -204,12 +208,17 @@ impl<B: Backend> Memory<B> {
             proceed(watch)?;
             let id = ParameterId(index);
             let bytes = weights.get(id).len() as u64;
+            if weights.stays_in_file(id) {
+                charges.push(account.charge(Part::File, bytes)?);
+                parameters.push(None);
+                continue;
+            }
             charges.push(account.charge(Part::Weights, bytes)?);
-            parameters.push(backend.parameter(&weights, id)?);
+            parameters.push(Some(backend.parameter(&weights, id)?));
             done += bytes;
             watch.progress(done, total);
         }
-        Ok(Memory { regions: HashMap::new(), workspace, cache, states, parameters, _charges: charges })
+        Ok(Memory { regions: HashMap::new(), workspace, cache, states, parameters, weights, _charges: charges })
     }
 
     /// The workspace region at `offset`, made at its first use.
@@ -236,7 +245,8 @@ fn check_sizes<B: Backend>(backend: &B, library: &ModelLibrary) -> Result<(), De
     for (index, state) in library.states.iter().enumerate() {
         check(state.bytes(), &|| format!("{} {index}", Part::State.name()))?;
     }
-    for parameter in &library.parameters {
+    let held = (0..).map(ParameterId).zip(&library.parameters).filter(|(id, _)| !library.stays_in_file(*id));
+    for (_, parameter) in held {
         check(parameter.bytes().unwrap_or(u64::MAX), &|| format!("weight `{}`", parameter.name))?;
     }
     Ok(())
@@ -274,7 +284,7 @@ impl<B: Backend> GpuModel<B> {
         let weights_digest = weights.digest();
         let resident = Some(B::scope(|| Resident::load(backend, &library, weights, &account, watch))?);
         let step = work::step(&library.model, &library, &library.prefill);
-        Ok(GpuModel { library, account, step, rows: 0, staging: Vec::new(), weights_digest, resident })
+        Ok(GpuModel { library, account, step, rows: 0, position: 0, staging: Vec::new(), weights_digest, resident })
     }
 
     fn resident(&mut self) -> &mut Resident<B> {
@@ -319,6 +329,11 @@ impl<B: Backend> GpuModel<B> {
             write_rope_rows(table, call, staging);
             resident.backend.write(rows, bytemuck::cast_slice(staging))?;
         }
+        for (lookup, rows) in library.lookups.iter().zip(&resident.lookups) {
+            staging.resize(call.n as usize * lookup.rows.columns as usize, 0.0);
+            crate::lookup::write_rows(&library, &resident.memory.weights, lookup, tokens, staging);
+            resident.backend.write(rows, bytemuck::cast_slice(staging))?;
+        }
         let function = if call.n == 1 { &mut resident.decode } else { &mut resident.prefill };
         submit(&mut resident.backend, &mut resident.running, function, call, watch)
     }
@@ -352,8 +367,10 @@ impl<B: Backend> Resident<B> {
         let logits = whole(Operand::Input(library.io.logits), 1)?;
         let tables = 0..library.rope_tables.len() as u32;
         let ropes = tables.map(|table| whole(Operand::RopeTable(table), chunk)).collect::<Result<_, _>>()?;
+        let lookups = library.lookups.iter().map(|lookup| whole(Operand::Input(lookup.rows), chunk));
+        let lookups = lookups.collect::<Result<_, _>>()?;
         let running = VecDeque::with_capacity(IN_FLIGHT);
-        Ok(Resident { running, prefill, decode, head, tokens, logits, ropes, memory, backend })
+        Ok(Resident { running, prefill, decode, head, tokens, logits, ropes, lookups, memory, backend })
     }
 
     /// Waits for everything that is running.
@@ -398,10 +415,11 @@ fn bind_function<B: Backend>(
     }
     for (call, launches) in function.calls() {
         let operands: Vec<Operand> = launches.iter().flat_map(|launch| launch.op.operands()).collect();
-        // The one operation that picks a row out of those of the last forward.
-        let selects = matches!(&launches[0].op, Op::Norm(norm) if norm.rows == RowSelect::One);
+        // Operations that pick a row out of those of the last forward; and the head has the rotary angles of one of its tokens.
+        let selects = matches!(&launches[0].op, Op::Select(_))
+            || matches!(&launches[0].op, Op::Norm(norm) if norm.rows == RowSelect::One);
         let range = |operand: &Operand| {
-            let picked = selects && matches!(operand, Operand::Input(_));
+            let picked = selects && matches!(operand, Operand::Input(_)) || matches!(operand, Operand::RopeTable(_));
             let rows = if picked { library.model.prefill_chunk_size } else { n };
             workspace_range(library, operand, rows)
         };
@@ -413,7 +431,9 @@ fn bind_function<B: Backend>(
         let buffers: Vec<&B::Buffer> = operands
             .iter()
             .map(|operand| match *operand {
-                Operand::Parameter(id) => &memory.parameters[id.0 as usize],
+                Operand::Parameter(id) => {
+                    memory.parameters[id.0 as usize].as_ref().expect("no launch reads what stays in the file")
+                }
                 Operand::Keys(layer) => &memory.cache[layer as usize][0],
                 Operand::Values(layer) => &memory.cache[layer as usize][1],
                 Operand::State(state) => &memory.states[state as usize][0],
@@ -463,13 +483,13 @@ impl<B: Backend> LoadedModel for GpuModel<B> {
                     error => Err(error),
                 };
             }
-            self.rows = call.n;
+            (self.rows, self.position) = (call.n, position);
             Ok(())
         })
     }
 
     fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError> {
-        let call = check_logits(&self.library, self.rows, row, output)?;
+        let call = check_logits(&self.library, self.rows, self.position, row, output)?;
         let outcome = B::scope(|| {
             let Resident { backend, running, head, logits, .. } = self.resident();
             submit(backend, running, head, call, &())?;

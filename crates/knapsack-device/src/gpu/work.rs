@@ -39,7 +39,7 @@ impl Work {
                 // A matrix is gone through four times.
                 Op::GatedDelta(op) => work.token += 4 * u64::from(op.key_dim) * u64::from(op.output.columns),
                 // Rows that are read and written once.
-                Op::Embed(_) | Op::Norm(_) | Op::AddNorm(_) | Op::RopeAppend(_) => {}
+                Op::Embed(_) | Op::Norm(_) | Op::AddNorm(_) | Op::RopeAppend(_) | Op::RopeQuery(_) | Op::Select(_) => {}
             }
         }
         work
@@ -47,7 +47,7 @@ impl Work {
 
     /// That of a call.
     pub(super) fn at(self, call: Call) -> u64 {
-        let seen = (u64::from(call.position) + u64::from(call.n)).min(self.positions);
+        let seen = (u64::from(call.position) + u64::from(call.row) + u64::from(call.n)).min(self.positions);
         u64::from(call.n).saturating_mul(self.token.saturating_add(self.position.saturating_mul(seen)))
     }
 

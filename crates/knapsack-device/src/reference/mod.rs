@@ -59,6 +59,8 @@ impl Executor for ReferenceExecutor {
             Op::Attention(op) => plain.attention(op, call),
             Op::CausalConv(op) => plain.causal_conv(op, call),
             Op::GatedDelta(op) => plain.gated_delta(op, call),
+            Op::RopeQuery(op) => plain.rope_query(op, call),
+            Op::Select(op) => plain.select(op, call),
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use crate::host::HostMemory;
 use half::{bf16, f16};
 use knapsack_artifact::plan::{
     AddNorm, Attention, Embed, Epilogue, Linear, Norm, NormPlace, NormWeights, ParameterId, QkvOrder, RopeAppend,
-    RowSelect, Rows, Weight,
+    RopeQuery, RowSelect, Rows, Select, Weight,
 };
 use knapsack_tensor::{DType, GroupFormat, Layout, NormKind, dequantize_group, unpack_group};
 
@@ -46,6 +46,16 @@ pub(super) fn normalize(norm: &NormWeights, weight: Option<&[f32]>, bias: Option
     let factor = 1.0 / (variance + norm.epsilon).sqrt();
     for (i, x) in row.iter_mut().enumerate() {
         *x = (*x - mean) * factor * weight.map_or(1.0, |w| w[i]) + bias.map_or(0.0, |b| b[i]);
+    }
+}
+
+/// Rotates the first `half` pairs of a head by angles of which there are as many.
+fn rotate(values: &mut [f32], angles: &[f32], half: usize) {
+    for i in 0..half {
+        let (cos, sin) = (angles[2 * i], angles[2 * i + 1]);
+        let (a, b) = (values[i], values[i + half]);
+        values[i] = a * cos - b * sin;
+        values[i + half] = b * cos + a * sin;
     }
 }
 
@@ -159,9 +169,11 @@ impl Plain<'_> {
         let columns = op.residual.columns as usize;
         let mut delta = self.read(op.delta, call.n);
         if let Some(pre) = &op.pre {
-            self.normalize_rows(pre, &mut delta, columns);
+            self.normalize_rows(pre, &mut delta, columns / op.groups as usize);
         }
-        let mut sum: Vec<f32> = self.read(op.residual, call.n).iter().zip(&delta).map(|(a, b)| a + b).collect();
+        let scale = op.scale.map_or(1.0, |id| self.floats(id)[0]);
+        let residual = self.read(op.residual, call.n);
+        let mut sum: Vec<f32> = residual.iter().zip(&delta).map(|(a, b)| scale * (a + b)).collect();
         self.write(op.sum, &sum);
         if let Some((post, output)) = &op.post {
             self.normalize_rows(post, &mut sum, columns);
@@ -187,6 +199,11 @@ impl Plain<'_> {
             Epilogue::Activation(function) => product.iter().map(|&y| function.apply(y)).collect(),
             Epilogue::SoftCap(cap) => product.iter().map(|&y| cap * (y / cap).tanh()).collect(),
             Epilogue::Scale(factor) => product.iter().map(|&y| factor * y).collect(),
+            Epilogue::ActivationTimes { function, other, start } => {
+                let factors = self.read(other, call.n);
+                let factor = |at: usize| factors[at / features * other.columns as usize + start as usize + at % features];
+                product.iter().enumerate().map(|(at, &y)| function.apply(y) * factor(at)).collect()
+            }
             Epilogue::Add(rows) => product.iter().zip(self.read(rows, call.n)).map(|(y, r)| y + r).collect(),
             Epilogue::Gated(function) => product
                 .chunks_exact(features)
@@ -214,11 +231,8 @@ impl Plain<'_> {
         let (layer, keys, values) = (cached.layer, cached.keys, cached.values);
         let qkv = self.read(op.qkv, call.n);
         let apart = op.apart.map(|apart| [apart.keys, apart.values].map(|rows| self.read(rows, call.n)));
-        let mut angles = |table: u32| match op.rotary {
-            0 => Vec::new(),
-            _ => self.read(self.memory.library.rope_tables[table as usize].rows, call.n),
-        };
-        let [query_angles, key_angles] = [op.query_table.unwrap_or(op.rope_table), op.rope_table].map(&mut angles);
+        let tables = [op.query_table.unwrap_or(op.rope_table), op.rope_table];
+        let [query_angles, key_angles] = tables.map(|table| self.angles(table, op.rotary, call));
         let half = op.rotary as usize / 2;
         let mut query = Vec::new();
         for t in 0..call.n as usize {
@@ -232,14 +246,6 @@ impl Plain<'_> {
                 }
                 (_, QkvOrder::PerHead) => &row[(3 * index + section) * dim..][..dim],
             };
-            let rotate = |values: &mut [f32], angles: &[f32]| {
-                for i in 0..half {
-                    let (cos, sin) = (angles[2 * (t * half + i)], angles[2 * (t * half + i) + 1]);
-                    let (a, b) = (values[i], values[i + half]);
-                    values[i] = a * cos - b * sin;
-                    values[i + half] = b * cos + a * sin;
-                }
-            };
             // All heads of a section, normalized and rotated in the order that the plan says.
             let prepared = |this: &Self, section: usize, count: usize, norm: &Option<NormWeights>, angles: &[f32]| {
                 let mut all: Vec<f32> = (0..count).flat_map(|h| head(section, h).to_vec()).collect();
@@ -252,7 +258,7 @@ impl Plain<'_> {
                     if op.norm_place == NormPlace::Heads {
                         this.normalize_head(norm, h, values);
                     }
-                    rotate(values, angles);
+                    rotate(values, &angles[2 * t * half..], half);
                     if op.norm_place == NormPlace::Rotated {
                         this.normalize_head(norm, h, values);
                     }
@@ -261,17 +267,44 @@ impl Plain<'_> {
             };
             query.extend(prepared(self, 0, heads, &op.query_norm, &query_angles));
             let all_keys = prepared(self, 1, kv_heads, &op.key_norm, &key_angles);
+            let mut all_values: Vec<f32> = (0..kv_heads).flat_map(|h| head(2, h).to_vec()).collect();
+            all_values.chunks_exact_mut(dim).for_each(|values| self.normalize_head(&op.value_norm, 0, values));
             let slot = layer.slot(call.position + t as u32) as usize;
             for (h, k) in all_keys.chunks_exact(dim).enumerate() {
                 let start = (h * layer.positions as usize + slot) * dim;
                 let cache = self.memory.cache.bytes_mut();
-                for (i, (&k, &v)) in k.iter().zip(head(2, h)).enumerate() {
+                for (i, (&k, &v)) in k.iter().zip(&all_values[h * dim..]).enumerate() {
                     set_element(&mut cache[keys..], layer.dtype, start + i, k);
                     set_element(&mut cache[values..], layer.dtype, start + i, v);
                 }
             }
         }
         self.write(op.query, &query);
+    }
+
+    /// The rotary angles of the call's tokens.
+    fn angles(&mut self, table: u32, rotary: u32, call: Call) -> Vec<f32> {
+        if rotary == 0 {
+            return Vec::new();
+        }
+        let rows = self.memory.library.rope_tables[table as usize].rows;
+        self.read(rows, call.row + call.n).split_off(call.row as usize * rows.columns as usize)
+    }
+
+    pub(super) fn select(&mut self, op: &Select, call: Call) {
+        let row = self.read(op.input, call.row + 1).split_off(call.row as usize * op.input.columns as usize);
+        self.write(op.output, &row);
+    }
+
+    pub(super) fn rope_query(&mut self, op: &RopeQuery, call: Call) {
+        let (heads, dim, half) = (op.heads as usize, op.head_dim as usize, op.rotary as usize / 2);
+        let angles = self.angles(op.rope_table, op.rotary, call);
+        let mut rows = self.read(op.input, call.n);
+        for (index, values) in rows.chunks_exact_mut(dim).enumerate() {
+            self.normalize_head(&op.norm, index % heads, values);
+            rotate(values, &angles[index / heads * 2 * half..], half);
+        }
+        self.write(op.output, &rows);
     }
 
     pub(super) fn attention(&mut self, op: &Attention, call: Call) {
@@ -286,7 +319,7 @@ impl Plain<'_> {
         for (index, (q, out)) in query.chunks_exact(dim).zip(output.chunks_exact_mut(dim)).enumerate() {
             let (t, head) = (index / op.heads as usize, index % op.heads as usize);
             let kv_head = head / (op.heads / op.kv_heads) as usize;
-            let position = call.position + t as u32;
+            let position = call.position + call.row + t as u32;
             let (sinks, start) = layer.visible(position);
             let row = |j: u32| (kv_head * layer.positions as usize + layer.slot(j) as usize) * dim;
             let seen: Vec<usize> = (0..sinks).chain(start..=position).map(row).collect();

@@ -49,6 +49,8 @@ pub(crate) struct Builder {
     pub(crate) random: Random,
     shard: Vec<u8>,
     records: Vec<Record>,
+    /// Whether products have scratch for twice eight bits of each activation.
+    pub(crate) fine: bool,
 }
 
 /// A matrix as it is stored, and its exact values, row by row.
@@ -106,14 +108,16 @@ impl Builder {
             rope_tables: Vec::new(),
             kv_cache: Vec::new(),
             states: Vec::new(),
-            io: Io { tokens: Scratch { offset: 0, bytes_per_token: 4 }, hidden: rows, logits: rows },
+            lookups: Vec::new(),
+            io: Io { tokens: Scratch { offset: 0, bytes_per_token: 4 }, hidden: rows, carried: Vec::new(), logits: rows },
             memory: MemoryPlan::default(),
             prefill: Function::default(),
             decode: Function::default(),
             head: Function::default(),
             kernels: None,
         };
-        let mut builder = Builder { library, random: Random::new(seed), shard: Vec::new(), records: Vec::new() };
+        let mut builder =
+            Builder { library, random: Random::new(seed), shard: Vec::new(), records: Vec::new(), fine: false };
         builder.scratch(4);
         // One odd pair of bytes in front: records are then aligned to 2 and no more.
         builder.shard.extend([0, 0]);
@@ -233,7 +237,8 @@ impl Builder {
 
     /// Adds an operation to `prefill` and `decode`.
     pub(crate) fn push(&mut self, op: Op) {
-        let scratch = op.scratch_bytes().map(|bytes| self.scratch(bytes));
+        let rows = if self.fine { 2 } else { 1 };
+        let scratch = op.scratch_bytes().map(|bytes| self.scratch(rows * bytes));
         for function in [&mut self.library.prefill, &mut self.library.decode] {
             function.launches.push(Launch { op: op.clone(), scratch, gpu: None });
         }

@@ -16,6 +16,8 @@ pub(crate) enum Kind {
     Cached,
     /// Through a grouped product, whose activations a device may quantize.
     Quantized,
+    /// Through a grouped product, whose activations a device may keep in twice eight bits.
+    Fine,
     /// Float32 throughout, through a recurrence that amplifies what is rounded.
     Recurrent,
 }
@@ -31,6 +33,7 @@ pub(crate) fn check(
         Kind::Exact => instance.bounds.exact,
         Kind::Cached => instance.bounds.cached,
         Kind::Quantized => instance.bounds.quantized,
+        Kind::Fine => instance.bounds.quantized.min(3e-4).max(instance.bounds.exact),
         Kind::Recurrent => 3e-4,
     };
     prop_assert_eq!(actual.len(), expected.len());
@@ -104,6 +107,7 @@ enum Ending {
     Gated(Activation),
     Add,
     AddInPlace,
+    Times(Activation),
     SoftCap,
     Scale,
 }
@@ -115,6 +119,7 @@ fn endings() -> impl Strategy<Value = Ending> {
         2 => activations().prop_map(Ending::Gated),
         1 => Just(Ending::Add),
         1 => Just(Ending::AddInPlace),
+        1 => activations().prop_map(Ending::Times),
         1 => Just(Ending::SoftCap),
         1 => Just(Ending::Scale),
     ]
@@ -126,10 +131,15 @@ pub(crate) fn linear(instance: &Instance<'_>) {
     let cases = (columns, k, storages(), endings(), any::<bool>(), token_counts(), any::<u64>());
     run(instance, cases, |(columns, k, storage, ending, biased, count, seed)| {
         let mut b = Builder::new(32, 64, seed);
+        b.fine = seed % 2 == 1;
         let features = if matches!(ending, Ending::Gated(_)) { 2 * columns } else { columns };
         let ids = (columns as u32).max(1);
         let (input, x) = b.input(k as u32, ids);
-        let residual = matches!(ending, Ending::Add | Ending::AddInPlace).then(|| b.input(columns as u32, ids));
+        let residual = match ending {
+            Ending::Add | Ending::AddInPlace => Some(b.input(columns as u32, ids)),
+            Ending::Times(_) => Some(b.input(columns as u32 + 5, ids)),
+            _ => None,
+        };
         let matrix = b.matrix(features, k, storage);
         let bias = biased.then(|| {
             let values = b.random.normals(features);
@@ -143,6 +153,10 @@ pub(crate) fn linear(instance: &Instance<'_>) {
             Ending::Nothing => Epilogue::None,
             Ending::Activation(function) => Epilogue::Activation(function),
             Ending::Gated(function) => Epilogue::Gated(function),
+            Ending::Times(function) => {
+                let other = residual.as_ref().expect("it was made").0;
+                Epilogue::ActivationTimes { function, other, start: 5 }
+            }
             Ending::SoftCap => Epilogue::SoftCap(1.5),
             Ending::Scale => Epilogue::Scale(0.125),
             Ending::Add | Ending::AddInPlace => Epilogue::Add(residual.as_ref().unwrap().0),
@@ -169,6 +183,10 @@ pub(crate) fn linear(instance: &Instance<'_>) {
                     Ending::Nothing => product(token, c),
                     Ending::Activation(function) => activate(function, product(token, c)),
                     Ending::Gated(function) => activate(function, product(token, c)) * product(token, columns + c),
+                    Ending::Times(function) => {
+                        let other = f64::from(residual.as_ref().unwrap().1[token][5 + c]);
+                        activate(function, product(token, c)) * other
+                    }
                     Ending::SoftCap => 1.5 * (product(token, c) / 1.5).tanh(),
                     Ending::Scale => 0.125 * product(token, c),
                     Ending::Add | Ending::AddInPlace => {
@@ -178,10 +196,11 @@ pub(crate) fn linear(instance: &Instance<'_>) {
                 (0..columns).map(one).collect()
             })
             .collect();
+        let grouped = if b.fine { Kind::Fine } else { Kind::Quantized };
         let sample = b.finish(output);
-        let kind = if let Storage::Grouped(_) = storage { Kind::Quantized } else { Kind::Exact };
+        let kind = if let Storage::Grouped(_) = storage { grouped } else { Kind::Exact };
         // A handful of outputs is no sample of the error: single ones may be near zero.
-        if columns * count.min(columns) < 64 && matches!(kind, Kind::Quantized) {
+        if columns * count.min(columns) < 64 && matches!(kind, Kind::Quantized | Kind::Fine) {
             instance.run(&sample, &tokens, 32);
             return Ok(());
         }
@@ -255,18 +274,24 @@ pub(crate) fn norm(instance: &Instance<'_>) {
 }
 
 pub(crate) fn add_norm(instance: &Instance<'_>) {
-    let cases = (2..=300usize, kinds(), any::<[bool; 3]>(), token_counts(), any::<u64>());
-    run(instance, cases, |(columns, kind, [pre, post, in_place], count, seed)| {
+    let cases = (2..=300usize, kinds(), any::<[bool; 4]>(), 1..4usize, token_counts(), any::<u64>());
+    run(instance, cases, |(width, kind, [pre, post, in_place, scaled], groups, count, seed)| {
+        let (post, scaled, groups) = (post && groups == 1, scaled && groups == 1, if pre { groups } else { 1 });
+        let columns = width * groups;
         let mut b = Builder::new(32, 64, seed);
         let (residual, r) = b.input(columns as u32, columns as u32);
         let (delta, d) = b.input(columns as u32, columns as u32);
-        let [pre, post] = [pre, post].map(|some| some.then(|| b.norm(kind, columns, DType::F16)));
+        let [pre, post] = [pre, post].map(|some| some.then(|| b.norm(kind, width, DType::F16)));
+        let scale = scaled.then(|| b.floats(&[1], DType::F16, &[0.7]));
+        let factor = scale.as_ref().map_or(1.0, |(_, values)| f64::from(values[0]));
         let sum = if in_place { residual } else { b.rows(columns as u32) };
         let output = b.rows(columns as u32);
         b.push(Op::AddNorm(AddNorm {
             residual,
             delta,
             pre: pre.as_ref().map(|(norm, ..)| *norm),
+            groups: groups as u32,
+            scale: scale.as_ref().map(|(id, _)| *id),
             sum,
             post: post.as_ref().map(|(norm, ..)| (*norm, output)),
         }));
@@ -276,10 +301,12 @@ pub(crate) fn add_norm(instance: &Instance<'_>) {
             .map(|&t| {
                 let delta = wide(&d[t as usize]);
                 let delta = match &pre {
-                    Some((_, weight, bias)) => normalized(kind, &delta, weight, bias.as_deref()),
+                    Some((_, weight, bias)) => {
+                        delta.chunks(width).flat_map(|part| normalized(kind, part, weight, bias.as_deref())).collect()
+                    }
                     None => delta,
                 };
-                wide(&r[t as usize]).iter().zip(delta).map(|(a, b)| a + b).collect()
+                wide(&r[t as usize]).iter().zip(delta).map(|(a, b)| factor * (a + b)).collect()
             })
             .collect();
         let what = format!("{columns} {kind:?}, pre {}, post {}, in place {in_place}", pre.is_some(), post.is_some());
@@ -455,6 +482,8 @@ pub(crate) fn attention(instance: &Instance<'_>) {
         let sinks = sinks.unwrap_or(0);
         b.library.kv_cache.push(KvLayer { kv_heads, head_dim: dim, positions, window, sinks, dtype: h.cache });
         let (query, output) = (b.rows(q_columns), b.rows(q_columns));
+        let value_norm = (h.seed % 2 == 0)
+            .then_some(NormWeights { kind: NormKind::Rms, epsilon: 1e-5, weight: None, bias: None });
         b.push(Op::RopeAppend(RopeAppend {
             qkv,
             apart: apart.as_ref().map(|[k, v]| KeyValueRows { keys: k.0, values: v.0 }),
@@ -468,6 +497,7 @@ pub(crate) fn attention(instance: &Instance<'_>) {
             norm_place: place,
             query_norm: norms[0].as_ref().map(|(norm, ..)| *norm),
             key_norm: norms[1].as_ref().map(|(norm, ..)| *norm),
+            value_norm,
             layer: 0,
             query,
         }));
@@ -522,7 +552,13 @@ pub(crate) fn attention(instance: &Instance<'_>) {
             Projected {
                 queries: (0..heads as usize).map(|i| prepared(0, i)).collect(),
                 keys: (0..kv_heads as usize).map(|i| prepared(1, i)).collect(),
-                values: (0..kv_heads as usize).map(|i| part(2, i)).collect(),
+                values: (0..kv_heads as usize)
+                    .map(|i| part(2, i))
+                    .map(|v| match value_norm {
+                        Some(_) => normalized(NormKind::Rms, &v, &vec![1.0; dim as usize], None),
+                        None => v,
+                    })
+                    .collect(),
             }
         };
         let all: Vec<Projected> = tokens.iter().enumerate().map(|(p, &t)| project(p, t as usize)).collect();

@@ -2,7 +2,7 @@
 //! logits.
 
 use super::Instance;
-use super::support::{Calls, every_model, rounded_often};
+use super::support::{Calls, every_model};
 use knapsack_artifact::library::Target;
 
 pub(crate) fn suite(instance: &Instance<'_>) {
@@ -11,8 +11,7 @@ pub(crate) fn suite(instance: &Instance<'_>) {
         let library = (instance.prepare)(&model.library(Target::Host, |_| {}));
         let error = model.error_on(instance.device, &library, Calls::PromptAndAnswer);
         let grouped = !model.name.contains(" q0");
-        let of_grouped = instance.bounds.model * rounded_often(&model.name);
-        let bound = if grouped { of_grouped } else { instance.bounds.dense_model };
+        let bound = if grouped { instance.bounds.model } else { instance.bounds.dense_model };
         assert!(error <= bound, "{}: {}: {error:.4} of the root mean square", instance.name, model.name);
         if error > worst.0 {
             worst = (error, model.name.clone());

@@ -103,18 +103,6 @@ pub(crate) fn every_model(mut check: impl FnMut(&Model)) {
     }
 }
 
-/// By how much more than others the logits of a random model may be off where activations are rounded to eight bits. The layers of
-/// LFM multiply three columns of one projection, so what is rounded counts three times, and those of LFM 3 normalize the product
-/// again; the recurrence of Qwen 3.5 amplifies what is rounded. In float32 all three are as exact as the others.
-pub(crate) fn rounded_often(name: &str) -> f64 {
-    match name {
-        name if name.starts_with("lfm2") => 4.0 / 3.0,
-        name if name.starts_with("lfm3") => 7.0 / 3.0,
-        name if name.starts_with("qwen3_5") => 4.0,
-        _ => 1.0,
-    }
-}
-
 /// The tokens of a sequence, as devices take them.
 pub(crate) fn tokens(sequence: &ReferenceSequence) -> Vec<u32> {
     sequence.tokens.iter().map(|&token| token as u32).collect()

@@ -121,6 +121,14 @@ impl<'g> Interpreter<'g> {
             Op::Bias { input, bias } => one(self.biased(&rows(input), Some(*bias))),
             Op::Add { a, b } => one(rows(a).zip(&rows(b), |a, b| a + b)),
             Op::Mul { a, b } => one(rows(a).zip(&rows(b), |a, b| a * b)),
+            Op::ScaleBy { input, factor } => {
+                let factor = self.vector(*factor)[0];
+                one(rows(input).map(|x| x * factor))
+            }
+            Op::RopeQuery { input, head_dim, rotary, table, norm } => {
+                let normed = norm.as_ref().map_or_else(|| (*rows(input)).clone(), |norm| self.normed(&rows(input), norm));
+                one(if *rotary > 0 { self.rotated(&normed, *table, *head_dim, *rotary) } else { normed })
+            }
             Op::Scale { input, factor } => one(rows(input).map(|x| x * factor)),
             Op::SoftCap { input, cap } => one(rows(input).map(|x| cap * (x / cap).tanh())),
             Op::Activation { input, function } => one(rows(input).map(|x| function.apply(x))),
@@ -150,10 +158,11 @@ impl<'g> Interpreter<'g> {
             Op::SelectRow { input } => Ok(vec![Value::Rows(rows(input))]),
             Op::EmbedRows { table, scale, .. } => one(self.weights.matrix(table).gather(tokens)?.map(|x| x * scale)),
             Op::Linear(linear) => one(self.linear(linear, &rows)),
-            Op::AddNorm { residual, delta, pre, post } => {
+            Op::AddNorm { residual, delta, pre, scale, post } => {
                 let delta = rows(delta);
                 let delta = pre.as_ref().map_or(delta.clone(), |norm| Rc::new(self.normed(&delta, norm)));
-                let sum = rows(residual).zip(&delta, |a, b| a + b);
+                let scale = scale.map_or(1.0, |scale| self.vector(scale)[0]);
+                let sum = rows(residual).zip(&delta, |a, b| scale * (a + b));
                 let normed = post.as_ref().map(|norm| Value::Rows(Rc::new(self.normed(&sum, norm))));
                 Ok([Value::Rows(Rc::new(sum))].into_iter().chain(normed).collect())
             }
@@ -196,6 +205,10 @@ impl<'g> Interpreter<'g> {
                     (y.slice(&crate::Columns::range(0, half)), y.slice(&crate::Columns::range(half, half)));
                 gate.zip(&up, |gate, up| function.apply(gate) * up)
             }
+            Epilogue::ActivationTimes(function, other, start) => {
+                let other = rows(other).slice(&crate::Columns::range(*start, y.columns as u32));
+                y.zip(&other, |y, other| function.apply(y) * other)
+            }
             Epilogue::Add(residual) => rows(residual).zip(&y, |a, b| a + b),
             Epilogue::SoftCap(cap) => y.map(|x| cap * (x / cap).tanh()),
             Epilogue::Scale(factor) => y.map(|x| factor * x),
@@ -220,6 +233,7 @@ impl<'g> Interpreter<'g> {
             if op.place == NormPlace::Rotated { normed(rotated(rows)) } else { rotated(normed(rows)) }
         };
         let (query, key) = (place(self, q, &op.query_norm, op.query_table), place(self, k, &op.key_norm, op.table));
+        let v = op.value_norm.as_ref().map_or(v.clone(), |norm| self.normed(&v, norm));
         self.history[op.layer as usize].append(&key, &v);
         vec![Value::Rows(Rc::new(query)), Value::Cache(op.layer)]
     }

@@ -77,11 +77,15 @@ impl fmt::Display for Text<'_> {
         match self.0 {
             Op::Tokens => Ok(()),
             Op::Dequantize(weight) => write!(f, " {}", ShowWeight(weight)),
-            Op::Embed { table: a, tokens: b }
+            Op::Embed { table: a, tokens: b, .. }
             | Op::Matmul { input: a, weight: b }
             | Op::Add { a, b }
             | Op::Mul { a, b } => write!(f, " {a} {b}"),
             Op::Bias { input, bias } => write!(f, " {input} {bias}"),
+            Op::ScaleBy { input, factor } => write!(f, " {input} {factor}"),
+            Op::RopeQuery { input, head_dim, rotary, table, norm: how } => {
+                write!(f, " {input} table={table} head_dim={head_dim} rotary={rotary} norm={}", norm(how))
+            }
             Op::Scale { input, factor: number } | Op::SoftCap { input, cap: number } => write!(f, " {input} {number}"),
             Op::Activation { input, function } => write!(f, " {input} {}", activation(*function)),
             Op::Slice { input, columns: Columns { start, width, count, stride } } => {
@@ -104,10 +108,11 @@ impl fmt::Display for Text<'_> {
                 write!(f, " key_heads={key_heads} state={state}")
             }
             Op::SelectRow { input } => write!(f, " {input}"),
-            Op::EmbedRows { table, tokens, scale } => write!(f, " {} {tokens} scale={scale}", ShowWeight(table)),
+            Op::EmbedRows { table, tokens, scale, .. } => write!(f, " {} {tokens} scale={scale}", ShowWeight(table)),
             Op::Linear(linear) => write_linear(f, linear),
-            Op::AddNorm { residual, delta, pre, post } => {
-                write!(f, " {residual} {delta} pre={} post={}", norm(pre), norm(post))
+            Op::AddNorm { residual, delta, pre, scale, post } => {
+                let scale = Optional(*scale);
+                write!(f, " {residual} {delta} pre={} scale={scale} post={}", norm(pre), norm(post))
             }
             Op::RopeAppend(op) => write_rope_append(f, op),
         }
@@ -121,6 +126,9 @@ fn write_linear(f: &mut fmt::Formatter<'_>, linear: &Linear) -> fmt::Result {
         Epilogue::None => write!(f, "-"),
         Epilogue::Activation(function) => write!(f, "{}", activation(*function)),
         Epilogue::Gated(function) => write!(f, "gated:{}", activation(*function)),
+        Epilogue::ActivationTimes(function, other, start) => {
+            write!(f, "times:{}:{other}:{start}", activation(*function))
+        }
         Epilogue::Add(residual) => write!(f, "add:{residual}"),
         Epilogue::SoftCap(cap) => write!(f, "soft_cap:{cap}"),
         Epilogue::Scale(factor) => write!(f, "scale:{factor}"),
@@ -145,7 +153,8 @@ fn write_rope_append(f: &mut fmt::Formatter<'_>, op: &RopeAppend) -> fmt::Result
     write!(f, " {} apart={apart} order={order} heads={} rotary={} table={}", op.qkv, op.heads, op.rotary, op.table)?;
     let place = PLACES.iter().find(|(place, _)| *place == op.place).map_or("", |(_, name)| name);
     write!(f, " q_table={} norms={place}", op.query_table)?;
-    write!(f, " q_norm={} k_norm={} layer={}", norm(&op.query_norm), norm(&op.key_norm), op.layer)
+    write!(f, " q_norm={} k_norm={}", norm(&op.query_norm), norm(&op.key_norm))?;
+    write!(f, " v_norm={} layer={}", norm(&op.value_norm), op.layer)
 }
 
 /// Reads an operation of which the name is read already.
@@ -153,7 +162,17 @@ pub(super) fn read(name: &str, words: &mut Words<'_>) -> Result<Op, String> {
     Ok(match name {
         "tokens" => Op::Tokens,
         "dequantize" => Op::Dequantize(read_weight(words)?),
-        "embed" => Op::Embed { table: words.value()?, tokens: words.value()? },
+        "embed" | "embed_on_host" => {
+            Op::Embed { table: words.value()?, tokens: words.value()?, on_host: name == "embed_on_host" }
+        }
+        "scale_by" => Op::ScaleBy { input: words.value()?, factor: words.parameter()? },
+        "rope_query" => Op::RopeQuery {
+            input: words.value()?,
+            table: words.keyed("table")?,
+            head_dim: words.keyed("head_dim")?,
+            rotary: words.keyed("rotary")?,
+            norm: words.optional("norm", read_norm)?,
+        },
         "matmul" => Op::Matmul { input: words.value()?, weight: words.value()? },
         "bias" => Op::Bias { input: words.value()?, bias: words.parameter()? },
         "add" => Op::Add { a: words.value()?, b: words.value()? },
@@ -208,9 +227,12 @@ pub(super) fn read(name: &str, words: &mut Words<'_>) -> Result<Op, String> {
             state: words.keyed("state")?,
         }),
         "select_row" => Op::SelectRow { input: words.value()? },
-        "embed_rows" => {
-            Op::EmbedRows { table: read_weight(words)?, tokens: words.value()?, scale: words.keyed("scale")? }
-        }
+        "embed_rows" | "embed_rows_on_host" => Op::EmbedRows {
+            table: read_weight(words)?,
+            tokens: words.value()?,
+            scale: words.keyed("scale")?,
+            on_host: name == "embed_rows_on_host",
+        },
         "linear" => Op::Linear(Linear {
             input: words.value()?,
             weight: read_weight(words)?,
@@ -221,6 +243,7 @@ pub(super) fn read(name: &str, words: &mut Words<'_>) -> Result<Op, String> {
             residual: words.value()?,
             delta: words.value()?,
             pre: words.optional("pre", read_norm)?,
+            scale: words.optional("scale", Words::plain_parameter)?,
             post: words.optional("post", read_norm)?,
         },
         "rope_append" => Op::RopeAppend(read_rope_append(words)?),
@@ -258,6 +281,7 @@ fn read_rope_append(words: &mut Words<'_>) -> Result<RopeAppend, String> {
         },
         query_norm: words.optional("q_norm", read_norm)?,
         key_norm: words.optional("k_norm", read_norm)?,
+        value_norm: words.optional("v_norm", read_norm)?,
         layer: words.keyed("layer")?,
     })
 }
@@ -272,6 +296,13 @@ fn read_epilogue(text: &str) -> Result<Epilogue, String> {
         None if text == "-" => Epilogue::None,
         None => Epilogue::Activation(read_activation(text)?),
         Some(("gated", function)) => Epilogue::Gated(read_activation(function)?),
+        Some(("times", rest)) => {
+            let mut parts = Words::split(rest, ':');
+            let function = read_activation(parts.next()?)?;
+            let epilogue = Epilogue::ActivationTimes(function, parts.value()?, parts.number()?);
+            parts.end()?;
+            epilogue
+        }
         Some(("add", residual)) => Epilogue::Add(Words::plain_value(residual)?),
         Some(("soft_cap", cap)) => Epilogue::SoftCap(Words::plain(cap)?),
         Some(("scale", factor)) => Epilogue::Scale(Words::plain(factor)?),

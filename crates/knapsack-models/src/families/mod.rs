@@ -5,6 +5,7 @@ pub(crate) mod exaone4;
 pub(crate) mod gemma;
 pub(crate) mod gemma2;
 pub(crate) mod gemma3;
+pub(crate) mod gemma4;
 pub(crate) mod gpt_neox;
 pub(crate) mod granite;
 pub(crate) mod hunyuan;

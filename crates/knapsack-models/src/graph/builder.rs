@@ -8,7 +8,7 @@ use knapsack_ir::{
     Columns, Graph, Growth, KvLayer, Node, Norm, Op, Parameter, ParameterId, RopeTable, StateLayer, Storage, Type,
     ValueId, Weight, Windows, infer,
 };
-use knapsack_tensor::{GroupFormat, Quantization};
+use knapsack_tensor::{GroupFormat, NormKind, Quantization};
 use std::collections::HashMap;
 
 /// A parameter's place in the graph.
@@ -134,6 +134,12 @@ impl<'a> Builder<'a> {
         if (grown as usize) < self.graph.rope_tables.len() { grown } else { table }
     }
 
+    /// A root mean square over groups of `width` columns, without weights.
+    pub(crate) fn bare_norm(&mut self, input: ValueId, width: u32) -> Built {
+        let (kind, epsilon) = (NormKind::Rms, self.config.norm_epsilon);
+        self.push(Op::Norm { input, norm: Norm { kind, epsilon, width, weight: None, bias: None } })
+    }
+
     /// What a normalization over groups of `width` columns is with the weights of a module.
     pub(crate) fn norm_of(&self, module: &str, width: u32, epsilon: f32) -> Result<Norm, GraphError> {
         let weight = Some(self.entry(&format!("{module}.weight"))?.first);
@@ -181,5 +187,5 @@ fn kv_layers(config: &ModelConfig, quantization: &Quantization, windows: &Window
         let dtype = quantization.kv_dtype();
         KvLayer { kv_heads: attention.kv_heads, head_dim: attention.head_dim, window, sinks, dtype }
     };
-    config.attentions().map(layer).collect()
+    config.attentions().filter(|attention| attention.shares.is_none()).map(layer).collect()
 }

@@ -12,21 +12,32 @@ pub(crate) fn decoder(mut b: Builder<'_>) -> Result<Graph, GraphError> {
     let tokens = b.push(Op::Tokens)?;
     let table = b.module(Role::Embedding, None)?;
     let table = b.matrix(&table)?;
-    let mut stream = b.push(Op::Embed { table, tokens })?;
+    let mut stream = b.push(Op::Embed { table, tokens, on_host: false })?;
     let factor = config.embedding_scale / config.residual_scale;
     if factor != 1.0 {
         stream = b.push(Op::Scale { input: stream, factor })?;
     }
-    let (mut cache, mut state) = (0, 0);
+    let mut given = match config.per_layer_input {
+        Some(columns) => Some(per_layer_inputs(&mut b, tokens, stream, columns)?),
+        None => None,
+    };
+    let (mut caches, mut state) = (Vec::new(), 0);
+    // Layers that cache nothing are wanted for the selected row alone.
+    let shares = |layer: &crate::config::Layer| layer.attention().is_some_and(|attention| attention.shares.is_some());
+    let first = config.layers.iter().position(shares).unwrap_or(config.layers.len());
     for (layer, description) in config.layers.iter().enumerate() {
-        stream = Layer { b: &mut b, layer: layer as u32, cache, state, description }.write(stream)?;
+        if layer == first {
+            stream = b.push(Op::SelectRow { input: stream })?;
+            given = given.map(|input| b.push(Op::SelectRow { input })).transpose()?;
+        }
+        stream = Layer { b: &mut b, layer: layer as u32, caches: &mut caches, state, given, description }.write(stream)?;
         match description.mixer {
-            Mixer::Attention(_) => cache += 1,
+            Mixer::Attention(_) => {}
             Mixer::Conv { .. } => state += 1,
             Mixer::Delta(_) => state += 2,
         }
     }
-    let row = b.push(Op::SelectRow { input: stream })?;
+    let row = if first < config.layers.len() { stream } else { b.push(Op::SelectRow { input: stream })? };
     let norm = b.module(Role::FinalNorm, None)?;
     let row = b.norm(row, &norm, config.hidden, config.stream_epsilon())?;
     let logits = match config.module(Role::Head, None) {
@@ -44,14 +55,34 @@ pub(crate) fn decoder(mut b: Builder<'_>) -> Result<Graph, GraphError> {
     Ok(b.finish(logits))
 }
 
+/// What each layer is given of each token: a norm of a product of the embedding, layer by layer, plus a row of a table.
+///
+/// The model divides the product by the root of the hidden size before the norm, which is a larger epsilon; and the sum by the root
+/// of two, which the norm that follows in each layer takes away again: its epsilon is twice as large ([`Layer::per_layer`]).
+fn per_layer_inputs(b: &mut Builder<'_>, tokens: ValueId, embedded: ValueId, columns: u32) -> Built {
+    let config = b.config;
+    let table = b.module(Role::PerLayerTable, None)?;
+    let table = b.matrix(&table)?;
+    let looked_up = b.push(Op::Embed { table, tokens, on_host: true })?;
+    let looked_up = b.push(Op::Scale { input: looked_up, factor: f64::from(columns).sqrt() as f32 })?;
+    let module = b.module(Role::PerLayerModel, None)?;
+    let product = b.linear(embedded, &module)?;
+    let norm = b.module(Role::PerLayerNorm, None)?;
+    let epsilon = f64::from(config.norm_epsilon) * f64::from(config.hidden);
+    let normed = b.norm(product, &norm, columns, epsilon as f32)?;
+    b.push(Op::Add { a: looked_up, b: normed })
+}
+
 /// One layer under construction.
 struct Layer<'b, 'a> {
     b: &'b mut Builder<'a>,
     layer: u32,
-    /// Its cache, when it has attention.
-    cache: u32,
+    /// The caches of the layers before it, with their layers.
+    caches: &'b mut Vec<(u32, ValueId)>,
     /// Its first state, when it has not.
     state: u32,
+    /// What all layers are given.
+    given: Option<ValueId>,
     description: &'a crate::config::Layer,
 }
 
@@ -99,7 +130,30 @@ impl Layer<'_, '_> {
         };
         let fed = self.mlp(input)?;
         let fed = self.norm(fed, Role::PostMlpNorm)?;
-        self.b.push(Op::Add { a: sum, b: fed })
+        let mut stream = self.b.push(Op::Add { a: sum, b: fed })?;
+        if let (Some(given), Some(columns)) = (self.given, self.b.config.per_layer_input) {
+            stream = self.per_layer(stream, given, columns)?;
+        }
+        match self.module(Role::LayerScalar) {
+            Some(name) => {
+                let factor = self.b.parameter(&name)?;
+                self.b.push(Op::ScaleBy { input: stream, factor })
+            }
+            None => Ok(stream),
+        }
+    }
+
+    /// Adds what the stream makes of this layer's own columns.
+    fn per_layer(&mut self, stream: ValueId, given: ValueId, columns: u32) -> Built {
+        let (function, hidden) = (self.b.config.activation, self.b.config.hidden);
+        let gate = self.linear(stream, Role::PerLayerGate)?;
+        let gate = self.b.push(Op::Activation { input: gate, function })?;
+        let own = self.b.slice(given, self.layer * columns, columns)?;
+        let product = self.b.push(Op::Mul { a: gate, b: own })?;
+        let product = self.linear(product, Role::PerLayerProjection)?;
+        let norm = self.b.module(Role::PostPerLayerNorm, Some(self.layer))?;
+        let normed = self.b.norm(product, &norm, hidden, 2.0 * self.b.config.norm_epsilon)?;
+        self.b.push(Op::Add { a: stream, b: normed })
     }
 
     fn attention(&mut self, input: ValueId, attention: &Attention) -> Built {
@@ -121,7 +175,15 @@ impl Layer<'_, '_> {
                 [slice(0, queries)?, slice(queries, keys)?, slice(queries + keys, keys)?]
             }
             None => {
-                [self.linear(input, Role::Query)?, self.linear(input, Role::Key)?, self.linear(input, Role::Value)?]
+                let q = self.linear(input, Role::Query)?;
+                if let Some(other) = attention.shares {
+                    let cache = self.caches.iter().find(|(layer, _)| *layer == other).map(|(_, cache)| *cache);
+                    let family = config.family.name;
+                    let missing = || GraphError::Parameter { family, name: format!("the cache of layer {other}") };
+                    let query = self.positioned(q, Role::QueryNorm, attention)?;
+                    return self.attended(query, cache.ok_or_else(missing)?, None);
+                }
+                [q, self.linear(input, Role::Key)?, self.linear(input, Role::Value)?]
             }
         };
         if self.module(Role::AttentionGate).is_some() {
@@ -129,7 +191,15 @@ impl Layer<'_, '_> {
         }
         let query = self.positioned(q, Role::QueryNorm, attention)?;
         let key = self.positioned(k, Role::KeyNorm, attention)?;
-        let cache = self.b.push(Op::Append { key, value: v, layer: self.cache })?;
+        let value = if config.value_norm { self.b.bare_norm(v, attention.head_dim)? } else { v };
+        let cache = self.b.push(Op::Append { key, value, layer: self.caches.len() as u32 })?;
+        self.caches.push((self.layer, cache));
+        self.attended(query, cache, gate)
+    }
+
+    /// What attention gives the stream.
+    fn attended(&mut self, query: ValueId, cache: ValueId, gate: Option<ValueId>) -> Built {
+        let config = self.b.config;
         let (scale, soft_cap) = (config.attention_scale, config.attention_soft_cap);
         let mut attended = self.b.push(Op::Attention { query, cache, scale, soft_cap, gate: None })?;
         if let Some(gate) = gate {

@@ -140,6 +140,7 @@ impl<'a> Fitted<'a> {
             "weights": memory.weights,
             "kv_cache": memory.kv_cache,
             "state": memory.state,
+            "file": memory.file,
             "workspace": memory.workspace,
             "tokenizer": self.tokenizer,
             "total": memory.total() + self.tokenizer,

@@ -147,6 +147,9 @@ impl<'a> ModelMemory<'a> {
             self.planned.total(),
             bytes(self.largest_buffer)
         )?;
+        if memory.file > 0 {
+            writeln!(text, "  {} bytes of weights stay in the mapped file, beside that\n", memory.file)?;
+        }
         writeln!(text, "{}", self.phones(phones))?;
         writeln!(text, "{}", self.matrix())?;
         Ok(())

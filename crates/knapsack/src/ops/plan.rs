@@ -30,7 +30,10 @@ pub fn table<'a>(models: impl IntoIterator<Item = &'a Planned>) -> Table {
     let models: Vec<&Planned> = models.into_iter().collect();
     let recurrent = models.iter().any(|model| model.memory.state > 0);
     let numbers = ["window", "chunk", "weights", "KV cache"].into_iter().chain(recurrent.then_some("state"));
-    let numbers = numbers.chain(["workspace", "tokenizer", "total", "budget"]);
+    // Beside the total: it takes no memory that others could have.
+    let looked_up = models.iter().any(|model| model.memory.file > 0);
+    let numbers = numbers.chain(["workspace", "tokenizer", "total"]).chain(looked_up.then_some("in the file"));
+    let numbers = numbers.chain(["budget"]);
     let columns: Vec<_> =
         std::iter::once(("model", Align::Left)).chain(numbers.map(|name| (name, Align::Right))).collect();
     let mut table = Table::new(&columns);
@@ -44,6 +47,7 @@ pub fn table<'a>(models: impl IntoIterator<Item = &'a Planned>) -> Table {
         let state = recurrent.then_some(memory.state);
         let bytes = [memory.weights, memory.kv_cache].into_iter().chain(state);
         let bytes = bytes.chain([memory.workspace, model.tokenizer.bytes, model.total()]);
+        let bytes = bytes.chain(looked_up.then_some(memory.file));
         let bytes = bytes.map(|bytes| bytes.to_string());
         let budget = model.declared().map_or("as planned".to_owned(), |declared| declared.to_string());
         let sizes = [model.id().to_owned(), window, windows.chunk.to_string()];

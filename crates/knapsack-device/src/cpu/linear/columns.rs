@@ -34,29 +34,35 @@ impl<V: Vector> Format for Unit<'_, V> {
     unsafe fn run<const BITS: u32>(self) {
         let (task, start) = (self.task, self.unit * self.task.unit);
         let count = task.unit.min(task.columns - start);
-        let mut sums = [0.0f32; MAX_STRIP + 2 * MAX_LANES];
+        let mut sums = [[0.0f32; MAX_STRIP + 2 * MAX_LANES]; 2];
         // The strips of a gated task start at whole vectors.
         let up = count.next_multiple_of(V::LANES);
         // SAFETY: features `start..start + count` exist, and `columns + start..` too when gated; the sums have room for two
         // strips of half size, each rounded up to a vector.
         unsafe {
-            strip::<V, BITS>(task, start, count, sums.as_mut_ptr());
-            if let Finish::Gated(_) = task.finish {
-                strip::<V, BITS>(task, task.columns + start, count, sums.as_mut_ptr().add(up));
+            for (digit, sums) in sums.iter_mut().enumerate().take(task.digits) {
+                strip::<V, BITS>(task, digit, start, count, sums.as_mut_ptr());
+                if let Finish::Gated(_) = task.finish {
+                    strip::<V, BITS>(task, digit, task.columns + start, count, sums.as_mut_ptr().add(up));
+                }
+            }
+            let [sums, rest] = &mut sums;
+            if task.digits > 1 {
+                sums.iter_mut().zip(rest).for_each(|(sum, rest)| *sum += *rest);
             }
             finish::<V>(task, 0, start, count, sums.as_ptr(), sums.as_ptr().add(up));
         }
     }
 }
 
-/// Adds the products of features `first..first + count` to `sums`, which has room for whole vectors.
+/// Adds the products of features `first..first + count` with a row of codes to `sums`, which has room for whole vectors.
 #[inline(always)]
-unsafe fn strip<V: Vector, const BITS: u32>(task: &Linear, first: usize, count: usize, sums: *mut f32) {
+unsafe fn strip<V: Vector, const BITS: u32>(task: &Linear, digit: usize, first: usize, count: usize, sums: *mut f32) {
     let Matrix::Grouped { codes, scales, grouping, .. } = task.matrix else { return };
     let whole = count - count % V::LANES;
     // SAFETY: word rows and scale rows have `task.features` elements; the last columns are read from padded copies.
     unsafe {
-        let (acts, act_scales, corrections) = (task.acts.codes(0), task.acts.scales(0), task.acts.corrections(0));
+        let (acts, act_scales, corrections) = (task.acts.codes(digit), task.acts.scales(digit), task.acts.corrections(digit));
         for step in 0..grouping.steps(task.k as u64) as usize {
             let mut here = [V::isplat(0); MAX_QUADS];
             for (q, quad) in here.iter_mut().enumerate().take(const { quads(BITS) }) {

@@ -50,6 +50,10 @@ pub(crate) unsafe fn finish<V: Vector>(
                 Finish::Activation(function) => activate::<V>(function, y),
                 Finish::SoftCap(cap) => soft_cap::<V>(y, cap),
                 Finish::Scale(factor) => V::mul(V::splat(factor), y),
+                Finish::Times(function, other, stride) => {
+                    let factor = load_some::<V>(other.add(t * stride + column + i), some);
+                    V::mul(activate::<V>(function, y), factor)
+                }
                 Finish::Add(residual) => V::add(y, load_some::<V>(residual.add(row + i), some)),
                 Finish::Gated(function) => {
                     let mut up = load_some::<V>(up.add(i), some);

@@ -36,7 +36,7 @@ pub(crate) fn plan(task: &mut Linear, panel_columns: [usize; 2]) -> Routine {
     let routine = match task.matrix {
         Matrix::Dense(_) => Routine::Dense,
         Matrix::Grouped { by_rows: true, .. } if task.n <= MAX_FEW => Routine::Rows,
-        Matrix::Grouped { by_rows: false, .. } if task.n == 1 => Routine::Columns,
+        Matrix::Grouped { by_rows: false, .. } if task.n == task.digits => Routine::Columns,
         Matrix::Grouped { .. } => Routine::Panel,
     };
     let halves = 1 + usize::from(gated);

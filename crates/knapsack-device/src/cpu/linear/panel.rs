@@ -20,7 +20,7 @@ const VECTORS: usize = 2;
 const WIDTH: usize = VECTORS * MAX_LANES;
 /// Steps of a block of K; whole groups and whole vectors of steps.
 const DEPTH: usize = 16;
-/// Tokens whose sums are kept while K is walked.
+/// Tokens whose sums are kept while K is walked; even, so that both rows of a token's codes are among them.
 const TOKENS: usize = 128;
 
 /// What a unit works with, on the stack.
@@ -102,11 +102,18 @@ impl<V: Vector, const T: usize> Format for Unit<'_, V, T> {
                         }
                     }
                 }
-                for t in 0..tokens {
+                for t in (0..tokens).step_by(task.digits) {
                     let row = sums.add(t * parts * width);
                     add_parts::<V>(row, parts);
+                    if task.digits > 1 {
+                        let rest = row.add(parts * width);
+                        add_parts::<V>(rest, parts);
+                        for v in (0..width).step_by(V::LANES) {
+                            V::store(row.add(v), V::add(V::load(row.add(v)), V::load(rest.add(v))));
+                        }
+                    }
                     let count = if gated { counts[0] } else { counts[0] + counts[1] };
-                    finish::<V>(task, first + t, start, count, row, row.add(V::LANES));
+                    finish::<V>(task, (first + t) / task.digits, start, count, row, row.add(V::LANES));
                 }
             }
         }

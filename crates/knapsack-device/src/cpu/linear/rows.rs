@@ -52,9 +52,13 @@ impl<V: Vector> Format for Unit<'_, V> {
             if let Finish::Gated(_) = task.finish {
                 range::<V, BITS>(task, task.columns + start, count, count, &mut products);
             }
-            for t in 0..task.n {
+            for t in (0..task.n).step_by(task.digits) {
+                if task.digits > 1 {
+                    let (row, rest) = products.split_at_mut(t + 1);
+                    row[t].iter_mut().zip(&rest[0]).for_each(|(sum, rest)| *sum += rest);
+                }
                 let row = products[t].as_ptr();
-                finish::<V>(task, t, start, count, row, row.add(count));
+                finish::<V>(task, t / task.digits, start, count, row, row.add(count));
             }
         }
     }

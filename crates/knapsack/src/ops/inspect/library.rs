@@ -136,7 +136,8 @@ pub(in crate::ops) fn windows(library: &ModelLibrary) -> String {
 pub(super) fn memory(library: &ModelLibrary) -> String {
     let memory = &library.memory;
     let parts: Vec<_> = memory.parts().map(|(name, count)| format!("{name} {}", bytes(count))).collect();
-    format!("{} ({}; {} bytes)", bytes(memory.total()), parts.join(", "), memory.total())
+    let file = if memory.file > 0 { format!("; {} stay in the file", bytes(memory.file)) } else { String::new() };
+    format!("{} ({}; {} bytes{file})", bytes(memory.total()), parts.join(", "), memory.total())
 }
 
 fn kv_cache(layers: &[KvLayer]) -> String {
@@ -221,6 +222,8 @@ fn shape(op: &Op) -> String {
         Op::Linear(op) => format!("{} -> {}", op.input.columns, op.out_features),
         Op::RopeAppend(op) => format!("{} + 2 x {} heads of {}", op.heads, op.kv_heads, op.head_dim),
         Op::Attention(op) => format!("{} / {} heads of {}", op.heads, op.kv_heads, op.head_dim),
+        Op::RopeQuery(op) => format!("{} heads of {}", op.heads, op.head_dim),
+        Op::Select(op) => op.output.columns.to_string(),
         Op::CausalConv(op) => format!("{} channels, {} taps", op.output.columns, op.taps),
         Op::GatedDelta(op) => format!("{} / {} heads of {} x {}", op.heads, op.key_heads, op.key_dim, op.value_dim),
     }

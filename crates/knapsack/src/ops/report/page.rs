@@ -145,7 +145,7 @@ fn memory(data: &PackageData, model: &ModelData) -> Markup {
     chart.extend(planned.map(|growth| Bar {
         label: format!("context {}", growth.context),
         parts: {
-            let MemoryPlan { weights, kv_cache, state, workspace } = growth.memory;
+            let MemoryPlan { weights, kv_cache, state, workspace, .. } = growth.memory;
             parts(weights, kv_cache + state, workspace, growth.tokenizer)
         },
     }));
@@ -159,7 +159,8 @@ fn memory(data: &PackageData, model: &ModelData) -> Markup {
             h3 { (config.model_id) }
             p { (sizes) ": " strong { (bytes(plan.total)) } " = "
                 (key("weights", plan.weights)) (key("cache", plan.kv_cache + plan.state))
-                (key("workspace", plan.workspace)) (key("tokenizer", plan.tokenizer)) }
+                (key("workspace", plan.workspace)) (key("tokenizer", plan.tokenizer))
+                @if plan.file > 0 { "; beside that " (bytes(plan.file)) " of weights stay in the mapped file" } }
             (bars(&title, &chart, &marks))
             @if model.growth.is_empty() {
                 p { "How it grows is not known here: the model's configuration is not in the package." }
