@@ -61,7 +61,8 @@ pub(crate) fn model_library(name: &str, chunk: u32) -> ModelLibrary {
         memory: MemoryPlan {
             weights: u64::from(vocab) * u64::from(hidden) * 4,
             kv_cache: kv.bytes(),
-            file: 0, state: 0,
+            file: 0,
+            state: 0,
             workspace: (io.logits.offset + u64::from(vocab) * 4).next_multiple_of(256),
         },
         prefill: function.clone(),

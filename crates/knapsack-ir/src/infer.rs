@@ -271,10 +271,7 @@ impl Context<'_> {
         let Type::Cache(layer) = self.value(cache)? else { return Err(TypeError(format!("{cache} is not a cache"))) };
         let kv = self.layer(layer)?;
         let group = self.product(kv.kv_heads, kv.head_dim)?;
-        require!(
-            group > 0 && columns.is_multiple_of(group),
-            "{columns} query columns for layer {layer}"
-        );
+        require!(group > 0 && columns.is_multiple_of(group), "{columns} query columns for layer {layer}");
         require!(
             scale.is_finite() && soft_cap.is_none_or(|cap| cap.is_finite() && cap > 0.0),
             "scale {scale}, cap {soft_cap:?}"

@@ -439,7 +439,11 @@ impl Op {
                 op.norm.parameters(&mut list);
             }
             Op::RopeAppend(op) => {
-                op.query_norm.iter().chain(&op.key_norm).chain(&op.value_norm).for_each(|norm| norm.parameters(&mut list));
+                op.query_norm
+                    .iter()
+                    .chain(&op.key_norm)
+                    .chain(&op.value_norm)
+                    .for_each(|norm| norm.parameters(&mut list));
             }
             _ => {}
         }

@@ -254,8 +254,14 @@ fn minimal(family: &str) -> Value {
             config["head_dim"] = json!(16);
             config["global_head_dim"] = json!(32);
             config["num_kv_shared_layers"] = json!(2);
-            config["layer_types"] = json!(["sliding_attention", "full_attention", "sliding_attention", "full_attention",
-                "sliding_attention", "sliding_attention"]);
+            config["layer_types"] = json!([
+                "sliding_attention",
+                "full_attention",
+                "sliding_attention",
+                "full_attention",
+                "sliding_attention",
+                "sliding_attention"
+            ]);
             config.as_object_mut().unwrap().remove("rope_scaling");
             config["rope_parameters"] = json!({"sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
                 "full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25}});
@@ -405,8 +411,12 @@ fn shared_layers_have_no_keys_and_values() {
         assert!(matches!(config.tensor_use(&of(3)), TensorUse::Source(_)));
     }
     assert_eq!(config.tensor_use("model.audio_tower.x.weight"), TensorUse::Part("audio"));
-    for (key, wrong) in [("attention_k_eq_v", json!(true)), ("enable_moe_block", json!(true)), ("num_kv_shared_layers", json!(6)),
-        ("use_bidirectional_attention", json!("all"))] {
+    for (key, wrong) in [
+        ("attention_k_eq_v", json!(true)),
+        ("enable_moe_block", json!(true)),
+        ("num_kv_shared_layers", json!(6)),
+        ("use_bidirectional_attention", json!("all")),
+    ] {
         let mut config = minimal.clone();
         config[key] = wrong;
         assert!(ModelConfig::from_hf(&config).is_err(), "{key}");

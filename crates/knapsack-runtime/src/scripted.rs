@@ -44,7 +44,12 @@ impl Scripted {
             kv_cache: vec![layer],
             states: Vec::new(),
             lookups: Vec::new(),
-            io: Io { tokens: Scratch { offset: 0, bytes_per_token: 4 }, hidden: rows, carried: Vec::new(), logits: rows },
+            io: Io {
+                tokens: Scratch { offset: 0, bytes_per_token: 4 },
+                hidden: rows,
+                carried: Vec::new(),
+                logits: rows,
+            },
             memory: MemoryPlan::default(),
             prefill: Function::default(),
             decode: Function::default(),

@@ -237,9 +237,11 @@ impl ModelLibrary {
 
     fn check_memory(&self) -> Check {
         let all = self.parameters.iter().try_fold(0u64, |sum, p| sum.checked_add(p.bytes()?));
-        let file = self.lookups.iter().flat_map(Lookup::parameters).try_fold(0u64, |sum, id| {
-            sum.checked_add(self.parameters.get(id.0 as usize)?.bytes()?)
-        });
+        let file = self
+            .lookups
+            .iter()
+            .flat_map(Lookup::parameters)
+            .try_fold(0u64, |sum, id| sum.checked_add(self.parameters.get(id.0 as usize)?.bytes()?));
         let weights = all.zip(file).and_then(|(all, file)| all.checked_sub(file));
         let kv_cache = self.kv_cache.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.bytes()));
         let state = self.states.iter().try_fold(0u64, |sum, state| sum.checked_add(2 * state.bytes()));

@@ -118,7 +118,8 @@ fn library() -> ModelLibrary {
         memory: MemoryPlan {
             weights: p.iter().map(|p| p.bytes().unwrap()).sum(),
             kv_cache: kv.bytes(),
-            file: 0, state: 0,
+            file: 0,
+            state: 0,
             workspace: 8 * 4096,
         },
         parameters: p,

@@ -49,7 +49,8 @@ impl Storage {
             .iter()
             .enumerate()
             .map(|(at, node)| {
-                let reusable = |id: &ValueId| last_use[id.0 as usize] == at && Some(*id) != hidden && !pinned.contains(id);
+                let reusable =
+                    |id: &ValueId| last_use[id.0 as usize] == at && Some(*id) != hidden && !pinned.contains(id);
                 in_place(&node.op).filter(reusable)
             })
             .collect();

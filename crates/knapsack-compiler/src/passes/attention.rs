@@ -100,7 +100,9 @@ fn fused(editor: &Editor<'_>, query: ValueId, key: ValueId, value: ValueId, laye
     let (q, k, v) =
         (strand(editor, query, kv.head_dim)?, strand(editor, key, kv.head_dim)?, strand(editor, value, kv.head_dim)?);
     let value_norm = match v.norm {
-        Some((norm, NormPlace::Heads | NormPlace::Row)) if norm.weight.is_none() && norm.width == kv.head_dim => Some(norm),
+        Some((norm, NormPlace::Heads | NormPlace::Row)) if norm.weight.is_none() && norm.width == kv.head_dim => {
+            Some(norm)
+        }
         Some(_) => return None,
         None => None,
     };
@@ -136,7 +138,20 @@ fn fused(editor: &Editor<'_>, query: ValueId, key: ValueId, value: ValueId, laye
     let [query_norm, key_norm] = [q.norm, k.norm].map(|norm| norm.map(|(norm, _)| norm));
     let query_table = query_rope.0;
     let qkv = q.source;
-    Some(RopeAppend { qkv, apart, order, heads, rotary, table, query_table, place, query_norm, key_norm, value_norm, layer })
+    Some(RopeAppend {
+        qkv,
+        apart,
+        order,
+        heads,
+        rotary,
+        table,
+        query_table,
+        place,
+        query_norm,
+        key_norm,
+        value_norm,
+        layer,
+    })
 }
 
 /// `rope(norm(q))` of queries that no keys go with.

@@ -42,7 +42,9 @@ pub(super) fn add_norm(editor: &mut Editor<'_>) {
             (None, Some((delta, norm))) => (b, delta, Some(norm)),
             (None, None) => (a, b, None),
         };
-        if pre.is_none() && let Some((delta, norm)) = grouped_norm(editor, b) {
+        if pre.is_none()
+            && let Some((delta, norm)) = grouped_norm(editor, b)
+        {
             let op = Op::AddNorm { residual: a, delta, pre: Some(norm), scale: None, post: None };
             editor.replace(index, op, &[]);
             continue;

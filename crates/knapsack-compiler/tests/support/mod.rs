@@ -34,7 +34,12 @@ impl Builder {
             kv_cache: Vec::new(),
             states: Vec::new(),
             lookups: Vec::new(),
-            io: Io { tokens: Scratch { offset: 0, bytes_per_token: 4 }, hidden: rows, carried: Vec::new(), logits: rows },
+            io: Io {
+                tokens: Scratch { offset: 0, bytes_per_token: 4 },
+                hidden: rows,
+                carried: Vec::new(),
+                logits: rows,
+            },
             memory: MemoryPlan::default(),
             prefill: Function::default(),
             decode: Function::default(),
@@ -167,7 +172,15 @@ pub(crate) fn llama(chunk: u32) -> ModelLibrary {
     b.push(out);
     let norm = b.norm(row);
     let (delta, post) = (b.rows(hidden), b.rows(hidden));
-    b.push(Op::AddNorm(AddNorm { residual: stream, delta, pre: None, groups: 1, scale: None, sum: stream, post: Some((norm, post)) }));
+    b.push(Op::AddNorm(AddNorm {
+        residual: stream,
+        delta,
+        pre: None,
+        groups: 1,
+        scale: None,
+        sum: stream,
+        post: Some((norm, post)),
+    }));
     let gate_up = b.linear(hidden, 2 * ffn, q4, Epilogue::Gated(Activation::Silu), false);
     b.push(gate_up);
     let down = b.linear(ffn, hidden, q4, Epilogue::Add(stream), false);

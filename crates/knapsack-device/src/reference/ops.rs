@@ -201,7 +201,8 @@ impl Plain<'_> {
             Epilogue::Scale(factor) => product.iter().map(|&y| factor * y).collect(),
             Epilogue::ActivationTimes { function, other, start } => {
                 let factors = self.read(other, call.n);
-                let factor = |at: usize| factors[at / features * other.columns as usize + start as usize + at % features];
+                let factor =
+                    |at: usize| factors[at / features * other.columns as usize + start as usize + at % features];
                 product.iter().enumerate().map(|(at, &y)| function.apply(y) * factor(at)).collect()
             }
             Epilogue::Add(rows) => product.iter().zip(self.read(rows, call.n)).map(|(y, r)| y + r).collect(),

@@ -109,7 +109,12 @@ impl Builder {
             kv_cache: Vec::new(),
             states: Vec::new(),
             lookups: Vec::new(),
-            io: Io { tokens: Scratch { offset: 0, bytes_per_token: 4 }, hidden: rows, carried: Vec::new(), logits: rows },
+            io: Io {
+                tokens: Scratch { offset: 0, bytes_per_token: 4 },
+                hidden: rows,
+                carried: Vec::new(),
+                logits: rows,
+            },
             memory: MemoryPlan::default(),
             prefill: Function::default(),
             decode: Function::default(),

@@ -482,8 +482,8 @@ pub(crate) fn attention(instance: &Instance<'_>) {
         let sinks = sinks.unwrap_or(0);
         b.library.kv_cache.push(KvLayer { kv_heads, head_dim: dim, positions, window, sinks, dtype: h.cache });
         let (query, output) = (b.rows(q_columns), b.rows(q_columns));
-        let value_norm = (h.seed % 2 == 0)
-            .then_some(NormWeights { kind: NormKind::Rms, epsilon: 1e-5, weight: None, bias: None });
+        let value_norm =
+            (h.seed % 2 == 0).then_some(NormWeights { kind: NormKind::Rms, epsilon: 1e-5, weight: None, bias: None });
         b.push(Op::RopeAppend(RopeAppend {
             qkv,
             apart: apart.as_ref().map(|[k, v]| KeyValueRows { keys: k.0, values: v.0 }),

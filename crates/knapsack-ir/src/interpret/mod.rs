@@ -126,7 +126,8 @@ impl<'g> Interpreter<'g> {
                 one(rows(input).map(|x| x * factor))
             }
             Op::RopeQuery { input, head_dim, rotary, table, norm } => {
-                let normed = norm.as_ref().map_or_else(|| (*rows(input)).clone(), |norm| self.normed(&rows(input), norm));
+                let normed =
+                    norm.as_ref().map_or_else(|| (*rows(input)).clone(), |norm| self.normed(&rows(input), norm));
                 one(if *rotary > 0 { self.rotated(&normed, *table, *head_dim, *rotary) } else { normed })
             }
             Op::Scale { input, factor } => one(rows(input).map(|x| x * factor)),

@@ -85,7 +85,8 @@ static ROPES: LazyLock<Map<String, Value>> = LazyLock::new(|| {
 fn read(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
     let fields = &fields.or(&ROPES);
     let mut config = read::decoder_with_heads(family, fields, &DEFAULTS, 256)?;
-    let refuse = |key: &str, found: String| ConfigError::NotSupported { key: key.to_owned(), found, family: family.name };
+    let refuse =
+        |key: &str, found: String| ConfigError::NotSupported { key: key.to_owned(), found, family: family.name };
     read::must_be_off(family, fields, &["attention_bias", "enable_moe_block", "attention_k_eq_v"])?;
     // Between the patches of an image only: text is causal.
     if let Some((key, found)) = fields.get(&["use_bidirectional_attention"]).filter(|(_, found)| *found != "vision") {
@@ -136,7 +137,8 @@ fn layers(config: &mut ModelConfig, fields: &Fields<'_>) -> Result<(), ConfigErr
         attention.rope = Some(usize::from(!full));
         if index >= first {
             let source = (0..first).rfind(|&other| kinds[other] == kinds[index]);
-            let alone = || ConfigError::Contradiction(format!("layer {index} has no layer to share keys and values with"));
+            let alone =
+                || ConfigError::Contradiction(format!("layer {index} has no layer to share keys and values with"));
             attention.shares = Some(source.ok_or_else(alone)? as u32);
             layer.intermediate = if double { layer.intermediate.saturating_mul(2) } else { layer.intermediate };
         }
@@ -152,7 +154,9 @@ fn ropes(config: &ModelConfig, fields: &Fields<'_>) -> Result<Vec<Rope>, ConfigE
         let mut dims = config.attentions().filter(|attention| attention.window.is_none() == full).map(|a| a.head_dim);
         let first = dims.next().unwrap_or(config.attention().head_dim);
         match dims.find(|&dim| dim != first) {
-            Some(other) => Err(ConfigError::Contradiction(format!("layers of one kind have heads of {first} and {other}"))),
+            Some(other) => {
+                Err(ConfigError::Contradiction(format!("layers of one kind have heads of {first} and {other}")))
+            }
             None => Ok(first),
         }
     };

@@ -30,7 +30,8 @@ pub(crate) fn decoder(mut b: Builder<'_>) -> Result<Graph, GraphError> {
             stream = b.push(Op::SelectRow { input: stream })?;
             given = given.map(|input| b.push(Op::SelectRow { input })).transpose()?;
         }
-        stream = Layer { b: &mut b, layer: layer as u32, caches: &mut caches, state, given, description }.write(stream)?;
+        stream =
+            Layer { b: &mut b, layer: layer as u32, caches: &mut caches, state, given, description }.write(stream)?;
         match description.mixer {
             Mixer::Attention(_) => {}
             Mixer::Conv { .. } => state += 1,

@@ -62,7 +62,8 @@ unsafe fn strip<V: Vector, const BITS: u32>(task: &Linear, digit: usize, first: 
     let whole = count - count % V::LANES;
     // SAFETY: word rows and scale rows have `task.features` elements; the last columns are read from padded copies.
     unsafe {
-        let (acts, act_scales, corrections) = (task.acts.codes(digit), task.acts.scales(digit), task.acts.corrections(digit));
+        let (acts, act_scales, corrections) =
+            (task.acts.codes(digit), task.acts.scales(digit), task.acts.corrections(digit));
         for step in 0..grouping.steps(task.k as u64) as usize {
             let mut here = [V::isplat(0); MAX_QUADS];
             for (q, quad) in here.iter_mut().enumerate().take(const { quads(BITS) }) {

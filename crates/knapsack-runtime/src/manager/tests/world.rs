@@ -79,7 +79,12 @@ fn library(size: u64, scale: f32) -> ModelLibrary {
         kv_cache: vec![layer],
         states: Vec::new(),
         lookups: Vec::new(),
-        io: Io { tokens: Scratch { offset: 0, bytes_per_token: 4 }, hidden: rows(1), carried: Vec::new(), logits: rows(2) },
+        io: Io {
+            tokens: Scratch { offset: 0, bytes_per_token: 4 },
+            hidden: rows(1),
+            carried: Vec::new(),
+            logits: rows(2),
+        },
         memory: MemoryPlan { weights, kv_cache, workspace, ..MemoryPlan::default() },
         prefill: embed.clone(),
         decode: embed,
