@@ -104,7 +104,7 @@ impl Client {
     fn once(&self, request: Request<Vec<u8>>, limit: u64) -> Result<Answer, String> {
         let (parts, body) = request.into_parts();
         let sent = match parts.method {
-            Method::PUT => self.agent.run(Request::from_parts(parts, body)),
+            Method::PUT | Method::POST => self.agent.run(Request::from_parts(parts, body)),
             _ => self.agent.run(Request::from_parts(parts, ())),
         };
         let (parts, mut body) = sent.map_err(|error| without_address(&error))?.into_parts();

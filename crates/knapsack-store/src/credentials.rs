@@ -1,14 +1,69 @@
-//! Amazon's chain of credentials, as far as a developer's machine and a CI job have them: the environment, then the file that
-//! `aws configure` writes.
+//! Amazon's chain of credentials: the environment, a job's token, the file that `aws configure` writes, the role of the container or of
+//! the machine.
 
+use crate::roles::{Lent, Role};
 use crate::variable;
 use knapsack_bundle::cache::StoreError;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 /// Longest file of credentials that is read.
 const MAX_FILE: u64 = 1 << 20;
+/// How long before they expire lent credentials are asked for anew.
+const AHEAD: Duration = Duration::from_secs(300);
+
+/// Where credentials come from.
+#[derive(Debug)]
+pub(crate) enum Chain {
+    /// They are what they are.
+    Own(Credentials),
+    /// They are lent for a time.
+    Role(Role, Mutex<Option<Lent>>),
+}
+
+impl Chain {
+    pub(crate) fn find(lookup: &dyn Fn(&str) -> Option<OsString>, region: &str) -> Result<Self, StoreError> {
+        let lent = |role| Chain::Role(role, Mutex::default());
+        if let Some(own) = Credentials::of_environment(lookup) {
+            return Ok(Chain::Own(own));
+        }
+        if let Some(role) = Role::of_token(lookup, region)? {
+            return Ok(lent(role));
+        }
+        let missing = match Credentials::of_file(lookup) {
+            Ok(own) => return Ok(Chain::Own(own)),
+            Err(missing) => missing,
+        };
+        // Who names a profile wants that one.
+        let role = if variable(lookup, "AWS_PROFILE").is_some() { None } else { Role::of_machine(lookup)? };
+        role.map(lent).ok_or(missing)
+    }
+
+    pub(crate) fn credentials(&self) -> Result<Credentials, StoreError> {
+        let (role, held) = match self {
+            Chain::Own(own) => return Ok(own.clone()),
+            Chain::Role(role, held) => (role, held),
+        };
+        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = SystemTime::now() + AHEAD;
+        match &*held {
+            Some((credentials, expires)) if expires.is_none_or(|expires| expires > last) => Ok(credentials.clone()),
+            _ => {
+                let lent = role.ask()?;
+                Ok(held.insert(lent).0.clone())
+            }
+        }
+    }
+}
+
+/// The text of a file that is small enough to be one of credentials.
+pub(crate) fn read_small(file: &Path) -> Option<String> {
+    let small = std::fs::metadata(file).is_ok_and(|found| found.is_file() && found.len() <= MAX_FILE);
+    small.then(|| std::fs::read_to_string(file).ok()).flatten()
+}
 
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Credentials {
@@ -24,19 +79,19 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    pub(crate) fn find(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, StoreError> {
+    fn of_environment(lookup: &dyn Fn(&str) -> Option<OsString>) -> Option<Self> {
         let get = |name: &str| variable(lookup, name);
-        if let (Some(id), Some(secret)) = (get("AWS_ACCESS_KEY_ID"), get("AWS_SECRET_ACCESS_KEY")) {
-            return Ok(Self { id, secret, session: get("AWS_SESSION_TOKEN") });
-        }
+        let (id, secret) = (get("AWS_ACCESS_KEY_ID")?, get("AWS_SECRET_ACCESS_KEY")?);
+        Some(Self { id, secret, session: get("AWS_SESSION_TOKEN") })
+    }
+
+    fn of_file(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, StoreError> {
+        let get = |name: &str| variable(lookup, name);
         let home =
             || get("HOME").or_else(|| get("USERPROFILE")).map(|home| PathBuf::from(home).join(".aws/credentials"));
         let file = get("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from).or_else(home);
         let profile = get("AWS_PROFILE").unwrap_or_else(|| "default".to_owned());
-        let text = file.as_ref().and_then(|file| {
-            let small = std::fs::metadata(file).is_ok_and(|found| found.is_file() && found.len() <= MAX_FILE);
-            small.then(|| std::fs::read_to_string(file).ok()).flatten()
-        });
+        let text = file.and_then(|file| read_small(&file));
         text.and_then(|text| Self::of_profile(&text, &profile)).ok_or_else(|| {
             StoreError::new(format!(
                 "there are no credentials: neither AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY nor the profile {profile:?} in \
@@ -76,10 +131,11 @@ mod tests {
                     aws_secret_access_key = D==\naws_session_token = E\n[half]\naws_access_key_id = F\n";
         std::fs::write(&file, text).unwrap();
         let find = |pairs: &[(&str, &str)]| {
-            Credentials::find(&|name| match name {
+            let lookup = |name: &str| match name {
                 "AWS_SHARED_CREDENTIALS_FILE" => Some(file.clone().into()),
                 _ => pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value)),
-            })
+            };
+            Chain::find(&lookup, "us-east-1").and_then(|chain| chain.credentials())
         };
         let of = |id: &str, secret: &str, session: Option<&str>| Credentials {
             id: id.into(),

@@ -1,7 +1,7 @@
 //! S3 and what speaks its language, addressed by path: `endpoint/bucket/name`.
 
 use crate::client::{Answer, Client, failure};
-use crate::credentials::Credentials;
+use crate::credentials::Chain;
 use crate::sign::{Unsigned, escape, query, sign};
 use crate::{Patience, variable};
 use knapsack_bundle::cache::{Object, Store, StoreError};
@@ -18,7 +18,7 @@ const MAX_OBJECTS: usize = 1_000_000;
 #[derive(Debug)]
 pub(crate) struct S3 {
     client: Client,
-    credentials: Credentials,
+    credentials: Chain,
     /// Scheme and host.
     endpoint: String,
     host: String,
@@ -58,7 +58,7 @@ impl S3 {
         let host = host.ok_or_else(|| StoreError::new("AWS_ENDPOINT_URL is not an address with a host alone"))?;
         Ok(Self {
             client: Client::new(&endpoint, patience),
-            credentials: Credentials::find(lookup)?,
+            credentials: Chain::find(lookup, &region)?,
             endpoint,
             host,
             region,
@@ -80,11 +80,12 @@ impl S3 {
         body: &[u8],
         limit: u64,
     ) -> Result<Answer, StoreError> {
+        let credentials = self.credentials.credentials()?;
         let request = || {
             let date = chrono::DateTime::<chrono::Utc>::from(SystemTime::now()).format("%Y%m%dT%H%M%SZ").to_string();
             let headers = extra.into_iter().map(|(name, value)| (name, value.to_owned())).collect();
             let unsigned = Unsigned { method, path, query: pairs, headers, body };
-            let signed = sign(unsigned, &self.host, &self.region, &date, &self.credentials);
+            let signed = sign(unsigned, &self.host, &self.region, &date, &credentials);
             let question = if pairs.is_empty() { String::new() } else { format!("?{}", query(pairs)) };
             let mut request = Request::builder().method(method).uri(format!("{}{path}{question}", self.endpoint));
             for (name, value) in signed {
