@@ -3,10 +3,10 @@
 use crate::delivery::Delivery;
 use crate::library::MemoryPlan;
 use crate::names::{self, UnsafeName};
+use crate::weight_index::read_bounded;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
-use std::io::Read;
 use std::path::Path;
 
 /// File name inside `bundle/`.
@@ -171,10 +171,7 @@ impl AppConfig {
     /// # Errors
     /// [`AppConfigError`].
     pub fn read(path: &Path) -> Result<Self, AppConfigError> {
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(path).map_err(AppConfigError::Read)?;
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(AppConfigError::Read)?;
-        Self::decode(&bytes)
+        Self::decode(&read_bounded(path, MAX_BYTES).map_err(AppConfigError::Read)?)
     }
 
     /// Parses and checks.

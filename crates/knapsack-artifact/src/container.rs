@@ -5,10 +5,10 @@ use crate::ModelLibrary;
 use crate::device::AppleSlice;
 use crate::library::{HEADER_BYTES, LibraryError, MAGIC, SYMBOL_SUFFIX};
 use crate::table::{self, ModelTable, TableError};
+use crate::weight_index::read_bounded;
 use object::read::archive::ArchiveFile;
 use object::read::macho::{FatArch, MachOFatFile32, MachOFatFile64};
 use object::{Architecture, BinaryFormat, FileKind, Object, ObjectSection, ObjectSegment, ObjectSymbol};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Largest file that is opened.
@@ -121,8 +121,7 @@ fn damaged(format: &'static str) -> impl Fn(object::Error) -> ContainerError {
 /// When it cannot be read or is too large.
 pub fn read(path: &Path) -> Result<Vec<u8>, ContainerError> {
     let wrap = |source| ContainerError::Read { path: path.to_path_buf(), source };
-    let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(wrap)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(wrap)?;
+    let bytes = read_bounded(path, MAX_FILE_BYTES).map_err(wrap)?;
     if bytes.len() as u64 > MAX_FILE_BYTES { Err(ContainerError::TooLarge) } else { Ok(bytes) }
 }
 

@@ -317,8 +317,11 @@ impl Record {
     }
 }
 
-/// Reads a file of at most `limit` bytes.
+/// Reads a file up to one byte more than `limit`. A pipe would keep whoever opens it waiting, so only files are opened.
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no regular file"));
+    }
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -39,6 +39,16 @@ fn the_old_name_is_read_too() {
     assert!(matches!(index.check_files(folder.path()), Err(WeightIndexError::Length { actual: 3, expected: 32, .. })));
 }
 
+#[cfg(unix)]
+#[test]
+fn pipes_are_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("tensor-cache.json");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert!(matches!(WeightIndex::open(folder.path()), Err(WeightIndexError::Read { .. })));
+    assert!(knapsack_artifact::AppConfig::read(&pipe).is_err());
+}
+
 fn index() -> Value {
     json!({"metadata": {"ParamSize": 2, "ParamBytes": 32.0, "BitsPerParam": 16.0}, "records": [{
     "dataPath": "a.bin", "format": "raw-shard", "nbytes": 32, "records": [

@@ -50,10 +50,14 @@ pub(crate) fn select_in(folder: &Path) -> Result<(BTreeMap<String, u64>, Selecti
     for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
         let entry = entry.map_err(Error::io("list", folder))?;
         // Through links: a snapshot of the hub cache consists of them.
-        if let (Ok(meta), Ok(name)) = (fs::metadata(entry.path()), entry.file_name().into_string())
-            && meta.is_file()
-        {
-            files.insert(name, meta.len());
+        if let (Ok(meta), Ok(name)) = (fs::metadata(entry.path()), entry.file_name().into_string()) {
+            if meta.is_file() {
+                files.insert(name, meta.len());
+            } else if !meta.is_dir() && !name.starts_with('.') {
+                // A pipe would keep whoever opens it waiting, a device never ends.
+                let reason = "it is neither a file nor a folder".to_owned();
+                return Err(Error::DamagedMetadata { place, file: name, reason });
+            }
         }
     }
     let mut read = |name: &str| {
@@ -92,6 +96,25 @@ fn lfs_pointer(folder: &Path, name: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_are_not_waited_for() {
+        let fixtures = [knapsack_testkit::fixture("llama"), knapsack_testkit::mlc_fixture("llama", "q4f16_1")];
+        for fixture in fixtures {
+            let names: Vec<_> = fs::read_dir(&fixture).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            for name in &names {
+                let folder = tempfile::tempdir().unwrap();
+                for other in names.iter().filter(|other| *other != name) {
+                    std::os::unix::fs::symlink(fixture.join(other), folder.path().join(other)).unwrap();
+                }
+                let made = std::process::Command::new("mkfifo").arg(folder.path().join(name)).status().unwrap();
+                assert!(made.success());
+                let error = open_local(folder.path()).unwrap_err().to_string();
+                assert!(error.contains("neither a file nor a folder"), "{name:?}: {error}");
+            }
+        }
+    }
 
     #[test]
     fn fixtures_are_told_apart() {
