@@ -1,6 +1,7 @@
 /* app LIBRARY BUNDLE MODELS: loads libknapsack.so as an app does, makes every kind of call that can fail fail once, and prints an
  * answer of the package's only model. */
 #include "knapsack.h"
+#include "relocate.h"
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,6 +48,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "%s\n", dlerror());
         return 1;
     }
+    relocate(library);
     LOAD(knapsack_abi_version);
     LOAD(knapsack_open);
     LOAD(knapsack_models);

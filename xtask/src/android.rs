@@ -6,7 +6,7 @@
 
 use crate::arm64::{gcc, qemu};
 use crate::sdk::{Kotlin, sources};
-use crate::toolchain::{STD, Toolchain, knapsack, output, run, target, tool};
+use crate::toolchain::{STD, Toolchain, host, output, run, target, tool};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -24,7 +24,7 @@ const PAGES: [&str; 2] = ["4096", "16384"];
 pub(crate) fn check(root: &Path) -> Result<()> {
     let (qemu, gcc) = (&qemu()?, &gcc()?);
     let toolchain = Toolchain::of(root, TARGET)?;
-    let program = knapsack(root)?;
+    let program = host(root)?.program;
     let kit = Kit::make(root, &toolchain, gcc)?;
     let out = target(root).join("sdk");
     let mut build = Command::new(&program);
@@ -35,12 +35,13 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         .arg(&out);
     toolchain.enter(root, &mut build, STD)?;
     // The panic hook says message and place, so nothing is looked up in symbols; a phone's library has none anyway.
-    build.env("CARGO_UNSTABLE_BUILD_STD_FEATURES", "panic-unwind");
+    build.env("CARGO_UNSTABLE_BUILD_STD_FEATURES", "panic-unwind,optimize_for_size");
     build.env("ANDROID_NDK_HOME", kit.0.join("ndk")).env("ANDROID_HOME", kit.0.join("sdk"));
     run(build.env("KOTLIN_HOME", Kotlin::find(root)?.home()))?;
     let library = target(root).join(TARGET).join("mobile/libknapsack.so");
     segments(&library)?;
     exports(&library)?;
+    parts(&kit.map())?;
     size(&library)?;
 
     let dist = target(root).join("tiny-android");
@@ -86,6 +87,61 @@ fn exports(library: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Prints the size of every section, and of the code of every crate, as the linker's map has them. What is generic counts for the
+/// crate of its first name.
+fn parts(map: &Path) -> Result<()> {
+    let text = std::fs::read(map).with_context(|| map.display().to_string())?;
+    let (mut sections, mut crates, mut section) = (BTreeMap::new(), BTreeMap::new(), String::new());
+    for line in String::from_utf8_lossy(&text).lines().skip(1) {
+        // Address, address, size, alignment, and the name: further to the right for a part of what stands above it.
+        let Some((size, name)) = map_line(line) else { continue };
+        match name.len() - name.trim_start().len() {
+            0..8 => section = name.trim().to_owned(),
+            16.. if section == ".text" => *crates.entry(first_crate(name.trim())).or_insert(0) += size,
+            _ => continue,
+        }
+        if !name.starts_with(' ') {
+            sections.insert(section.clone(), size);
+        }
+    }
+    ensure!(crates.len() > 10, "{} names no symbols", map.display());
+    for (what, parts) in [("sections", sections), ("code of the crates", crates)] {
+        let mut parts: Vec<(String, u64)> = parts.into_iter().filter(|(_, size)| *size >= 5000).collect();
+        parts.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+        let parts: Vec<String> = parts.into_iter().map(|(name, size)| format!("{name} {size}")).collect();
+        println!("{what}: {}", parts.join(", "));
+    }
+    Ok(())
+}
+
+/// The size in a line of a map, and what follows the four numbers.
+fn map_line(line: &str) -> Option<(u64, &str)> {
+    let mut rest = line;
+    let mut size = 0;
+    for column in 0..4 {
+        rest = rest.trim_start();
+        let (number, after) = rest.split_once(' ')?;
+        if column == 2 {
+            size = u64::from_str_radix(number, 16).ok()?;
+        }
+        rest = after;
+    }
+    Some((size, rest))
+}
+
+/// The crate that a function's name begins with, without what stands before it in `<&mut dyn core::fmt::Write as …>`.
+fn first_crate(name: &str) -> String {
+    let mut rest = name;
+    loop {
+        rest = rest.trim_start_matches(['<', '&', '*', '(', '[']);
+        match ["mut ", "dyn ", "const ", "impl ", "unsafe ", "fn("].iter().find_map(|word| rest.strip_prefix(word)) {
+            Some(after) => rest = after,
+            None => break,
+        }
+    }
+    rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(rest).to_owned()
+}
+
 fn size(library: &Path) -> Result<()> {
     let bytes = std::fs::metadata(library)?.len();
     println!("the runtime for {TARGET}: {bytes} bytes");
@@ -113,13 +169,20 @@ impl Kit {
         std::fs::write(kit.0.join("ndk/source.properties"), "Pkg.Revision = 0.0.0\n")?;
         let linker = bin.join(format!("{TARGET}26-clang"));
         let libraries = kit.0.join("lib");
-        let flags = format!("--target={TARGET}26 -fuse-ld=lld -nostartfiles '-L{}'", libraries.display());
+        let flags = "-fuse-ld=lld -nostartfiles";
+        let flags =
+            format!("--target={TARGET}26 {flags} '-L{}' '-Wl,-Map={}'", libraries.display(), kit.map().display());
         std::fs::write(&linker, format!("#!/bin/sh\nexec {clang} {flags} \"$@\"\n"))?;
         std::fs::set_permissions(&linker, std::fs::Permissions::from_mode(0o755))?;
         kit.system_libraries(root, gcc)?;
         kit.unwinder(root, toolchain)?;
         kit.platform(root)?;
         Ok(kit)
+    }
+
+    /// Where the linker writes what it placed.
+    fn map(&self) -> PathBuf {
+        self.0.join("libknapsack.map")
     }
 
     /// For the link: libraries with bionic's names in them. For the run: libraries of the same names over glibc.
@@ -171,7 +234,7 @@ impl Kit {
             .arg(&app)
             .arg("-I")
             .arg(root.join("crates/knapsack-ffi/include"));
-        run(command.arg(root.join("xtask/android/app.c")).arg("-ldl"))?;
+        run(command.args(["app.c", "relocate.c"].map(|name| root.join("xtask/android").join(name))).arg("-ldl"))?;
         Ok(app)
     }
 }

@@ -2,7 +2,7 @@
 //! build it and linked into an app by LLVM's linker, against files that have only the names of the system's symbols; everything
 //! for the simulator and the Mac is type-checked. Nothing of it runs here.
 
-use crate::toolchain::{STD, Toolchain, knapsack, output, run, target, tool};
+use crate::toolchain::{STD, Toolchain, host, output, run, target, tool};
 use anyhow::{Result, ensure};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -29,11 +29,13 @@ pub(crate) fn check(root: &Path) -> Result<()> {
 fn link(root: &Path) -> Result<()> {
     let (lld, clang) = (tool(LLD, "lld")?, tool(CLANG, "clang")?);
     let toolchain = Toolchain::of(root, DEVICE)?;
-    let program = knapsack(root)?;
+    let program = host(root)?.program;
     let (out, work) = (target(root).join("sdk"), target(root).join("apple"));
     let mut build = Command::new(&program);
     build.args(["sdk", "build", "--target", "ios", "--only", "ios", "--source"]).arg(root).arg("-o").arg(&out);
     toolchain.enter(root, &mut build, STD)?;
+    // The app's linker strips what is unused, and nobody runs it: optimising across crates would only take time.
+    build.env("CARGO_PROFILE_MOBILE_LTO", "off").env("CARGO_PROFILE_MOBILE_CODEGEN_UNITS", "16");
     run(&mut build)?;
     let runtime = out.join("Knapsack/Knapsack.xcframework/ios-arm64");
 

@@ -1,7 +1,7 @@
 //! The Swift package and the Kotlin library, tested on this machine: Swift 6 on Linux, Kotlin on the JVM, both against the
 //! runtime as a shared library, a package of the tiny assistant and a hub on loopback.
 
-use crate::toolchain::{cache, host_target, mirror, output, run, tool};
+use crate::toolchain::{Host, cache, host, host_target, mirror, output, run, tool};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -26,12 +26,12 @@ pub(crate) struct Repeat {
 
 /// Tests the Swift package.
 pub(crate) fn swift(root: &Path, repeat: Repeat) -> Result<()> {
-    let work = folder(root)?;
-    let library = library(root)?;
-    let world = World::start(root, &work)?;
+    let work = folder(root, "swift")?;
+    let Host { program, library, world } = host(root)?;
+    let world = World::start(&world, &work)?;
     let swift = Swift::find(root)?;
     let package = root.join("sdk/swift");
-    let scratch = work.join("swift");
+    let scratch = work.join("build");
     let linking = format!("-L{}", library.display());
     let build = |command: &mut Command| {
         command.arg("--package-path").arg(&package).arg("--scratch-path").arg(&scratch);
@@ -50,14 +50,14 @@ pub(crate) fn swift(root: &Path, repeat: Repeat) -> Result<()> {
     let mut command = swift.command("swift", root)?;
     command.arg("build").arg("--package-path").arg(&chat).arg("--scratch-path").arg(work.join("chat"));
     run(command.args(["-Xswiftc", "-warnings-as-errors"]))?;
-    models_package(root, &work, &swift)
+    models_package(root, &program, &work, &swift)
 }
 
 /// The Swift package that `knapsack package` writes, as SwiftPM sees it: its description, and its Swift target with the table named.
-fn models_package(root: &Path, work: &Path, swift: &Swift) -> Result<()> {
+fn models_package(root: &Path, program: &Path, work: &Path, swift: &Swift) -> Result<()> {
     let dist = work.join("models");
-    let mut command = Command::new("cargo");
-    command.args(["run", "--quiet", "--locked", "--package", "knapsack", "--", "package", "--quiet", "--no-sync"]);
+    let mut command = Command::new(program);
+    command.args(["package", "--quiet", "--no-sync"]);
     command.arg("--config").arg(root.join("examples/tiny-assistant/mlc-package-config.json"));
     run(command.arg("--output").arg(&dist).arg("--sdk").arg(root.join("sdk/swift")).current_dir(root))?;
     let package = dist.join("KnapsackModels");
@@ -74,26 +74,28 @@ fn models_package(root: &Path, work: &Path, swift: &Swift) -> Result<()> {
 
 /// Tests the Kotlin library.
 pub(crate) fn kotlin(root: &Path, repeat: Repeat) -> Result<()> {
-    let work = folder(root)?;
-    let library = library(root)?.join("libknapsack.so");
-    let world = World::start(root, &work)?;
+    let work = folder(root, "kotlin")?;
+    let host = host(root)?;
+    let library = host.library.join("libknapsack.so");
+    let world = World::start(&host.world, &work)?;
     let compiler = Kotlin::find(root)?;
-    let [main, serialization, tests] = ["knapsack.jar", "serialization.jar", "tests.jar"].map(|name| work.join(name));
+    let [main, android, serialization, tests] =
+        ["knapsack.jar", "android.jar", "serialization.jar", "tests.jar"].map(|name| work.join(name));
     let source = |name: &str| root.join("sdk/android").join(name);
     let libraries = serialization_libraries(root)?;
     let libraries: Vec<&Path> = libraries.iter().map(PathBuf::as_path).collect();
     compiler.compile(&[source("src/main")], &[], &main)?;
     compiler.compile(&[source("src/serialization")], &[&libraries[..], &[&main]].concat(), &serialization)?;
-    compiler.compile(&[source("src/test")], &[&libraries[..], &[&main, &serialization]].concat(), &tests)?;
-    // What needs Android's classes is type-checked against their signatures; it cannot run here.
+    // What needs Android's classes is compiled against their signatures, for which the tests have stand-ins.
     let stubs = work.join("stubs");
     std::fs::create_dir_all(&stubs)?;
     run(Command::new("javac").arg("-d").arg(&stubs).args(sources(&[source("stubs")], "java")?))?;
-    compiler.compile(&[source("src/main"), source("src/android")], &[&stubs], &work.join("android.jar"))?;
+    compiler.compile(&[source("src/main"), source("src/android")], &[&stubs], &android)?;
+    compiler.compile(&[source("src/test")], &[&libraries[..], &[&android, &serialization, &stubs]].concat(), &tests)?;
     // What the example app does with the library; its views need Compose.
     let chat = root.join("examples/android-chat/app/src/main/kotlin/org/example/chat/core");
     compiler.compile(&[chat], &[&main], &work.join("chat.jar"))?;
-    let classes = libraries.iter().copied().chain([&*main, &*serialization, &*tests]);
+    let classes = libraries.iter().copied().chain([&*android, &*stubs, &*serialization, &*tests]);
     let classes: Vec<String> = classes.map(|jar| jar.display().to_string()).collect();
     let classes = format!("{}:{}", classes.join(":"), compiler.runtime());
     repeat.times(|| {
@@ -148,19 +150,9 @@ impl Drop for Load {
     }
 }
 
-fn folder(root: &Path) -> Result<PathBuf> {
-    let folder = host_target(root).join("sdk");
+fn folder(root: &Path, language: &str) -> Result<PathBuf> {
+    let folder = host_target(root).join("sdk").join(language);
     std::fs::create_dir_all(&folder)?;
-    Ok(folder)
-}
-
-/// Builds the runtime as a shared library; returns its folder.
-fn library(root: &Path) -> Result<PathBuf> {
-    let mut command = Command::new("cargo");
-    command.args(["rustc", "--locked", "--package", "knapsack-ffi", "--lib", "--features", "jni"]);
-    run(command.args(["--crate-type", "cdylib"]).current_dir(root))?;
-    let folder = host_target(root).join("debug");
-    ensure!(folder.join("libknapsack.so").is_file(), "cargo made no libknapsack.so");
     Ok(folder)
 }
 
@@ -171,14 +163,13 @@ struct World {
 }
 
 impl World {
-    fn start(root: &Path, work: &Path) -> Result<Self> {
+    fn start(program: &Path, work: &Path) -> Result<Self> {
         let folder = work.join("world");
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder)?;
-        let mut command = Command::new("cargo");
-        command.args(["run", "--quiet", "--locked", "--package", "knapsack-ffi", "--example", "world", "--"]);
-        command.arg(&folder).current_dir(root).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().context("cannot start cargo")?;
+        let mut command = Command::new(program);
+        command.arg(&folder).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         let mut text = String::new();
         for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
             let line = line?;
@@ -226,15 +217,18 @@ impl Swift {
         Ok(Self::Root(folder))
     }
 
-    /// A program, with this repository at its own path.
+    /// A program, with this repository and its target folder at their own paths.
     fn command(&self, program: &str, root: &Path) -> Result<Command> {
         let Self::Root(folder) = self else { return Ok(Command::new(program)) };
-        let inside = folder.join(root.strip_prefix("/").context("an absolute path")?);
-        std::fs::create_dir_all(&inside)?;
+        let target = host_target(root);
+        for path in [root, &target] {
+            std::fs::create_dir_all(folder.join(path.strip_prefix("/").context("an absolute path")?))?;
+        }
         // In a mount namespace of its own: nothing stays mounted. Swift finds its libraries through /proc.
-        let script = r#"mount --bind "$1" "$2$1" && mount -t proc proc "$2/proc" && root=$2 && shift 2 && exec chroot "$root" "$@""#;
+        let script = r#"mount --bind "$1" "$3$1" && mount --bind "$2" "$3$2" && mount -t proc proc "$3/proc" &&
+            root=$3 && shift 3 && exec chroot "$root" "$@""#;
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", script, "sh"]).arg(root).arg(folder).arg(program);
+        command.args(["--mount", "sh", "-c", script, "sh"]).args([root, &target, folder]).arg(program);
         command.env("HOME", "/root").env("LANG", "C.UTF-8");
         Ok(command)
     }

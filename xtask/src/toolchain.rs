@@ -30,10 +30,25 @@ pub(crate) fn host_target(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
-/// Builds the command line for this machine; returns its program.
-pub(crate) fn knapsack(root: &Path) -> Result<PathBuf> {
-    run(Command::new("cargo").args(["build", "--locked", "--package", "knapsack"]).current_dir(root))?;
-    Ok(host_target(root).join("debug/knapsack"))
+/// What is built for this machine.
+pub(crate) struct Host {
+    /// The command line.
+    pub(crate) program: PathBuf,
+    /// The folder of the runtime as a shared library.
+    pub(crate) library: PathBuf,
+    /// The example `world`.
+    pub(crate) world: PathBuf,
+}
+
+/// Builds it with the features that `cargo test --workspace` builds everything with, so that neither rebuilds the other's crates.
+pub(crate) fn host(root: &Path) -> Result<Host> {
+    let mut command = Command::new("cargo");
+    command.args(["build", "--locked", "--workspace", "--features", "knapsack-ffi/jni"]);
+    run(command.args(["--lib", "--bin", "knapsack", "--example", "world"]).current_dir(root))?;
+    let folder = host_target(root).join("debug");
+    let (program, world) = (folder.join("knapsack"), folder.join("examples/world"));
+    ensure!(folder.join("libknapsack.so").is_file(), "cargo made no libknapsack.so");
+    Ok(Host { program, library: folder, world })
 }
 
 /// What the standard library needs where panics are caught.
@@ -105,8 +120,10 @@ impl Toolchain {
             command.env("CARGO_UNSTABLE_BUILD_STD", parts);
         }
         command.env("CARGO_TARGET_DIR", target(root));
-        // Settings of the shell that runs `cargo xtask` are not meant for other targets.
-        for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO", "CARGO_RESOLVER_FEATURE_UNIFICATION"] {
+        // Settings of the shell that runs `cargo xtask` are not meant for other targets, and rustup's library path would let the
+        // copied compiler take the original for its home.
+        let foreign = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO", "CARGO_RESOLVER_FEATURE_UNIFICATION"];
+        for name in foreign.into_iter().chain(["LD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"]) {
             command.env_remove(name);
         }
         Ok(())

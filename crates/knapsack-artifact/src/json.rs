@@ -40,10 +40,11 @@ pub fn parse_portable(bytes: &[u8]) -> Result<Value, JsonError> {
 
 fn read<T: DeserializeOwned>(bytes: &[u8], number: fn(&str) -> String) -> Result<T, JsonError> {
     let text = text(bytes)?;
-    match serde_json::from_str(&text) {
+    // From bytes, as everywhere in the runtime: for each kind of source serde_json has code of its own for each type.
+    match serde_json::from_slice(text.as_bytes()) {
         Ok(value) => Ok(value),
         Err(error) => match replaced(&text, number) {
-            Some(changed) => serde_json::from_str(&changed).map_err(|second: Error| {
+            Some(changed) => serde_json::from_slice(changed.as_bytes()).map_err(|second: Error| {
                 // The place of a mistake is that in the file, but what is wrong with a value is told of what it became.
                 JsonError::Syntax(if second.is_data() { second } else { error })
             }),

@@ -29,7 +29,7 @@ impl NotTabular {
 /// What is left to a general reader: other models, dropout, prefixes and suffixes, and files that contradict themselves.
 pub fn compile(json: &[u8]) -> Result<Vec<u8>, NotTabular> {
     let text = std::str::from_utf8(json).map_err(NotTabular::new)?;
-    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let mut deserializer = serde_json::Deserializer::from_slice(text.as_bytes());
     let file = deserializer.deserialize_map(FileVisitor).map_err(NotTabular::new)?;
     deserializer.end().map_err(NotTabular::new)?;
     let File { settings, model } = file;

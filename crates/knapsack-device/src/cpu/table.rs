@@ -8,7 +8,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Isa {
-    /// None in particular.
+    /// None in particular; not for AArch64, where NEON is always there.
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
@@ -39,6 +39,7 @@ impl Isa {
     /// Its functions, where this processor has it.
     pub(super) fn table(self) -> Option<&'static Table> {
         match self {
+            #[cfg(not(target_arch = "aarch64"))]
             Isa::Scalar => Some(&scalar::TABLE),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => has_avx2().then_some(&avx2::TABLE),
@@ -147,6 +148,7 @@ macro_rules! table {
     };
 }
 
+#[cfg(not(target_arch = "aarch64"))]
 table!(scalar, arch::scalar::Scalar, 2);
 #[cfg(target_arch = "x86_64")]
 table!(avx2, arch::avx2::Avx2, 2, "avx2,fma,f16c");

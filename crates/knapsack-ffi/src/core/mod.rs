@@ -21,6 +21,7 @@ use knapsack_runtime::manager::{Acquire, Handle, Listener, Manager, Pressure, sy
 use knapsack_runtime::{CancelFlag, PackageLoader, table_libraries};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 /// What an app opens its models with.
@@ -95,6 +96,8 @@ pub enum ModelState {
 pub struct Models {
     manager: Manager<PackageLoader>,
     budget: Option<u64>,
+    /// The app asks the system for memory and says what it got ([`Models::grant`]); else it is asked here.
+    app_asks: AtomicBool,
     background: Background,
     gate: Gate,
 }
@@ -115,7 +118,13 @@ impl Models {
         let budget = options.budget.or_else(system_budget).unwrap_or(u64::MAX);
         let manager = Manager::new(loader, budget, options.listener);
         let gate = Gate::new(options.background == Background::StopAll);
-        Ok(Self { manager, budget: options.budget, background: options.background, gate })
+        Ok(Self {
+            manager,
+            budget: options.budget,
+            app_asks: AtomicBool::new(false),
+            background: options.background,
+            gate,
+        })
     }
 
     /// Every model, in the order of the manifest.
@@ -320,8 +329,13 @@ impl Models {
     }
 
     /// Sets the budget to what models hold already and `bytes` more, which the system grants by a call that only the app can make
-    /// (Android's `MemoryInfo`); nothing happens where the app has set a budget.
+    /// (Android's `MemoryInfo`), and leaves asking to the app from then on; nothing happens where the app has set a budget.
     pub fn grant(&self, bytes: u64) {
+        self.app_asks.store(true, Ordering::Relaxed);
+        self.allow(bytes);
+    }
+
+    fn allow(&self, bytes: u64) {
         if self.budget.is_none() {
             self.manager.set_budget(self.manager.used().saturating_add(bytes));
         }
@@ -346,11 +360,10 @@ impl Models {
 
     /// What is free now and what models hold already, less the system's share: asked again before each load.
     fn refresh_budget(&self) {
-        // Android tells only Java: `grant`.
-        if cfg!(not(target_os = "android"))
+        if !self.app_asks.load(Ordering::Relaxed)
             && let Some(free) = system_budget()
         {
-            self.grant(free);
+            self.allow(free);
         }
     }
 

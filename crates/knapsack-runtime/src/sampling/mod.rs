@@ -181,10 +181,10 @@ impl Sampler {
         if top_k > 0 && (top_k as usize) < self.candidates.len() {
             self.candidates.select_nth_unstable_by(top_k as usize, descending);
             self.candidates.truncate(top_k as usize);
+            // Back in the vocabulary's order, so that no sum depends on how the tokens were selected.
+            self.candidates.sort_unstable_by_key(|&(token, _)| token);
         }
         if top_p < 1.0 {
-            // In the vocabulary's order, so that the sum does not depend on how the tokens were selected.
-            self.candidates.sort_unstable_by_key(|&(token, _)| token);
             let total: f64 = self.candidates.iter().map(|&(_, weight)| weight).sum();
             let needed = f64::from(top_p) * total;
             // Tokens below this together weigh less than what the nucleus leaves out, so none of them is in it.

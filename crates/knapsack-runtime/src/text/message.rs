@@ -73,7 +73,7 @@ impl ToolCall {
     /// The call's arguments as templates want them: the OpenAI protocol writes the object as text.
     pub fn parse_arguments(given: Value) -> Value {
         match &given {
-            Value::String(text) => match serde_json::from_str(text) {
+            Value::String(text) => match serde_json::from_slice(text.as_bytes()) {
                 Ok(object @ Value::Object(_)) => object,
                 _ => given,
             },

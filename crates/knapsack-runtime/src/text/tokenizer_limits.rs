@@ -108,7 +108,7 @@ fn check_file(file: File<'_>) -> Result<usize, TextError> {
         if part.get().len() > MAX_PART_BYTES {
             return Err(wrong(format!("its {name} has {} bytes, more than {MAX_PART_BYTES}", part.get().len())));
         }
-        let value: Value = serde_json::from_str(part.get()).map_err(|error| wrong(error.to_string()))?;
+        let value: Value = serde_json::from_slice(part.get().as_bytes()).map_err(|error| wrong(error.to_string()))?;
         let mut part = Part { values: 0, growth: 1 };
         part.walk(None, &value).map_err(|problem| wrong(format!("its {name} {problem}")))?;
         if matches!(name, "normalizer" | "pre_tokenizer") {

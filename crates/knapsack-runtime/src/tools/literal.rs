@@ -122,7 +122,7 @@ impl<'a> Reader<'a> {
             "True" | "true" => Value::Bool(true),
             "False" | "false" => Value::Bool(false),
             "None" | "null" => Value::Null,
-            number => Value::Number(serde_json::from_str::<Number>(number).map_err(|_| Broken::Wrong)?),
+            number => Value::Number(serde_json::from_slice::<Number>(number.as_bytes()).map_err(|_| Broken::Wrong)?),
         };
         self.rest = rest;
         Ok(value)

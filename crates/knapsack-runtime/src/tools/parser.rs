@@ -302,7 +302,7 @@ fn call(reader: &mut Reader<'_>, shape: &Shape) -> Result<(String, Value), Broke
 
 /// One JSON value.
 fn json(reader: &mut Reader<'_>) -> Result<Value, Broken> {
-    let mut stream = serde_json::Deserializer::from_str(reader.rest).into_iter::<Value>();
+    let mut stream = serde_json::Deserializer::from_slice(reader.rest.as_bytes()).into_iter::<Value>();
     match stream.next() {
         None => Err(Broken::Unfinished),
         Some(Err(error)) if error.is_eof() => Err(Broken::Unfinished),
@@ -321,7 +321,7 @@ fn named(value: Value) -> Result<(String, Value), Broken> {
     let arguments = ["arguments", "parameters"].into_iter().find_map(|key| map.remove(key));
     let arguments = match arguments {
         None => Value::Object(Map::new()),
-        Some(Value::String(text)) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        Some(Value::String(text)) => serde_json::from_slice(text.as_bytes()).unwrap_or(Value::String(text)),
         Some(arguments) => arguments,
     };
     Ok((name, arguments))

@@ -169,6 +169,45 @@ final class BehaviourTests: XCTestCase {
         XCTAssertEqual(ends, 1)
     }
 
+    /// Calls block threads of the library's own: more of them than there are cores leave every task of the app running.
+    func testCallsBlockThreadsOfTheLibrarysOwn() async throws {
+        let world = try World()
+        let models = try world.models()
+        // Only compared.
+        nonisolated(unsafe) let key = DispatchSpecificKey<Bool>()
+        let (lines, foreign) = (Guarded(0), Guarded<[String]>([]))
+        Workers.queue.setSpecific(key: key, value: true)
+        KnapsackLog.listen(.info) { _, _, text in
+            lines.with { $0 += 1 }
+            if DispatchQueue.getSpecific(key: key) != true { foreign.with { $0.append(text) } }
+        }
+        models.pause()
+        // Were the tasks' own threads blocked, nothing below would run before this.
+        let late = Guarded(false)
+        let watchdog = Thread {
+            Thread.sleep(forTimeInterval: 90)
+            late.with { $0 = true }
+            models.resume()
+        }
+        watchdog.start()
+        let done = Guarded(0)
+        let waiting = (0...ProcessInfo.processInfo.activeProcessorCount).map { _ in
+            Task {
+                try await models.load(world.model)
+                done.with { $0 += 1 }
+            }
+        }
+        try await Task.sleep(nanoseconds: 50_000_000)
+        await Task.detached {}.value
+        XCTAssertEqual(done.with { $0 }, 0, "a load did not wait")
+        XCTAssertFalse(late.with { $0 })
+        models.resume()
+        for task in waiting { try await task.value }
+        KnapsackLog.stop()
+        XCTAssertGreaterThan(lines.with { $0 }, 0)
+        XCTAssertEqual(foreign.with { $0 }, [])
+    }
+
     func testTwoSessionsOfOneModel() async throws {
         let world = try World()
         let models = try world.models()

@@ -16,6 +16,7 @@ macro_rules! methods {
     )+};
 }
 
+#[cfg(any(not(target_arch = "aarch64"), test))]
 pub(crate) mod scalar;
 
 #[cfg(target_arch = "x86_64")]

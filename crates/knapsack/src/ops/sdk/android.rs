@@ -31,6 +31,17 @@ const COROUTINES: Dependency<'_> =
 const KOTLIN: Dependency<'_> =
     Dependency { group: "org.jetbrains.kotlin", name: "kotlin-stdlib", version: "2.1.0", packaging: "jar" };
 
+/// Undefined symbols are an error here and not in the app; segments fit phones with pages of 16 KiB; relocations are packed as
+/// Android's linker reads them since API level 23; functions of the same code are one, since nothing compares their addresses.
+const LINK: [&str; 6] = [
+    "-z,defs",
+    "-z,max-page-size=16384",
+    "-soname,libknapsack.so",
+    "--pack-dyn-relocs=android",
+    "--icf=all",
+    "--strip-all",
+];
+
 /// Builds the ABIs that are asked for.
 pub(super) fn build(sources: &Sources, args: &SdkBuildArgs, reporter: &Reporter) -> Result<Built> {
     let chosen: Vec<&Build> = ABIS
@@ -103,8 +114,7 @@ fn platform() -> Option<PathBuf> {
 fn library<'a>(ndk: &Ndk, target: &'a str) -> Result<cargo::Library<'a>> {
     let linker = linker(ndk, target)?;
     let name = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
-    // Undefined symbols are an error here and not in the app; segments fit phones with pages of 16 KiB.
-    let link = ["-Wl,-z,defs", "-Wl,-z,max-page-size=16384", "-Wl,-soname,libknapsack.so"].map(str::to_owned);
+    let link = LINK.map(|flag| format!("-Wl,{flag}"));
     Ok(cargo::Library {
         target,
         kind: "cdylib",

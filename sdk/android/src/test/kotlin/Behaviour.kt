@@ -19,6 +19,7 @@ import ai.knapsack.ContextPolicy
 import ai.knapsack.Role
 import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.asCoroutineDispatcher
 import kotlinx.coroutines.async
 import kotlinx.coroutines.awaitAll
 import kotlinx.coroutines.cancelAndJoin
@@ -30,10 +31,14 @@ import kotlinx.coroutines.flow.take
 import kotlinx.coroutines.flow.toList
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
+import kotlinx.coroutines.withContext
 import kotlinx.coroutines.withTimeout
+import kotlinx.coroutines.yield
 import java.io.File
 import java.net.URL
 import java.nio.file.Files
+import java.util.concurrent.ConcurrentHashMap
+import java.util.concurrent.Executors
 
 /** What `cargo run --example world` serves; the first argument names a file with what it printed. */
 internal lateinit var world: Map<String, String>
@@ -105,6 +110,7 @@ private val tests: List<Pair<String, suspend () -> Unit>> = listOf(
         }
     },
     *answerTests.toTypedArray(),
+    *androidTests.toTypedArray(),
     "requests of OpenAI's protocol" to {
         open().use { models ->
             val messages = """"messages":[{"role":"user","content":"$SUM"}],"temperature":0"""
@@ -169,6 +175,40 @@ private val tests: List<Pair<String, suspend () -> Unit>> = listOf(
                 check(slow.await() == 1, "ends")
             }
         }
+    },
+    "calls block threads of the library's own" to {
+        val app = Executors.newSingleThreadExecutor { Thread(it, "app").apply { isDaemon = true } }.asCoroutineDispatcher()
+        val threads = ConcurrentHashMap.newKeySet<String>()
+        open().use { models ->
+            KnapsackLog.listen(LogLevel.INFO) { _, _, _ -> threads += Thread.currentThread().name }
+            models.pause()
+            coroutineScope {
+                // More calls that wait than a dispatcher has threads, and the app's only thread: both stay free.
+                val waiting = List(80) { async(Dispatchers.IO) { models.load(model) } } + async(app) { models.load(model) }
+                withContext(Dispatchers.Default) { withContext(Dispatchers.IO) { withContext(app) { delay(50) } } }
+                check(waiting.none { it.isCompleted }, "a load did not wait")
+                models.resume()
+                waiting.awaitAll()
+            }
+            withContext(app) {
+                val chat = models.session(model)
+                val request = """{"messages":[{"role":"user","content":"$SUM"}],"temperature":0}"""
+                val answers = listOf<suspend () -> Any>({ chat.respond(SUM, greedy) }, { models.complete(request).toList() })
+                for (answer in answers) {
+                    val running = async { answer() }
+                    var turns = 0
+                    while (!running.isCompleted) {
+                        turns++
+                        yield()
+                    }
+                    // A call that blocked this thread would have ended within the first turn.
+                    check(turns > 10, turns)
+                }
+            }
+        }
+        KnapsackLog.listen(LogLevel.OFF, null)
+        app.close()
+        check(threads == setOf("knapsack"), threads)
     },
     "two sessions of one model" to {
         open().use { models ->

@@ -68,7 +68,9 @@ private class AppCallbacks(private val models: LocalModels) : ComponentCallbacks
 }
 
 /** The package in the app's assets. Nothing is copied: weights are mapped where they lie in the APK. */
-fun packageFromAssets(context: Context): ModelPackage = ModelPackage(AssetFiles(context.applicationContext.assets))
+@JvmOverloads
+fun packageFromAssets(context: Context, library: String = "libmodel_android.so"): ModelPackage =
+    ModelPackage(AssetFiles(context.applicationContext.assets), library)
 
 private class AssetFiles(private val assets: AssetManager) : PackageFiles {
     override val place = "assets/$ASSETS"
