@@ -734,7 +734,7 @@ extern "system" fn Java_ai_knapsack_internal_Native_answer<'l>(
             Ok(answer) => {
                 let stats = answer.stats;
                 let numbers = [
-                    answer.finish as jlong,
+                    answer.finish_number().into(),
                     stats.prompt_tokens as jlong,
                     stats.reused_tokens as jlong,
                     stats.generated_tokens as jlong,

@@ -48,7 +48,7 @@ fn outcome(answer: &Answer, size: usize) -> KnapsackAnswer {
     let stats = answer.stats;
     KnapsackAnswer {
         size,
-        finish: answer.finish as u32,
+        finish: answer.finish_number(),
         prompt_tokens: stats.prompt_tokens as u64,
         reused_tokens: stats.reused_tokens as u64,
         generated_tokens: stats.generated_tokens as u64,

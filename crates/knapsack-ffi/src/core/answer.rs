@@ -27,27 +27,25 @@ impl Piece<'_> {
     }
 }
 
-/// Why an answer ended.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// The model stopped.
-    Stop = 0,
-    /// Most tokens, or the end of the context.
-    Length = 1,
-    /// The caller's flag.
-    Cancelled = 2,
-    /// The app went to the background.
-    Backgrounded = 3,
-}
-
 /// An answer; its text was streamed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Why it ended.
-    pub finish: Finish,
+    /// Why it ended; see [`Answer::finish_number`].
+    pub finish: FinishReason,
     /// What it took.
     pub stats: GenerationStats,
+}
+
+impl Answer {
+    /// Why it ended, as apps are told: these numbers never change.
+    pub const fn finish_number(&self) -> u32 {
+        match self.finish {
+            FinishReason::Stop => 0,
+            FinishReason::Length => 1,
+            FinishReason::Cancelled => 2,
+            FinishReason::Backgrounded => 3,
+        }
+    }
 }
 
 impl Models {
@@ -73,8 +71,8 @@ impl Models {
         let outcome = self.compute(id, &request, when_full, cancel, on_piece);
         match outcome {
             Ok(mut answer) => {
-                if answer.finish == Finish::Cancelled && pass.stopped() {
-                    answer.finish = Finish::Backgrounded;
+                if answer.finish == FinishReason::Cancelled && pass.stopped() {
+                    answer.finish = FinishReason::Backgrounded;
                 }
                 Ok(answer)
             }
@@ -113,13 +111,7 @@ impl Models {
                 cancel.cancel();
             }
         })?;
-        let finish = match generation.finish {
-            FinishReason::Stop => Finish::Stop,
-            FinishReason::Length => Finish::Length,
-            FinishReason::Cancelled => Finish::Cancelled,
-            FinishReason::Backgrounded => Finish::Backgrounded,
-        };
-        Ok(Answer { finish, stats: generation.stats })
+        Ok(Answer { finish: generation.finish, stats: generation.stats })
     }
 
     /// Answers a request of OpenAI's chat completions, as `knapsack serve` does: each event is JSON and goes to `on_event`, on this

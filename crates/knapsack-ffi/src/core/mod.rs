@@ -7,7 +7,7 @@ mod gate;
 mod library;
 pub mod log;
 
-pub use answer::{Answer, Finish, Piece};
+pub use answer::{Answer, Piece};
 pub use bundle::Bundle;
 pub(crate) use error::holding;
 pub use error::{Code, Error, Result, guard};
