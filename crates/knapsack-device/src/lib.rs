@@ -34,7 +34,7 @@ pub use error::DeviceError;
 pub use executor::{Executor, OpenOptions, best};
 pub use fake::FakeDevice;
 pub use files::{FileRange, Folder, MappedFile, PlacedFile, Scattered, WeightFiles};
-pub use memory::{Account, Charge, Part, Region};
+pub use memory::{Account, Part, Region};
 pub use os::app_memory_left;
 pub use reference::ReferenceDevice;
 pub use watch::Watch;

@@ -46,7 +46,7 @@ pub(crate) trait Limit: std::fmt::Debug + Send + Sync {
     fn give_back(&self, bytes: u64);
 }
 
-/// Counts what is allocated at the moment. Every allocation holds a [`Charge`] and gives its bytes back when it is dropped.
+/// Counts what is allocated at the moment. Every allocation holds a charge of it and gives its bytes back when it is dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
     bytes: Arc<[AtomicU64; 5]>,
@@ -86,7 +86,7 @@ impl Account {
 
 /// Bytes that are counted in an [`Account`].
 #[derive(Debug)]
-pub struct Charge {
+pub(crate) struct Charge {
     account: Account,
     part: Part,
     bytes: u64,

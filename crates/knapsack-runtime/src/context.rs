@@ -15,7 +15,7 @@ pub enum ContextPolicy {
 }
 
 /// Turns a conversation into tokens; `None` for one that is certainly too long.
-pub type Tokenize<'a, E> = dyn FnMut(&[Message]) -> Result<Option<Vec<u32>>, E> + 'a;
+pub(crate) type Tokenize<'a, E> = dyn FnMut(&[Message]) -> Result<Option<Vec<u32>>, E> + 'a;
 
 impl ContextPolicy {
     /// Tokens that are kept free for an answer whose length nobody limits, where the context allows it.

@@ -30,7 +30,7 @@ mod tools;
 pub use activity::Activity;
 pub use cancel::CancelFlag;
 pub use chat_config::ChatModel;
-pub use context::{ContextPolicy, FittedPrompt, Tokenize};
+pub use context::{ContextPolicy, FittedPrompt};
 pub use engine::{Engine, Event, FinishReason, GenerateOptions, Generation, GenerationStats};
 pub use error::EngineError;
 pub use grammar::{Grammar, GrammarError};
@@ -39,4 +39,4 @@ pub use package::{FindFiles, FindLibrary, Package, PackageError, table_libraries
 pub use sampling::{InvalidSampling, LogProb, SamplingOptions, TokenLogProbs};
 pub use saved::SavedError;
 pub use session::Session;
-pub use tools::{ToolChoice, ToolFormat};
+pub use tools::ToolChoice;

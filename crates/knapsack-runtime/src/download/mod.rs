@@ -74,7 +74,7 @@ pub struct Store {
 
 /// The least that a server must send, so that one that drips does not keep an app waiting for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// Bytes in each window of a request.
     pub bytes: u64,
     /// How long the rate is looked at.

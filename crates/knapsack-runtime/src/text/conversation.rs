@@ -21,7 +21,7 @@ pub struct MlcTemplate {
 /// What a `conv_template` lacks to be usable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("conv_template is incomplete: {0}")]
-pub struct IncompleteTemplate(String);
+pub(crate) struct IncompleteTemplate(String);
 
 #[derive(Clone, Debug, Deserialize)]
 struct Raw {

@@ -3,7 +3,7 @@ use super::Tokenizer;
 /// Turns tokens into text one at a time and gives out whole characters only: bytes of an unfinished UTF-8 sequence wait for
 /// the next token.
 #[derive(Debug, Clone)]
-pub struct Detokenizer {
+pub(crate) struct Detokenizer {
     tokenizer: Tokenizer,
     /// The tokenizer writes a space before the first word that is not part of the text.
     strip_space: bool,
@@ -17,7 +17,7 @@ impl Detokenizer {
 
     /// Adds a token and returns the text that is now certain (often empty). Bytes that can never become UTF-8 come out as
     /// U+FFFD.
-    pub fn push(&mut self, id: u32) -> String {
+    pub(crate) fn push(&mut self, id: u32) -> String {
         self.tokenizer.append_bytes(id, &mut self.pending);
         if self.strip_space && !self.pending.is_empty() {
             self.strip_space = false;
@@ -29,7 +29,7 @@ impl Detokenizer {
     }
 
     /// Ends the stream: what is left is an unfinished character, given out as U+FFFD.
-    pub fn finish(&mut self) -> String {
+    pub(crate) fn finish(&mut self) -> String {
         let rest = std::mem::take(&mut self.pending);
         String::from_utf8_lossy(&rest).into_owned()
     }

@@ -1,6 +1,6 @@
 /// What [`StopStrings::push`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StopMatch {
+pub(crate) struct StopMatch {
     /// Text that is certain to come before any stop string.
     pub text: String,
     /// Whether a stop string followed it; generation ends here.
@@ -10,19 +10,19 @@ pub struct StopMatch {
 /// Looks for stop strings in a stream of text. Text that could still turn out to be the beginning of a stop string is held
 /// back, so that no part of one is ever given out.
 #[derive(Clone, Debug, Default)]
-pub struct StopStrings {
+pub(crate) struct StopStrings {
     stops: Vec<String>,
     held: String,
 }
 
 impl StopStrings {
     /// A matcher for `stops`; empty ones are ignored.
-    pub fn new(stops: impl IntoIterator<Item = String>) -> Self {
+    pub(crate) fn new(stops: impl IntoIterator<Item = String>) -> Self {
         Self { stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(), held: String::new() }
     }
 
     /// Adds text; gives out what is certain.
-    pub fn push(&mut self, text: &str) -> StopMatch {
+    pub(crate) fn push(&mut self, text: &str) -> StopMatch {
         self.held.push_str(text);
         if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
             let text = self.held[..at].to_owned();
@@ -35,7 +35,7 @@ impl StopStrings {
     }
 
     /// Ends the stream: what was held back was no stop string after all.
-    pub fn finish(&mut self) -> String {
+    pub(crate) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 }

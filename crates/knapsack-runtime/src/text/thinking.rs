@@ -4,7 +4,7 @@ use super::stop::overlap;
 
 /// The marks around what a model thinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ThinkingMarks {
+pub(crate) struct ThinkingMarks {
     /// Before it.
     pub start: &'static str,
     /// After it.

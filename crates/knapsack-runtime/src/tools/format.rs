@@ -1,6 +1,6 @@
 /// How a family of models writes calls of tools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ToolFormat {
+pub(crate) enum ToolFormat {
     /// `<tool_call>\n{"name": …, "arguments": {…}}\n</tool_call>` for each call: Hermes, Qwen 2.5 and 3, and many that learned from
     /// them.
     Hermes,
@@ -49,7 +49,7 @@ pub(super) enum Item {
 
 impl ToolFormat {
     /// The format that a chat template writes earlier calls in, told by its marks.
-    pub fn detect(template: &str) -> Option<Self> {
+    pub(crate) fn detect(template: &str) -> Option<Self> {
         let signs = [
             ("<|tool_call_start|>", ToolFormat::Lfm2),
             ("<|tool_list_start|>", ToolFormat::Lfm2),

@@ -11,7 +11,7 @@ mod parser;
 #[cfg(test)]
 mod tests;
 
-pub use format::ToolFormat;
+pub(crate) use format::ToolFormat;
 pub(crate) use parser::{Parsed, ToolParser};
 
 use crate::grammar::{Grammar, GrammarError};

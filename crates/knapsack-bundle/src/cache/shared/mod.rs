@@ -22,7 +22,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use clock::{Clock, RealClock, Stop};
+use clock::{Clock, RealClock, Stop};
 pub use maintain::SharedEntry;
 pub use store::{Object, Store, StoreError};
 
@@ -110,8 +110,8 @@ impl Shared {
     }
 
     /// The same with another clock.
-    #[must_use]
-    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+    #[cfg(test)]
+    fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
