@@ -448,11 +448,7 @@ pub struct Lookup {
 impl Lookup {
     /// The parameters that stay in the file.
     pub fn parameters(&self) -> impl Iterator<Item = ParameterId> {
-        let (first, second) = match self.table {
-            Weight::Dense(id) => (id, None),
-            Weight::Grouped { codes, scales, .. } => (codes, Some(scales)),
-        };
-        std::iter::once(first).chain(second)
+        self.table.parameters()
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn sign(
     date: &str,
     credentials: &Credentials,
 ) -> Vec<(String, String)> {
-    let content = hex::encode(&Sha256::digest(request.body));
+    let content = hex::encode(Sha256::digest(request.body));
     let mut headers = request.headers;
     headers.push(("host", host.to_owned()));
     headers.push(("x-amz-content-sha256", content.clone()));
@@ -43,11 +43,11 @@ pub(crate) fn sign(
     let canonical = format!("{}\n{}\n{query}\n{lines}\n{names}\n{content}", request.method, request.path);
     let day = date.get(..8).unwrap_or(date);
     let scope = format!("{day}/{region}/s3/aws4_request");
-    let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex::encode(&Sha256::digest(canonical)));
+    let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex::encode(Sha256::digest(canonical)));
     let key = [day, region, "s3", "aws4_request"]
         .iter()
         .fold(format!("AWS4{}", credentials.secret).into_bytes(), |key, part| hmac(&key, part.as_bytes()).to_vec());
-    let signature = hex::encode(&hmac(&key, text.as_bytes()));
+    let signature = hex::encode(hmac(&key, text.as_bytes()));
     let id = &credentials.id;
     let authorization = format!("AWS4-HMAC-SHA256 Credential={id}/{scope},SignedHeaders={names},Signature={signature}");
     let own = headers.into_iter().filter(|(name, _)| *name != "host").map(|(name, value)| (name.to_owned(), value));
