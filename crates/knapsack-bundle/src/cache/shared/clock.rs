@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Waits.
-pub(super) trait Clock: fmt::Debug + Send + Sync {
+pub trait Clock: fmt::Debug + Send + Sync {
     /// Waits so long, or until it is stopped.
     fn sleep(&self, duration: Duration, stop: &Stop);
 
@@ -15,24 +15,24 @@ pub(super) trait Clock: fmt::Debug + Send + Sync {
 
 /// Ends waiting.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Stop(Arc<(Mutex<bool>, Condvar)>);
+pub struct Stop(Arc<(Mutex<bool>, Condvar)>);
 
 impl Stop {
     /// Ends it.
-    pub(super) fn stop(&self) {
+    pub fn stop(&self) {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.1.notify_all();
     }
 
     /// Whether it was ended.
-    pub(super) fn is_stopped(&self) -> bool {
+    pub fn is_stopped(&self) -> bool {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The machine's clock.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct RealClock;
+pub struct RealClock;
 
 impl Clock for RealClock {
     fn sleep(&self, duration: Duration, stop: &Stop) {

@@ -22,7 +22,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use clock::{Clock, RealClock, Stop};
+pub use clock::{Clock, RealClock, Stop};
 pub use maintain::SharedEntry;
 pub use store::{Object, Store, StoreError};
 
@@ -110,8 +110,8 @@ impl Shared {
     }
 
     /// The same with another clock.
-    #[cfg(test)]
-    fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
