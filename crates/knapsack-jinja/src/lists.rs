@@ -148,6 +148,10 @@ impl Interpreter<'_> {
     }
 
     fn map(&mut self, value: &Value, mut given: Given) -> Result<Value> {
+        // Of what counts as false Jinja makes nothing, none and undefined variables among it.
+        if !self.truth(value) {
+            return self.list(Vec::new());
+        }
         let items = self.iterate(value)?;
         let attribute = given.named.iter().position(|(name, _)| &**name == "attribute");
         let mut made = Vec::with_capacity(items.len());
@@ -179,6 +183,9 @@ impl Interpreter<'_> {
     }
 
     fn select(&mut self, name: &str, value: &Value, mut given: Given) -> Result<Value> {
+        if !self.truth(value) {
+            return self.list(Vec::new());
+        }
         let wanted = name.starts_with("select");
         let by_attribute = name.ends_with("attr");
         let attribute = match by_attribute {

@@ -16,15 +16,22 @@ pub(crate) struct Parser {
     at: usize,
     depth: u32,
     loops: u32,
+    /// Whether what is read stands under a condition, with no scope of its own between.
+    conditional: bool,
+    /// Filters and tests that nobody knows, where that is an error.
+    unknown: Vec<Error>,
 }
 
 /// The template of these tokens.
 pub(crate) fn parse(tokens: Vec<(Token, u32)>) -> Result<Vec<Node>> {
-    let mut parser = Parser { tokens, at: 0, depth: 0, loops: 0 };
+    let mut parser = Parser { tokens, at: 0, depth: 0, loops: 0, conditional: false, unknown: Vec::new() };
     let body = parser.body(&[])?;
-    match parser.token() {
-        Token::End => Ok(body),
-        _ => Err(parser.error("a block ends that was not begun")),
+    if *parser.token() != Token::End {
+        return Err(parser.error("a block ends that was not begun"));
+    }
+    match parser.unknown.into_iter().next() {
+        Some(unknown) => Err(unknown),
+        None => Ok(body),
     }
 }
 
@@ -67,6 +74,21 @@ impl Parser {
         let result = parse(self);
         self.depth -= 1;
         result
+    }
+
+    /// Parses what stands under a condition (`true`), or in a scope of its own (`false`). As in Jinja, a filter or test that nobody
+    /// knows is an error at once, or, under a condition, when it is reached.
+    fn under<T>(&mut self, conditional: bool, parse: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let outer = std::mem::replace(&mut self.conditional, conditional);
+        let result = parse(self);
+        self.conditional = outer;
+        result
+    }
+
+    fn unknown(&mut self, what: &str, name: &str) {
+        if !self.conditional {
+            self.unknown.push(self.error(format!("no {what} is named `{name:.40}`")));
+        }
     }
 
     fn is_operator(&self, operator: &str) -> bool {
@@ -169,25 +191,30 @@ impl Parser {
         Ok(body)
     }
 
+    /// A block that has a scope of its own.
+    fn scope(&mut self, end: &str) -> Result<Vec<Node>> {
+        self.under(false, |parser| parser.block(end))
+    }
+
     fn statement(&mut self) -> Result<Option<Node>> {
         let line = self.line();
         let keyword = self.name().map_err(|_| self.unexpected("a statement"))?;
         Ok(Some(match &*keyword {
-            "if" => self.if_statement()?,
+            "if" => self.under(true, Self::if_statement)?,
             "for" => self.for_statement()?,
             "set" => self.set_statement()?,
             "macro" => Node::Macro(Arc::new(self.macro_statement()?)),
             "call" => self.call_statement()?,
             "filter" => {
-                let filters = self.filters()?;
-                Node::Filter(filters, self.block("endfilter")?)
+                let filters = self.under(false, Self::filters)?;
+                Node::Filter(filters, self.scope("endfilter")?)
             }
             "with" => self.with_statement()?,
             // The first only marks what an assistant said, for training; the second names a part for inheritance.
-            "generation" => Node::With(Vec::new(), self.block("endgeneration")?),
+            "generation" => Node::With(Vec::new(), self.scope("endgeneration")?),
             "block" => {
                 self.name()?;
-                Node::With(Vec::new(), self.block("endblock")?)
+                Node::With(Vec::new(), self.scope("endblock")?)
             }
             "break" | "continue" => {
                 if self.loops == 0 {
@@ -233,10 +260,10 @@ impl Parser {
         let recursive = self.skip_name("recursive");
         self.block_end()?;
         self.loops += 1;
-        let body = self.body(&["endfor", "else"])?;
+        let body = self.under(false, |parser| parser.body(&["endfor", "else"]))?;
         self.loops -= 1;
         let otherwise = if self.skip_name("else") {
-            self.block("endfor")?
+            self.scope("endfor")?
         } else {
             self.next();
             self.block_end()?;
@@ -252,8 +279,8 @@ impl Parser {
             self.block_end()?;
             return Ok(Node::Set(target, value));
         }
-        let filters = if self.skip_operator("|") { self.filters()? } else { Vec::new() };
-        Ok(Node::SetBlock(target, filters, self.block("endset")?))
+        let filters = if self.skip_operator("|") { self.under(false, Self::filters)? } else { Vec::new() };
+        Ok(Node::SetBlock(target, filters, self.scope("endset")?))
     }
 
     /// `a | b(1) | c`, without the value.
@@ -278,7 +305,7 @@ impl Parser {
 
     fn macro_body(&mut self, name: Name, parameters: Vec<(Name, Option<Expr>)>, end: &str) -> Result<Macro> {
         let loops = std::mem::take(&mut self.loops);
-        let body = self.block(end);
+        let body = self.scope(end);
         self.loops = loops;
         Ok(Macro { name, parameters, body: body? })
     }
@@ -316,7 +343,7 @@ impl Parser {
             self.expect_operator("=")?;
             variables.push((target, self.expression()?));
         }
-        Ok(Node::With(variables, self.block("endwith")?))
+        Ok(Node::With(variables, self.scope("endwith")?))
     }
 
     fn target(&mut self) -> Result<Target> {
@@ -382,12 +409,14 @@ impl Parser {
 
     fn expression(&mut self) -> Result<Expr> {
         self.nested(|parser| {
+            let known = parser.unknown.len();
             let mut value = parser.or()?;
             while parser.is_name("if") {
                 let line = parser.line();
                 parser.next();
                 let condition = parser.or()?;
                 let otherwise = if parser.skip_name("else") { Some(Box::new(parser.expression()?)) } else { None };
+                parser.unknown.truncate(known);
                 let depth = value.depth.max(condition.depth).max(otherwise.as_ref().map_or(0, |e| e.depth));
                 value = parser.make(line, depth, Kind::Choice(Box::new(value), Box::new(condition), otherwise))?;
             }
@@ -693,10 +722,10 @@ impl Parser {
 
     fn filter_name(&mut self) -> Result<Name> {
         let name = self.name()?;
-        match filters::is_known(&name) {
-            true => Ok(name),
-            false => Err(self.error(format!("no filter is named `{name:.40}`"))),
+        if !filters::is_known(&name) {
+            self.unknown("filter", &name);
         }
+        Ok(name)
     }
 
     fn filters_and_tests(&mut self, mut value: Expr) -> Result<Expr> {
@@ -721,7 +750,7 @@ impl Parser {
         let negated = self.skip_name("not");
         let name = self.name()?;
         if !tests_of_values::is_known(&name) {
-            return Err(self.error(format!("no test is named `{name:.40}`")));
+            self.unknown("test", &name);
         }
         let mut arguments = Arguments::default();
         match self.token() {
