@@ -149,7 +149,10 @@ impl Weights {
         for (map, range) in self.wanted() {
             let (start, length) = (range.start, range.len());
             proceed(watch)?;
+            // Huge pages are had where the file system gives them to files, and what is not in memory yet is then read into such.
             // Populating maps what the page cache holds in large steps; older kernels only read ahead.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise_range(memmap2::Advice::HugePage, start, length);
             #[cfg(target_os = "linux")]
             if map.advise_range(memmap2::Advice::PopulateRead, start, length).is_err() {
                 let _ = map.advise_range(memmap2::Advice::WillNeed, start, length);

@@ -22,8 +22,25 @@ pub(crate) struct Buffers {
     transposed_halves: Vec<u16>,
 }
 
-/// Where a block's bytes go: shard, offset, bytes.
-pub(crate) type Write<'a> = dyn FnMut(usize, u64, &[u8]) -> Result<(), ConvertError> + 'a;
+/// Where a block's bytes go.
+pub(crate) trait Sink {
+    /// Bytes that lie together, at `offset` of a shard.
+    fn write(&self, shard: usize, offset: u64, bytes: &[u8]) -> Result<(), ConvertError>;
+
+    /// A part of each row of a tensor: `part.bytes` bytes of `rows` each.
+    fn write_part(&self, place: Place, part: Part, rows: &[u8]) -> Result<(), ConvertError>;
+}
+
+/// Which part of each row of a tensor a block makes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    /// Where in the row it begins.
+    pub(crate) at: usize,
+    /// Its bytes.
+    pub(crate) bytes: usize,
+    /// Bytes of a row.
+    pub(crate) row: usize,
+}
 
 /// Converts one block, and says what it found in it.
 pub(crate) fn convert_block(
@@ -32,7 +49,7 @@ pub(crate) fn convert_block(
     block: &Block,
     quantization: &Quantization,
     buffers: &mut Buffers,
-    write: &mut Write<'_>,
+    sink: &dyn Sink,
 ) -> Result<Unusual, ConvertError> {
     let job = &layout.jobs[block.job];
     let tensor = &checkpoint.tensors[block.tensor];
@@ -43,15 +60,15 @@ pub(crate) fn convert_block(
     match job.format {
         Some(format) => {
             quantize(&tensor.dtype, quantization.model_dtype, &format, job, block, buffers);
-            write_quantized(&format, job, block, buffers, write)?;
+            write_quantized(&format, job, block, buffers, sink)?;
         }
         None => {
             let start = job.places[0].offset + block.to * job.columns * job.stored.dtype.size();
             if plain_is_copied(&tensor.dtype, job) {
-                write(job.places[0].shard, start, &buffers.source)?;
+                sink.write(job.places[0].shard, start, &buffers.source)?;
             } else {
                 plain(&tensor.dtype, job, buffers);
-                write(job.places[0].shard, start, bytemuck::cast_slice(&buffers.halves))?;
+                sink.write(job.places[0].shard, start, bytemuck::cast_slice(&buffers.halves))?;
             }
         }
     }
@@ -123,7 +140,7 @@ fn write_quantized(
     job: &Job,
     block: &Block,
     buffers: &mut Buffers,
-    write: &mut Write<'_>,
+    sink: &dyn Sink,
 ) -> Result<(), ConvertError> {
     let (words, groups) = (format.words(job.columns) as usize, format.groups(job.columns) as usize);
     let Buffers { codes, transposed, values, halves, transposed_halves, .. } = buffers;
@@ -135,14 +152,14 @@ fn write_quantized(
     match format.layout {
         Layout::Nk => {
             let at = |place: Place, row_bytes: usize| place.offset + block.to * row_bytes as u64;
-            write(code_place.shard, at(code_place, 4 * words), bytemuck::cast_slice(codes))?;
-            write(scale_place.shard, at(scale_place, 2 * groups), bytemuck::cast_slice(halves))
+            sink.write(code_place.shard, at(code_place, 4 * words), bytemuck::cast_slice(codes))?;
+            sink.write(scale_place.shard, at(scale_place, 2 * groups), bytemuck::cast_slice(halves))
         }
         Layout::Kn => {
             transpose(codes, words, transposed);
-            write_columns(job, block, code_place, transposed, write)?;
+            write_columns(job, block, code_place, transposed, sink)?;
             transpose(halves, groups, transposed_halves);
-            write_columns(job, block, scale_place, transposed_halves, write)
+            write_columns(job, block, scale_place, transposed_halves, sink)
         }
     }
 }
@@ -169,15 +186,14 @@ fn write_columns<T: bytemuck::NoUninit>(
     block: &Block,
     place: Place,
     transposed: &[T],
-    write: &mut Write<'_>,
+    sink: &dyn Sink,
 ) -> Result<(), ConvertError> {
-    if block.rows == job.rows {
-        return write(place.shard, place.offset, bytemuck::cast_slice(transposed));
+    let bytes = |rows: u64| rows as usize * size_of::<T>();
+    match block.rows == job.rows {
+        true => sink.write(place.shard, place.offset, bytemuck::cast_slice(transposed)),
+        false => {
+            let part = Part { at: bytes(block.to), bytes: bytes(block.rows), row: bytes(job.rows) };
+            sink.write_part(place, part, bytemuck::cast_slice(transposed))
+        }
     }
-    let size = size_of::<T>() as u64;
-    for (column, values) in transposed.chunks_exact(block.rows as usize).enumerate() {
-        let offset = place.offset + (column as u64 * job.rows + block.to) * size;
-        write(place.shard, offset, bytemuck::cast_slice(values))?;
-    }
-    Ok(())
 }

@@ -6,7 +6,7 @@ use crate::error::ConvertError;
 use crate::safetensors_header::{SourceDType, Tensor};
 use knapsack_artifact::weight_index::{Encoding, Metadata, Record, Shard, WeightIndex};
 use knapsack_models::{ModelConfig, Parameter, StoredTensor, TensorUse, TensorsError, Transform};
-use knapsack_tensor::{GroupFormat, Layout, Quantization};
+use knapsack_tensor::{GroupFormat, Quantization};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -14,11 +14,9 @@ use std::path::PathBuf;
 const SHARD_CAP: u64 = 32 << 20;
 /// Bytes of the checkpoint that a block covers: what stays in a core's own cache with its result.
 const BLOCK_BYTES: u64 = 1 << 20;
-/// The same for formats that are stored transposed: a block gives as many bytes in a row as it has rows.
-const TRANSPOSED_BLOCK_BYTES: u64 = 4 << 20;
 
 /// Where a tensor goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     pub(crate) shard: usize,
     pub(crate) offset: u64,
@@ -243,11 +241,7 @@ fn push_blocks(
     let mut bytes = 0;
     let mut push = |tensor: usize, from: u64, to: u64, rows: u64| {
         let row_bytes = job.columns * checkpoint.tensors[tensor].dtype.bytes();
-        let target = match job.format {
-            Some(GroupFormat { layout: Layout::Kn, .. }) => TRANSPOSED_BLOCK_BYTES,
-            _ => BLOCK_BYTES,
-        };
-        let most = (target / row_bytes).max(1);
+        let most = (BLOCK_BYTES / row_bytes).max(1);
         let mut done = 0;
         while done < rows {
             let rows = most.min(rows - done);

@@ -1,15 +1,15 @@
 //! The threads: blocks are taken in order, converted and written where they belong; a shard whose last block was written is hashed
 //! by whichever thread finds enough of them, many at once. The result does not depend on who does what.
 
-use crate::block::{Buffers, convert_block};
+use crate::block::{Buffers, Part, Sink, convert_block};
 use crate::checkpoint::Checkpoint;
 use crate::error::ConvertError;
 use crate::io::write_all_at;
-use crate::layout::{ShardLayout, shards_of};
+use crate::layout::{Place, ShardLayout, shards_of};
 use crate::md5;
 use crate::unusual::Unusual;
 use knapsack_tensor::Quantization;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -39,8 +39,17 @@ struct Work<'a> {
     cancel: &'a AtomicBool,
     progress: &'a (dyn Fn(ConvertProgress) + Sync),
     state: Mutex<State>,
+    /// Tensors of which each block makes a part of every row: written when they are whole.
+    assembled: Mutex<HashMap<Place, Arc<Mutex<Assembled>>>>,
     changed: Condvar,
     threads: usize,
+}
+
+/// A tensor that is put together.
+struct Assembled {
+    bytes: Vec<u8>,
+    /// Bytes that are not there yet.
+    missing: usize,
 }
 
 struct State {
@@ -97,6 +106,7 @@ pub(crate) fn run(
         cancel,
         progress,
         state: Mutex::new(state),
+        assembled: Mutex::default(),
         changed: Condvar::new(),
         threads,
     };
@@ -144,12 +154,7 @@ impl Work<'_> {
             if self.stopped()? {
                 return Ok(());
             }
-            let mut write = |shard: usize, offset: u64, bytes: &[u8]| {
-                let file = self.file(shard)?;
-                write_all_at(&file, bytes, offset).map_err(|error| self.write_error(shard, error))
-            };
-            let unusual =
-                convert_block(self.checkpoint, self.layout, block, self.quantization, &mut buffers, &mut write)?;
+            let unusual = convert_block(self.checkpoint, self.layout, block, self.quantization, &mut buffers, self)?;
             if unusual != Unusual::default() {
                 *self.lock().unusual.entry(block.tensor).or_default() += unusual;
             }
@@ -236,6 +241,30 @@ impl Work<'_> {
             drop(state);
             self.hash(share)?;
         }
+    }
+}
+
+impl Sink for Work<'_> {
+    fn write(&self, shard: usize, offset: u64, bytes: &[u8]) -> Result<(), ConvertError> {
+        let file = self.file(shard)?;
+        write_all_at(&file, bytes, offset).map_err(|error| self.write_error(shard, error))
+    }
+
+    fn write_part(&self, place: Place, part: Part, rows: &[u8]) -> Result<(), ConvertError> {
+        let whole = rows.len() / part.bytes * part.row;
+        let new = || Arc::new(Mutex::new(Assembled { bytes: vec![0; whole], missing: whole }));
+        let lock = || self.assembled.lock().unwrap_or_else(PoisonError::into_inner);
+        let tensor = Arc::clone(lock().entry(place).or_insert_with(new));
+        let mut tensor = tensor.lock().unwrap_or_else(PoisonError::into_inner);
+        for (to, from) in tensor.bytes.chunks_exact_mut(part.row).zip(rows.chunks_exact(part.bytes)) {
+            to[part.at..part.at + part.bytes].copy_from_slice(from);
+        }
+        tensor.missing -= rows.len();
+        if tensor.missing == 0 {
+            lock().remove(&place);
+            self.write(place.shard, place.offset, &tensor.bytes)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,37 +1,55 @@
 //! Attention over the cache, with a streaming softmax.
 //!
 //! A unit is one kv head and up to [`ROWS`] of the queries that use it (heads of its group, token by token). Blocks of cached
-//! positions are widened to float once for all of them; each query keeps its running maximum, sum and weighted values. Blocks
-//! lie at fixed positions (the sinks, then every so many), so that a query's result does not depend on the others of its call.
+//! positions are widened to float once for all of them, and meet several queries while they are in registers. Scores are sums of
+//! lanes, added up for a vector of positions at once. Each query keeps its running maximum, sum and weighted values. Blocks lie at
+//! fixed positions (the sinks, then every so many), and a score or an output is added up in one order, so that a query's result
+//! does not depend on the others of its call.
 
 use super::math::{exp, sigmoid, soft_cap};
 use super::task::Attention;
-use super::vector::{MAX_LANES, Vector, load_some, store_some};
+use super::vector::{MAX_GROUPS, MAX_LANES, Vector, load_some, store_some};
 use half::f16;
 use knapsack_artifact::validate::MAX_HEAD_DIM;
 use knapsack_tensor::DType;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
-/// Queries of a unit.
-pub(crate) const ROWS: usize = 8;
+/// Most queries of a unit.
+const ROWS: usize = 32;
+/// Floats of a unit's queries: fewer queries where heads are large.
+const ROW_FLOATS: usize = 4096;
 /// Most positions of a block.
 const BLOCK: usize = 32;
-/// Elements of a padded head.
-const DIM: usize = MAX_HEAD_DIM as usize;
 /// Floats of a block: fewer positions where heads are large.
 const BLOCK_FLOATS: usize = 8192;
+/// Queries that meet a vector of keys or values while it is in a register.
+const QUERIES: usize = 4;
+/// Bytes of the cache that are asked for ahead.
+const AHEAD: usize = 4096;
+
+const _: () =
+    assert!(ROW_FLOATS >= QUERIES * MAX_HEAD_DIM as usize && BLOCK_FLOATS >= MAX_LANES * MAX_HEAD_DIM as usize);
 
 /// What a unit works with, on the stack.
 struct Room {
-    queries: [f32; ROWS * DIM],
-    outputs: [f32; ROWS * DIM],
-    block: [f32; BLOCK_FLOATS],
+    queries: [f32; ROW_FLOATS],
+    outputs: [f32; ROW_FLOATS],
+    /// Keys or values of a block: `[position][element]`.
+    rows: [f32; BLOCK_FLOATS],
+    /// Of each query and position of a block the score, then the weight.
+    weights: [[f32; BLOCK]; ROWS],
+}
+
+/// Queries of a unit.
+fn queries(task: &Attention) -> usize {
+    ROWS.min(ROW_FLOATS / (task.cache.layer.head_dim as usize).next_multiple_of(MAX_LANES))
 }
 
 /// Units of a call.
 pub(crate) fn units(task: &Attention) -> usize {
     let kv_heads = task.cache.layer.kv_heads as usize;
-    kv_heads * (task.n * (task.heads / kv_heads)).div_ceil(ROWS)
+    kv_heads * (task.n * (task.heads / kv_heads)).div_ceil(queries(task))
 }
 
 /// One query of a unit.
@@ -44,6 +62,8 @@ struct Query {
     position: u32,
     largest: f32,
     sum: f32,
+    /// Which of the block's positions it sees, as indices.
+    seen: (usize, usize),
 }
 
 /// Computes unit `unit`.
@@ -54,14 +74,15 @@ struct Query {
 pub(crate) unsafe fn unit<V: Vector>(task: &Attention, unit: usize) {
     let layer = &task.cache.layer;
     let (dim, group) = (layer.head_dim as usize, task.heads / layer.kv_heads as usize);
-    let per_head = (task.n * group).div_ceil(ROWS);
-    let (kv_head, first) = (unit / per_head, unit % per_head * ROWS);
-    let count = ROWS.min(task.n * group - first);
+    let per_unit = queries(task);
+    let per_head = (task.n * group).div_ceil(per_unit);
+    let (kv_head, first) = (unit / per_head, unit % per_head * per_unit);
+    let count = per_unit.min(task.n * group - first);
     let padded = dim.next_multiple_of(V::LANES);
     let mut queries = [Query::default(); ROWS];
     let mut room = MaybeUninit::<Room>::uninit();
-    // SAFETY: `padded <= DIM`; a room is plain floats, and what is read was written before: queries and outputs of `count`
-    // rows here, positions of a block by `widen`.
+    // SAFETY: `queries(task)` rows of `padded` floats fit; a room is plain floats, and what is read was written before: queries
+    // and outputs of `count` rows here, a block's rows, columns and weights for each block.
     unsafe {
         let room = room.as_mut_ptr();
         let (query_room, output_room) =
@@ -75,7 +96,7 @@ pub(crate) unsafe fn unit<V: Vector>(task: &Attention, unit: usize) {
                 (_, start) => start,
             };
             let at = (t * task.heads + head) * dim;
-            *query = Query { at, start, position, largest: f32::MIN, sum: 0.0 };
+            *query = Query { at, start, position, largest: f32::MIN, ..Query::default() };
             for d in (0..padded).step_by(V::LANES) {
                 let q = load_some::<V>(task.query.add(at + d), dim - d);
                 V::store(query_room.add(i * padded + d), V::mul(q, V::splat(task.scale)));
@@ -108,56 +129,59 @@ pub(crate) unsafe fn unit<V: Vector>(task: &Attention, unit: usize) {
     }
 }
 
-/// Positions of a block.
+/// Positions of a block: whole vectors of them.
 const fn block_size<V: Vector>(dim: usize) -> usize {
     let fit = BLOCK_FLOATS / dim.next_multiple_of(V::LANES);
-    if fit < BLOCK { fit } else { BLOCK }
+    let most = if fit < BLOCK { fit } else { BLOCK };
+    most - most % V::LANES
 }
 
 /// Lets the queries see positions `span`, where each may.
 #[inline(always)]
-unsafe fn span<V: Vector>(
-    task: &Attention,
-    kv_head: usize,
-    queries: &mut [Query],
-    span: std::ops::Range<u32>,
-    room: *mut Room,
-) {
+unsafe fn span<V: Vector>(task: &Attention, kv_head: usize, queries: &mut [Query], span: Range<u32>, room: *mut Room) {
     let dim = task.cache.layer.head_dim as usize;
     let padded = dim.next_multiple_of(V::LANES);
     let size = block_size::<V>(dim);
     let mut first = span.start;
     while first < span.end {
         let count = size.min((span.end - first) as usize);
-        // SAFETY: `count` positions of `padded` floats fit the block; the positions are cached.
+        // SAFETY: `size` positions of `padded` floats fit the block; the positions are cached; there are as many rows as queries.
         unsafe {
-            let block = (&raw mut (*room).block).cast::<f32>();
+            let rows = (&raw mut (*room).rows).cast::<f32>();
             let query_room = (&raw const (*room).queries).cast::<f32>();
             let output_room = (&raw mut (*room).outputs).cast::<f32>();
-            let mut weights = [[0.0f32; BLOCK]; ROWS];
-            let mut seen = [(0usize, 0usize); ROWS];
-            widen::<V>(task, task.cache.keys, kv_head, first, count, block);
-            for (i, query) in queries.iter_mut().enumerate() {
-                seen[i] = visible(query, task.cache.layer.sinks, first, count);
-                let rescale =
-                    score::<V>(task, query, query_room.add(i * padded), block, seen[i], &mut weights[i], padded);
-                if rescale != 1.0 {
-                    for d in (0..padded).step_by(V::LANES) {
-                        let o = output_room.add(i * padded + d);
-                        V::store(o, V::mul(V::load(o), V::splat(rescale)));
+            let weights = (&raw mut (*room).weights).cast::<[f32; BLOCK]>();
+            widen::<V>(task, task.cache.keys, kv_head, first, count, rows);
+            let vectors = count.div_ceil(V::LANES);
+            // What is missing of a last vector of positions.
+            std::ptr::write_bytes(rows.add(count * padded), 0, (vectors * V::LANES - count) * padded);
+            for (tile, queries) in queries.chunks_mut(QUERIES).enumerate() {
+                let i = tile * QUERIES;
+                queries.iter_mut().for_each(|query| query.seen = seen(query, task.cache.layer.sinks, first, count));
+                let (from, to) = (query_room.add(i * padded), weights.add(i));
+                let mut q = 0;
+                while q < queries.len() {
+                    let (from, to) = (from.add(q * padded), to.add(q));
+                    match queries.len() - q {
+                        4.. if V::MANY => q += score::<V, 4>(from, padded, rows, vectors, to),
+                        2.. => q += score::<V, 2>(from, padded, rows, vectors, to),
+                        _ => q += score::<V, 1>(from, padded, rows, vectors, to),
+                    }
+                }
+                for (q, query) in queries.iter_mut().enumerate() {
+                    let rescale = soften::<V>(task.soft_cap, query, vectors, &mut *to.add(q));
+                    if rescale != 1.0 {
+                        for d in (0..padded).step_by(V::LANES) {
+                            let o = output_room.add((i + q) * padded + d);
+                            V::store(o, V::mul(V::load(o), V::splat(rescale)));
+                        }
                     }
                 }
             }
-            widen::<V>(task, task.cache.values, kv_head, first, count, block);
-            for i in 0..queries.len() {
-                for d in (0..padded).step_by(V::LANES) {
-                    let o = output_room.add(i * padded + d);
-                    let mut sum = V::load(o);
-                    for j in seen[i].0..seen[i].1 {
-                        sum = V::fma(V::splat(weights[i][j]), V::load(block.add(j * padded + d)), sum);
-                    }
-                    V::store(o, sum);
-                }
+            widen::<V>(task, task.cache.values, kv_head, first, count, rows);
+            for (tile, queries) in queries.chunks(QUERIES).enumerate() {
+                let i = tile * QUERIES;
+                weigh::<V>(queries, rows, padded, weights.add(i), output_room.add(i * padded));
             }
         }
         first += count as u32;
@@ -167,68 +191,205 @@ unsafe fn span<V: Vector>(
 /// Which of the block's positions `first..first + count` a query sees, as indices. They are consecutive, since a block lies
 /// in the sinks or after them.
 #[inline(always)]
-fn visible(query: &Query, sinks: u32, first: u32, count: usize) -> (usize, usize) {
+fn seen(query: &Query, sinks: u32, first: u32, count: usize) -> (usize, usize) {
     let end = first + count as u32;
     let from = if first < sinks { first } else { first.max(query.start) };
     let to = end.min(query.position + 1);
     if from < to { ((from - first) as usize, (to - first) as usize) } else { (0, 0) }
 }
 
-/// Scores one query against the visible part of a block: leaves the weights, updates maximum and sum, and returns what the
-/// earlier values must be multiplied with.
+/// Scores of `Q` queries, rows of `padded` floats, against `vectors` vectors of positions; `Q`.
 #[inline(always)]
-unsafe fn score<V: Vector>(
-    task: &Attention,
-    query: &mut Query,
-    q: *const f32,
-    block: *const f32,
-    (from, to): (usize, usize),
-    weights: &mut [f32; BLOCK],
+unsafe fn score<V: Vector, const Q: usize>(
+    queries: *const f32,
     padded: usize,
-) -> f32 {
+    keys: *const f32,
+    vectors: usize,
+    scores: *mut [f32; BLOCK],
+) -> usize {
+    for vector in 0..vectors {
+        // In each group of lanes, of four positions the sums of what the lanes of that group added up.
+        let mut partial = [[[0.0f32; MAX_LANES]; MAX_GROUPS]; Q];
+        // SAFETY: queries and keys have `padded` floats, whole vectors; there are keys of whole vectors of positions.
+        unsafe {
+            for four in 0..V::GROUPS {
+                let keys = keys.add((vector * V::LANES + 4 * four) * padded);
+                let mut sums = [[V::splat(0.0); 4]; Q];
+                for d in (0..padded).step_by(V::LANES) {
+                    let mut key = [V::splat(0.0); 4];
+                    for j in 0..4 {
+                        key[j] = V::load(keys.add(j * padded + d));
+                    }
+                    for q in 0..Q {
+                        let x = V::load(queries.add(q * padded + d));
+                        for j in 0..4 {
+                            sums[q][j] = V::fma(x, key[j], sums[q][j]);
+                        }
+                    }
+                }
+                for q in 0..Q {
+                    let [a, b, c, d] = sums[q];
+                    let [a, b, c, d] = V::transpose([V::as_int(a), V::as_int(b), V::as_int(c), V::as_int(d)]);
+                    let (even, odd) = (V::add(V::as_float(a), V::as_float(c)), V::add(V::as_float(b), V::as_float(d)));
+                    V::store(partial[q][four].as_mut_ptr(), V::add(even, odd));
+                }
+            }
+            for q in 0..Q {
+                let from = partial[q].as_ptr().cast::<f32>();
+                let mut groups = [V::splat(0.0); 4];
+                for g in 0..V::GROUPS {
+                    let at = from.add(4 * g);
+                    let four = |four: usize| at.add(four % V::GROUPS * MAX_LANES).cast::<u8>();
+                    groups[g] = V::as_float(V::iload_groups([four(0), four(1), four(2), four(3)]));
+                }
+                let sum = match V::GROUPS {
+                    4 => V::add(V::add(groups[0], groups[2]), V::add(groups[1], groups[3])),
+                    2 => V::add(groups[0], groups[1]),
+                    _ => groups[0],
+                };
+                V::store(scores.add(q).cast::<f32>().add(vector * V::LANES), sum);
+            }
+        }
+    }
+    Q
+}
+
+/// Makes weights of the scores that a query sees, zero of the others, updates maximum and sum, and returns what the earlier values
+/// must be multiplied with.
+#[inline(always)]
+unsafe fn soften<V: Vector>(cap: Option<f32>, query: &mut Query, vectors: usize, scores: &mut [f32; BLOCK]) -> f32 {
+    let (from, to) = query.seen;
     if from == to {
         return 1.0;
     }
-    // SAFETY: the query and each position have `padded` floats; weights have a multiple of every vector's lanes.
+    let end = vectors * V::LANES;
+    // SAFETY: `vectors` vectors of scores were written.
     unsafe {
-        let mut lanes = [f32::MIN; BLOCK];
-        for j in from..to {
-            let mut dot = V::splat(0.0);
-            for d in (0..padded).step_by(V::LANES) {
-                dot = V::fma(V::load(q.add(d)), V::load(block.add(j * padded + d)), dot);
+        if let Some(cap) = cap {
+            for i in (0..end).step_by(V::LANES) {
+                V::store(scores.as_mut_ptr().add(i), soft_cap::<V>(V::load(scores.as_ptr().add(i)), cap));
             }
-            lanes[j] = V::sum(dot);
         }
+        scores[..from].fill(f32::MIN);
+        scores[to..end].fill(f32::MIN);
         let mut largest = V::splat(f32::MIN);
-        for i in (0..BLOCK).step_by(V::LANES) {
-            if let Some(cap) = task.soft_cap {
-                // Lanes that are not seen hold the lowest float and come out as -cap: they are reset below.
-                let capped = soft_cap::<V>(V::load(lanes.as_ptr().add(i)), cap);
-                V::store(lanes.as_mut_ptr().add(i), capped);
-            }
-        }
-        lanes[..from].fill(f32::MIN);
-        lanes[to..].fill(f32::MIN);
-        for i in (0..BLOCK).step_by(V::LANES) {
-            largest = V::max(largest, V::load(lanes.as_ptr().add(i)));
+        for i in (0..end).step_by(V::LANES) {
+            largest = V::max(largest, V::load(scores.as_ptr().add(i)));
         }
         let new = V::largest(largest).max(query.largest);
         let mut sum = V::splat(0.0);
-        for i in (0..BLOCK).step_by(V::LANES) {
-            let w = exp::<V>(V::sub(V::load(lanes.as_ptr().add(i)), V::splat(new)));
-            V::store(weights.as_mut_ptr().add(i), w);
+        for i in (0..end).step_by(V::LANES) {
+            let w = exp::<V>(V::sub(V::load(scores.as_ptr().add(i)), V::splat(new)));
+            V::store(scores.as_mut_ptr().add(i), w);
         }
-        weights[..from].fill(0.0);
-        weights[to..].fill(0.0);
-        for i in (0..BLOCK).step_by(V::LANES) {
-            sum = V::add(sum, V::load(weights.as_ptr().add(i)));
+        scores[..from].fill(0.0);
+        scores[to..end].fill(0.0);
+        for i in (0..end).step_by(V::LANES) {
+            sum = V::add(sum, V::load(scores.as_ptr().add(i)));
         }
         // The first block of a query has nothing to rescale, and its sum is 0.
-        let rescale = if query.sum == 0.0 { 1.0 } else { (query.largest - new).exp() };
+        let rescale = if query.sum == 0.0 || new == query.largest { 1.0 } else { (query.largest - new).exp() };
         query.sum = query.sum * rescale + V::sum(sum);
         query.largest = new;
         rescale
     }
+}
+
+/// Adds the values that up to [`QUERIES`] queries see, times their weights, to their outputs: each in the order of positions.
+#[inline(always)]
+unsafe fn weigh<V: Vector>(
+    queries: &[Query],
+    values: *const f32,
+    padded: usize,
+    weights: *const [f32; BLOCK],
+    outputs: *mut f32,
+) {
+    let common = queries.iter().fold((0, BLOCK), |(from, to), query| (from.max(query.seen.0), to.min(query.seen.1)));
+    let together = matches!(queries.len(), 2 | QUERIES) && common.0 < common.1;
+    // SAFETY: there are outputs and weights of as many queries, and values of what they see.
+    unsafe {
+        for (q, query) in queries.iter().enumerate() {
+            let alone = if together { (query.seen.0, common.0) } else { query.seen };
+            add::<V, 1>(values, padded, weights.add(q), alone, outputs.add(q * padded));
+        }
+        if together {
+            match queries.len() {
+                2 => add::<V, 2>(values, padded, weights, common, outputs),
+                _ => add::<V, QUERIES>(values, padded, weights, common, outputs),
+            }
+            for (q, query) in queries.iter().enumerate() {
+                add::<V, 1>(values, padded, weights.add(q), (common.1, query.seen.1), outputs.add(q * padded));
+            }
+        }
+    }
+}
+
+/// Adds values `from..to` times the weights of `Q` queries to their outputs.
+#[inline(always)]
+unsafe fn add<V: Vector, const Q: usize>(
+    values: *const f32,
+    padded: usize,
+    weights: *const [f32; BLOCK],
+    (from, to): (usize, usize),
+    outputs: *mut f32,
+) {
+    if from >= to {
+        return;
+    }
+    let mut d = 0;
+    while d < padded {
+        let left = (padded - d) / V::LANES;
+        let outputs = outputs.wrapping_add(d);
+        // SAFETY: values and outputs have `padded` elements, whole vectors of them.
+        unsafe {
+            let values = values.add(d);
+            d += V::LANES
+                * match left {
+                    // Eight sums in flight.
+                    4.. if Q <= 2 => add_elements::<V, Q, 4>(values, padded, weights, (from, to), outputs),
+                    2.. => add_elements::<V, Q, 2>(values, padded, weights, (from, to), outputs),
+                    _ => add_elements::<V, Q, 1>(values, padded, weights, (from, to), outputs),
+                };
+        }
+    }
+}
+
+/// As [`add`], for `W` vectors of elements; `W`.
+#[inline(always)]
+unsafe fn add_elements<V: Vector, const Q: usize, const W: usize>(
+    values: *const f32,
+    padded: usize,
+    weights: *const [f32; BLOCK],
+    (from, to): (usize, usize),
+    outputs: *mut f32,
+) -> usize {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let mut sums = [[V::splat(0.0); W]; Q];
+        for q in 0..Q {
+            for w in 0..W {
+                sums[q][w] = V::load(outputs.add(q * padded + w * V::LANES));
+            }
+        }
+        for j in from..to {
+            let mut value = [V::splat(0.0); W];
+            for w in 0..W {
+                value[w] = V::load(values.add(j * padded + w * V::LANES));
+            }
+            for q in 0..Q {
+                let weight = V::splat(weights.add(q).cast::<f32>().add(j).read());
+                for w in 0..W {
+                    sums[q][w] = V::fma(weight, value[w], sums[q][w]);
+                }
+            }
+        }
+        for q in 0..Q {
+            for w in 0..W {
+                V::store(outputs.add(q * padded + w * V::LANES), sums[q][w]);
+            }
+        }
+    }
+    W
 }
 
 /// Widens `count` cached positions from `first` on to rows of `padded` floats, zeros at their ends.
@@ -247,9 +408,14 @@ unsafe fn widen<V: Vector>(
     for j in 0..count {
         let slot = layer.slot(first + j as u32) as usize;
         let from = (kv_head * layer.positions as usize + slot) * dim;
-        // SAFETY: the cache has row `slot` of the head, `dim` elements; the block has row `j`.
+        // SAFETY: the cache has row `slot` of the head, `dim` elements; the block has row `j`. What is asked for may be anything.
         unsafe {
             let to = block.add(j * padded);
+            let bytes = dim * layer.dtype.size() as usize;
+            let at = cache.wrapping_add(from * layer.dtype.size() as usize + AHEAD);
+            for line in (0..bytes).step_by(64) {
+                V::prefetch(at.wrapping_add(line));
+            }
             for d in (0..dim).step_by(V::LANES) {
                 let x = if layer.dtype == DType::F32 {
                     load_some::<V>(cache.cast::<f32>().add(from + d), dim - d)

@@ -31,7 +31,7 @@ impl<V: Vector> Format for Row<'_, V> {
     #[inline(always)]
     unsafe fn run<const BITS: u32>(self) {
         let Row { task, t, .. } = self;
-        let step = const { step(BITS) };
+        let step = step::<BITS>();
         let max_int = const { Grouping::of(BITS).max_int() as i32 };
         // SAFETY: row `t` of input and scratch; codes, scales and corrections have `acts.steps` entries, whole vectors of steps.
         unsafe {
@@ -45,8 +45,8 @@ impl<V: Vector> Format for Row<'_, V> {
                 };
                 scales.add(s).write(scale);
                 corrections.add(s).write(-max_int * sum);
-                let to = codes.add(step_at::<V>(BITS, s));
-                for q in 0..const { quads(BITS) } {
+                let to = codes.add(step_at::<V, BITS>(s));
+                for q in 0..quads::<BITS>() {
                     let four = [0, 1, 2, 3].map(|byte| natural[element(BITS, q, byte)]);
                     to.add(quad_at(q, V::BYTES)).cast::<[u8; 4]>().write(four);
                 }

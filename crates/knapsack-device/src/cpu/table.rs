@@ -20,11 +20,14 @@ pub enum Isa {
     Neon,
     /// AArch64 with the dot-product extension.
     NeonDotprod,
+    /// AArch64 with the dot-product and the int8 matrix extension.
+    NeonI8mm,
 }
 
 impl Isa {
     /// Every one, slowest first.
-    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDotprod];
+    pub const ALL: [Isa; 7] =
+        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm];
 
     /// Those that this processor has, slowest first.
     pub fn available() -> Vec<Isa> {
@@ -56,6 +59,10 @@ impl Isa {
             Isa::Neon => Some(&neon::TABLE),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDotprod => std::arch::is_aarch64_feature_detected!("dotprod").then_some(&neon_dotprod::TABLE),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => (std::arch::is_aarch64_feature_detected!("dotprod")
+                && std::arch::is_aarch64_feature_detected!("i8mm"))
+            .then_some(&neon_i8mm::TABLE),
             #[allow(unreachable_patterns, reason = "the sets of other processors")]
             _ => None,
         }
@@ -71,6 +78,7 @@ impl fmt::Display for Isa {
             Isa::Avx512Vnni => "AVX-512 VNNI",
             Isa::Neon => "NEON",
             Isa::NeonDotprod => "NEON dotprod",
+            Isa::NeonI8mm => "NEON i8mm",
         })
     }
 }
@@ -160,3 +168,5 @@ table!(avx512_vnni, arch::avx512::Avx512, 4, "avx2,fma,f16c,avx512f,avx512bw,avx
 table!(neon, arch::neon::Neon, 4, "neon");
 #[cfg(target_arch = "aarch64")]
 table!(neon_dotprod, arch::neon::NeonDot, 4, "neon,dotprod");
+#[cfg(target_arch = "aarch64")]
+table!(neon_i8mm, arch::neon::NeonMatrix, 4, "neon,dotprod,i8mm");

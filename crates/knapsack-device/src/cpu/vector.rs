@@ -6,8 +6,8 @@
 
 use half::{bf16, f16};
 
-/// Most lanes of any vector: sizes stack buffers.
-pub(crate) const MAX_LANES: usize = 16;
+/// Most lanes of any vector of this processor: sizes stack buffers.
+pub(crate) const MAX_LANES: usize = if cfg!(target_arch = "x86_64") { 16 } else { 4 };
 /// Most groups of four lanes.
 pub(crate) const MAX_GROUPS: usize = MAX_LANES / 4;
 
@@ -21,10 +21,18 @@ pub(crate) trait Vector: Copy {
     const LANES: usize;
     /// Whether [`Vector::dot`] takes any byte as a code, and not only what fits into four bits.
     const WIDE_CODES: bool = false;
+    /// Whether there are 32 registers, and not 16.
+    const MANY: bool = false;
+    /// Whether lanes are added up faster across vectors than vectors are transposed.
+    const PAIRWISE: bool = false;
+    /// Whether there is [`Vector::matrix`].
+    const MATRIX: bool = false;
     /// Bytes.
     const BYTES: usize = 4 * Self::LANES;
     /// Groups of four lanes: the steps of 16 bytes that one load covers. 4, 2 or 1.
     const GROUPS: usize = Self::LANES / 4;
+    /// Vectors of a cache line.
+    const PER_LINE: usize = 4 / Self::GROUPS;
     /// Floats.
     type F: Copy;
     /// Integers.
@@ -65,6 +73,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn isplat(x: i32) -> Self::I;
     /// Loads `BYTES` bytes.
     unsafe fn iload(p: *const u8) -> Self::I;
+    /// Loads 16 bytes from each of the first `GROUPS` pointers: a group of four lanes each.
+    unsafe fn iload_groups(p: [*const u8; 4]) -> Self::I;
     /// Stores `BYTES` bytes.
     unsafe fn istore(p: *mut u8, v: Self::I);
     /// Four bytes in every lane.
@@ -79,10 +89,18 @@ pub(crate) trait Vector: Copy {
     unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
     /// Bitwise or.
     unsafe fn or(a: Self::I, b: Self::I) -> Self::I;
+    /// The upper four bits of each byte.
+    #[inline(always)]
+    unsafe fn high_nibbles(v: Self::I) -> Self::I {
+        // SAFETY: the caller's promise.
+        unsafe { Self::and(Self::shr::<4>(v), Self::isplat(0x0f0f_0f0f)) }
+    }
     /// Lanes shifted left.
     unsafe fn shl<const N: u32>(v: Self::I) -> Self::I;
     /// Lanes shifted right, zeros in.
     unsafe fn shr<const N: u32>(v: Self::I) -> Self::I;
+    /// Lanes shifted right, signs in.
+    unsafe fn sar<const N: u32>(v: Self::I) -> Self::I;
     /// To float, exact below 2^24.
     unsafe fn to_float(v: Self::I) -> Self::F;
     /// To integer, nearest, ties to even.
@@ -101,6 +119,26 @@ pub(crate) trait Vector: Copy {
     unsafe fn ispread(p: *const i32) -> Self::I;
     /// Within each group of four lanes, lane `r` of vector `c` becomes lane `c` of vector `r`.
     unsafe fn transpose(v: [Self::I; 4]) -> [Self::I; 4];
+    /// Within each group of four lanes, lane `i` is the sum of the lanes of vector `i`.
+    #[inline(always)]
+    unsafe fn sums(v: [Self::I; 4]) -> Self::I {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let [a, b, c, d] = Self::transpose(v);
+            Self::iadd(Self::iadd(a, b), Self::iadd(c, d))
+        }
+    }
+    /// Within each group of four lanes, `[a0, a2, b0, b2]` and `[a1, a3, b1, b3]`.
+    unsafe fn unzip(a: Self::I, b: Self::I) -> [Self::I; 2];
+    /// Within each group of four lanes, `[a0, b0, a1, b1]` and `[a2, b2, a3, b3]`.
+    unsafe fn zip(a: Self::I, b: Self::I) -> [Self::I; 2];
+    /// Eight bytes of each, over and over.
+    unsafe fn octets(a: *const u8, b: *const u8) -> Self::I;
+    /// Adds to `[a0 b0, a0 b1, a1 b0, a1 b1]`: of the halves of `codes`, eight unsigned bytes each, with those of `acts`, signed.
+    #[inline(always)]
+    unsafe fn matrix(_acc: Self::I, _codes: Self::I, _acts: Self::I) -> Self::I {
+        unreachable!("this instruction set has no matrix products")
+    }
     /// Vector `i` has lane `i` of each group of four in all of its lanes.
     unsafe fn quads(v: Self::I) -> [Self::I; 4];
     /// Stores each group of four lanes, `stride` bytes from one to the next.

@@ -140,3 +140,8 @@ fn cpu_neon() {
 fn cpu_neon_dotprod() {
     cpu(Isa::NeonDotprod);
 }
+
+#[test]
+fn cpu_neon_i8mm() {
+    cpu(Isa::NeonI8mm);
+}

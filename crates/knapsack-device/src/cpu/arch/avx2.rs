@@ -80,6 +80,7 @@ macro_rules! implement {
                 }
                 fn isplat(x: i32) -> __m256i { _mm256_set1_epi32(x) }
                 fn iload(p: *const u8) -> __m256i { _mm256_loadu_si256(p.cast()) }
+                fn iload_groups(p: [*const u8; 4]) -> __m256i { _mm256_loadu2_m128i(p[1].cast(), p[0].cast()) }
                 fn istore(p: *mut u8, v: __m256i) { _mm256_storeu_si256(p.cast(), v) }
                 fn quad(p: *const u8) -> __m256i { _mm256_set1_epi32(p.cast::<i32>().read_unaligned()) }
                 fn store_bytes(p: *mut u8, v: __m256i) {
@@ -102,6 +103,7 @@ macro_rules! implement {
                 fn or(a: __m256i, b: __m256i) -> __m256i { _mm256_or_si256(a, b) }
                 fn shl<const N: u32>(v: __m256i) -> __m256i { _mm256_sll_epi32(v, _mm_cvtsi32_si128(N as i32)) }
                 fn shr<const N: u32>(v: __m256i) -> __m256i { _mm256_srl_epi32(v, _mm_cvtsi32_si128(N as i32)) }
+                fn sar<const N: u32>(v: __m256i) -> __m256i { _mm256_sra_epi32(v, _mm_cvtsi32_si128(N as i32)) }
                 fn to_float(v: __m256i) -> __m256 { _mm256_cvtepi32_ps(v) }
                 fn to_int(v: __m256) -> __m256i { _mm256_cvtps_epi32(v) }
                 fn as_float(v: __m256i) -> __m256 { _mm256_castsi256_ps(v) }
@@ -120,6 +122,19 @@ macro_rules! implement {
                         _mm256_unpacklo_epi64(c, d),
                         _mm256_unpackhi_epi64(c, d),
                     ]
+                }
+                fn unzip(a: __m256i, b: __m256i) -> [__m256i; 2] {
+                    let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+                    [
+                        _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(a, b)),
+                        _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b)),
+                    ]
+                }
+                fn zip(a: __m256i, b: __m256i) -> [__m256i; 2] {
+                    [_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b)]
+                }
+                fn octets(a: *const u8, b: *const u8) -> __m256i {
+                    _mm256_broadcastsi128_si256(_mm_unpacklo_epi64(_mm_loadl_epi64(a.cast()), _mm_loadl_epi64(b.cast())))
                 }
                 fn quads(v: __m256i) -> [__m256i; 4] {
                     [

@@ -10,6 +10,7 @@ pub(crate) struct Avx512;
 impl Vector for Avx512 {
     const LANES: usize = 16;
     const WIDE_CODES: bool = true;
+    const MANY: bool = true;
     type F = __m512;
     type I = __m512i;
 
@@ -35,6 +36,11 @@ impl Vector for Avx512 {
         fn largest(v: __m512) -> f32 { _mm512_reduce_max_ps(v) }
         fn isplat(x: i32) -> __m512i { _mm512_set1_epi32(x) }
         fn iload(p: *const u8) -> __m512i { _mm512_loadu_si512(p.cast()) }
+        fn iload_groups(p: [*const u8; 4]) -> __m512i {
+            let low = _mm256_loadu2_m128i(p[1].cast(), p[0].cast());
+            let high = _mm256_loadu2_m128i(p[3].cast(), p[2].cast());
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+        }
         fn istore(p: *mut u8, v: __m512i) { _mm512_storeu_si512(p.cast(), v) }
         fn quad(p: *const u8) -> __m512i { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
         fn store_bytes(p: *mut u8, v: __m512i) { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(v)) }
@@ -44,6 +50,7 @@ impl Vector for Avx512 {
         fn or(a: __m512i, b: __m512i) -> __m512i { _mm512_or_si512(a, b) }
         fn shl<const N: u32>(v: __m512i) -> __m512i { _mm512_slli_epi32::<N>(v) }
         fn shr<const N: u32>(v: __m512i) -> __m512i { _mm512_srli_epi32::<N>(v) }
+        fn sar<const N: u32>(v: __m512i) -> __m512i { _mm512_srai_epi32::<N>(v) }
         fn to_float(v: __m512i) -> __m512 { _mm512_cvtepi32_ps(v) }
         fn to_int(v: __m512) -> __m512i { _mm512_cvtps_epi32(v) }
         fn as_float(v: __m512i) -> __m512 { _mm512_castsi512_ps(v) }
@@ -60,6 +67,17 @@ impl Vector for Avx512 {
                 _mm512_unpacklo_epi64(c, d),
                 _mm512_unpackhi_epi64(c, d),
             ]
+        }
+        fn unzip(a: __m512i, b: __m512i) -> [__m512i; 2] {
+            let (a, b) = (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
+            [
+                _mm512_castps_si512(_mm512_shuffle_ps::<0b10_00_10_00>(a, b)),
+                _mm512_castps_si512(_mm512_shuffle_ps::<0b11_01_11_01>(a, b)),
+            ]
+        }
+        fn zip(a: __m512i, b: __m512i) -> [__m512i; 2] { [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)] }
+        fn octets(a: *const u8, b: *const u8) -> __m512i {
+            _mm512_broadcast_i32x4(_mm_unpacklo_epi64(_mm_loadl_epi64(a.cast()), _mm_loadl_epi64(b.cast())))
         }
         fn quads(v: __m512i) -> [__m512i; 4] {
             [

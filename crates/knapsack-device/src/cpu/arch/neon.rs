@@ -1,5 +1,5 @@
-//! NEON: 4 lanes, with or without the dot-product instructions. What the standard library does not offer in stable Rust
-//! (`sdot`, conversion from float16) is one instruction of inline assembly each.
+//! NEON: 4 lanes, with or without the instructions for dot products and for products of matrices. What the standard library does not
+//! offer in stable Rust (these, conversion from float16) is one instruction of inline assembly each.
 
 use crate::cpu::vector::Vector;
 use std::arch::aarch64::*;
@@ -12,6 +12,10 @@ pub(crate) struct Neon;
 /// NEON with the `dotprod` extension.
 #[derive(Clone, Copy)]
 pub(crate) struct NeonDot;
+
+/// NEON with the `dotprod` and `i8mm` extensions.
+#[derive(Clone, Copy)]
+pub(crate) struct NeonMatrix;
 
 /// Codes are at most 15, so signed products are the same as unsigned by signed; pairs stay far below 16 bits.
 #[inline(always)]
@@ -42,6 +46,48 @@ unsafe fn dot_product(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int3
         );
     }
     sum
+}
+
+/// One `usdot`.
+#[inline(always)]
+unsafe fn mixed_dot_product(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
+    let mut sum = acc;
+    // SAFETY: the `i8mm` extension is available by the contract of `Vector`; registers only.
+    unsafe {
+        asm!(
+            ".arch_extension i8mm",
+            "usdot {sum:v}.4s, {codes:v}.16b, {acts:v}.16b",
+            sum = inout(vreg) sum,
+            codes = in(vreg) codes,
+            acts = in(vreg) acts,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// One `usmmla`.
+#[inline(always)]
+unsafe fn matrix_product(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
+    let mut sum = acc;
+    // SAFETY: the `i8mm` extension is available by the contract of `Vector`; registers only.
+    unsafe {
+        asm!(
+            ".arch_extension i8mm",
+            "usmmla {sum:v}.4s, {codes:v}.16b, {acts:v}.16b",
+            sum = inout(vreg) sum,
+            codes = in(vreg) codes,
+            acts = in(vreg) acts,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// Sets without matrix products never ask for one.
+#[inline(always)]
+unsafe fn no_matrix_product(_: int32x4_t, _: int32x4_t, _: int32x4_t) -> int32x4_t {
+    unreachable!("this instruction set has no matrix products")
 }
 
 /// Four float16 in the low half to float32.
@@ -84,9 +130,13 @@ fn together(rows: [u64; 4]) -> u64 {
 }
 
 macro_rules! implement {
-    ($name:ident, $dot:path) => {
+    ($name:ident, $dot:path, $wide:literal, $matrix:path) => {
         impl Vector for $name {
             const LANES: usize = 4;
+            const WIDE_CODES: bool = $wide;
+            const MANY: bool = true;
+            const PAIRWISE: bool = true;
+            const MATRIX: bool = $wide;
             type F = float32x4_t;
             type I = int32x4_t;
 
@@ -110,6 +160,7 @@ macro_rules! implement {
                 fn largest(v: float32x4_t) -> f32 { vmaxvq_f32(v) }
                 fn isplat(x: i32) -> int32x4_t { vdupq_n_s32(x) }
                 fn iload(p: *const u8) -> int32x4_t { vreinterpretq_s32_u8(vld1q_u8(p)) }
+                fn iload_groups(p: [*const u8; 4]) -> int32x4_t { Self::iload(p[0]) }
                 fn istore(p: *mut u8, v: int32x4_t) { vst1q_u8(p, vreinterpretq_u8_s32(v)) }
                 fn quad(p: *const u8) -> int32x4_t { vdupq_n_s32(p.cast::<i32>().read_unaligned()) }
                 fn store_bytes(p: *mut u8, v: int32x4_t) {
@@ -125,6 +176,7 @@ macro_rules! implement {
                 fn shr<const N: u32>(v: int32x4_t) -> int32x4_t {
                     vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(v), vdupq_n_s32(-(N as i32))))
                 }
+                fn sar<const N: u32>(v: int32x4_t) -> int32x4_t { vshlq_s32(v, vdupq_n_s32(-(N as i32))) }
                 fn to_float(v: int32x4_t) -> float32x4_t { vcvtq_f32_s32(v) }
                 fn to_int(v: float32x4_t) -> int32x4_t { vcvtnq_s32_f32(v) }
                 fn as_float(v: int32x4_t) -> float32x4_t { vreinterpretq_f32_s32(v) }
@@ -138,6 +190,18 @@ macro_rules! implement {
                     let [a, b, c, d] = [a, b, c, d].map(|pair| vreinterpretq_s64_s32(pair));
                     [vtrn1q_s64(a, c), vtrn1q_s64(b, d), vtrn2q_s64(a, c), vtrn2q_s64(b, d)]
                         .map(|row| vreinterpretq_s32_s64(row))
+                }
+                fn sums(v: [int32x4_t; 4]) -> int32x4_t {
+                    vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]))
+                }
+                fn unzip(a: int32x4_t, b: int32x4_t) -> [int32x4_t; 2] { [vuzp1q_s32(a, b), vuzp2q_s32(a, b)] }
+                fn matrix(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t { $matrix(acc, codes, acts) }
+                fn high_nibbles(v: int32x4_t) -> int32x4_t {
+                    vreinterpretq_s32_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s32(v)))
+                }
+                fn zip(a: int32x4_t, b: int32x4_t) -> [int32x4_t; 2] { [vzip1q_s32(a, b), vzip2q_s32(a, b)] }
+                fn octets(a: *const u8, b: *const u8) -> int32x4_t {
+                    vreinterpretq_s32_u8(vcombine_u8(vld1_u8(a), vld1_u8(b)))
                 }
                 fn quads(v: int32x4_t) -> [int32x4_t; 4] {
                     [
@@ -166,5 +230,6 @@ macro_rules! implement {
     };
 }
 
-implement!(Neon, dot_by_pairs);
-implement!(NeonDot, dot_product);
+implement!(Neon, dot_by_pairs, false, no_matrix_product);
+implement!(NeonDot, dot_product, false, no_matrix_product);
+implement!(NeonMatrix, mixed_dot_product, true, matrix_product);

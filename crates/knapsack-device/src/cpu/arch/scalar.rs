@@ -46,6 +46,7 @@ impl Vector for Scalar {
         fn largest(v: [f32; 4]) -> f32 { v[0].max(v[1]).max(v[2].max(v[3])) }
         fn isplat(x: i32) -> [i32; 4] { [x; 4] }
         fn iload(p: *const u8) -> [i32; 4] { p.cast::<[i32; 4]>().read_unaligned().map(i32::from_le) }
+        fn iload_groups(p: [*const u8; 4]) -> [i32; 4] { Self::iload(p[0]) }
         fn istore(p: *mut u8, v: [i32; 4]) { p.cast::<[i32; 4]>().write_unaligned(v.map(i32::to_le)) }
         fn quad(p: *const u8) -> [i32; 4] { [i32::from_le(p.cast::<i32>().read_unaligned()); 4] }
         fn store_bytes(p: *mut u8, v: [i32; 4]) { p.cast::<[u8; 4]>().write_unaligned(v.map(|x| x as u8)) }
@@ -55,6 +56,7 @@ impl Vector for Scalar {
         fn or(a: [i32; 4], b: [i32; 4]) -> [i32; 4] { from_fn(|i| a[i] | b[i]) }
         fn shl<const N: u32>(v: [i32; 4]) -> [i32; 4] { v.map(|x| x << N) }
         fn shr<const N: u32>(v: [i32; 4]) -> [i32; 4] { v.map(|x| (x as u32 >> N) as i32) }
+        fn sar<const N: u32>(v: [i32; 4]) -> [i32; 4] { v.map(|x| x >> N) }
         fn to_float(v: [i32; 4]) -> [f32; 4] { v.map(|x| x as f32) }
         fn to_int(v: [f32; 4]) -> [i32; 4] {
             // Adding and taking away 1.5 * 2^23 rounds to nearest even for all that is rounded here (|x| < 2^22).
@@ -73,6 +75,12 @@ impl Vector for Scalar {
         fn spread(p: *const f32) -> [f32; 4] { [p.read_unaligned(); 4] }
         fn ispread(p: *const i32) -> [i32; 4] { [p.read_unaligned(); 4] }
         fn transpose(v: [[i32; 4]; 4]) -> [[i32; 4]; 4] { from_fn(|r| from_fn(|c| v[c][r])) }
+        fn unzip(a: [i32; 4], b: [i32; 4]) -> [[i32; 4]; 2] { [[a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]]] }
+        fn zip(a: [i32; 4], b: [i32; 4]) -> [[i32; 4]; 2] { [[a[0], b[0], a[1], b[1]], [a[2], b[2], a[3], b[3]]] }
+        fn octets(a: *const u8, b: *const u8) -> [i32; 4] {
+            let ([a, b], [c, d]) = (a.cast::<[i32; 2]>().read_unaligned(), b.cast::<[i32; 2]>().read_unaligned());
+            [a, b, c, d].map(i32::from_le)
+        }
         fn quads(v: [i32; 4]) -> [[i32; 4]; 4] { v.map(|lane| [lane; 4]) }
         fn store_groups(p: *mut u8, _: usize, v: [i32; 4]) { Self::istore(p, v) }
         fn f16_of_rows(rows: [u64; 4]) -> [f32; 4] { rows.map(|row| f16::from_bits(row as u16).to_f32()) }

@@ -22,36 +22,43 @@ pub(crate) const MAX_QUADS: usize = {
 pub(crate) const MAX_STEP: usize = 4 * MAX_QUADS;
 
 /// Elements of a step.
-pub(crate) const fn step(bits: u32) -> usize {
-    Grouping::of(bits).step() as usize
+#[inline(always)]
+pub(crate) const fn step<const BITS: u32>() -> usize {
+    const { Grouping::of(BITS).step() as usize }
 }
 
 /// Quads of a step.
-pub(crate) const fn quads(bits: u32) -> usize {
-    step(bits) / 4
+#[inline(always)]
+pub(crate) const fn quads<const BITS: u32>() -> usize {
+    step::<BITS>() / 4
 }
 
 /// Steps that share a scale.
-pub(crate) const fn steps_per_group(bits: u32) -> usize {
-    Grouping::of(bits).steps_per_group() as usize
+#[inline(always)]
+pub(crate) const fn steps_per_group<const BITS: u32>() -> usize {
+    const { Grouping::of(BITS).steps_per_group() as usize }
 }
 
 /// Vectors that hold the activations of `GROUPS` steps.
-pub(crate) const fn fours(bits: u32) -> usize {
-    quads(bits).div_ceil(4)
+#[inline(always)]
+pub(crate) const fn fours<const BITS: u32>() -> usize {
+    quads::<BITS>().div_ceil(4)
 }
 
 /// Bytes of activations before quad `quad` of a step, in vectors of `bytes` bytes.
+#[inline(always)]
 pub(crate) const fn quad_at(quad: usize, bytes: usize) -> usize {
     quad / 4 * bytes + quad % 4 * 4
 }
 
 /// Bytes of activations before those of step `step`.
-pub(crate) const fn step_at<V: Vector>(bits: u32, step: usize) -> usize {
-    step / V::GROUPS * fours(bits) * V::BYTES + step % V::GROUPS * 16
+#[inline(always)]
+pub(crate) const fn step_at<V: Vector, const BITS: u32>(step: usize) -> usize {
+    step / V::GROUPS * fours::<BITS>() * V::BYTES + step % V::GROUPS * 16
 }
 
 /// Which element of a step is byte `byte` of quad `quad`.
+#[inline(always)]
 pub(crate) const fn element(bits: u32, quad: usize, byte: usize) -> usize {
     if bits == 3 {
         // Five quads of two words: 0-3, 4-7, 10-13, 14-17, then what is left of both.
@@ -105,13 +112,85 @@ pub(crate) unsafe fn unpack<V: Vector, const BITS: u32>(words: [V::I; 4]) -> [V:
                 let nibbles = V::isplat(0x0f0f_0f0f);
                 for w in 0..4 {
                     out[2 * w] = V::and(words[w], nibbles);
-                    out[2 * w + 1] = V::and(V::shr::<4>(words[w]), nibbles);
+                    out[2 * w + 1] = V::high_nibbles(words[w]);
                 }
             }
             8 => out[..4].copy_from_slice(&words),
             _ => unreachable!(),
         }
         out
+    }
+}
+
+/// Whether quads of an odd number may stay 16 times what they are; see [`unpack_pairs`].
+const fn high_quads_stay<V: Vector>(bits: u32) -> bool {
+    bits == 4 && V::WIDE_CODES && !V::PAIRWISE
+}
+
+/// As [`unpack`], for dot products that [`join_pairs`] ends: where it saves a shift, quads of an odd number are left 16 times what
+/// they are.
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+pub(crate) unsafe fn unpack_pairs<V: Vector, const BITS: u32>(words: [V::I; 4]) -> [V::I; MAX_QUADS] {
+    // SAFETY: registers only.
+    unsafe {
+        if !const { high_quads_stay::<V>(BITS) } {
+            return unpack::<V, BITS>(words);
+        }
+        let mut out = [words[0]; MAX_QUADS];
+        for w in 0..4 {
+            out[2 * w] = V::and(words[w], V::isplat(0x0f0f_0f0f));
+            out[2 * w + 1] = V::and(words[w], V::isplat(0xf0f0_f0f0_u32 as i32));
+        }
+        out
+    }
+}
+
+/// The sum of the dot products of even quads and of odd ones, as [`unpack_pairs`] gives them; exact.
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+pub(crate) unsafe fn join_pairs<V: Vector, const BITS: u32>([even, odd]: [V::I; 2]) -> V::I {
+    // SAFETY: registers only.
+    unsafe { V::iadd(even, if const { high_quads_stay::<V>(BITS) } { V::sar::<4>(odd) } else { odd }) }
+}
+
+/// Whether a step of a row is as many vectors of bytes as a byte has codes, which meet as many vectors of activations: what
+/// [`planes`] gives.
+pub(crate) const fn has_planes<V: Vector>(bits: u32) -> bool {
+    V::PAIRWISE && (bits == 4 || bits == 8)
+}
+
+/// The first codes of all bytes of a step, and the second ones where a byte has two.
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+pub(crate) unsafe fn planes<V: Vector, const BITS: u32>(words: V::I) -> [V::I; 2] {
+    // SAFETY: registers only.
+    unsafe {
+        match BITS {
+            4 => [V::and(words, V::isplat(0x0f0f_0f0f)), V::high_nibbles(words)],
+            _ => [words, words],
+        }
+    }
+}
+
+/// The activations of a step that [`planes`] meet, of a vector with one group of lanes.
+///
+/// # Safety
+/// The instruction set of `V` is available, the activations of a step are readable.
+#[inline(always)]
+pub(crate) unsafe fn act_planes<V: Vector, const BITS: u32>(acts: *const u8) -> [V::I; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match BITS {
+            4 => V::unzip(V::iload(acts), V::iload(acts.add(V::BYTES))),
+            _ => [V::iload(acts), V::isplat(0)],
+        }
     }
 }
 
@@ -156,9 +235,10 @@ pub(crate) unsafe fn scales_of_rows<V: Vector>(
 ) -> V::F {
     // SAFETY: as many scales are read as the steps have.
     unsafe {
-        let bits = rows.map(|row| {
-            let row = row.add(step / per_group * 2);
-            match (V::GROUPS, per_group) {
+        let mut bits = [0; 4];
+        for r in 0..4 {
+            let row = rows[r].add(step / per_group * 2);
+            bits[r] = match (V::GROUPS, per_group) {
                 (4, 1) => row.cast::<u64>().read_unaligned().to_le(),
                 (2, 1) => row.cast::<u32>().read_unaligned().to_le().into(),
                 (4, _) => {
@@ -166,9 +246,26 @@ pub(crate) unsafe fn scales_of_rows<V: Vector>(
                     ((two & 0xffff) * 0x1_0001) | (((two >> 16) * 0x1_0001) << 32)
                 }
                 _ => u64::from(row.cast::<u16>().read_unaligned().to_le()) * 0x1_0001,
-            }
-        });
+            };
+        }
         if dtype == DType::F16 { V::f16_of_rows(bits) } else { V::bf16_of_rows(bits) }
+    }
+}
+
+/// The products of the planes of a row's step with those of activations: the sum of all lanes is that of the step.
+///
+/// # Safety
+/// The instruction set of `V` is available.
+#[inline(always)]
+pub(crate) unsafe fn plane_dots<V: Vector, const BITS: u32>(codes: [V::I; 2], acts: [V::I; 2]) -> V::I {
+    // SAFETY: registers only.
+    unsafe {
+        let zero = V::isplat(0);
+        let first = dot::<V, BITS>(zero, codes[0], acts[0]);
+        match BITS {
+            4 => dot::<V, BITS>(first, codes[1], acts[1]),
+            _ => first,
+        }
     }
 }
 
@@ -185,7 +282,7 @@ mod tests {
         fn run<const BITS: u32>(self) -> Vec<[u8; 4]> {
             // SAFETY: needs no instruction set.
             let all = unsafe { unpack::<Scalar, BITS>(self.0.map(|word| [word as i32; 4])) };
-            all[..quads(BITS)].iter().map(|quad| quad[2].to_le_bytes()).collect()
+            all[..quads::<BITS>()].iter().map(|quad| quad[2].to_le_bytes()).collect()
         }
     }
 

@@ -21,6 +21,18 @@ pub(crate) unsafe fn load_floats<V: Vector>(floats: Floats, at: usize, count: us
     }
 }
 
+/// Adds `count` floats, whole vectors, of a row to those of another.
+///
+/// # Safety
+/// The instruction set of `V` is available; both rows have the floats.
+#[inline(always)]
+pub(crate) unsafe fn add_row<V: Vector>(to: *mut f32, from: *const f32, count: usize) {
+    for i in (0..count).step_by(V::LANES) {
+        // SAFETY: the caller's promise.
+        unsafe { V::store(to.add(i), V::add(V::load(to.add(i)), V::load(from.add(i)))) };
+    }
+}
+
 /// Finishes output columns `column..column + count` of row `t`: `raw` holds their products, `up` those of the upper half of a
 /// gated matrix.
 ///

@@ -13,15 +13,17 @@ use super::task::{Finish, Linear, Matrix};
 use super::vector::MAX_LANES;
 use knapsack_tensor::{WithBits, with_bits};
 
-/// Most tokens that meet quantized rows where they lie, without a panel.
-pub(crate) const MAX_FEW: usize = 8;
+/// Most tokens that meet quantized columns where they lie, without a panel.
+pub(crate) const MAX_FEW: usize = 16;
+/// Panels of a unit, where there are enough of them.
+const PANELS: usize = 4;
 
 /// The routine of a task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Routine {
     /// A few tokens, quantized rows.
     Rows,
-    /// One token, quantized columns.
+    /// A few tokens, quantized columns.
     Columns,
     /// The other quantized products.
     Panel,
@@ -35,16 +37,19 @@ pub(crate) fn plan(task: &mut Linear, panel_columns: [usize; 2]) -> Routine {
     let gated = matches!(task.finish, Finish::Gated(_));
     let routine = match task.matrix {
         Matrix::Dense(_) => Routine::Dense,
-        Matrix::Grouped { by_rows: true, .. } if task.n <= MAX_FEW => Routine::Rows,
-        Matrix::Grouped { by_rows: false, .. } if task.n == task.digits => Routine::Columns,
+        Matrix::Grouped { by_rows: true, .. } if task.n <= rows::TOKENS => Routine::Rows,
+        Matrix::Grouped { by_rows: false, .. } if task.n <= MAX_FEW => Routine::Columns,
         Matrix::Grouped { .. } => Routine::Panel,
     };
     let halves = 1 + usize::from(gated);
     task.unit = match routine {
         Routine::Rows => rows_of_unit(task.columns, rows::MAX_UNIT / halves),
         Routine::Dense => rows_of_unit(task.columns, dense::MAX_ROWS / halves),
-        Routine::Columns => task.columns.div_ceil(8).next_multiple_of(64).min(columns::MAX_STRIP / halves),
-        Routine::Panel => panel_columns[usize::from(gated)],
+        Routine::Columns => task.columns.div_ceil(8).next_multiple_of(64).min(columns::strip_of(task.n) / halves),
+        Routine::Panel => {
+            let panel = panel_columns[usize::from(gated)];
+            panel * (task.columns / panel / 16).clamp(1, PANELS)
+        }
     };
     routine
 }

@@ -1,33 +1,36 @@
 //! A few tokens times quantized rows (NK layout): the routine that decoding spends its time in.
 //!
-//! Four rows are worked on at once, each a run of consecutive rows of its own, so that memory sees four long streams. A load
-//! from each, transposed within groups of four lanes, puts a step of the four rows side by side in every group; unpacked once,
-//! it meets all tokens. The dot products of a step end in one lane for each row, exact in integers: they start at
+//! Four rows are worked on at once, or twice four, each a run of consecutive rows of its own, so that memory sees long streams. A
+//! load from each of four, transposed within groups of four lanes, puts a step of the four rows side by side in every group;
+//! unpacked once, it meets all tokens. The dot products of a step end in one lane for each row, exact in integers: they start at
 //! `-max_int * sum(acts)`, which takes the offset of the codes away. A lane adds its products up in the order of the steps, and
 //! [`Vector::fold`] adds the lanes of a row at the end; [`super::panel`] keeps to the same order, so that a token's result does
 //! not depend on its company.
 
-use super::codes::{dot, fours, quads, rows_to_lanes, scales_of_rows, steps_per_group, unpack};
+use super::Format;
+use super::codes::{
+    MAX_QUADS, act_planes, dot, fours, has_planes, join_pairs, plane_dots, planes, quads, rows_to_lanes,
+    scales_of_rows, steps_per_group, unpack_pairs,
+};
 use super::finish::finish;
-use super::{Format, MAX_FEW};
-use crate::cpu::task::{Finish, Linear, Matrix};
+use crate::cpu::task::{Finish, Floats, Linear, Matrix};
 use crate::cpu::vector::Vector;
 
 /// Bytes that are asked for ahead of each stream.
 const AHEAD: usize = 2048;
 /// Most weight rows of a unit.
 pub(super) const MAX_UNIT: usize = 128;
-/// Tokens that an unpacked step meets.
-const TOKENS: usize = 4;
+/// Most tokens, all of which an unpacked step meets.
+pub(super) const TOKENS: usize = 4;
 
-/// Products of up to [`MAX_FEW`] tokens.
-type Products = [[f32; MAX_UNIT]; MAX_FEW];
+/// Products of the tokens.
+type Products = [[f32; MAX_UNIT]; TOKENS];
 
-/// Computes output columns `unit * task.unit..` of all tokens, which are at most [`MAX_FEW`].
+/// Computes output columns `unit * task.unit..` of all tokens.
 ///
 /// # Safety
-/// The instruction set of `V` is available; the task's invariants hold, its matrix is grouped and by rows, `unit` is at most
-/// [`MAX_UNIT`] (half of it when gated); unit `unit` exists.
+/// The instruction set of `V` is available; the task's invariants hold, its matrix is grouped and by rows, `n` is at most [`TOKENS`],
+/// `unit` at most [`MAX_UNIT`] (half of it when gated); unit `unit` exists.
 #[inline(always)]
 pub(crate) unsafe fn unit<V: Vector>(task: &Linear, unit: usize) {
     // SAFETY: the caller's promises.
@@ -45,20 +48,31 @@ impl<V: Vector> Format for Unit<'_, V> {
     unsafe fn run<const BITS: u32>(self) {
         let (task, start) = (self.task, self.unit * self.task.unit);
         let count = task.unit.min(task.columns - start);
-        let mut products: Products = [[0.0; MAX_UNIT]; MAX_FEW];
-        // SAFETY: rows `start..start + count` exist, and `columns + start..` too when gated; the products have room.
+        let mut products = std::mem::MaybeUninit::<Products>::uninit();
+        let products = products.as_mut_ptr().cast::<[f32; MAX_UNIT]>();
+        // SAFETY: rows `start..start + count` exist, and `columns + start..` too when gated; the products have room, and those of
+        // all tokens are written before they are read.
         unsafe {
-            range::<V, BITS>(task, start, count, 0, &mut products);
+            range::<V, BITS>(task, start, count, 0, products);
             if let Finish::Gated(_) = task.finish {
-                range::<V, BITS>(task, task.columns + start, count, count, &mut products);
+                range::<V, BITS>(task, task.columns + start, count, count, products);
             }
             for t in (0..task.n).step_by(task.digits) {
+                let row = products.add(t).cast::<f32>();
                 if task.digits > 1 {
-                    let (row, rest) = products.split_at_mut(t + 1);
-                    row[t].iter_mut().zip(&rest[0]).for_each(|(sum, rest)| *sum += rest);
+                    for i in 0..if let Finish::Gated(_) = task.finish { 2 * count } else { count } {
+                        row.add(i).write(row.add(i).read() + row.add(MAX_UNIT + i).read());
+                    }
                 }
-                let row = products[t].as_ptr();
-                finish::<V>(task, t / task.digits, start, count, row, row.add(count));
+                let row = row.cast_const();
+                finish::<V>(
+                    task,
+                    t / task.digits,
+                    start,
+                    count,
+                    row,
+                    row.add(if let Finish::Gated(_) = task.finish { count } else { 0 }),
+                );
             }
         }
     }
@@ -71,24 +85,39 @@ unsafe fn range<V: Vector, const BITS: u32>(
     first: usize,
     count: usize,
     to: usize,
-    products: &mut Products,
+    products: *mut [f32; MAX_UNIT],
 ) {
-    let run = count.div_ceil(4);
+    // SAFETY: the caller's promises.
+    unsafe {
+        match task.n {
+            1 if V::MANY && count > 4 => runs::<V, BITS, 1, 2>(task, first, count, to, products),
+            2 if V::MANY && count > 4 => runs::<V, BITS, 2, 2>(task, first, count, to, products),
+            1 => runs::<V, BITS, 1, 1>(task, first, count, to, products),
+            2 => runs::<V, BITS, 2, 1>(task, first, count, to, products),
+            _ => runs::<V, BITS, TOKENS, 1>(task, first, count, to, products),
+        }
+    }
+}
+
+/// As [`range`] for up to `T` tokens, `F` fours of rows at once.
+#[inline(always)]
+unsafe fn runs<V: Vector, const BITS: u32, const T: usize, const F: usize>(
+    task: &Linear,
+    first: usize,
+    count: usize,
+    to: usize,
+    products: *mut [f32; MAX_UNIT],
+) {
+    let run = count.div_ceil(4 * F);
     for i in 0..run {
-        // Where the four runs are not equally long, a row is computed twice.
-        let rows = [i, run + i, 2 * run + i, 3 * run + i].map(|row| row.min(count - 1));
-        for t in (0..task.n).step_by(TOKENS) {
-            let features = rows.map(|row| first + row);
-            // SAFETY: rows below `first + count` and tokens below `n` exist.
-            unsafe {
-                match task.n - t {
-                    1 => four_rows::<V, BITS, 1>(task, features, t, &mut |t, r, sum| products[t][to + rows[r]] = sum),
-                    2 => four_rows::<V, BITS, 2>(task, features, t, &mut |t, r, sum| products[t][to + rows[r]] = sum),
-                    _ => four_rows::<V, BITS, TOKENS>(task, features, t, &mut |t, r, sum| {
-                        products[t][to + rows[r]] = sum;
-                    }),
-                }
-            }
+        // Where the runs are not equally long, a row is computed twice.
+        let row = |f: usize, r: usize| ((4 * f + r) * run + i).min(count - 1);
+        let rows: [[usize; 4]; F] = std::array::from_fn(|f| std::array::from_fn(|r| first + row(f, r)));
+        // SAFETY: rows below `first + count` exist; products have room for `to + count` of each token.
+        unsafe {
+            some_fours::<V, BITS, T, F>(task, &rows, &mut |t, f, r, sum| {
+                products.add(t).cast::<f32>().add(to + row(f, r)).write(sum);
+            });
         }
     }
 }
@@ -100,83 +129,138 @@ struct Streams {
     scales: [*const u8; 4],
 }
 
-/// Products of four rows with tokens `t..t + T`, as far as there are so many.
+/// Products of `F` times four rows with the tokens, which are at most `T`.
 #[inline(always)]
-unsafe fn four_rows<V: Vector, const BITS: u32, const T: usize>(
+unsafe fn some_fours<V: Vector, const BITS: u32, const T: usize, const F: usize>(
     task: &Linear,
-    rows: [usize; 4],
-    t: usize,
-    out: &mut impl FnMut(usize, usize, f32),
+    rows: &[[usize; 4]; F],
+    out: &mut impl FnMut(usize, usize, usize, f32),
 ) {
     let Matrix::Grouped { codes, scales, grouping, .. } = task.matrix else { return };
-    let (dtype, per_group) = (scales.dtype, const { steps_per_group(BITS) });
+    let per_group = steps_per_group::<BITS>();
     let steps = grouping.steps(task.k as u64) as usize;
     let (blocks, rest) = (steps / V::GROUPS, steps % V::GROUPS);
-    let tokens: [usize; T] = std::array::from_fn(|i| (t + i).min(task.n - 1));
     // SAFETY: a row has `steps` steps of 16 bytes and `steps / per_group` scales; whole blocks are read where they lie, the rest
     // from a padded copy. The activations are padded to whole blocks.
     unsafe {
-        let streams = Streams {
+        let streams = rows.map(|rows| Streams {
             codes: rows.map(|row| codes.add(row * steps * 16)),
             scales: rows.map(|row| scales.data.add(row * (steps / per_group) * 2)),
-        };
-        let mut acc = [V::splat(0.0); T];
-        for b in 0..blocks {
-            let at = streams.codes.map(|row| row.add(b * V::BYTES));
-            at.iter().for_each(|row| V::prefetch(row.wrapping_add(AHEAD)));
-            let scale = scales_of_rows::<V>(dtype, streams.scales, b * V::GROUPS, per_group);
-            block::<V, BITS, T>(task, &tokens, b, rows_to_lanes::<V>(at), scale, &mut acc);
+        });
+        let mut acc = [[V::splat(0.0); F]; T];
+        let (mut at, mut scales) = ([[codes; 4]; F], [[codes; 4]; F]);
+        for f in 0..F {
+            (at[f], scales[f]) = (streams[f].codes, streams[f].scales);
+        }
+        // A line of the cache at once.
+        let whole = blocks - blocks % V::PER_LINE;
+        for b in (0..whole).step_by(V::PER_LINE) {
+            for f in 0..F {
+                for r in 0..4 {
+                    V::prefetch(at[f][r].wrapping_add(AHEAD));
+                }
+            }
+            for u in 0..V::PER_LINE {
+                block::<V, BITS, T, F>(task, b + u, &at, &scales, (b + u) * V::GROUPS, &mut acc);
+                advance::<V, F>(&mut at);
+            }
+        }
+        for b in whole..blocks {
+            block::<V, BITS, T, F>(task, b, &at, &scales, b * V::GROUPS, &mut acc);
+            advance::<V, F>(&mut at);
         }
         if rest > 0 {
-            let (mut last, mut last_scales) = ([[0u8; 64]; 4], [[0u8; 8]; 4]);
-            for r in 0..4 {
-                let from = streams.codes[r].add(blocks * V::BYTES);
-                std::ptr::copy_nonoverlapping(from, last[r].as_mut_ptr(), rest * 16);
-                let first = blocks * V::GROUPS / per_group;
-                let from = streams.scales[r].add(2 * first);
-                std::ptr::copy_nonoverlapping(from, last_scales[r].as_mut_ptr(), 2 * (steps / per_group - first));
+            let (mut last, mut last_scales) = ([[[0u8; 64]; 4]; F], [[[0u8; 8]; 4]; F]);
+            for f in 0..F {
+                for r in 0..4 {
+                    let from = streams[f].codes[r].add(blocks * V::BYTES);
+                    std::ptr::copy_nonoverlapping(from, last[f][r].as_mut_ptr(), rest * 16);
+                    let first = blocks * V::GROUPS / per_group;
+                    let from = streams[f].scales[r].add(2 * first);
+                    let to = last_scales[f][r].as_mut_ptr();
+                    std::ptr::copy_nonoverlapping(from, to, 2 * (steps / per_group - first));
+                }
             }
-            let last_scales = std::array::from_fn(|r| last_scales[r].as_ptr());
-            let scale = scales_of_rows::<V>(dtype, last_scales, blocks * V::GROUPS % per_group, per_group);
-            let words = rows_to_lanes::<V>(std::array::from_fn(|r| last[r].as_ptr()));
-            block::<V, BITS, T>(task, &tokens, blocks, words, scale, &mut acc);
+            let at = std::array::from_fn(|f| std::array::from_fn(|r| last[f][r].as_ptr()));
+            let scales = std::array::from_fn(|f| std::array::from_fn(|r| last_scales[f][r].as_ptr()));
+            block::<V, BITS, T, F>(task, blocks, &at, &scales, blocks * V::GROUPS % per_group, &mut acc);
         }
-        for (i, acc) in acc.into_iter().enumerate() {
-            for (r, sum) in V::fold(acc).into_iter().enumerate() {
-                if t + i < task.n {
-                    out(t + i, r, sum);
+        for t in 0..task.n.min(T) {
+            for f in 0..F {
+                for (r, sum) in V::fold(acc[t][f]).into_iter().enumerate() {
+                    out(t, f, r, sum);
                 }
             }
         }
     }
 }
 
-/// Block `b`, `GROUPS` steps, of four rows against its activations.
+/// The next block of each row.
 #[inline(always)]
-unsafe fn block<V: Vector, const BITS: u32, const T: usize>(
+unsafe fn advance<V: Vector, const F: usize>(at: &mut [[*const u8; 4]; F]) {
+    for f in 0..F {
+        for r in 0..4 {
+            at[f][r] = at[f][r].wrapping_add(V::BYTES);
+        }
+    }
+}
+
+/// Block `b`, `GROUPS` steps, of the rows whose codes lie at `codes` and whose scales at `scales`, from step `step` of them on,
+/// against its activations.
+#[inline(always)]
+unsafe fn block<V: Vector, const BITS: u32, const T: usize, const F: usize>(
     task: &Linear,
-    tokens: &[usize; T],
     b: usize,
-    words: [V::I; 4],
-    scale: V::F,
-    acc: &mut [V::F; T],
+    codes: &[[*const u8; 4]; F],
+    scales: &[[*const u8; 4]; F],
+    step: usize,
+    acc: &mut [[V::F; F]; T],
 ) {
-    // SAFETY: the tokens exist, and their activations have block `b`.
+    let Matrix::Grouped { scales: Floats { dtype, .. }, .. } = task.matrix else { return };
+    // SAFETY: codes and scales of the block are readable; the activations of the tokens have it.
     unsafe {
-        let codes = unpack::<V, BITS>(words);
-        for (&token, acc) in tokens.iter().zip(acc) {
-            let acts = task.acts.codes(token).add(b * fours(BITS) * V::BYTES);
-            // Two chains, so that one token does not wait for its own sums.
-            let mut dots = [V::ispread(task.acts.corrections(token).add(b * V::GROUPS)), V::isplat(0)];
-            for f in 0..const { fours(BITS) } {
-                let four = V::iload(acts.add(f * V::BYTES));
-                let here = V::quads(four);
-                for q in 4 * f..(4 * f + 4).min(const { quads(BITS) }) {
-                    dots[q % 2] = dot::<V, BITS>(dots[q % 2], codes[q], here[q % 4]);
+        // The quads of four rows in their lanes, or the planes of each of the four.
+        let mut unpacked = [[V::isplat(0); MAX_QUADS]; F];
+        let mut weight_scales = [V::splat(0.0); F];
+        for f in 0..F {
+            if const { has_planes::<V>(BITS) } {
+                for r in 0..4 {
+                    [unpacked[f][2 * r], unpacked[f][2 * r + 1]] = planes::<V, BITS>(V::iload(codes[f][r]));
+                }
+            } else {
+                unpacked[f] = unpack_pairs::<V, BITS>(rows_to_lanes::<V>(codes[f]));
+            }
+            weight_scales[f] = scales_of_rows::<V>(dtype, scales[f], step, steps_per_group::<BITS>());
+        }
+        for t in 0..T {
+            let token = if T == 1 { 0 } else { t.min(task.n - 1) };
+            let acts = task.acts.codes(token).add(b * fours::<BITS>() * V::BYTES);
+            // Two chains of each row, so that one token does not wait for its own sums.
+            let correction = V::ispread(task.acts.corrections(token).add(b * V::GROUPS));
+            let mut dots = [[correction, V::isplat(0)]; F];
+            if const { has_planes::<V>(BITS) } {
+                let here = act_planes::<V, BITS>(acts);
+                for f in 0..F {
+                    let mut rows = [correction; 4];
+                    for r in 0..4 {
+                        rows[r] = plane_dots::<V, BITS>([unpacked[f][2 * r], unpacked[f][2 * r + 1]], here);
+                    }
+                    dots[f][0] = V::iadd(correction, V::sums(rows));
+                }
+            }
+            for four in 0..if const { has_planes::<V>(BITS) } { 0 } else { fours::<BITS>() } {
+                let here = V::quads(V::iload(acts.add(four * V::BYTES)));
+                for q in 4 * four..(4 * four + 4).min(quads::<BITS>()) {
+                    for f in 0..F {
+                        dots[f][q % 2] = dot::<V, BITS>(dots[f][q % 2], unpacked[f][q], here[q % 4]);
+                    }
                 }
             }
             let act_scale = V::spread(task.acts.scales(token).add(b * V::GROUPS));
-            *acc = V::fma(V::to_float(V::iadd(dots[0], dots[1])), V::mul(scale, act_scale), *acc);
+            for f in 0..F {
+                let dot = V::to_float(join_pairs::<V, BITS>(dots[f]));
+                acc[t][f] = V::fma(dot, V::mul(weight_scales[f], act_scale), acc[t][f]);
+            }
         }
     }
 }
