@@ -6,6 +6,7 @@ mod architecture;
 mod arm64;
 mod dependencies;
 mod files;
+mod fuzz;
 mod generated;
 mod header;
 mod public;
@@ -37,6 +38,8 @@ enum Task {
     Android,
     /// The library for the iPhone, built and linked into an app without Xcode; the simulator's and the Mac's type-checked.
     Apple,
+    /// Every reader under libFuzzer, and the model manager under schedules of `shuttle`, for a while.
+    Fuzz(fuzz::Arguments),
     /// The Swift package, built and tested with Swift 6 on Linux.
     Swift(sdk::Repeat),
     /// The Kotlin library, built and tested on the JVM with `-Xcheck:jni`.
@@ -50,6 +53,7 @@ fn main() -> Result<()> {
         Task::Arm64 => arm64::check(&root),
         Task::Android => android::check(&root),
         Task::Apple => apple::check(&root),
+        Task::Fuzz(arguments) => fuzz::check(&root, &arguments),
         Task::Swift(repeat) => sdk::swift(&root, repeat),
         Task::Kotlin(repeat) => sdk::kotlin(&root, repeat),
         Task::Generate => generated::write(&root),

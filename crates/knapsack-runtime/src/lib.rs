@@ -24,6 +24,7 @@ mod saved;
 #[cfg(test)]
 mod scripted;
 mod session;
+mod sync;
 pub mod text;
 mod tools;
 

@@ -1,6 +1,7 @@
 use super::{Loader, Manager, POLL};
 use crate::cancel::CancelFlag;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use crate::sync::{Mutex, MutexGuard, sleep};
+use std::sync::{Arc, PoisonError, TryLockError};
 
 /// A model in use. As long as a handle lives, its model is not evicted.
 pub struct Handle<L: Loader> {
@@ -34,7 +35,7 @@ impl<L: Loader> Handle<L> {
                 Ok(guard) => return Some(guard),
                 Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
                 Err(TryLockError::WouldBlock) if cancel.is_cancelled() => return None,
-                Err(TryLockError::WouldBlock) => std::thread::sleep(POLL),
+                Err(TryLockError::WouldBlock) => sleep(POLL),
             }
         }
     }

@@ -18,9 +18,10 @@ pub use event::{Event, EvictionReason, Listener};
 pub use handle::Handle;
 
 use crate::cancel::CancelFlag;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use state::{Phase, Place, State};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a waiting call looks at its cancel flag.

@@ -3,9 +3,10 @@
 
 use super::error::{Holder, ManagerError, Use};
 use super::{ModelStatus, Pressure};
+use crate::sync::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 /// The outcome of one load, for those that wait for it.
 #[derive(Clone, Default)]
