@@ -23,7 +23,7 @@ const MAX_STOPS: usize = 64;
 
 /// Special tokens that end a turn in the families in use. A model that emits one is done, whatever its configuration names:
 /// they are never part of visible text.
-const END_OF_TURN: [&str; 11] = [
+const END_OF_TURN: [&str; 13] = [
     "<|im_end|>",
     "<|eot_id|>",
     "<|eom_id|>",
@@ -33,6 +33,8 @@ const END_OF_TURN: [&str; 11] = [
     "<|end_of_text|>",
     "<|return|>",
     "<|end_of_turn|>",
+    "<turn|>",
+    "[|endofturn|]",
     "</s>",
     "<eos>",
 ];

@@ -6,7 +6,7 @@ use crate::grammar::{Grammar, GrammarError, Guide};
 use crate::sampling::{Sampler, SamplingOptions, TokenLogProbs};
 use crate::session::Session;
 use crate::text::{Message, PromptOptions, TextError, ToolCall};
-use crate::tools::{self, ToolChoice, ToolFormat};
+use crate::tools::{self, Tool, ToolChoice, ToolFormat, ToolParser};
 use output::Output;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -273,10 +273,10 @@ impl Engine {
     ) -> Result<Generation, EngineError> {
         let mut sampler = Sampler::new(options.sampling.clone())?;
         let tools = tools(&self.chat, options)?;
-        let grammar = tools.as_ref().map(|(_, grammar)| grammar).or(options.grammar.as_ref());
+        let grammar = tools.as_ref().map(|tools| &tools.grammar).or(options.grammar.as_ref());
         let mut guide = grammar.map(|grammar| self.chat.guide(grammar)).transpose()?;
-        let format = tools.as_ref().map(|(format, _)| *format);
-        let mut output = Output::new(&self.chat, prompt, options, format, on_event);
+        let parser = tools.map(|tools| (tools.format, ToolParser::new(tools.format, tools.tools)));
+        let mut output = Output::new(&self.chat, prompt, options, parser, on_event);
         let mut stats = GenerationStats { prompt_tokens: prompt.len(), ..GenerationStats::default() };
         let start = Instant::now();
         // What every answer of the form begins with is computed together with the prompt.
@@ -310,8 +310,15 @@ impl Engine {
     }
 }
 
-/// How calls of tools are written and what an answer with them looks like, where there may be any.
-fn tools(chat: &ChatModel, options: &GenerateOptions) -> Result<Option<(ToolFormat, Grammar)>, GrammarError> {
+/// How calls of tools are written and what an answer with them looks like.
+struct Calls {
+    format: ToolFormat,
+    tools: Vec<Tool>,
+    grammar: Grammar,
+}
+
+/// That, where there may be any calls.
+fn tools(chat: &ChatModel, options: &GenerateOptions) -> Result<Option<Calls>, GrammarError> {
     if options.prompt.tools.is_empty() || options.tool_choice == ToolChoice::None {
         return Ok(None);
     }
@@ -320,7 +327,8 @@ fn tools(chat: &ChatModel, options: &GenerateOptions) -> Result<Option<(ToolForm
     let tools = tools::read(&options.prompt.tools, &options.tool_choice)?;
     let special = |text: &str| chat.special_token(text);
     let (parallel, text) = (options.parallel_tool_calls, options.grammar.as_ref());
-    Ok(Some((format, tools::grammar(format, &tools, &options.tool_choice, parallel, text, &special)?)))
+    let grammar = tools::grammar(format, &tools, &options.tool_choice, parallel, text, &special)?;
+    Ok(Some(Calls { format, tools, grammar }))
 }
 
 /// The tokens that a guide leaves, where they are few and nobody asks what the model thinks of others.

@@ -30,7 +30,7 @@ impl<'a> Output<'a> {
         chat: &'a ChatModel,
         prompt: &[u32],
         options: &GenerateOptions,
-        tools: Option<ToolFormat>,
+        tools: Option<(ToolFormat, ToolParser)>,
         on_event: &'a mut dyn FnMut(Event<'_>),
     ) -> Self {
         // An answer of a given form ends with the form, or by the token that says so, and not by a text within it.
@@ -44,7 +44,8 @@ impl<'a> Output<'a> {
         // A special token has no text: as a stop string it ends the answer as a token.
         stop_tokens.extend(options.stop.iter().filter_map(|stop| chat.special_token(stop)));
         let thinking = chat.thinking_marks().filter(|_| options.separate_thinking);
-        let spelled = tools.into_iter().flat_map(ToolFormat::marks);
+        let (format, parser) = tools.unzip();
+        let spelled = format.into_iter().flat_map(ToolFormat::marks);
         let marks = spelled.filter_map(|mark| Some((chat.special_token(mark)?, mark)));
         Self {
             chat,
@@ -53,7 +54,7 @@ impl<'a> Output<'a> {
             stops: StopStrings::new(own.iter().chain(&options.stop).cloned()),
             stop_tokens,
             on_event,
-            parser: tools.map(ToolParser::new),
+            parser,
             marks: marks.collect(),
             tool_calls: Vec::new(),
             text: String::new(),

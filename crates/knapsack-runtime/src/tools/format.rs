@@ -16,6 +16,10 @@ pub(crate) enum ToolFormat {
     Lfm2,
     /// `<start_function_call>call:name{key:<escape>value<escape>, …}<end_function_call>` for each call: Gemma's function models.
     Gemma,
+    /// `<|tool_call>call:name{key:<|"|>value<|"|>, …}<tool_call|>` for each call: Gemma 4.
+    Gemma4,
+    /// `<tool_call>\n<function=name>\n<parameter=key>\nvalue\n</parameter>\n…</function>\n</tool_call>` for each call: Qwen 3.5.
+    Qwen3_5,
 }
 
 /// A format, taken apart.
@@ -45,6 +49,8 @@ pub(super) enum Item {
     Python,
     /// `call:name{key:value, …}`, text between two of this mark.
     Call(&'static str),
+    /// `<function=name>` and `<parameter=key>` with their ends, values on lines of their own: text as it is, the rest as JSON.
+    Tagged,
 }
 
 impl ToolFormat {
@@ -54,6 +60,8 @@ impl ToolFormat {
             ("<|tool_call_start|>", ToolFormat::Lfm2),
             ("<|tool_list_start|>", ToolFormat::Lfm2),
             ("<start_function_call>", ToolFormat::Gemma),
+            ("<|tool_call>", ToolFormat::Gemma4),
+            ("<function=", ToolFormat::Qwen3_5),
             ("<tool_call>", ToolFormat::Hermes),
             ("[ARGS]", ToolFormat::MistralArgs),
             ("[TOOL_CALLS]", ToolFormat::Mistral),
@@ -88,6 +96,20 @@ impl ToolFormat {
                 item: Item::Call("<escape>"),
                 ..plain
             },
+            ToolFormat::Gemma4 => Shape {
+                open: "<|tool_call>",
+                close: "<tool_call|>",
+                item: Item::Call("<|\"|>"),
+                ..plain
+            },
+            ToolFormat::Qwen3_5 => Shape {
+                open: "<tool_call>",
+                after_open: "\n",
+                close: "</tool_call>",
+                before_close: "\n",
+                item: Item::Tagged,
+                ..plain
+            },
         }
     }
 
@@ -96,7 +118,7 @@ impl ToolFormat {
         let shape = self.shape();
         let inner = match shape.item {
             Item::Named(mark) | Item::Call(mark) => mark,
-            Item::Json(_) | Item::Python => "",
+            Item::Json(_) | Item::Python | Item::Tagged => "",
         };
         [shape.open, shape.close, inner].into_iter().filter(|mark| !mark.is_empty())
     }

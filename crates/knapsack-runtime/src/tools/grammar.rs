@@ -44,6 +44,7 @@ impl Writer<'_> {
             (true, true) => "\" \"? \"[\" item (\",\" \" \"? item)* \"]\"".to_owned(),
         };
         let _ = writeln!(out, "body: {}{items} {}{}", quoted(after_open), quoted(before_close).trim_end(), end);
+        self.quoted_text(&mut out);
         self.items(tools, &mut out)?;
         Ok(Grammar::Lark(out))
     }
@@ -83,6 +84,17 @@ impl Writer<'_> {
         }
     }
 
+    /// Text as a value, up to the mark that ends it and that it therefore cannot have.
+    fn quoted_text(&self, out: &mut String) {
+        let end = match self.shape.item {
+            Item::Call(mark) => mark,
+            Item::Tagged => TAG_END,
+            Item::Json(_) | Item::Named(_) | Item::Python => return,
+        };
+        let lazy = if (self.special)(end).is_some() { "" } else { "[lazy]" };
+        let _ = writeln!(out, "quoted{lazy}: QUOTED {}\nQUOTED: /(.|\\n)*/", self.mark(end));
+    }
+
     fn items(&self, tools: &[Tool], out: &mut String) -> Result<(), GrammarError> {
         let numbers: Vec<String> = (0..tools.len()).map(|index| format!("item{index}")).collect();
         let _ = writeln!(out, "item: {}", numbers.join(" | "));
@@ -106,7 +118,7 @@ impl Writer<'_> {
                 }
                 Item::Python => {
                     let _ = writeln!(out, "item{index}: {} a{index}_n0 \")\"", Value::from(format!("{}(", tool.name)));
-                    self.keywords(index, tool, ("=", ", "), out)?;
+                    self.keywords(index, tool, ["", "=", ", "], out)?;
                 }
                 Item::Call(_) => {
                     let _ = writeln!(
@@ -114,7 +126,12 @@ impl Writer<'_> {
                         "item{index}: {} a{index}_n0 \"}}\"",
                         Value::from(format!("call:{}{{", tool.name))
                     );
-                    self.keywords(index, tool, (":", ","), out)?;
+                    self.keywords(index, tool, ["", ":", ","], out)?;
+                }
+                Item::Tagged => {
+                    let begin = Value::from(format!("<function={}>\n", tool.name));
+                    let _ = writeln!(out, "item{index}: {begin} a{index}_n0 \"</function>\"");
+                    self.keywords(index, tool, ["<parameter=", ">\n", ""], out)?;
                 }
             }
         }
@@ -127,7 +144,7 @@ impl Writer<'_> {
         &self,
         tool_index: usize,
         tool: &Tool,
-        (is, comma): (&str, &str),
+        [open, is, comma]: [&str; 3],
         out: &mut String,
     ) -> Result<(), GrammarError> {
         let empty = Map::new();
@@ -141,10 +158,15 @@ impl Writer<'_> {
             .filter_map(Value::as_str)
             .collect();
         let prefix = format!("a{tool_index}_");
-        for (index, (key, property)) in properties.iter().enumerate() {
+        let mut properties: Vec<(&String, &Value)> = properties.iter().collect();
+        if let Item::Call(_) = self.shape.item {
+            // Gemma's templates sort them wherever a model sees them.
+            properties.sort_by_key(|(key, _)| key.to_lowercase());
+        }
+        for (index, &(key, property)) in properties.iter().enumerate() {
             let (next, optional) = (index + 1, !required.contains(&key.as_str()));
             for (state, before) in [("n", ""), ("s", comma)] {
-                let key = Value::from(format!("{before}{key}{is}"));
+                let key = Value::from(format!("{before}{open}{key}{is}"));
                 let skip = if optional { format!(" | {prefix}{state}{next}") } else { String::new() };
                 let _ = writeln!(out, "{prefix}{state}{index}: {key} {prefix}v{index} {prefix}s{next}{skip}");
             }
@@ -160,28 +182,36 @@ impl Writer<'_> {
         let choices = property.get("enum").and_then(Value::as_array);
         match (self.shape.item, kind) {
             (Item::Python, Some("boolean")) => Ok("(\"True\" | \"False\")".to_owned()),
-            (Item::Call(mark), Some("string")) => {
-                let mark = self.mark(mark);
-                let text = match choices {
-                    Some(choices) => {
-                        let choices: Vec<String> =
-                            choices.iter().filter(|choice| choice.is_string()).map(Value::to_string).collect();
-                        format!("({})", choices.join(" | "))
-                    }
-                    None => "/[^<]*/".to_owned(),
+            (Item::Tagged, Some("boolean")) => Ok(format!("(\"True\" | \"False\" | \"true\" | \"false\") {}", line_end())),
+            (Item::Call(_) | Item::Tagged, Some("string")) => {
+                let (before, after) = match self.shape.item {
+                    Item::Call(mark) => (format!("{} ", self.mark(mark)), self.mark(mark)),
+                    _ => (String::new(), line_end()),
                 };
-                Ok(format!("{mark} {text} {mark}"))
+                let Some(choices) = choices else { return Ok(format!("{before}quoted")) };
+                let choices: Vec<String> =
+                    choices.iter().filter(|choice| choice.is_string()).map(Value::to_string).collect();
+                Ok(format!("{before}({}) {after}", choices.join(" | ")))
             }
-            _ => {
+            (item, _) => {
                 // What the property refers to is at the top of the tool's schema.
                 let mut property = property.clone();
                 if let (Value::Object(property), Some(definitions)) = (&mut property, whole.get("$defs")) {
                     property.insert("$defs".to_owned(), definitions.clone());
                 }
-                Ok(format!("%json {}", schema(&property)?))
+                let end = if item == Item::Tagged { format!(" {}", line_end()) } else { String::new() };
+                Ok(format!("%json {}{end}", schema(&property)?))
             }
         }
     }
+}
+
+/// What ends a value between tags.
+const TAG_END: &str = "</parameter>\n";
+
+/// The end of a value's line, and of the value.
+fn line_end() -> String {
+    Value::from(format!("\n{TAG_END}")).to_string()
 }
 
 fn schema(schema: &Value) -> Result<Value, GrammarError> {

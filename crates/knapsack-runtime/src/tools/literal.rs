@@ -60,6 +60,18 @@ impl<'a> Reader<'a> {
         Ok(name.trim())
     }
 
+    /// `<parameter=key>`, a value and `</parameter>`: the key and the value without the ends of line around it.
+    pub(super) fn tagged(&mut self) -> Result<(&'a str, &'a str), Broken> {
+        self.take("<parameter=")?;
+        let key = self.name(&['>'])?;
+        let value = &self.rest[1..];
+        let end = value.find("</parameter>").ok_or(Broken::Unfinished)?;
+        self.rest = &value[end + "</parameter>".len()..];
+        let value = &value[..end];
+        let value = value.strip_prefix('\n').unwrap_or(value);
+        Ok((key, value.strip_suffix('\n').unwrap_or(value)))
+    }
+
     /// `key=value, …` up to `end`.
     pub(super) fn entries(&mut self, is: char, end: &str, depth: usize) -> Result<Map<String, Value>, Broken> {
         let mut map = Map::new();

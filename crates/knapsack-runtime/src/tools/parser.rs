@@ -1,5 +1,5 @@
-use super::ToolFormat;
 use super::format::{Item, Shape};
+use super::{Tool, ToolFormat};
 use super::literal::{Broken, Reader};
 use crate::rng::{SplitMix64, random_seed};
 use crate::text::ToolCall;
@@ -23,6 +23,8 @@ pub(crate) enum Parsed {
 /// Takes the calls out of an answer as it comes. What looks like the beginning of one is held back until it is one, or is not.
 pub(crate) struct ToolParser {
     format: ToolFormat,
+    /// What may be called.
+    tools: Vec<Tool>,
     ids: SplitMix64,
     held: String,
     state: State,
@@ -49,8 +51,9 @@ enum State {
 type Calls = Vec<(String, Value)>;
 
 impl ToolParser {
-    pub(crate) fn new(format: ToolFormat) -> Self {
-        Self { format, ids: SplitMix64::new(random_seed()), held: String::new(), state: State::Start, told: Vec::new() }
+    pub(crate) fn new(format: ToolFormat, tools: Vec<Tool>) -> Self {
+        let ids = SplitMix64::new(random_seed());
+        Self { format, tools, ids, held: String::new(), state: State::Start, told: Vec::new() }
     }
 
     /// Adds text.
@@ -137,7 +140,7 @@ impl ToolParser {
 
     fn call(&mut self, shape: &Shape, found: &mut Vec<Parsed>) -> bool {
         self.tell(shape, found);
-        match calls(&self.held, shape) {
+        match calls(&self.held, shape, &self.tools) {
             Ok((calls, used)) => {
                 let mut told = std::mem::take(&mut self.told).into_iter();
                 for (name, arguments) in calls {
@@ -221,7 +224,7 @@ fn heading(reader: &mut Reader<'_>, item: Item) -> Result<String, Broken> {
             reader.rest = &reader.rest[end + mark.len()..];
             Ok(name)
         }
-        Item::Python | Item::Call(_) => Err(Broken::Wrong),
+        Item::Python | Item::Call(_) | Item::Tagged => Err(Broken::Wrong),
     }
 }
 
@@ -255,21 +258,21 @@ fn object(text: &str) -> (&str, &str) {
 }
 
 /// The calls between two marks, and how much text they and the closing mark take.
-fn calls(text: &str, shape: &Shape) -> Result<(Calls, usize), Broken> {
+fn calls(text: &str, shape: &Shape, tools: &[Tool]) -> Result<(Calls, usize), Broken> {
     let mark = if let Item::Call(mark) = shape.item { mark } else { "" };
     let mut reader = Reader { rest: text, mark };
     let mut calls = Vec::new();
     if shape.list {
         reader.take("[")?;
         while !reader.sees("]") {
-            calls.push(call(&mut reader, shape)?);
+            calls.push(call(&mut reader, shape, tools)?);
             if !reader.sees("]") {
                 reader.take(",")?;
             }
         }
         reader.take("]")?;
     } else {
-        calls.push(call(&mut reader, shape)?);
+        calls.push(call(&mut reader, shape, tools)?);
     }
     if !shape.close.is_empty() {
         reader.take(shape.close)?;
@@ -277,7 +280,7 @@ fn calls(text: &str, shape: &Shape) -> Result<(Calls, usize), Broken> {
     Ok((calls, text.len() - reader.rest.len()))
 }
 
-fn call(reader: &mut Reader<'_>, shape: &Shape) -> Result<(String, Value), Broken> {
+fn call(reader: &mut Reader<'_>, shape: &Shape, tools: &[Tool]) -> Result<(String, Value), Broken> {
     match shape.item {
         Item::Json(_) => named(json(reader)?),
         Item::Named(mark) => {
@@ -297,6 +300,40 @@ fn call(reader: &mut Reader<'_>, shape: &Shape) -> Result<(String, Value), Broke
             reader.take("{")?;
             Ok((name, reader.entries(':', "}", 0)?.into()))
         }
+        Item::Tagged => {
+            reader.take("<function=")?;
+            let name = reader.name(&['>'])?.to_owned();
+            reader.take(">")?;
+            let tool = tools.iter().find(|tool| tool.name == name);
+            let mut arguments = Map::new();
+            loop {
+                match reader.take("</function>") {
+                    Ok(()) => return Ok((name, arguments.into())),
+                    Err(Broken::Unfinished) => return Err(Broken::Unfinished),
+                    Err(Broken::Wrong) => {}
+                }
+                let (key, text) = reader.tagged()?;
+                let property = tool.and_then(|tool| tool.parameters.get("properties")?.get(key));
+                arguments.insert(key.to_owned(), written(text, property));
+            }
+        }
+    }
+}
+
+/// What a value between tags means: text where the schema says so, else what JSON or Python would call a value, if any.
+fn written(text: &str, property: Option<&Value>) -> Value {
+    let key = |key| property.and_then(|property| property.get(key));
+    let texts = key("enum").and_then(Value::as_array).is_some_and(|choices| choices.iter().all(Value::is_string));
+    match (key("type").and_then(Value::as_str), text.trim()) {
+        (Some("string"), _) => text.into(),
+        (None, _) if texts => text.into(),
+        (_, "True") => true.into(),
+        (_, "False") => false.into(),
+        (_, "None") => Value::Null,
+        (_, trimmed) => match serde_json::from_str(trimmed) {
+            Ok(Value::String(_)) | Err(_) => text.into(),
+            Ok(value) => value,
+        },
     }
 }
 

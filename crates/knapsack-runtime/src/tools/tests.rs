@@ -1,10 +1,10 @@
 use super::*;
 use crate::ChatModel;
-use crate::text::ToolCall;
+use crate::text::{Message, PromptOptions, Role, ToolCall};
 use knapsack_testkit::tiny_assistant;
 use serde_json::json;
 
-const FORMATS: [ToolFormat; 7] = [
+const FORMATS: [ToolFormat; 9] = [
     ToolFormat::Hermes,
     ToolFormat::Llama,
     ToolFormat::Mistral,
@@ -12,6 +12,8 @@ const FORMATS: [ToolFormat; 7] = [
     ToolFormat::Phi,
     ToolFormat::Lfm2,
     ToolFormat::Gemma,
+    ToolFormat::Gemma4,
+    ToolFormat::Qwen3_5,
 ];
 
 fn tools() -> Vec<Value> {
@@ -57,6 +59,14 @@ fn both(format: ToolFormat) -> String {
             "<start_function_call>call:get_weather{city:<escape>Oslo<escape>,days:2,wind:true}<end_function_call>",
             "<start_function_call>call:now{}<end_function_call>"
         ),
+        ToolFormat::Gemma4 => concat!(
+            "<|tool_call>call:get_weather{city:<|\"|>Oslo<|\"|>,days:2,wind:true}<tool_call|>",
+            "<|tool_call>call:now{}<tool_call|>"
+        ),
+        ToolFormat::Qwen3_5 => concat!(
+            "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n<parameter=days>\n2\n</parameter>\n",
+            "<parameter=wind>\nTrue\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>"
+        ),
     }
     .to_owned()
 }
@@ -68,7 +78,7 @@ fn expected(format: ToolFormat) -> Vec<(String, Value)> {
 }
 
 fn parse(format: ToolFormat, parts: &[&str]) -> (String, Vec<(String, Value)>) {
-    let mut parser = ToolParser::new(format);
+    let mut parser = ToolParser::new(format, read(&tools(), &ToolChoice::Auto).unwrap());
     let mut found: Vec<Parsed> = parts.iter().flat_map(|part| parser.push(part)).collect();
     found.extend(parser.finish());
     let (mut text, mut calls, mut begun) = (String::new(), Vec::new(), Vec::<(String, String, String)>::new());
@@ -95,11 +105,16 @@ fn parse(format: ToolFormat, parts: &[&str]) -> (String, Vec<(String, Value)>) {
     (text, calls)
 }
 
+/// Formats whose arguments are no JSON.
+fn at_once(format: ToolFormat) -> bool {
+    matches!(format, ToolFormat::Lfm2 | ToolFormat::Gemma | ToolFormat::Gemma4 | ToolFormat::Qwen3_5)
+}
+
 /// Arguments in JSON come as they are written, call after call.
 #[test]
 fn arguments_come_in_pieces() {
     for format in FORMATS {
-        let mut parser = ToolParser::new(format);
+        let mut parser = ToolParser::new(format, read(&tools(), &ToolChoice::Auto).unwrap());
         let (mut pieces, mut complete) = (Vec::new(), 0);
         for character in both(format).chars() {
             for part in parser.push(character.encode_utf8(&mut [0; 4])) {
@@ -111,7 +126,7 @@ fn arguments_come_in_pieces() {
             }
         }
         assert_eq!(complete, expected(format).len(), "{format:?}");
-        let whole = matches!(format, ToolFormat::Lfm2 | ToolFormat::Gemma);
+        let whole = at_once(format);
         assert_eq!(pieces.len() > 20, !whole, "{format:?}: {pieces:?}");
     }
     let text = "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {\"a\": \"}]\\\"{\"}}, {\"name\": \"g\", \"arguments\": {\"b\": [1";
@@ -141,11 +156,33 @@ fn calls_of_every_format_however_they_are_cut() {
         assert_eq!(parse(format, &[early]), (early.to_owned(), Vec::new()), "{format:?}");
         let half = &text[..text.find("Oslo").unwrap()];
         let cut = match format {
-            ToolFormat::Lfm2 | ToolFormat::Gemma => (half.to_owned(), Vec::new()),
+            _ if at_once(format) => (half.to_owned(), Vec::new()),
             _ => (String::new(), vec![("get_weather".to_owned(), json!("{\"city\": \""))]),
         };
         assert_eq!(parse(format, &[half]), cut, "{format:?}");
     }
+}
+
+/// Between tags nothing but the schema tells a text that looks like a number from a number.
+#[test]
+fn what_is_between_tags_means_what_the_schema_says() {
+    let call = |name: &str, values: &[(&str, &str)]| {
+        let value = |(key, value): &(&str, &str)| format!("<parameter={key}>\n{value}\n</parameter>\n");
+        let values: String = values.iter().map(value).collect();
+        parse(ToolFormat::Qwen3_5, &[&format!("<tool_call>\n<function={name}>\n{values}</function>\n</tool_call>")]).1
+    };
+    let weather = |arguments: Value| [("get_weather".to_owned(), arguments)];
+    let lines = "2\n\n <a> & {\"b\": 1}\n";
+    assert_eq!(call("get_weather", &[("city", "12"), ("days", "12")]), weather(json!({ "city": "12", "days": 12 })));
+    assert_eq!(call("get_weather", &[("city", lines), ("wind", "false")]), weather(json!({ "city": lines, "wind": false })));
+    // Of what no schema tells, JSON is a value and all else a text.
+    let unknown = call("f", &[("a", "[1, {\"b\": null}]"), ("c", "None"), ("d", "some text"), ("e", "\"quoted\"")]);
+    let expected = json!({ "a": [1, { "b": null }], "c": null, "d": "some text", "e": "\"quoted\"" });
+    assert_eq!(unknown, [("f".to_owned(), expected)]);
+    let inline = "<tool_call><function=get_weather><parameter=city>Oslo</parameter></function></tool_call>";
+    assert_eq!(parse(ToolFormat::Qwen3_5, &[inline]).1, weather(json!({ "city": "Oslo" })));
+    let deep = format!("<tool_call>\n<function=f>\n<parameter=a>\n{}\n</parameter>\n</function>\n</tool_call>", "[".repeat(100_000));
+    assert_eq!(parse(ToolFormat::Qwen3_5, &[&deep]).1, [("f".to_owned(), json!({ "a": "[".repeat(100_000) }))]);
 }
 
 #[test]
@@ -174,6 +211,8 @@ fn formats_are_told_by_what_templates_write() {
         ("Respond in the format {\"name\": function name, \"parameters\": dictionary}", Some(ToolFormat::Llama)),
         ("<|tool_list_start|>", Some(ToolFormat::Lfm2)),
         ("<start_function_call>", Some(ToolFormat::Gemma)),
+        ("'<|tool_call>call:' + function['name']", Some(ToolFormat::Gemma4)),
+        ("'<tool_call>\\n<function=' + tool_call.name", Some(ToolFormat::Qwen3_5)),
         ("{{ message.content }}", None),
     ] {
         assert_eq!(ToolFormat::detect(template), format, "{template}");
@@ -216,6 +255,36 @@ fn grammars_of_every_format() {
     }
 }
 
+/// A text may hold everything but what ends it.
+#[test]
+fn texts_end_where_their_marks_are() {
+    let chat = ChatModel::open(&tiny_assistant(), 1024).unwrap();
+    let tool = json!({ "name": "f", "parameters": {
+        "type": "object", "properties": { "b": { "type": "string" }, "A": { "enum": ["x", "<y>"], "type": "string" } }, "required": ["b", "A"],
+    } });
+    let tools = read(&[tool], &ToolChoice::Required).unwrap();
+    let required = |format| grammar(format, &tools, &ToolChoice::Required, false, None, &|_| None).unwrap();
+    let text = "a < b,\n{c: [1]} & \"d\"";
+    let tagged = |text: &str, choice: &str| {
+        format!(
+            "<tool_call>\n<function=f>\n<parameter=b>\n{text}\n</parameter>\n<parameter=A>\n{choice}\n</parameter>\n</function>\n</tool_call>"
+        )
+    };
+    // Gemma sees its keys sorted.
+    let called = |text: &str, choice: &str| format!("<|tool_call>call:f{{A:<|\"|>{choice}<|\"|>,b:<|\"|>{text}<|\"|>}}<tool_call|>");
+    for (format, write) in [(ToolFormat::Qwen3_5, &tagged as &dyn Fn(&str, &str) -> String), (ToolFormat::Gemma4, &called)] {
+        let required = required(format);
+        for choice in ["x", "<y>"] {
+            assert!(accepts(&chat, &required, &write(text, choice)), "{format:?}: {required:?}");
+        }
+        assert!(!accepts(&chat, &required, &write(text, "z")), "{format:?}");
+    }
+    for (format, wrong) in [(ToolFormat::Qwen3_5, "a\n</parameter>\n</function>"), (ToolFormat::Gemma4, "a<|\"|>b")] {
+        let write: &dyn Fn(&str, &str) -> String = if format == ToolFormat::Gemma4 { &called } else { &tagged };
+        assert!(!accepts(&chat, &required(format), &write(wrong, "x")), "{format:?}");
+    }
+}
+
 #[test]
 fn references_and_optional_arguments() {
     let chat = ChatModel::open(&tiny_assistant(), 1024).unwrap();
@@ -250,4 +319,61 @@ fn tools_that_are_none_are_refused() {
     assert!(refused(&[json!({ "name": "a", "parameters": [] })], auto()).contains("no JSON Schema"));
     assert!(refused(&tools(), ToolChoice::Named("b".into())).contains("none of the name `b`"));
     assert!(refused(&vec![json!({ "name": "a" }); 129], auto()).contains("at most 128"));
+}
+
+/// A model with this chat template.
+fn with_template(source: &str) -> ChatModel {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(tiny_assistant().join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    std::fs::write(folder.path().join("chat_template.jinja"), source).unwrap();
+    ChatModel::open(folder.path(), 1024).unwrap()
+}
+
+/// Whole templates by the rules of families that think and call: the marks are known, thoughts of earlier answers are left out,
+/// what a template writes of a call is read as that call, and thinking is switched.
+#[test]
+fn templates_of_thinking_families() {
+    let weather = json!({ "city": "Oslo", "days": 2, "wind": true });
+    let call = ToolCall { id: "1".into(), name: "get_weather".into(), arguments: weather };
+    for (source, format, [start, end], [on, off]) in [
+        (
+            include_str!("../../../knapsack/tests/templates/thinking-tagged-tools.jinja"),
+            ToolFormat::Qwen3_5,
+            ["<think>", "</think>"],
+            ["<|im_start|>assistant\n<think>\n", "<|im_start|>assistant\n<think>\n\n</think>\n\n"],
+        ),
+        (
+            include_str!("../../../knapsack/tests/templates/channels-marked-text.jinja"),
+            ToolFormat::Gemma4,
+            ["<|channel>thought", "<channel|>"],
+            ["<|turn>model\n", "<|turn>model\n"],
+        ),
+        (
+            include_str!("../../../knapsack/tests/templates/thinking-python-calls.jinja"),
+            ToolFormat::Lfm2,
+            ["<think>", "</think>"],
+            ["<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n\n</think>\n\n"],
+        ),
+    ] {
+        let chat = with_template(source);
+        assert_eq!(chat.tool_format(), Some(format));
+        assert_eq!(chat.thinking_marks().map(|marks| [marks.start, marks.end]), Some([start, end]), "{format:?}");
+        let options = |thinking| PromptOptions { tools: tools(), thinking, ..PromptOptions::default() };
+        let thought = Message::new(Role::Assistant, format!("{start}\nHm.\n{end}\n\nCold."));
+        let mut called = Message::new(Role::Assistant, "");
+        called.tool_calls = vec![call.clone()];
+        let messages = [Message::new(Role::User, "Hi"), thought, Message::new(Role::User, "Rain?"), called];
+        let text = chat.render(&messages, &options(Some(true))).unwrap().text;
+        assert!(text.contains("Cold.") && !text.contains("Hm."), "{text}");
+        let said = &text[text.find("Rain?").unwrap()..];
+        let shape = format.shape();
+        let written = &said[said.find(shape.open).unwrap()..said.find(shape.close).unwrap() + shape.close.len()];
+        assert_eq!(parse(format, &[written]).1, [(call.name.clone(), call.arguments.clone())], "{written}");
+        for (thinking, ending) in [(true, on), (false, off)] {
+            let prompt = chat.render(&messages[..1], &options(Some(thinking))).unwrap();
+            assert!(prompt.text.ends_with(ending), "{format:?}, {thinking}: {:?}", prompt.text);
+            let began = chat.begins_thinking(&chat.tokens(&prompt).unwrap());
+            assert_eq!(began, ending.trim_end().ends_with(start), "{format:?}, {thinking}");
+        }
+    }
 }
