@@ -96,12 +96,9 @@ impl ToolFormat {
                 item: Item::Call("<escape>"),
                 ..plain
             },
-            ToolFormat::Gemma4 => Shape {
-                open: "<|tool_call>",
-                close: "<tool_call|>",
-                item: Item::Call("<|\"|>"),
-                ..plain
-            },
+            ToolFormat::Gemma4 => {
+                Shape { open: "<|tool_call>", close: "<tool_call|>", item: Item::Call("<|\"|>"), ..plain }
+            }
             ToolFormat::Qwen3_5 => Shape {
                 open: "<tool_call>",
                 after_open: "\n",

@@ -182,7 +182,9 @@ impl Writer<'_> {
         let choices = property.get("enum").and_then(Value::as_array);
         match (self.shape.item, kind) {
             (Item::Python, Some("boolean")) => Ok("(\"True\" | \"False\")".to_owned()),
-            (Item::Tagged, Some("boolean")) => Ok(format!("(\"True\" | \"False\" | \"true\" | \"false\") {}", line_end())),
+            (Item::Tagged, Some("boolean")) => {
+                Ok(format!("(\"True\" | \"False\" | \"true\" | \"false\") {}", line_end()))
+            }
             (Item::Call(_) | Item::Tagged, Some("string")) => {
                 let (before, after) = match self.shape.item {
                     Item::Call(mark) => (format!("{} ", self.mark(mark)), self.mark(mark)),

@@ -1,6 +1,6 @@
 use super::format::{Item, Shape};
-use super::{Tool, ToolFormat};
 use super::literal::{Broken, Reader};
+use super::{Tool, ToolFormat};
 use crate::rng::{SplitMix64, random_seed};
 use crate::text::ToolCall;
 use serde_json::{Map, Value};

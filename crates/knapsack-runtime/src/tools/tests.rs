@@ -174,14 +174,20 @@ fn what_is_between_tags_means_what_the_schema_says() {
     let weather = |arguments: Value| [("get_weather".to_owned(), arguments)];
     let lines = "2\n\n <a> & {\"b\": 1}\n";
     assert_eq!(call("get_weather", &[("city", "12"), ("days", "12")]), weather(json!({ "city": "12", "days": 12 })));
-    assert_eq!(call("get_weather", &[("city", lines), ("wind", "false")]), weather(json!({ "city": lines, "wind": false })));
+    assert_eq!(
+        call("get_weather", &[("city", lines), ("wind", "false")]),
+        weather(json!({ "city": lines, "wind": false }))
+    );
     // Of what no schema tells, JSON is a value and all else a text.
     let unknown = call("f", &[("a", "[1, {\"b\": null}]"), ("c", "None"), ("d", "some text"), ("e", "\"quoted\"")]);
     let expected = json!({ "a": [1, { "b": null }], "c": null, "d": "some text", "e": "\"quoted\"" });
     assert_eq!(unknown, [("f".to_owned(), expected)]);
     let inline = "<tool_call><function=get_weather><parameter=city>Oslo</parameter></function></tool_call>";
     assert_eq!(parse(ToolFormat::Qwen3_5, &[inline]).1, weather(json!({ "city": "Oslo" })));
-    let deep = format!("<tool_call>\n<function=f>\n<parameter=a>\n{}\n</parameter>\n</function>\n</tool_call>", "[".repeat(100_000));
+    let deep = format!(
+        "<tool_call>\n<function=f>\n<parameter=a>\n{}\n</parameter>\n</function>\n</tool_call>",
+        "[".repeat(100_000)
+    );
     assert_eq!(parse(ToolFormat::Qwen3_5, &[&deep]).1, [("f".to_owned(), json!({ "a": "[".repeat(100_000) }))]);
 }
 
@@ -271,8 +277,12 @@ fn texts_end_where_their_marks_are() {
         )
     };
     // Gemma sees its keys sorted.
-    let called = |text: &str, choice: &str| format!("<|tool_call>call:f{{A:<|\"|>{choice}<|\"|>,b:<|\"|>{text}<|\"|>}}<tool_call|>");
-    for (format, write) in [(ToolFormat::Qwen3_5, &tagged as &dyn Fn(&str, &str) -> String), (ToolFormat::Gemma4, &called)] {
+    let called = |text: &str, choice: &str| {
+        format!("<|tool_call>call:f{{A:<|\"|>{choice}<|\"|>,b:<|\"|>{text}<|\"|>}}<tool_call|>")
+    };
+    for (format, write) in
+        [(ToolFormat::Qwen3_5, &tagged as &dyn Fn(&str, &str) -> String), (ToolFormat::Gemma4, &called)]
+    {
         let required = required(format);
         for choice in ["x", "<y>"] {
             assert!(accepts(&chat, &required, &write(text, choice)), "{format:?}: {required:?}");
