@@ -78,11 +78,7 @@ impl Delivery {
 
     /// Whether an app for that platform can have it.
     pub fn is_for(self, platform: Option<Platform>) -> bool {
-        match self.store() {
-            None => true,
-            Some(Store::Play) => platform == Some(Platform::Android),
-            Some(Store::Apple) => matches!(platform, Some(Platform::Ios | Platform::Macos)),
-        }
+        self.store().is_none_or(|store| store.is_for(platform))
     }
 }
 
@@ -93,6 +89,14 @@ impl fmt::Display for Delivery {
 }
 
 impl Store {
+    /// Whether it delivers apps for that platform.
+    pub fn is_for(self, platform: Option<Platform>) -> bool {
+        match self {
+            Store::Play => platform == Some(Platform::Android),
+            Store::Apple => matches!(platform, Some(Platform::Ios | Platform::Macos)),
+        }
+    }
+
     /// Its folder below `asset-packs/` of a package.
     pub const fn folder(self) -> &'static str {
         match self {

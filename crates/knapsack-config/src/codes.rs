@@ -62,6 +62,8 @@ codes! {
     DUPLICATE_PACK = "duplicate-pack";
     /// More than a store takes, or possibly more.
     STORE_LIMIT = "store-limit";
+    /// Bundled weights that are more than the library for Gradle holds.
+    BUNDLE_APART = "bundle-apart";
     /// A library prefix that can not be a symbol.
     BAD_MODEL_LIB = "bad-model-lib";
     /// A prebuilt library that does not exist.

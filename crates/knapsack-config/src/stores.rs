@@ -1,4 +1,7 @@
 //! What the stores take, and what of it a package surely or possibly breaks. Every figure names its source: `data/stores.json`.
+//!
+//! `bundle_weight` puts weights beside the app and says nothing of a store: they may be pushed over a cable. So a package surely breaks
+//! a limit only where its way through that store is stated, by a pack of the store or by the caller.
 
 use crate::codes;
 use crate::diagnostic::{Diagnostic, Severity};
@@ -109,9 +112,18 @@ impl StoreLimits {
     }
 
     /// Everything about the models of a manifest that a store refuses, or may refuse. `libraries`: bytes of the compiled models in
-    /// one slice, where they are known.
-    pub fn check(&self, manifest: &Manifest, models: &[Shipped<'_>], libraries: Option<u64>) -> Vec<Diagnostic> {
-        let mut check = Check { limits: self, models, findings: Vec::new() };
+    /// one slice, where they are known. `through`: the store that the app is known to go through; a model in a pack of a store says
+    /// the same. What that store refuses is an error, what another would refuse is a warning.
+    pub fn check(
+        &self,
+        manifest: &Manifest,
+        models: &[Shipped<'_>],
+        libraries: Option<u64>,
+        through: Option<Store>,
+    ) -> Vec<Diagnostic> {
+        let packed = || manifest.models.iter().find_map(|entry| entry.delivery.value.store());
+        let stated = through.or_else(packed).is_some();
+        let mut check = Check { limits: self, models, stated, findings: Vec::new() };
         match manifest.device.value.platform {
             Some(Platform::Android) => check.android(),
             Some(Platform::Ios | Platform::Macos) => check.apple(libraries, manifest.device.span),
@@ -124,18 +136,23 @@ impl StoreLimits {
 struct Check<'a> {
     limits: &'a StoreLimits,
     models: &'a [Shipped<'a>],
+    /// Whether the app goes through the store of its platform.
+    stated: bool,
     findings: Vec<Diagnostic>,
 }
 
 /// What to do about weights that are too large for where they go.
 const ELSEWHERE: &str = "\"asset_delivery\" of a model puts it into a pack of its own, or has the app download it";
 
+/// What else there is for weights that are too large for an archive.
+const PUSHED: &str = "beyond it `package` leaves `bundle` out of the Maven library: the app opens that folder where it is pushed to (`adb push`)";
+
 impl Check<'_> {
     fn android(&mut self) {
         let limits = self.limits;
         let bundled = self.total("the bundled weights take", |delivery| delivery == Delivery::Bundled);
         self.sum(&bundled, &limits.play.base_module, ELSEWHERE);
-        self.sum(&bundled, &limits.android.apk, ELSEWHERE);
+        self.sum(&bundled, &limits.android.apk, PUSHED);
         let at_install = |delivery| matches!(delivery, Delivery::Bundled | Delivery::PlayInstallTime);
         let total = self.total("what is there when the app is installed takes", at_install);
         // Without packs it is the same as the app's own size, which has a lower limit.
@@ -197,9 +214,15 @@ impl Check<'_> {
         self.findings.push(self.finding(severity, last.entry.delivery.span, message, limit));
     }
 
-    fn finding(&self, severity: Severity, span: Span, message: String, limit: &Limit) -> Diagnostic {
+    fn finding(&self, judged: Severity, span: Span, message: String, limit: &Limit) -> Diagnostic {
+        let severity = if self.stated { judged } else { Severity::Warning };
         let finding = Diagnostic::new(severity, codes::STORE_LIMIT, span, message);
-        finding.help(format!("{} (read {}); `--store none` leaves this check out", limit.source, self.limits.read))
+        let finding =
+            finding.help(format!("{} (read {}); `--store none` leaves this check out", limit.source, self.limits.read));
+        match severity == judged {
+            true => finding,
+            false => finding.help("an error where the app is known to go through that store: `--store play`, `--store app-store`"),
+        }
     }
 }
 

@@ -344,6 +344,7 @@ fn every_bad_manifest_is_refused_as_shown() {
         "no-conv-template",
         "lock-out-of-date",
         "store-limit",
+        "bundle-apart",
         "more",
     ];
     unused.retain(|code| !elsewhere.contains(code));

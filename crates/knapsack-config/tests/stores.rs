@@ -1,12 +1,25 @@
 //! What the stores refuse of a manifest whose models have given sizes.
 
+use knapsack_artifact::delivery::Store;
 use knapsack_config::{Environment, Shipped, StoreLimits, load_text};
 use std::path::Path;
 
 const GB: u64 = 1_000_000_000;
 
-/// What is found for models of an entry's keys, bytes, and bytes of the largest file; each finding as its severity and first words.
+/// What is found for models of an entry's keys, bytes, and bytes of the largest file, in an app that goes through the store of its
+/// platform; each finding as its severity and first words.
 fn found(device: &str, models: &[(&str, u64, u64)], libraries: Option<u64>) -> Vec<String> {
+    let store = if device == "android" { Store::Play } else { Store::Apple };
+    found_through(Some(store), device, models, libraries)
+}
+
+/// The same of an app that goes through `store`, or nobody knows.
+fn found_through(
+    store: Option<Store>,
+    device: &str,
+    models: &[(&str, u64, u64)],
+    libraries: Option<u64>,
+) -> Vec<String> {
     let entry = |(index, (keys, _, _)): (usize, &(&str, u64, u64))| {
         format!("{{ \"model\": \"HF://a/b\", \"model_id\": \"m{index}\", {keys} }}")
     };
@@ -18,7 +31,7 @@ fn found(device: &str, models: &[(&str, u64, u64)], libraries: Option<u64>) -> V
     let shipped: Vec<_> = sizes
         .map(|(entry, (_, bytes, largest_file))| Shipped { entry, bytes: *bytes, largest_file: *largest_file })
         .collect();
-    let findings = StoreLimits::built_in().check(&loaded.manifest, &shipped, libraries);
+    let findings = StoreLimits::built_in().check(&loaded.manifest, &shipped, libraries, store);
     for finding in &findings {
         assert!(finding.help.iter().any(|help| help.contains("--store none") && help.contains("2026")), "{finding:?}");
         assert!(finding.span.is_some());
@@ -84,4 +97,32 @@ fn the_app_store() {
     let many: Vec<_> = (0..101).map(|_| (pack, 1, 1)).collect();
     assert!(found("iphone", &many, None)[0].starts_with("error: 101 packs, and a store takes 100"));
     assert!(found("iphone", &[(pack, 1, 1)], Some(501_000_000))[0].starts_with("error: the compiled models take"));
+}
+
+#[test]
+fn bundled_weights_say_nothing_of_a_store() {
+    // MLCChat's manifest for Android bundles so much and is pushed over a cable, its manifest for iPhone is installed by Xcode.
+    let android: &[_] = &[(BUNDLED, 4 * GB, GB), (BUNDLED, 3_600_000_000, GB)];
+    let unstated = found_through(None, "android", android, None);
+    assert_eq!(unstated.len(), 2, "{unstated:?}");
+    assert!(unstated[0].starts_with("warning: the bundled weights take at least 7.6 GB, and 500.0 MB is what Google Play"));
+    assert!(unstated[1].starts_with("warning: ") && unstated[1].ends_with("an APK that can be signed may have"));
+    let stated = found_through(Some(Store::Play), "android", android, None);
+    assert!(stated.len() == 2 && stated.iter().all(|text| text.starts_with("error: ")), "{stated:?}");
+
+    let iphone: &[_] = &[(BUNDLED, 5_400_000_000, GB)];
+    let unstated = found_through(None, "iphone", iphone, None);
+    assert!(unstated[0].starts_with("warning: the bundled weights take at least 5.4 GB, and 4.0 GB is what"));
+    assert!(found_through(Some(Store::Apple), "iphone", iphone, None)[0].starts_with("error: "));
+    let executable = found_through(None, "iphone", &[], Some(501_000_000));
+    assert!(executable[0].starts_with("warning: the compiled models take"), "{executable:?}");
+}
+
+#[test]
+fn a_pack_of_a_store_says_that_the_app_goes_through_it() {
+    let bundled = "\"asset_delivery\": \"bundled\"";
+    assert!(found_through(None, "android", &[(bundled, GB, 1)], None)[0].starts_with("warning: the bundled"));
+    let packed = found_through(None, "android", &[(bundled, GB, 1), (ON_DEMAND, 1, 1)], None);
+    assert!(packed[0].starts_with("error: the bundled weights take at least 1.0 GB"), "{packed:?}");
+    assert!(found_through(None, "android", &[(ON_DEMAND, 31 * GB, GB)], None)[0].starts_with("error: the on-demand"));
 }

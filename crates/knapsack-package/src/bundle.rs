@@ -48,12 +48,14 @@ impl Packager<'_> {
         models: &[Ready],
         destination: Destination<'_>,
     ) -> Result<Outcome<PackageChanges>, Error> {
+        let limits = StoreLimits::built_in();
         let package = PackageContents {
             device: manifest.device.value,
             entries: models.iter().map(|model| self.entry(model)).collect::<Result<_, _>>()?,
             app: manifest.app.clone(),
             date: destination.date,
-            pack_bytes: StoreLimits::built_in().play.pack.error_above,
+            pack_bytes: limits.play.pack.error_above,
+            archive_bytes: limits.android.apk.error_above,
             runtime: destination.runtime.clone(),
         };
         let protected = protected(manifest)?;
@@ -76,7 +78,10 @@ impl Packager<'_> {
         self.observer.event(Event::BundlingEnd);
         self.cache.digests().save();
         match result {
-            Ok(changes) => Ok(Outcome::clean(changes)),
+            Ok(changes) => {
+                let findings = changes.bundle_apart.then(|| apart(manifest)).into_iter().collect();
+                Ok(Outcome { product: Some(changes), findings })
+            }
             Err(BundleError::Interrupted) => Err(Error::Interrupted),
             Err(error) => {
                 let BundleError::Weights { model_id, .. } = &error else { return Err(error.into()) };
@@ -133,6 +138,13 @@ impl Packager<'_> {
         };
         Ok(AppFile { path: file.path.clone(), size: file.size, sha256 })
     }
+}
+
+/// A bundle that is too large for the library for Gradle.
+fn apart(manifest: &Manifest) -> Diagnostic {
+    let message = "the bundled weights are more than an archive holds: the Maven library has the model libraries alone";
+    let help = "push `bundle` to the device (`adb push`) and open it there by `ModelPackage(File(…))`, or give models an `asset_delivery`";
+    Diagnostic::warning(codes::BUNDLE_APART, manifest.device.span, message).help(help)
 }
 
 /// Folders that the output may not be or contain: the manifest's and those of local models.

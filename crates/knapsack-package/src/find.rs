@@ -5,7 +5,7 @@ use crate::{Error, Event, Outcome, Packager};
 use knapsack_config::lockfile::LOCKFILE_NAME;
 use knapsack_config::{ChatTemplateRef, Diagnostic, Lockfile, Manifest, ModelEntry, ModelSource, codes};
 use knapsack_source::{
-    FetchError, Location, LockChange, LockPolicy, ModelFolder, ModelRequest, Resolution, ResolvedModel, Sources,
+    FetchError, Location, LockChange, LockPolicy, ModelFolder, ModelRequest, Resolution, ResolvedModel, Sources, WeightsHeader,
 };
 use knapsack_weights::TemplateChoice;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ pub struct Found {
     pub resolved: ResolvedModel,
     /// Its folder: configuration, index and tokenizer are there; weights where the model is local.
     pub folder: ModelFolder,
-    /// The first bytes of its weights, where it is a checkpoint in one file at the hub: they list its tensors.
-    pub header: Option<Vec<u8>>,
+    /// The first bytes of each file of its weights, where it is a checkpoint at the hub: they list its tensors.
+    pub headers: Option<Vec<WeightsHeader>>,
 }
 
 impl Found {
@@ -72,8 +72,8 @@ impl Packager<'_> {
             let resolved = sources.find(&request, lock.as_ref(), policy);
             let resolved = resolved.and_then(|resolved| Ok((sources.fetch_metadata(&resolved)?, resolved)));
             found.extend(findings.keep(entry, resolved).map(|(folder, resolved)| {
-                let header = sources.header(&resolved);
-                Found { entry: entry.clone(), resolved, folder, header }
+                let headers = sources.headers(&resolved);
+                Found { entry: entry.clone(), resolved, folder, headers }
             }));
         }
         if !findings.list.is_empty() {
@@ -96,17 +96,25 @@ impl Packager<'_> {
         Ok(Outcome::clean(FoundModels { models: found, changes }))
     }
 
-    /// The weights of every model that needs them here, in the order of `models`. A finding is the error of the model whose files
-    /// cannot be had.
+    /// The weights of every model that needs them here, in the order of `models`. A finding is the error of a model whose files
+    /// cannot be had. Those of the others are fetched all the same: they may fail too, and the next run has them.
     pub(crate) fn fetch_weights(&self, models: &[&Found]) -> Result<Outcome<Vec<ModelFolder>>, Error> {
         let progress = |event: knapsack_source::Event<'_>| self.observer.event(Event::Source(event));
-        let resolved: Vec<ResolvedModel> = models.iter().map(|found| found.resolved.clone()).collect();
-        match Sources::new(&self.settings, &progress).fetch(&resolved) {
-            Ok(folders) => Ok(Outcome::clean(folders)),
-            Err(FetchError { of: Some(of), source }) => {
-                Ok(Outcome { product: None, findings: vec![finding(&models[of].entry, &source)] })
+        let sources = Sources::new(&self.settings, &progress);
+        let mut findings = Findings::default();
+        let mut left = models.to_vec();
+        loop {
+            let resolved: Vec<ResolvedModel> = left.iter().map(|found| found.resolved.clone()).collect();
+            match (sources.fetch(&resolved), findings.list.is_empty()) {
+                (Ok(folders), true) => return Ok(Outcome::clean(folders)),
+                (Err(FetchError { of: Some(of), source }), _) => {
+                    let failed = left.remove(of);
+                    findings.keep::<()>(&failed.entry, Err(source));
+                    left.retain(|found| !findings.waits(&found.entry));
+                }
+                (Err(FetchError { of: None, source }), true) => return Err(source.into()),
+                (_, false) => return Ok(Outcome { product: None, findings: findings.list }),
             }
-            Err(FetchError { of: None, source }) => Err(source.into()),
         }
     }
 }

@@ -41,7 +41,7 @@ pub use find::{Found, FoundModels};
 pub use knapsack_config::ModelEntry;
 pub use model::{Model, ModelError, given_sizes};
 pub use outcome::Outcome;
-pub use plan::{PlanRow, Planned, store_findings};
+pub use plan::{PlanRow, Planned};
 pub use ready::Ready;
 pub use text::bytes;
 pub use tokenizer::tokenizer;

@@ -125,6 +125,9 @@ impl Model {
             }
         };
         let config = config.map_err(|source| ModelError::Config { path: path.clone(), source })?;
+        if name.is_empty() {
+            return Err(ModelError::Config { path, source: ConfigError::Missing { key: "quantization".into() } });
+        }
         let quantization = name.parse::<Quantization>().map_err(|source| ModelError::Format { path, source })?;
         Ok(Model { folder: folder.to_owned(), kind, config, quantization, config_bytes, tokenizer: 0 })
     }

@@ -9,7 +9,7 @@ use knapsack_artifact::library::{MemoryPlan, Target};
 use knapsack_bundle::Tokenizer;
 use knapsack_compiler::{ChooseError, Chosen, CompileError, Notice, OverBudget, Size, WindowProblem, WindowProblems};
 use knapsack_config::{
-    Diagnostic, Manifest, ModelEntry, ModelForm, OverrideKey, Severity, Shipped, StoreLimits, codes,
+    Diagnostic, Manifest, ModelEntry, ModelForm, OverrideKey, Severity, Shipped, codes,
 };
 use knapsack_ir::Windows;
 use knapsack_models::GraphError;
@@ -128,12 +128,6 @@ impl Packager<'_> {
         }
         Outcome::of(planned, findings)
     }
-}
-
-/// What of a plan the stores refuse, or may refuse.
-pub fn store_findings(manifest: &Manifest, planned: &[Planned], limits: &StoreLimits) -> Vec<Diagnostic> {
-    let shipped: Vec<Shipped<'_>> = planned.iter().map(Planned::shipped).collect();
-    limits.check(manifest, &shipped, None)
 }
 
 /// A checkpoint's chat template that fails. An MLC folder keeps its `conv_template`, which is no program.

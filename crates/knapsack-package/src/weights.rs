@@ -8,8 +8,8 @@ use knapsack_artifact::chat_config::ConvTemplateField;
 use knapsack_artifact::{ChatConfig, ConvTemplate, WeightIndex, json};
 use knapsack_config::{Diagnostic, ModelForm, codes};
 use knapsack_models::{TensorUse, TensorsError};
-use knapsack_source::{FileRole, Pinned};
-use knapsack_weights::{ChatWarning, ConvertError, ConvertRequest};
+use knapsack_source::{Pinned, WeightsHeader};
+use knapsack_weights::{ChatWarning, ConvertError, ConvertRequest, WeightsStart};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +44,7 @@ pub(crate) fn check(found: &Found, model: &Model) -> Vec<Diagnostic> {
         (ModelForm::Checkpoint, Pinned::Hub(_)) => {
             let choice = found.template_choice();
             let of_chat = knapsack_weights::check_chat(&found.folder.path, &model.quantization, &choice);
-            let of_tensors = checkpoint_index(found, model).or_else(|| checkpoint_header(found, model));
+            let of_tensors = checkpoint_index(found, model).or_else(|| checkpoint_headers(found, model));
             of_tensors.into_iter().chain(chat(found, of_chat)).collect()
         }
     }
@@ -177,12 +177,15 @@ fn no_template(found: &Found, model: &Model) -> Option<Diagnostic> {
     Some(Diagnostic::warning(codes::NO_CHAT_TEMPLATE, found.entry.source.span, message).help(help))
 }
 
-/// The header of a checkpoint in one file against the tensors that its configuration asks for.
-fn checkpoint_header(found: &Found, model: &Model) -> Option<Diagnostic> {
-    let start = found.header.as_ref()?;
-    let file = found.folder.files.iter().find(|file| file.role == FileRole::Weights)?;
-    let (folder, weights) = (&found.folder.path, (&*file.path, file.size));
-    let problem = knapsack_weights::check_header(folder, weights, start, &model.quantization).err()?;
+/// The headers of a checkpoint's files against the tensors that its configuration asks for.
+fn checkpoint_headers(found: &Found, model: &Model) -> Option<Diagnostic> {
+    let starts: Vec<WeightsStart<'_>> = found
+        .headers
+        .as_ref()?
+        .iter()
+        .map(|WeightsHeader { path, size, bytes }| WeightsStart { name: path, size: *size, bytes })
+        .collect();
+    let problem = knapsack_weights::check_headers(&found.folder.path, &starts, &model.quantization).err()?;
     unusable(found, &problem)
 }
 

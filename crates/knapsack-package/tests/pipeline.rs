@@ -160,14 +160,18 @@ fn every_source_is_tried_and_each_error_stands_at_its_entry() {
     assert!(!world.path("knapsack.lock").exists(), "half a lockfile was written");
 }
 
+fn copied(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
 /// Copies a folder of the fixtures so that it can be changed.
 fn changed(world: &World, from: &Path, change: impl Fn(&Path)) -> Manifest {
     let folder = world.path("model");
-    fs::create_dir(&folder).unwrap();
-    for file in fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), folder.join(file.file_name())).unwrap();
-    }
+    copied(from, &folder);
     change(&folder);
     let entry = json!({ "model": "model", "model_id": "m", "bundle_weight": true });
     world.manifest(&json!({ "device": "android", "model_list": [entry] }))
@@ -267,11 +271,7 @@ fn an_unbundled_model_is_checked_by_its_small_files() {
     let mut world = World::new();
     world.endpoint = Some(hub.url());
     let folder = world.path("origin");
-    fs::create_dir(&folder).unwrap();
-    for file in fs::read_dir(mlc_fixture("llama", "q4f16_1")).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), folder.join(file.file_name())).unwrap();
-    }
+    copied(&mlc_fixture("llama", "q4f16_1"), &folder);
     edit(&folder.join("mlc-chat-config.json"), |config| {
         config["model_config"]["num_hidden_layers"] = json!(40);
         config["tokenizer_files"].as_array_mut().unwrap().push(json!("absent.json"));
@@ -307,7 +307,8 @@ fn a_remote_checkpoint_is_held_against_the_names_in_its_index() {
     assert_eq!(finding.code, codes::WEIGHTS_MISMATCH);
     assert!(finding.message.contains("merge") && finding.help.len() < 30, "{finding:#?}");
     assert!(finding.help.iter().any(|line| line.starts_with("and ") && line.ends_with(" more")), "{finding:#?}");
-    assert!(hub.take_log().iter().all(|request| !request.path.ends_with(".safetensors")), "weights were fetched");
+    let weights = |request: &&Request| request.path.ends_with(".safetensors");
+    assert!(hub.take_log().iter().filter(weights).all(|request| request.range == Some(0)), "weights were fetched");
 }
 
 #[test]
@@ -396,23 +397,83 @@ fn what_a_lockfile_may_not_become_is_told_at_the_entry() {
 }
 
 #[test]
-fn a_download_that_fails_late_is_told_at_its_entry() {
+fn downloads_that_fail_late_are_all_told_each_at_its_entry() {
     let hub = HubServer::start();
-    hub.push("org/good", HubRepository::of_folder(&mlc_fixture("llama", "q4f16_1")));
-    hub.push("org/bad", HubRepository::of_folder(&mlc_fixture("qwen3", "q4f16_1")));
+    let names = ["bad", "good", "worse"];
+    for (name, family) in names.into_iter().zip(["qwen3", "llama", "phi3"]) {
+        hub.push(&format!("org/{name}"), HubRepository::of_folder(&mlc_fixture(family, "q4f16_1")));
+    }
     let mut world = World::new();
     world.endpoint = Some(hub.url());
     let entry = |name: &str| json!({ "model": format!("HF://org/{name}"), "model_id": name, "bundle_weight": true });
-    let manifest = world.manifest(&json!({ "device": "android", "model_list": [entry("good"), entry("bad")] }));
+    let manifest = world.manifest(&json!({ "device": "android", "model_list": names.map(entry) }));
     let packager = world.packager();
     let planned = product(packager.plan(&manifest, world.found(&manifest), false));
     let built = product(packager.build(&manifest, planned).unwrap());
-    // The repository goes away between the plan and the download.
+    // Two repositories go away between the plan and the download.
     hub.fault("/org/bad/resolve", Fault::Status(404), 99);
+    hub.fault("/org/worse/resolve", Fault::Status(404), 99);
     let outcome = packager.make_ready(built).unwrap();
     assert!(outcome.product.is_none());
+    let mut found: Vec<_> = outcome.findings.iter().map(|finding| (finding.code, finding.span)).collect();
+    found.sort_by_key(|(_, span)| span.map(|span| span.start));
+    assert_eq!(found, [0, 2].map(|index| (codes::BAD_MODEL_SOURCE, Some(manifest.models[index].source.span))));
+    // What could be had is there for the next run.
+    hub.take_log();
+    let only = world.manifest(&json!({ "device": "android", "model_list": [entry("good")] }));
+    world.ready(&only).unwrap();
+    assert_eq!(hub.take_log().iter().filter(|request| request.host == Host::Storage).count(), 0);
+}
+
+/// Errors that only a later stage meets: in a conversion, in the compiler, in what goes into the package.
+#[test]
+fn what_fails_late_is_told_at_its_entry() {
+    let at = |manifest: &Manifest, finding: &knapsack_config::Diagnostic, index: usize| {
+        assert_eq!((finding.severity, finding.span), (Severity::Error, Some(manifest.models[index].source.span)));
+    };
+    let world = World::new();
+    for (name, from) in [("checkpoint", fixture("llama")), ("mlc", mlc_fixture("qwen3", "q4f16_1"))] {
+        copied(&from, &world.path(name));
+    }
+    let entry = |name: &str| json!({ "model": name, "model_id": name, "bundle_weight": true });
+    let manifest = world.manifest(&json!({ "device": "android", "model_list": ["mlc", "checkpoint"].map(entry) }));
+    let packager = world.packager();
+    let planned = product(packager.plan(&manifest, world.found(&manifest), false));
+
+    let mut impossible = planned.clone();
+    impossible[1].windows.chunk = 0;
+    let outcome = packager.build(&manifest, impossible).unwrap();
     let [finding] = &outcome.findings[..] else { panic!("{:#?}", outcome.findings) };
-    assert_eq!((finding.code, finding.span), (codes::BAD_MODEL_SOURCE, Some(manifest.models[1].source.span)));
+    assert_eq!(finding.code, codes::UNSUPPORTED_MODEL);
+    at(&manifest, finding, 1);
+
+    let built = product(packager.build(&manifest, planned).unwrap());
+    let weights = world.path("checkpoint").join("model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() - 4]).unwrap();
+    let outcome = packager.make_ready(built.clone()).unwrap();
+    let [finding] = &outcome.findings[..] else { panic!("{:#?}", outcome.findings) };
+    assert_eq!(finding.code, codes::WEIGHTS_MISMATCH);
+    at(&manifest, finding, 1);
+
+    fs::write(&weights, &whole).unwrap();
+    let ready = product(packager.make_ready(built).unwrap());
+    let shard = world.path("mlc").join("params_shard_0.bin");
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    let destination = Destination {
+        folder: &world.path("dist"),
+        link_mode: LinkMode::Copy,
+        sync: false,
+        date: None,
+        runtime: &knapsack_bundle::Runtime::Version,
+    };
+    let outcome = packager.bundle(&manifest, &ready, destination).unwrap();
+    let [finding] = &outcome.findings[..] else { panic!("{:#?}", outcome.findings) };
+    assert_eq!(finding.code, codes::WEIGHTS_MISMATCH);
+    at(&manifest, finding, 0);
+    assert!(!world.path("dist").exists());
 }
 
 #[test]
@@ -421,11 +482,7 @@ fn a_remote_checkpoint_in_one_file_is_held_against_its_header() {
     let mut world = World::new();
     world.endpoint = Some(hub.url());
     let folder = world.path("origin");
-    fs::create_dir(&folder).unwrap();
-    for file in fs::read_dir(fixture("llama")).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), folder.join(file.file_name())).unwrap();
-    }
+    copied(&fixture("llama"), &folder);
     fs::remove_file(folder.join("model.safetensors.index.json")).unwrap();
     hub.push("org/good", HubRepository::of_folder(&folder));
     edit(&folder.join("config.json"), |config| config["num_hidden_layers"] = json!(40));
@@ -445,6 +502,71 @@ fn a_remote_checkpoint_in_one_file_is_held_against_its_header() {
     // Without the hub, what cannot be looked at is not held against anybody.
     drop(hub);
     assert!(world.packager().find(&manifest, &LockPolicy::default()).unwrap().product.is_some());
+}
+
+/// A safetensors file as two and their index, with every second tensor in the second.
+fn split(folder: &Path) {
+    let path = folder.join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let tensors: Vec<_> = header.iter().filter(|(name, _)| *name != "__metadata__").collect();
+    let mut map = serde_json::Map::new();
+    for half in 0..2 {
+        let (name, mut own, mut data) = (format!("model-0000{}-of-00002.safetensors", half + 1), json!({}), Vec::new());
+        for (tensor, entry) in tensors.iter().skip(half).step_by(2) {
+            let [from, to] = [0, 1].map(|end| 8 + length + entry["data_offsets"][end].as_u64().unwrap() as usize);
+            own[*tensor] = json!({ "dtype": entry["dtype"], "shape": entry["shape"], "data_offsets": [data.len(), data.len() + to - from] });
+            data.extend(&bytes[from..to]);
+            map.insert((*tensor).clone(), json!(name));
+        }
+        let own = own.to_string();
+        fs::write(folder.join(&name), [&(own.len() as u64).to_le_bytes(), own.as_bytes(), &data].concat()).unwrap();
+    }
+    fs::remove_file(path).unwrap();
+    fs::write(folder.join("model.safetensors.index.json"), json!({ "weight_map": map }).to_string()).unwrap();
+}
+
+#[test]
+fn a_remote_checkpoint_in_several_files_is_held_against_their_headers() {
+    let hub = HubServer::start();
+    let mut world = World::new();
+    world.endpoint = Some(hub.url());
+    let folder = world.path("origin");
+    copied(&fixture("llama"), &folder);
+    split(&folder);
+    hub.push("org/good", HubRepository::of_folder(&folder));
+    // The same names, of another shape; and an index that says another file.
+    let config = fs::read(folder.join("config.json")).unwrap();
+    edit(&folder.join("config.json"), |config| config["intermediate_size"] = json!(3 * config["intermediate_size"].as_u64().unwrap()));
+    hub.push("org/wide", HubRepository::of_folder(&folder));
+    fs::write(folder.join("config.json"), config).unwrap();
+    edit(&folder.join("model.safetensors.index.json"), |index| {
+        let map = index["weight_map"].as_object_mut().unwrap();
+        let (name, other) = (map.keys().next().unwrap().clone(), map.values().nth(1).unwrap().clone());
+        map.insert(name, other);
+    });
+    hub.push("org/moved", HubRepository::of_folder(&folder));
+    let names = ["good", "wide", "moved"];
+    let entry = |name: &str| json!({ "model": format!("HF://org/{name}"), "model_id": name, "bundle_weight": true });
+    let manifest = world.manifest(&json!({ "device": "android", "model_list": names.map(entry) }));
+    let outcome = world.packager().plan(&manifest, world.found(&manifest), false);
+    let errors: Vec<_> = outcome.findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
+    let [wide, moved] = errors[..] else { panic!("{:#?}", outcome.findings) };
+    for (finding, index, words) in [(wide, 1, "do not fit"), (moved, 2, "but it is not")] {
+        assert_eq!((finding.code, finding.span), (codes::WEIGHTS_MISMATCH, Some(manifest.models[index].source.span)));
+        assert!(finding.message.contains(words), "{finding:#?}");
+    }
+    let weights = |log: Vec<Request>| log.into_iter().filter(|request| request.host == Host::Storage).collect::<Vec<_>>();
+    let log = weights(hub.take_log());
+    assert!(log.len() == 6 && log.iter().all(|request| request.range == Some(0)), "{log:#?}");
+
+    // What is here already is read here.
+    let only = world.manifest(&json!({ "device": "android", "model_list": [entry("good")] }));
+    world.ready(&only).unwrap();
+    assert!(weights(hub.take_log()).iter().any(|request| request.range.is_none()));
+    world.found(&only);
+    assert_eq!(weights(hub.take_log()).len(), 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::grammar::{Grammar, GrammarError, Guide, Vocabulary};
 use crate::sampling::SamplingOptions;
 use crate::text::{
-    ChatTemplate, JinjaTemplate, MARKS, Message, MlcTemplate, Prompt, PromptOptions, TextError, ThinkingMarks,
+    ChatTemplate, JinjaTemplate, Keep, MARKS, Message, MlcTemplate, Prompt, PromptOptions, TextError, ThinkingMarks,
     Tokenizer, read_capped,
 };
 use crate::tools::ToolFormat;
@@ -68,15 +68,24 @@ impl ChatModel {
     /// # Errors
     /// A file that is there and cannot be read or decoded.
     pub fn open(folder: &Path, vocab_size: u32) -> Result<Self, TextError> {
-        Self::from_files(&Folder::new(folder), vocab_size)
+        Self::from_files(&Folder::new(folder), vocab_size, Keep::Nowhere)
+    }
+
+    /// The same of a folder that is left as it is, with the tokenizer's tables in a folder of a cache: where no earlier call made
+    /// them they are made and kept there for the next, if that can be written to.
+    ///
+    /// # Errors
+    /// As [`ChatModel::open`].
+    pub fn open_with_cache(folder: &Path, vocab_size: u32, cache: &Path) -> Result<Self, TextError> {
+        Self::from_files(&Folder::new(folder), vocab_size, Keep::Cache(cache))
     }
 
     /// The same of files that are wherever they are.
     ///
     /// # Errors
     /// As [`ChatModel::open`].
-    pub(crate) fn from_files(files: &dyn WeightFiles, vocab_size: u32) -> Result<Self, TextError> {
-        let tokenizer = Tokenizer::from_files(files)?;
+    pub(crate) fn from_files(files: &dyn WeightFiles, vocab_size: u32, keep: Keep<'_>) -> Result<Self, TextError> {
+        let tokenizer = Tokenizer::from_files(files, keep)?;
         let chat = read_json(files, "mlc-chat-config.json")?;
         let tokens = read_json(files, "tokenizer_config.json")?;
         let generation = read_json(files, "generation_config.json")?;

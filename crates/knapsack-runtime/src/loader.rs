@@ -7,6 +7,7 @@ use crate::error::EngineError;
 use crate::manager::{BoxError, Cancelled, Loader};
 use crate::package::{Package, PackageError};
 use crate::session::Session;
+use crate::text::Keep;
 use knapsack_artifact::app_config::{AppModel, WeightsLocation};
 use knapsack_device::{Device, DeviceError, Folder, Watch, WeightFiles};
 use std::path::PathBuf;
@@ -103,8 +104,14 @@ impl PackageLoader {
         watch.check()?;
         // The text side is read beside the weights.
         let (chat, loaded) = std::thread::scope(|scope| {
-            let chat = scope.spawn(|| ChatModel::from_files(&*files, library.model.vocab_size));
-            let loaded = self.device.load_from(library.clone(), &*files, watch);
+            // What was downloaded is the app's own, and what comes with it is not to be changed.
+            let keep = match &model.weights {
+                WeightsLocation::Download(_) => Keep::Beside(files.place()),
+                WeightsLocation::Bundled(_) | WeightsLocation::Packs(_) => Keep::Nowhere,
+            };
+            let (files, vocab_size) = (&*files, library.model.vocab_size);
+            let chat = scope.spawn(move || ChatModel::from_files(files, vocab_size, keep));
+            let loaded = self.device.load_from(library.clone(), files, watch);
             (chat.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), loaded)
         });
         let (chat, loaded) = (chat.map_err(EngineError::from)?, loaded.map_err(EngineError::from)?);

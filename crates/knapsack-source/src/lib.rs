@@ -44,7 +44,7 @@ pub use digest::sha256_file;
 pub use error::{Error, FetchError, Result, Retry};
 pub use local::{LocalModel, open_local};
 pub use location::{HubLocation, Location, RepoId};
-pub use model::{FileRole, ModelFile, ModelFolder, Origin};
+pub use model::{FileRole, ModelFile, ModelFolder, Origin, WeightsHeader};
 pub use progress::{Event, Progress, Silent};
 pub use resolution::{LockPolicy, ModelRequest, Pinned, Resolution, ResolvedModel, Update};
 pub use settings::{Patience, Settings, Token};

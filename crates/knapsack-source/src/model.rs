@@ -48,6 +48,17 @@ pub struct ModelFile {
     pub role: FileRole,
 }
 
+/// The first bytes of a file of weights: its header, in which its tensors are listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WeightsHeader {
+    /// Path in the folder, with `/`.
+    pub path: String,
+    /// Bytes of the whole file.
+    pub size: u64,
+    /// Its first.
+    pub bytes: Vec<u8>,
+}
+
 /// What a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileRole {

@@ -1,10 +1,11 @@
 //! From a manifest's sources to pinned commits, sizes and digests, and from those to files on the disk.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use knapsack_config::ModelForm;
 use knapsack_config::lockfile::{LockedFile, LockedModel, Lockfile, ModelCard};
@@ -17,11 +18,11 @@ use crate::hub::{Hub, HubFile};
 use crate::layout::HubCache;
 use crate::local::{open_local, read_small, select_in};
 use crate::location::{HubLocation, Location};
-use crate::model::{FileRole, ModelFile, ModelFolder, Origin};
+use crate::model::{FileRole, ModelFile, ModelFolder, Origin, WeightsHeader};
 use crate::parallel::parallel;
 use crate::progress::{Event, Progress};
 use crate::resolution::{LockPolicy, ModelRequest, Pinned, Resolution, ResolvedModel};
-use crate::select::{CHECKPOINT_INDEX, Contents, is_weights};
+use crate::select::{Contents, is_weights};
 use crate::settings::Settings;
 use crate::stamps::Stamps;
 use crate::transfer::{Cached, Transfers, Wanted};
@@ -29,6 +30,10 @@ use crate::usage::Usage;
 
 /// Longest header of a safetensors file that is asked for, with its length in front.
 const MAX_HEADER: u64 = 32 << 20;
+/// Most bytes that are asked for to read the headers of one model; those of the largest are some hundred kilobytes.
+const MAX_HEADER_BYTES: u64 = 64 << 20;
+/// Most files of one model whose headers are read.
+const MAX_HEADERS: usize = 64;
 /// Left free on the disk besides what is downloaded.
 const SPARE_SPACE: u64 = 64 << 20;
 
@@ -102,36 +107,51 @@ impl<'a> Sources<'a> {
         Ok(self.folder(model))
     }
 
-    /// The first bytes of the weights of a checkpoint in one file, in which its tensors are listed; `None` where it is in several, and
-    /// where those bytes cannot be had now: nobody needs them to go on.
-    pub fn header(&self, model: &ResolvedModel) -> Option<Vec<u8>> {
-        /// What most headers are shorter than: one request then does.
-        const USUAL: u64 = 256 << 10;
+    /// The first bytes of each file of a checkpoint's weights, in which its tensors are listed; `None` where some of them cannot be
+    /// had now, or are more than a plan is worth: nobody needs them to go on.
+    pub fn headers(&self, model: &ResolvedModel) -> Option<Vec<WeightsHeader>> {
         let (Pinned::Hub(locked), Location::Hub(location)) = (&model.pinned, &model.request.location) else {
             return None;
         };
-        let mut weights = locked.files.iter().filter(|file| is_weights(&file.path));
-        let (file, None) = (weights.next()?, weights.next()) else { return None };
-        if locked.format != ModelForm::Checkpoint || locked.files.iter().any(|file| file.path == CHECKPOINT_INDEX) {
+        let weights: Vec<_> = locked.files.iter().filter(|file| is_weights(&file.path)).collect();
+        if locked.format != ModelForm::Checkpoint || weights.len() > MAX_HEADERS {
             return None;
         }
-        let cached = self.cache.snapshot(&location.repository, &locked.commit).join(&file.path);
-        let first = |count: u64| match std::fs::File::open(&cached) {
-            Ok(file) => {
-                let mut bytes = Vec::new();
-                file.take(count).read_to_end(&mut bytes).ok().map(|_| bytes)
-            }
-            Err(_) => {
-                let client = self.client().ok()??;
-                let url = self.hub(client).file_url(&location.repository, &locked.commit, &file.path);
-                client.get_first(&url, count).ok()
+        let left = AtomicU64::new(MAX_HEADER_BYTES);
+        let read = |_, file: &&LockedFile| {
+            let bytes = self.header(location, &locked.commit, file, &left)?;
+            Ok(WeightsHeader { path: file.path.clone(), size: file.size, bytes })
+        };
+        self.stop.store(false, Ordering::Relaxed);
+        parallel(&weights, self.settings.workers, &self.stop, read).ok()
+    }
+
+    /// The header of one file. `left` counts down the bytes that headers may have in all.
+    fn header(&self, location: &HubLocation, commit: &str, file: &LockedFile, left: &AtomicU64) -> Result<Vec<u8>> {
+        /// What most headers are shorter than: one request then does.
+        const USUAL: u64 = 256 << 10;
+        let cached = self.cache.snapshot(&location.repository, commit).join(&file.path);
+        let first = |count: u64| {
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(count))
+                .map_err(|_| Error::Stopped)?;
+            match File::open(&cached) {
+                Ok(opened) => {
+                    let mut bytes = Vec::new();
+                    opened.take(count).read_to_end(&mut bytes).map_err(Error::io("read", &cached))?;
+                    Ok(bytes)
+                }
+                Err(_) => {
+                    let client = self.client()?.ok_or(Error::Stopped)?;
+                    client.get_first(&self.hub(client).file_url(&location.repository, commit, &file.path), count)
+                }
             }
         };
         let bytes = first(USUAL.min(file.size))?;
-        let length = u64::from_le_bytes(*bytes.first_chunk()?).saturating_add(8);
+        // What has no length is shorter than a header can be, which is for the reader of headers to say.
+        let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length).saturating_add(8));
         match length > MAX_HEADER || length <= bytes.len() as u64 {
-            true => Some(bytes),
-            false => first(length),
+            true => Ok(bytes),
+            false => first(length.min(file.size)),
         }
     }
 

@@ -163,7 +163,11 @@ fn choose_template(
                 Equal::WithoutSystem => "which gives the same prompts where no system message is given",
                 Equal::Nowhere => "which gives other prompts",
             };
-            template.notices.push(format!("chat template: {source}; for MLC's apps {which}, {prompts}"));
+            let spaces = match equal == Equal::Nowhere || fit::keeps_spaces(mlc, tokenizer, &settings) {
+                true => "",
+                false => "; white space around messages, which the model's own does not keep, stays there",
+            };
+            template.notices.push(format!("chat template: {source}; for MLC's apps {which}, {prompts}{spaces}"));
         }
         None => {
             template.notices.push(format!("chat template: {source}"));

@@ -22,6 +22,20 @@ pub(crate) struct Checkpoint {
     files: Vec<(PathBuf, File)>,
 }
 
+/// The first bytes of a file of weights that is elsewhere: its whole header.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightsStart<'a> {
+    /// The file's name in its folder.
+    pub name: &'a str,
+    /// How many bytes it has.
+    pub size: u64,
+    /// Its first.
+    pub bytes: &'a [u8],
+}
+
+/// Which tensor is in which of several files.
+const INDEX: &str = "model.safetensors.index.json";
+const WITHOUT_INDEX: &str = "several safetensors files, but no model.safetensors.index.json";
 /// Most files of a checkpoint.
 const MAX_FILES: usize = 4096;
 
@@ -29,26 +43,41 @@ impl Checkpoint {
     /// Opens a checkpoint folder.
     pub(crate) fn open(folder: &Path) -> Result<Self, ConvertError> {
         let mut checkpoint = Self::without_tensors(folder)?;
-        match read_json(&folder.join("model.safetensors.index.json"))? {
-            Some(index) => checkpoint.read_indexed(&index)?,
+        match read_json(&folder.join(INDEX))? {
+            Some(index) => checkpoint.read_indexed(&index, |checkpoint, name| {
+                let path = checkpoint.folder.join(name);
+                if path.is_file() { checkpoint.add_file(path).map(Some) } else { Ok(None) }
+            })?,
             None => checkpoint.read_single(single_file(folder)?)?,
         }
         Ok(checkpoint)
     }
 
-    /// The checkpoint in `folder` whose weights, in the file `name` of `size` bytes that begins with `start`, are elsewhere.
-    pub(crate) fn of_header(folder: &Path, name: &str, size: u64, start: &[u8]) -> Result<Self, ConvertError> {
-        let entries = safetensors_header::parse(start, size, &folder.join(name))?;
-        let tensors = entries.into_iter().map(|entry| entry.into_tensor(0)).collect();
-        Ok(Checkpoint { tensors, ..Self::without_tensors(folder)? })
+    /// The checkpoint in `folder` whose weights are elsewhere: each file that holds some begins with the bytes of one of `starts`.
+    pub(crate) fn of_headers(folder: &Path, starts: &[WeightsStart<'_>]) -> Result<Self, ConvertError> {
+        let mut checkpoint = Self::without_tensors(folder)?;
+        let entries = |number: usize| {
+            let WeightsStart { name, size, bytes } = starts[number];
+            Ok((number, safetensors_header::parse(bytes, size, &folder.join(name))?))
+        };
+        match read_json(&folder.join(INDEX))? {
+            Some(index) => checkpoint.read_indexed(&index, |_, name| {
+                starts.iter().position(|start| start.name == name).map(entries).transpose()
+            })?,
+            None if starts.len() == 1 => {
+                let (file, entries) = entries(0)?;
+                checkpoint.tensors = entries.into_iter().map(|entry| entry.into_tensor(file)).collect();
+            }
+            None => return Err(not_one(folder, WITHOUT_INDEX)),
+        }
+        Ok(checkpoint)
     }
 
     fn without_tensors(folder: &Path) -> Result<Self, ConvertError> {
-        let not_one = |problem: String| ConvertError::NotACheckpoint { folder: folder.to_owned(), problem };
         if !folder.is_dir() {
-            return Err(not_one("not a folder".to_owned()));
+            return Err(not_one(folder, "not a folder"));
         }
-        let config = read_json(&folder.join("config.json"))?.ok_or_else(|| not_one("no config.json".to_owned()))?;
+        let config = read_json(&folder.join("config.json"))?.ok_or_else(|| not_one(folder, "no config.json"))?;
         Ok(Checkpoint { folder: folder.to_owned(), config, tensors: Vec::new(), files: Vec::new() })
     }
 
@@ -71,9 +100,14 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Files and tensors in the order of the index's `weight_map`.
-    fn read_indexed(&mut self, index: &Value) -> Result<(), ConvertError> {
-        let path = self.folder.join("model.safetensors.index.json");
+    /// Files and tensors in the order of the index's `weight_map`. `entries_of` gives a file its number and lists what it holds; `None`:
+    /// there is no such file.
+    fn read_indexed(
+        &mut self,
+        index: &Value,
+        mut entries_of: impl FnMut(&mut Self, &str) -> Result<Option<(usize, Vec<safetensors_header::Entry>)>, ConvertError>,
+    ) -> Result<(), ConvertError> {
+        let path = self.folder.join(INDEX);
         let wrong = |problem: String| ConvertError::Checkpoint { path: path.clone(), problem };
         let map = index.get("weight_map").and_then(Value::as_object);
         let map = map.ok_or_else(|| wrong("no `weight_map` object".to_owned()))?;
@@ -92,11 +126,9 @@ impl Checkpoint {
             return Err(wrong(format!("{} files, expected 1 to {MAX_FILES}", names.len())));
         }
         for (name, tensors) in names {
-            let file_path = self.folder.join(name);
-            if !file_path.is_file() {
-                return Err(wrong(format!("names the file `{name}`, which is not there")));
-            }
-            let (file, entries) = self.add_file(file_path)?;
+            let entries = entries_of(self, name)?;
+            let (file, entries) =
+                entries.ok_or_else(|| wrong(format!("names the file `{name}`, which is not there")))?;
             let mut by_name: HashMap<_, _> = entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
             for tensor in tensors {
                 let entry = by_name.remove(tensor);
@@ -115,8 +147,6 @@ fn single_file(folder: &Path) -> Result<PathBuf, ConvertError> {
     if usual.is_file() {
         return Ok(usual);
     }
-    let not_one =
-        |problem: &str| ConvertError::NotACheckpoint { folder: folder.to_owned(), problem: problem.to_owned() };
     let entries = std::fs::read_dir(folder).map_err(ConvertError::io("read", folder))?;
     let paths: Vec<PathBuf> = entries.take(MAX_FILES).filter_map(|entry| Some(entry.ok()?.path())).collect();
     let with_extension =
@@ -124,12 +154,16 @@ fn single_file(folder: &Path) -> Result<PathBuf, ConvertError> {
     let mut found: Vec<_> = with_extension("safetensors").collect();
     match (found.pop(), found.is_empty()) {
         (Some(path), true) => Ok(path.clone()),
-        (Some(_), false) => Err(not_one("several safetensors files, but no model.safetensors.index.json")),
+        (Some(_), false) => Err(not_one(folder, WITHOUT_INDEX)),
         (None, _) if with_extension("bin").chain(with_extension("gguf")).next().is_some() => {
-            Err(not_one("no safetensors file; PyTorch and GGUF files are not read"))
+            Err(not_one(folder, "no safetensors file; PyTorch and GGUF files are not read"))
         }
-        (None, _) => Err(not_one("neither model.safetensors nor model.safetensors.index.json")),
+        (None, _) => Err(not_one(folder, "neither model.safetensors nor model.safetensors.index.json")),
     }
+}
+
+fn not_one(folder: &Path, problem: &str) -> ConvertError {
+    ConvertError::NotACheckpoint { folder: folder.to_owned(), problem: problem.to_owned() }
 }
 
 fn is_plain_safetensors_name(name: &str) -> bool {

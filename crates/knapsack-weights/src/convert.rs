@@ -1,5 +1,5 @@
 use crate::chat::{self, Chat, ChatWarning};
-use crate::checkpoint::{Checkpoint, model_config, refuse_converted};
+use crate::checkpoint::{Checkpoint, WeightsStart, model_config, refuse_converted};
 use crate::error::ConvertError;
 use crate::layout::ShardLayout;
 use crate::output::Output;
@@ -140,18 +140,16 @@ pub fn check(request: &ConvertRequest<'_>) -> Result<Vec<ChatWarning>, ConvertEr
     prepare(request).map(|prepared| prepared.chat.warnings)
 }
 
-/// Whether [`convert`] would accept the tensors of a checkpoint of which the weights are elsewhere: `folder` holds the rest, the one file
-/// `name` of `size` bytes begins with `start`.
+/// Whether [`convert`] would accept the tensors of a checkpoint of which the weights are elsewhere: `folder` holds the rest.
 ///
 /// # Errors
 /// As [`convert`], about configuration and tensors.
-pub fn check_header(
+pub fn check_headers(
     folder: &Path,
-    (name, size): (&str, u64),
-    start: &[u8],
+    starts: &[WeightsStart<'_>],
     quantization: &Quantization,
 ) -> Result<(), ConvertError> {
-    let checkpoint = Checkpoint::of_header(folder, name, size, start)?;
+    let checkpoint = Checkpoint::of_headers(folder, starts)?;
     let config = model_config(&checkpoint.folder, &checkpoint.config)?;
     ShardLayout::new(&checkpoint, &config, quantization).map(drop)
 }

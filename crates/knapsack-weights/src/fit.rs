@@ -31,13 +31,14 @@ const U1: &str = "Marker1U";
 const A1: &str = "Marker2A";
 const U2: &str = "Marker3U";
 
-/// Conversations in which both must be equal: whoever asks, several lines, what looks like markup or a placeholder. White space
-/// around a message is left out, since many templates remove it and conversation templates cannot.
+/// Conversations in which both must be equal: whoever asks, several lines, what looks like markup or a placeholder.
 const TALKS: [Talk<'_>; 3] = [
     &[("user", "What is 37 plus 48?")],
     &[("user", "{user_message} &amp; <b>é</b>"), ("assistant", "One.\n\nTwo: 🙂"), ("user", "\"Three\"\n{}")],
     &[("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "e")],
 ];
+/// White space around messages, which many templates remove and no conversation template can: compared, but no condition.
+const SPACED: Talk<'_> = &[("user", " a\n"), ("assistant", "\n b "), ("user", "\tc \n")];
 const INSTRUCTIONS: &str = "Be brief.\nAnd {kind}.";
 const THOUGHTS: Talk<'_> = &[("user", "a"), ("assistant", "<think>\nhm\n</think>\n\nb"), ("user", "c")];
 
@@ -67,6 +68,12 @@ pub(crate) fn fit(tokenizer: &Tokenizer, settings: &Value, stops: &[u32]) -> Opt
 pub(crate) fn compare(preset: &ConvTemplate, tokenizer: &Tokenizer, settings: &Value) -> Equal {
     let template = tokenizer.jinja.as_ref().and_then(|(source, _)| Template::parse(source).ok());
     template.map_or(Equal::Nowhere, |template| Own { template, settings }.equal(&mut preset.clone(), tokenizer))
+}
+
+/// Whether a conversation template of MLC, equal otherwise, is so for messages with white space around them too.
+pub(crate) fn keeps_spaces(template: &ConvTemplate, tokenizer: &Tokenizer, settings: &Value) -> bool {
+    let own = tokenizer.jinja.as_ref().and_then(|(source, _)| Template::parse(source).ok());
+    own.is_some_and(|own| Own { template: own, settings }.same(template, tokenizer, SPACED))
 }
 
 /// The model's own template.
@@ -103,15 +110,17 @@ impl Own<'_> {
         Some((text, u32::try_from(*tokenizer.special.get(text)?).ok()?))
     }
 
-    /// Where `other` gives the same prompts; it is told whether thoughts stay in earlier answers.
-    fn equal(&self, other: &mut ConvTemplate, tokenizer: &Tokenizer) -> Equal {
+    /// Whether `other` gives the same prompt in a conversation.
+    fn same(&self, other: &ConvTemplate, tokenizer: &Tokenizer, talk: Talk<'_>) -> bool {
         let prefix: Option<String> =
             other.system_prefix_token_ids.iter().flatten().map(|id| tokenizer.spelling(*id)).collect();
-        let Some(prefix) = prefix else { return Equal::Nowhere };
-        let same = |other: &ConvTemplate, talk: Talk<'_>| {
-            self.ask(talk, true)
-                .is_some_and(|own| prompt(other, talk).is_some_and(|text| own == prefix.clone() + &text))
-        };
+        let text = prefix.and_then(|prefix| Some(prefix + &prompt(other, talk)?));
+        text.is_some() && text == self.ask(talk, true)
+    }
+
+    /// Where `other` gives the same prompts; it is told whether thoughts stay in earlier answers.
+    fn equal(&self, other: &mut ConvTemplate, tokenizer: &Tokenizer) -> Equal {
+        let same = |other: &ConvTemplate, talk: Talk<'_>| self.same(other, tokenizer, talk);
         let thinks = same(other, THOUGHTS) || {
             other.strip_reasoning_in_history ^= true;
             same(other, THOUGHTS)
@@ -272,16 +281,23 @@ mod tests {
     use serde_json::json;
     use std::collections::HashMap;
 
-    fn fitted(source: &str) -> Option<(ConvTemplate, Equal)> {
+    fn tokenizer(source: &str) -> Tokenizer {
         let special = [("<s>", 1), ("</s>", 2), ("<|im_end|>", 7), ("[INST]", 3), ("[/INST]", 4)];
-        let tokenizer = Tokenizer {
+        Tokenizer {
             files: Vec::new(),
             info: Default::default(),
             size: None,
             jinja: Some((source.to_owned(), "chat_template.jinja")),
             special: special.map(|(text, id)| (text.to_owned(), id)).into_iter().collect::<HashMap<_, _>>(),
-        };
-        fit(&tokenizer, &json!({ "bos_token": "<s>", "eos_token": { "content": "</s>" } }), &[2])
+        }
+    }
+
+    fn settings() -> Value {
+        json!({ "bos_token": "<s>", "eos_token": { "content": "</s>" } })
+    }
+
+    fn fitted(source: &str) -> Option<(ConvTemplate, Equal)> {
+        fit(&tokenizer(source), &settings(), &[2])
     }
 
     const TURNS: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
@@ -313,6 +329,16 @@ mod tests {
         let (template, equal) = fitted(&format!("{{{{ bos_token }}}}{always}")).unwrap();
         assert_eq!((equal, &*template.roles["user"]), (Equal::WithoutSystem, "<|im_start|>user\n"));
         assert_eq!((&*template.seps[1], template.stop_token_ids), ("<|im_end|>\n", vec![2, 7]));
+    }
+
+    #[test]
+    fn white_space_around_messages_is_compared() {
+        let trimmed = TURNS.replace("m.content", "m.content | trim");
+        for (source, keeps) in [(TURNS, true), (&trimmed, false)] {
+            let tokenizer = tokenizer(source);
+            let (template, equal) = fit(&tokenizer, &settings(), &[2]).unwrap();
+            assert_eq!((equal, keeps_spaces(&template, &tokenizer, &settings())), (Equal::WithoutSystem, keeps));
+        }
     }
 
     #[test]

@@ -29,7 +29,8 @@ mod tokenizer;
 mod unusual;
 
 pub use chat::{ChatWarning, check_chat};
-pub use convert::{Conversion, ConvertRequest, check, check_header, convert};
+pub use checkpoint::WeightsStart;
+pub use convert::{Conversion, ConvertRequest, check, check_headers, convert};
 pub use error::ConvertError;
 pub use jinja::check_chat_template;
 pub use pipeline::ConvertProgress;

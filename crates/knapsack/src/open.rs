@@ -120,7 +120,7 @@ pub fn load(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Runnable> {
     let start = Instant::now();
     // The text side is read beside the weights.
     let (model, chat) = std::thread::scope(|scope| {
-        let chat = scope.spawn(|| ChatModel::open(&weights, library.model.vocab_size));
+        let chat = scope.spawn(|| text_side(&weights, library.model.vocab_size));
         let model = device.load(library.clone(), &weights);
         (model, chat.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
@@ -133,6 +133,17 @@ pub fn load(args: &ModelArgs, reporter: &Reporter) -> anyhow::Result<Runnable> {
     let load_time = start.elapsed();
     let device = device.description();
     Ok(Runnable { name, library, device, load_time, session: Session::new(model), chat, converted })
+}
+
+/// The text side of the model in a folder; its tokenizer's tables are kept in the cache, where the folder has none.
+///
+/// # Errors
+/// As [`ChatModel::open`].
+pub fn text_side(folder: &Path, vocab_size: u32) -> Result<ChatModel, TextError> {
+    match cache() {
+        Ok(cache) => ChatModel::open_with_cache(folder, vocab_size, &cache.tokenizers()),
+        Err(_) => ChatModel::open(folder, vocab_size),
+    }
 }
 
 /// The device that the arguments name.

@@ -9,11 +9,12 @@ use crate::interrupt::Graceful;
 use crate::report::Reporter;
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
+use knapsack_artifact::delivery::Store;
 use knapsack_bundle::Cache;
 use knapsack_bundle::cache::Shared;
 use knapsack_config::{
-    DEVICES_FILE, DeviceProfiles, Diagnostic, Environment, LoadedManifest, Manifest, Report, Severity, StoreLimits,
-    codes,
+    DEVICES_FILE, DeviceProfiles, Diagnostic, Environment, LoadedManifest, Manifest, Report, Severity, Shipped,
+    StoreLimits, codes,
 };
 use knapsack_package::{Built, Event, Observer, Outcome, Packager, Planned};
 use knapsack_source::Settings;
@@ -60,14 +61,33 @@ impl Read<'_> {
     }
 }
 
+/// What stores refuse of the models of a manifest, or may refuse. `libraries`: bytes of the compiled models, where they are known.
+pub fn store_findings(
+    manifest: &Manifest,
+    models: &[Shipped<'_>],
+    libraries: Option<u64>,
+    args: StoreArgs,
+) -> Vec<Diagnostic> {
+    let through = match args.store {
+        StoreChoice::None => return Vec::new(),
+        StoreChoice::Auto => None,
+        StoreChoice::Play => Some(Store::Play),
+        StoreChoice::AppStore => Some(Store::Apple),
+    };
+    let device = manifest.device;
+    if let Some(store) = through.filter(|store| !store.is_for(device.value.platform)) {
+        let name = if store == Store::Play { "Google Play" } else { "the App Store" };
+        let message = format!("the package is for {}, whose apps {name} does not deliver", device.value);
+        return vec![Diagnostic::error(codes::DELIVERY_CONFLICT, device.span, message).help("`--store` names another")];
+    }
+    StoreLimits::built_in().check(manifest, models, libraries, through)
+}
+
 /// Adds what a store refuses of a plan, or may refuse.
 pub fn within_stores(manifest: &Manifest, planned: Outcome<Vec<Planned>>, args: StoreArgs) -> Outcome<Vec<Planned>> {
-    let findings = match (&planned.product, args.store) {
-        (Some(models), StoreChoice::Auto) => {
-            knapsack_package::store_findings(manifest, models, &StoreLimits::built_in())
-        }
-        _ => Vec::new(),
-    };
+    let Some(models) = &planned.product else { return planned };
+    let shipped: Vec<Shipped<'_>> = models.iter().map(Planned::shipped).collect();
+    let findings = store_findings(manifest, &shipped, None, args);
     planned.with(findings)
 }
 
@@ -77,14 +97,10 @@ pub fn libraries_within_stores(
     built: Outcome<Vec<Built>>,
     args: StoreArgs,
 ) -> Outcome<Vec<Built>> {
-    let findings = match (&built.product, args.store) {
-        (Some(models), StoreChoice::Auto) => {
-            let blobs: BTreeMap<&str, u64> =
-                models.iter().map(|model| (model.library.name(), model.library.blob().len() as u64)).collect();
-            StoreLimits::built_in().check(manifest, &[], Some(blobs.values().sum()))
-        }
-        _ => Vec::new(),
-    };
+    let Some(models) = &built.product else { return built };
+    let blobs: BTreeMap<&str, u64> =
+        models.iter().map(|model| (model.library.name(), model.library.blob().len() as u64)).collect();
+    let findings = store_findings(manifest, &[], Some(blobs.values().sum()), args);
     built.with(findings)
 }
 

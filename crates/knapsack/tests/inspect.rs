@@ -139,6 +139,7 @@ fn weights_checkpoints_and_packages_are_told_apart() {
             app: Default::default(),
             date: None,
             pack_bytes: u64::MAX,
+            archive_bytes: u64::MAX,
             runtime: Default::default(),
         },
         &dist,

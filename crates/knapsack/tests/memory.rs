@@ -125,20 +125,20 @@ fn profiles_of_ones_own() {
                 "app_limit":{{"bytes":4000000000,"source":"I tried"}},"max_buffer":{{"bytes":{buffer},"source":"clinfo"}}}}]}}"#
         )
     };
-    let unknown = sandbox.run(&["plan", "--store", "none"]);
+    let unknown = sandbox.run(&["plan"]);
     assert!(unknown.code == 2 && unknown.stderr.contains("knapsack-devices.json"), "{}", unknown.stderr);
     sandbox.write("knapsack-devices.json", &profile(1_000_000_000));
-    assert_eq!(sandbox.run(&["plan", "--store", "none"]).code, 0);
+    assert_eq!(sandbox.run(&["plan"]).code, 0);
     assert!(sandbox.run(&["memory", "--list-phones"]).stdout.contains("I tried"));
     let value = sandbox.run(&["memory", "--json"]).json();
     assert_eq!(model(&value, "llama")["on"][0]["available"], 3_800_000_000u64);
 
     sandbox.write("small.json", &profile(150_000_000));
-    let small = sandbox.run(&["plan", "--store", "none", "--devices", "small.json"]);
+    let small = sandbox.run(&["plan", "--devices", "small.json"]);
     assert_eq!(small.code, 2);
     assert!(small.stderr.contains("buffer-too-large") && small.stderr.contains("My phone"), "{}", small.stderr);
     sandbox.write("knapsack-devices.json", r#"{"devices":[{}]}"#);
-    let broken = sandbox.run(&["plan", "--store", "none"]);
+    let broken = sandbox.run(&["plan"]);
     assert!(broken.code == 2 && broken.stderr.contains("knapsack-devices.json"), "{}", broken.stderr);
 }
 
@@ -233,7 +233,7 @@ fn entry(name: &str, bytes: u64, overrides: &str) -> String {
 fn plan(sandbox: &Sandbox, device: &str, entries: &[String]) -> support::Outcome {
     let manifest = format!(r#"{{"device":"{device}","model_list":[{}]}}"#, entries.join(","));
     sandbox.write("mlc-package-config.json", &manifest);
-    sandbox.run(&["plan", "--store", "none"])
+    sandbox.run(&["plan"])
 }
 
 /// MLCChat's manifest for Android: five of its six entries plan as they are; the sizes that they leave open are told. What the
@@ -257,6 +257,15 @@ fn mlc_chat_s_manifest() {
         let moderate = format!("{moderate}: context_window_size = 4096, the default (the model's own is 131072)");
         assert!(told.contains(&moderate), "{moderate}: {told}");
     }
+    // Nobody says that the app goes through a store: MLC's is pushed over a cable.
+    assert_eq!(told.matches("warning[store-limit]: the bundled weights take at least ").count(), 2, "{told}");
+    let stated = sandbox.run(&["plan", "--store", "play"]).expect(2).stderr;
+    assert_eq!(stated.matches("error[store-limit]: the bundled weights take at least ").count(), 2, "{stated}");
+    assert!(!sandbox.run(&["plan", "--store", "none"]).expect(0).stderr.contains("store-limit"));
+    for verb in ["check", "plan", "package"] {
+        let another = sandbox.run(&[verb, "--store", "app-store"]).expect(2).stderr;
+        assert!(another.contains("error[delivery-conflict]: the package is for android, whose apps the App Store"), "{another}");
+    }
     // The model's own is asked for, and fills the budget.
     let asked = [entry(LLAMA, 4_679_979_417, r#"{"context_window_size":-1}"#)];
     let asked = plan(&sandbox, "android", &asked).expect(0).stderr;
@@ -269,7 +278,7 @@ fn mlc_chat_s_manifest() {
     for part in ["needs 4236518400 bytes", "no context window fits", "or declare 4236518400", "--allow-over-budget"] {
         assert!(refused.contains(part), "{part}: {refused}");
     }
-    assert_eq!(sandbox.run(&["plan", "--store", "none", "--allow-over-budget"]).code, 0);
+    assert_eq!(sandbox.run(&["plan", "--allow-over-budget"]).code, 0);
 }
 
 /// The same for iPhone (mlc-llm 06c00e7), less Qwen2.5-1.5B, which is not in the catalogue.
@@ -287,7 +296,11 @@ fn mlc_chat_s_manifest_for_iphone() {
     ];
     let told = plan(&sandbox, "iphone", &entries).expect(0).stderr;
     assert!(told.contains("q4f16_1: context_window_size = 2048, reduced from the model's own 131072"), "{told}");
-    assert!(!told.contains("warning"), "{told}");
+    // One warning, because nobody says that the app goes through the App Store.
+    assert_eq!(told.matches("warning[").count(), 1, "{told}");
+    assert!(told.contains("warning[store-limit]: the bundled weights take at least 5."), "{told}");
+    let stated = sandbox.run(&["plan", "--store", "app-store"]).expect(2).stderr;
+    assert!(stated.contains("error[store-limit]: the bundled weights take at least 5."), "{stated}");
     entries.push(entry(MISTRAL, 3_316_000_000, r#"{"prefill_chunk_size":128,"context_window_size":768}"#));
     let refused = plan(&sandbox, "iphone", &entries).expect(2).stderr;
     assert!(refused.contains("needs 3390603776 bytes") && refused.contains("or declare 3390603776"), "{refused}");

@@ -84,7 +84,7 @@ fn an_unchanged_manifest_does_nothing_and_a_changed_override_compiles_one_librar
     // Beside each tokenizer its tables, which the app config counts.
     let bundle = |file: &str| fs::read(sandbox.path("dist/bundle/model-0").join(file)).unwrap();
     let tables = TokenTables::new(bundle(token_tables::FILE_NAME)).unwrap();
-    assert!(tables.are_of(&bundle("tokenizer.json")));
+    assert!(tables.are_of(&token_tables::Source::of(&bundle("tokenizer.json"))));
     let model = &app["model_list"][0];
     assert_eq!(model["planned_memory"]["tokenizer"], tables.memory());
     assert_eq!(model["planned_memory"]["total"], model["estimated_vram_bytes"]);

@@ -47,6 +47,26 @@ const FUSES_UNKNOWN: u32 = 1;
 const FALLS_BACK_TO_BYTES: u32 = 2;
 const PREFERS_WHOLE_WORDS: u32 = 4;
 
+/// A `tokenizer.json`, as tables name the one that they were made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    bytes: u64,
+    sha256: [u8; 32],
+}
+
+impl Source {
+    /// That of a file.
+    pub fn of(json: &[u8]) -> Self {
+        Source { bytes: json.len() as u64, sha256: Sha256::digest(json).into() }
+    }
+
+    /// The name of its tables in a folder that keeps those of several, with the version of the format.
+    pub fn file_name(&self) -> String {
+        let digits: String = self.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{digits}.v{VERSION}.bin")
+    }
+}
+
 /// Tables over bytes that are in memory or mapped.
 #[derive(Clone, Debug)]
 pub struct TokenTables<B> {
@@ -185,8 +205,8 @@ impl<B: AsRef<[u8]>> TokenTables<B> {
     }
 
     /// Whether they were made from this `tokenizer.json`.
-    pub fn are_of(&self, json: &[u8]) -> bool {
-        self.header.source_bytes == json.len() as u64 && self.header.source[..] == Sha256::digest(json)[..]
+    pub fn are_of(&self, source: &Source) -> bool {
+        self.header.source_bytes == source.bytes && self.header.source == source.sha256
     }
 
     /// All of them.

@@ -16,7 +16,8 @@ fn small() -> Vec<u8> {
 fn tables_say_what_the_file_says() {
     let json = small();
     let tables = TokenTables::new(compile(&json).unwrap()).unwrap();
-    assert!(tables.are_of(&json) && !tables.are_of(&json[1..]) && !tables.are_of(&vec![b' '; json.len()]));
+    let are_of = |json: &[u8]| tables.are_of(&Source::of(json));
+    assert!(are_of(&json) && !are_of(&json[1..]) && !are_of(&vec![b' '; json.len()]));
     assert_eq!((tables.tokens(), tables.ids(), tables.longest(), tables.unknown()), (7, 8, 3, Some(0)));
     assert!(tables.prefers_whole_words() && !tables.fuses_unknown() && !tables.falls_back_to_bytes());
     for (spelling, id) in [("ab", 7), ("a", 0), ("b", 1), ("c", 2), ("bc", 4), ("äb", 5), ("ä", 3)] {

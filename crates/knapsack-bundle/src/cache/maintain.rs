@@ -1,7 +1,7 @@
 //! `knapsack cache list`, `verify` and `clean`.
 
 use super::record::EntryRecord;
-use super::{Bucket, Cache, CacheError, DIGESTS, Inputs, Key};
+use super::{Bucket, Cache, CacheError, DIGESTS, Inputs, Key, TOKENIZERS};
 use crate::digest::{FileDigests, Wanted};
 use std::fs::{self, TryLockError};
 use std::path::{Path, PathBuf};
@@ -84,7 +84,8 @@ impl Cache {
         Ok(all)
     }
 
-    /// Removes every entry that no process uses, what killed runs left, buckets of other versions, and the memory of hashes.
+    /// Removes every entry that no process uses, what killed runs left, buckets of other versions, the memory of hashes, and
+    /// tokenizers' tables, which the next run makes again.
     ///
     /// # Errors
     /// When something cannot be removed.
@@ -103,7 +104,7 @@ impl Cache {
                 .iter()
                 .any(|prefix| name.strip_prefix(prefix).is_some_and(|version| version.parse::<u32>().is_ok()))
                 && !Bucket::ALL.iter().any(|bucket| bucket.folder() == name);
-            if other_version || name == DIGESTS {
+            if other_version || name == DIGESTS || name == TOKENIZERS {
                 cleaned.bytes += folder_bytes(&path);
                 fs::remove_dir_all(&path).map_err(CacheError::io("remove", &path))?;
             }

@@ -53,6 +53,8 @@ impl Bucket {
 }
 
 const DIGESTS: &str = "digests-v1";
+/// Tokenizers' tables, which running models left.
+const TOKENIZERS: &str = "tokenizers-v1";
 const LOCKS: &str = "locks";
 
 /// Why the cache failed. Nothing else was harmed.
@@ -142,6 +144,11 @@ impl Cache {
     /// The memory of file hashes that lies in the cache.
     pub const fn digests(&self) -> &FileDigests {
         &self.digests
+    }
+
+    /// Where models that are run keep the tables of their tokenizers.
+    pub fn tokenizers(&self) -> PathBuf {
+        self.root.join(TOKENIZERS)
     }
 
     /// Where locks are, for [`crate::WriteOptions::locks`] too.

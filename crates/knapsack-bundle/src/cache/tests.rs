@@ -101,12 +101,13 @@ fn cleaning_takes_what_is_the_caches_and_not_in_use() {
     cache.digests().save();
     fs::create_dir_all(root.path().join("libraries-v0/old")).unwrap();
     fs::create_dir_all(root.path().join("converted-v1/.tmp-abc")).unwrap();
+    fs::create_dir_all(cache.tokenizers()).unwrap();
     fs::write(root.path().join("mine.txt"), "").unwrap();
     let cleaned = cache.clean().unwrap();
     assert_eq!((cleaned.entries, cleaned.in_use), (1, 1));
     assert!(used.content().join("a.bin").exists());
     assert!(root.path().join("mine.txt").exists());
-    for gone in ["libraries-v0", "digests-v1", "converted-v1/.tmp-abc"] {
+    for gone in ["libraries-v0", "digests-v1", "tokenizers-v1", "converted-v1/.tmp-abc"] {
         assert!(!root.path().join(gone).exists(), "{gone}");
     }
     drop(used);

@@ -3,7 +3,7 @@
 
 use super::output::{Content, Output};
 use super::record::Record;
-use super::{Runtime, VERSION, WriteOptions};
+use super::{PackageContents, Runtime, VERSION, WriteOptions};
 use crate::android::{Dependency, MavenArtifact, aar_members};
 use crate::archive::{self, Member, Source};
 use crate::digest::Wanted;
@@ -20,6 +20,25 @@ const MANIFEST: &str = include_str!("models-manifest.xml");
 /// What keeps the runtime's classes in an app that is shrunk.
 const RULES: &str = include_str!("../../../../sdk/android/consumer-rules.pro");
 
+/// What the library has beside what every library has: the libraries, and the bundle if it is to be there.
+fn members(others: &[Output], with_bundle: bool) -> Vec<Member> {
+    let mut members = vec![Member::bytes("proguard.txt", RULES.as_bytes())];
+    for output in others {
+        let name = match (output.path.strip_prefix("lib/"), output.path.strip_prefix("bundle/")) {
+            (Some(path), _) => format!("jni/{path}"),
+            (_, Some(path)) if with_bundle => format!("{ASSETS}/{path}"),
+            _ => continue,
+        };
+        let source = match &output.content {
+            Content::Bytes(bytes) | Content::Libraries(bytes, _) => Source::Bytes(bytes.clone()),
+            Content::Copy(path, _) => Source::File(path.clone()),
+            Content::Zip(_) => continue,
+        };
+        members.push(Member { name, size: output.size, source });
+    }
+    members
+}
+
 /// The library that holds the models.
 const MODELS: MavenArtifact<'static> = MavenArtifact {
     group: "ai.knapsack",
@@ -33,31 +52,26 @@ const MODELS: MavenArtifact<'static> = MavenArtifact {
 pub const RUNTIME: MavenArtifact<'static> =
     MavenArtifact { name: "runtime", description: "", dependencies: &[], ..MODELS };
 
-/// Its files, made of the libraries and the bundle among the others. `before`: what an earlier run wrote, whose hash is taken where the
-/// archive would have the same members.
-pub(super) fn outputs(
+/// The files of the repository.
+pub(super) struct Repository {
+    pub(super) outputs: Vec<Output>,
+    /// The bundle is more than an archive holds: the library has none of it.
+    pub(super) bundle_apart: bool,
+}
+
+/// The repository, made of the libraries and the bundle among the others. `before`: what an earlier run wrote, whose hash is taken
+/// where the archive would have the same members.
+pub(super) fn repository(
     others: &[Output],
-    runtime: &Runtime,
+    package: &PackageContents,
     options: &WriteOptions<'_>,
     before: Option<&Record>,
-) -> Result<Vec<Output>, BundleError> {
-    let mut members = vec![Member::bytes("proguard.txt", RULES.as_bytes())];
-    for output in others {
-        let name = match (output.path.strip_prefix("lib/"), output.path.strip_prefix("bundle/")) {
-            (Some(path), _) => format!("jni/{path}"),
-            (_, Some(path)) => format!("{ASSETS}/{path}"),
-            _ => continue,
-        };
-        let source = match &output.content {
-            Content::Bytes(bytes) | Content::Libraries(bytes, _) => Source::Bytes(bytes.clone()),
-            Content::Copy(path, _) => Source::File(path.clone()),
-            Content::Zip(_) => continue,
-        };
-        members.push(Member { name, size: output.size, source });
-    }
+) -> Result<Repository, BundleError> {
     let hashes = others.iter().map(|output| (&*output.path, &*output.sha256));
     let recipe = recipe(hashes);
-    let members = aar_members(MANIFEST, members)?;
+    let whole = aar_members(MANIFEST, members(others, true))?;
+    let bundle_apart = !archive::size(&whole).is_ok_and(|size| size <= package.archive_bytes);
+    let members = if bundle_apart { aar_members(MANIFEST, members(others, false))? } else { whole };
     let path = |extension| format!("{FOLDER}/{}/{}", MODELS.folder(), MODELS.file(extension));
     let size = archive::size(&members)?;
     let aar = path("aar");
@@ -71,7 +85,7 @@ pub(super) fn outputs(
         Output { recipe: Some(recipe), ..Output::new(aar, size, sha256, content) },
         Output::bytes(path("pom"), MODELS.pom().into_bytes()),
     ];
-    if let Runtime::Maven(repository) = runtime {
+    if let Runtime::Maven(repository) = &package.runtime {
         for extension in ["aar", "pom"] {
             let path = format!("{}/{}", RUNTIME.folder(), RUNTIME.file(extension));
             let from = repository.join(&path);
@@ -79,7 +93,7 @@ pub(super) fn outputs(
             outputs.push(Output::copy(format!("{FOLDER}/{path}"), from, &hashed));
         }
     }
-    Ok(outputs)
+    Ok(Repository { outputs, bundle_apart })
 }
 
 /// What the archive is made of, for telling whether it would be another: everything that its bytes depend on.

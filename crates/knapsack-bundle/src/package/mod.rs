@@ -44,6 +44,8 @@ pub struct PackageContents {
     pub date: Option<i64>,
     /// Most bytes of one asset pack of Google Play.
     pub pack_bytes: u64,
+    /// Most bytes of the library for Gradle, and with it of an APK.
+    pub archive_bytes: u64,
     /// Where apps get the runtime.
     pub runtime: Runtime,
 }
@@ -246,6 +248,8 @@ pub struct PackageChanges {
     pub removed: Vec<FileReport>,
     /// Files in the folder that Knapsack did not write and left alone.
     pub foreign: Vec<String>,
+    /// The bundle is more than the library for Gradle holds, which has none of it: apps get it another way.
+    pub bundle_apart: bool,
 }
 
 impl PackageChanges {
@@ -269,9 +273,10 @@ pub fn write(package: &PackageContents, out: &Path, options: &WriteOptions<'_>) 
     // 1 The folder: ours, empty or absent. Leftovers of interrupted runs are cleared.
     let target = guard::prepare(package, out, options)?;
     // 2 Every file of the package with what it is made from. Weights are verified here.
-    let outputs = outputs::plan(package, options, target.record.as_ref())?;
+    let (outputs, bundle_apart) = outputs::plan(package, options, target.record.as_ref())?;
     // 3 What is already right stays.
-    let decision = stage::decide(&outputs, &target, options)?;
+    let mut decision = stage::decide(&outputs, &target, options)?;
+    decision.report.bundle_apart = bundle_apart;
     if decision.is_fresh() {
         return Ok(decision.report);
     }

@@ -14,12 +14,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// All files: libraries, bundles, app config, what Xcode and Gradle take, and last the record of them all. `before` is what an earlier
-/// run wrote.
+/// run wrote. Also whether the bundle is more than the library for Gradle holds.
 pub(super) fn plan(
     package: &PackageContents,
     options: &WriteOptions<'_>,
     before: Option<&Record>,
-) -> Result<Vec<Output>, BundleError> {
+) -> Result<(Vec<Output>, bool), BundleError> {
     check_entries(package)?;
     let libraries = distinct_libraries(package)?;
     let mut outputs = library_files(package.device, &libraries)?;
@@ -44,16 +44,21 @@ pub(super) fn plan(
     }
     let config = AppConfig { model_list: models, app: package.app.clone() };
     outputs.push(Output::bytes(format!("bundle/{}", app_config::FILE_NAME), app::encode(&config)?));
+    let mut bundle_apart = false;
     let projects = match package.device.form {
         Form::Framework(_) => swift::outputs(&outputs, &package.runtime),
-        Form::SharedLibraries(_) => maven::outputs(&outputs, &package.runtime, options, before)?,
+        Form::SharedLibraries(_) => {
+            let repository = maven::repository(&outputs, package, options, before)?;
+            bundle_apart = repository.bundle_apart;
+            repository.outputs
+        }
         Form::Blob => Vec::new(),
     };
     outputs.extend(projects);
     check_paths(&outputs)?;
     let record = Record::new(&outputs).encode();
     outputs.push(Output::bytes(super::record::PATH.into(), record));
-    Ok(outputs)
+    Ok((outputs, bundle_apart))
 }
 
 /// Where a model's weights are, what the app config says of its files, and those that go into the package.

@@ -47,6 +47,7 @@ impl Bench {
                 app: Map::new(),
                 date: None,
                 pack_bytes: 1 << 20,
+                archive_bytes: 1 << 30,
                 runtime: Runtime::Version,
             },
         }
@@ -627,6 +628,24 @@ fn gradle_finds_libraries_and_assets_in_one_archive() {
     assert!(String::from_utf8_lossy(&files["proguard.txt"]).contains("-keep"));
     let pom = String::from_utf8_lossy(&dist[Path::new(&maven("models", "pom"))]).into_owned();
     assert!(pom.contains("<packaging>aar</packaging>") && pom.contains("<artifactId>runtime</artifactId>"), "{pom}");
+}
+
+/// An app opens the folder where it was pushed to, as MLC's apps do.
+#[test]
+fn a_bundle_that_no_archive_holds_stays_beside_the_library() {
+    let mut bench = Bench::new(DeviceKind::ANDROID);
+    assert!(!bench.write().unwrap().bundle_apart);
+    let whole = aar(&bench);
+    bench.package.archive_bytes = fs::metadata(bench.dist().join(maven("models", "aar"))).unwrap().len() - 1;
+    let written = bench.write().unwrap();
+    assert!(written.bundle_apart);
+    assert_eq!(paths(&written.written), [maven("models", "aar")]);
+    let alone = aar(&bench);
+    let of_bundle = |name: &&String| name.starts_with("assets/");
+    assert_eq!(alone.keys().filter(of_bundle).count(), 0);
+    assert_eq!(alone.len(), whole.len() - whole.keys().filter(of_bundle).count());
+    let again = bench.write().unwrap();
+    assert!(again.bundle_apart && again.is_fresh());
 }
 
 /// The archive of an unchanged package is not even read from its members again; a damaged one is made anew.

@@ -98,7 +98,7 @@ object! {
 
     /// How the weights get onto the device: `bundled` in the app, `download` by the app at first launch, or in a pack that the store delivers: `play-install-time`, `play-fast-follow`, `play-on-demand` for Android, `apple-essential`, `apple-prefetch`, `apple-on-demand` for Apple's devices. Without it `bundle_weight` decides between the first two.
     "asset_delivery" asset_delivery: Delivery,
-        wrong "unknown: error naming the accepted values. Another store than the device's, `bundle_weight` with another meaning, `download` of a local model, two models whose packs would have one name: error. More than a store takes: error or warning with the numbers (`--store none` leaves that out)",
+        wrong "unknown: error naming the accepted values. Another store than the device's, `bundle_weight` with another meaning, `download` of a local model, two models whose packs would have one name: error. More than a store takes: warning with the numbers; where the app is known to go through that store, by a pack of it or by `--store`, error",
         elsewhere ["delivery"];
 
     /// Sizes that differ from the model's own; -1 is the model's own.

@@ -7,7 +7,7 @@
 //! [`Store::wanted`] says which files, and [`Store::adopt`] takes them.
 //!
 //! ```text
-//! <root>/<model_id>/                 complete and verified
+//! <root>/<model_id>/                 complete and verified; the tokenizer's tables, made here
 //! <root>/.partial/<model_id>/        being fetched; survives the app's end
 //! <root>/.partial/<model_id>.lock    held while somebody fetches
 //! ```
@@ -26,9 +26,11 @@ pub use http::HttpTransport;
 pub use transport::{Body, Transport, TransportError};
 
 use crate::cancel::CancelFlag;
+use crate::text::bring_up_to_date;
 use error::io;
 use fetch::{Fetch, hash_file};
 use knapsack_artifact::app_config::{AppFile, AppModel, WeightsLocation};
+use knapsack_artifact::token_tables;
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -42,7 +44,7 @@ const PARTIAL: &str = ".partial";
 const RECORD: &str = ".knapsack-files.json";
 /// Files of one model that are fetched at the same time.
 const WORKERS: usize = 3;
-/// Left free beyond what a download needs.
+/// Left free beyond what a download needs, and for the tokenizer's tables: some 15 MB for the largest vocabularies.
 const SPARE_BYTES: u64 = 64 << 20;
 
 /// How far a download is.
@@ -166,7 +168,8 @@ impl Store {
     }
 
     /// Checks every byte of a model that is there; returns the files that are missing or wrong. A model with wrong files is
-    /// taken out of use, its good files are kept for the next [`Store::ensure`].
+    /// taken out of use, its good files are kept for the next [`Store::ensure`]. The tokenizer's tables, which were not
+    /// downloaded, are made anew where they are not what they should be.
     ///
     /// # Errors
     /// A model that is not there, or the file system.
@@ -186,6 +189,8 @@ impl Store {
             for file in &bad {
                 let _ = fs::remove_file(partial.join(&file.path));
             }
+        } else {
+            make_tables(model, &folder);
         }
         Ok(bad.iter().map(|file| file.path.clone()).collect())
     }
@@ -293,6 +298,7 @@ impl Store {
         remove_strangers(partial, &model.files)?;
         let record = partial.join(RECORD);
         fs::write(&record, encode(&model.files)).map_err(io(&record))?;
+        make_tables(model, partial);
         let folder = self.root.join(&model.model_id);
         let old = self.root.join(PARTIAL).join(format!("{}.old", model.model_id));
         let _ = fs::remove_dir_all(&old);
@@ -302,6 +308,13 @@ impl Store {
         fs::rename(partial, &folder).map_err(io(partial))?;
         let _ = fs::remove_dir_all(&old);
         Ok(folder)
+    }
+}
+
+/// The tokenizer's tables beside the files that were downloaded, where they are not among those: mapped by every load.
+fn make_tables(model: &AppModel, folder: &Path) {
+    if model.files.iter().all(|file| file.path != token_tables::FILE_NAME) {
+        bring_up_to_date(folder);
     }
 }
 

@@ -96,6 +96,54 @@ fn a_model_is_fetched_once_verified_and_removed() {
     assert!(matches!(world.store.verify(&world.model), Err(DownloadError::NotThere(_))));
 }
 
+/// The tokenizer's tables are no file of the model: they are made when its files are there, however those came.
+#[test]
+fn a_tokenizer_s_tables_are_made_once_beside_what_was_downloaded() {
+    let json = fs::read(knapsack_testkit::tiny_assistant().join("tokenizer.json")).unwrap();
+    let made = token_tables::compile(&json).unwrap();
+    let hub = HubServer::start();
+    let revision = hub.push(NAME, repository(0).file("tokenizer.json", json.clone()));
+    let mut model = model(&hub, revision, 0);
+    model.files[2] = app_file("tokenizer.json", &json);
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::new(root.path().join("models"), Arc::new(HttpTransport::direct()));
+    let there = |folder: &Path| fs::read(folder.join(token_tables::FILE_NAME)).ok();
+    let folder = store.ensure(&model, &|_| (), &CancelFlag::new()).unwrap();
+    assert_eq!(there(&folder).as_ref(), Some(&made));
+
+    // What verifies the model mends them, and asks for no download.
+    for damage in [None, Some("damaged")] {
+        let tables = folder.join(token_tables::FILE_NAME);
+        damage.map_or_else(|| fs::remove_file(&tables), |text| fs::write(&tables, text)).unwrap();
+        assert_eq!(store.verify(&model).unwrap(), Vec::<String>::new());
+        assert_eq!((there(&folder).as_ref(), store.missing_bytes(&model)), (Some(&made), 0));
+    }
+    // A wrong file of the model: the tables go with the folder and come with its next one.
+    fs::write(folder.join("tokenizer.json"), "{}").unwrap();
+    assert_eq!(store.verify(&model).unwrap(), ["tokenizer.json"]);
+    let folder = store.ensure(&model, &|_| (), &CancelFlag::new()).unwrap();
+    assert_eq!(there(&folder).as_ref(), Some(&made));
+    assert!(store.remove("model").unwrap() && !folder.exists());
+
+    // Moved by the app's system.
+    for (file, bytes) in model.files.iter().zip([b"{\"a\": 1}".to_vec(), large(0), json.clone()]) {
+        let moved = root.path().join("moved");
+        fs::write(&moved, bytes).unwrap();
+        store.adopt(&model, &file.path, &moved).unwrap();
+    }
+    assert_eq!(there(&store.folder(&model).unwrap()).as_ref(), Some(&made));
+
+    // A model that brings its own.
+    store.remove("model").unwrap();
+    let own = b"of the package";
+    model.revision = Some(hub.push(NAME, repository(0).file("tokenizer.json", json).file(token_tables::FILE_NAME, &own[..])));
+    model.files.push(app_file(token_tables::FILE_NAME, own));
+    let folder = store.ensure(&model, &|_| (), &CancelFlag::new()).unwrap();
+    assert_eq!(there(&folder).as_deref(), Some(&own[..]));
+    assert_eq!(store.verify(&model).unwrap(), Vec::<String>::new());
+    assert_eq!(there(&folder).as_deref(), Some(&own[..]));
+}
+
 #[test]
 fn interruptions_are_resumed_where_they_happened() {
     for fault in [Fault::CutAfter(700_000), Fault::Shorter(5), Fault::Status(503), Fault::TooManyRequests(None)] {

@@ -37,6 +37,11 @@ impl Bpe {
         Bpe { tables, bytes }
     }
 
+    /// What it is over.
+    pub(super) const fn tables(&self) -> &TokenTables<Bytes> {
+        &self.tables
+    }
+
     /// The symbols of a word before any merge.
     fn symbols(&self, word: &str) -> Vec<Symbol> {
         let mut symbols: Vec<Symbol> = Vec::with_capacity(word.len());

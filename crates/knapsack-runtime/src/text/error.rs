@@ -15,7 +15,7 @@ pub enum TextError {
     #[error("cannot decode {}", path.display())]
     Json { path: PathBuf, source: knapsack_artifact::json::JsonError },
     /// `tokenizer.json` is not a tokenizer.
-    #[error("cannot build the tokenizer: {0}")]
+    #[error("tokenizer.json makes no tokenizer: {0}")]
     Tokenizer(String),
     /// The tokenizer could not encode a text.
     #[error("cannot tokenize the text: {0}")]

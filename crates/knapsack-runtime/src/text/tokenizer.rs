@@ -1,9 +1,11 @@
 use super::bpe::Bytes;
 use super::vocabulary::{self, Inner, guarded};
-use super::{Detokenizer, TextError};
+use super::{Detokenizer, Keep, TextError};
 use aho_corasick::{AhoCorasick, MatchKind};
-use knapsack_artifact::{TokenTables, json, token_tables};
+use knapsack_artifact::token_tables::{self, Source};
+use knapsack_artifact::{TokenTables, json};
 use knapsack_device::{FileRange, Folder, WeightFiles};
+use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use tokenizers::{DecoderWrapper, Model, Normalizer, OffsetType, PreTokenizedStri
 
 const FILE_NAME: &str = "tokenizer.json";
 /// Largest `tokenizer.json` that is read; real ones stay below 40 MiB.
-const MAX_FILE_BYTES: u64 = 128 << 20;
+pub(super) const MAX_FILE_BYTES: u64 = 128 << 20;
 /// Longest text that is tokenized in one call.
 const MAX_TEXT_BYTES: usize = 64 << 20;
 
@@ -43,24 +45,28 @@ impl Tokenizer {
     /// # Errors
     /// A file that is missing, too large or not a tokenizer.
     pub fn open(folder: &Path) -> Result<Self, TextError> {
-        Self::from_files(&Folder::new(folder))
+        Self::from_files(&Folder::new(folder), Keep::Nowhere)
     }
 
     /// The same of files that are wherever they are.
     ///
     /// # Errors
     /// As [`Tokenizer::open`].
-    pub(crate) fn from_files(files: &dyn WeightFiles) -> Result<Self, TextError> {
+    pub(crate) fn from_files(files: &dyn WeightFiles, keep: Keep<'_>) -> Result<Self, TextError> {
         let io = |source| TextError::Io { path: files.place().join(FILE_NAME), source };
         let file = open_capped(files, FILE_NAME, MAX_FILE_BYTES)?.map(MAX_FILE_BYTES).map_err(io)?;
-        let compiled = compiled(files, file.as_ref()).map(vocabulary::of_tables);
-        match compiled {
-            Some(Ok((inner, longest_token))) => Self::new(inner, longest_token),
-            Some(Err(_)) | None => {
-                let text = json::text(file.as_ref()).map_err(|error| TextError::Tokenizer(error.to_string()))?;
-                Self::from_bytes(text.as_bytes())
-            }
+        let source = Source::of(file.as_ref());
+        let compiled = compiled(files, &source).or_else(|| kept(keep, &source)).map(vocabulary::of_tables);
+        if let Some(Ok((inner, longest_token))) = compiled {
+            return Self::new(inner, longest_token);
         }
+        let text = json::text(file.as_ref()).map_err(|error| TextError::Tokenizer(error.to_string()))?;
+        let (inner, longest_token) = vocabulary::read(text.as_bytes())?;
+        // Tables of a text that had to be decoded are not those of the file.
+        if let Some(tables) = inner.get_model().tables().filter(|tables| tables.are_of(&source)) {
+            keep.write(&source, tables.bytes());
+        }
+        Self::new(inner, longest_token)
     }
 
     /// Builds a tokenizer from the text of a `tokenizer.json`.
@@ -373,9 +379,18 @@ fn append_byte_fallback(token: &str, bytes: &mut Vec<u8>) {
 }
 
 /// The tables beside a `tokenizer.json`, if they are there and made from it.
-fn compiled(files: &dyn WeightFiles, json: &[u8]) -> Option<TokenTables<Bytes>> {
-    let map = files.open(token_tables::FILE_NAME).ok()?.map(token_tables::MAX_BYTES).ok()?;
-    TokenTables::new(Bytes::Mapped(map)).ok().filter(|tables| tables.are_of(json))
+fn compiled(files: &dyn WeightFiles, source: &Source) -> Option<TokenTables<Bytes>> {
+    mapped(files.open(token_tables::FILE_NAME).ok()?, source)
+}
+
+/// Those that an earlier load kept.
+fn kept(keep: Keep<'_>, source: &Source) -> Option<TokenTables<Bytes>> {
+    mapped(FileRange::whole(File::open(keep.path(source)?).ok()?).ok()?, source)
+}
+
+fn mapped(file: FileRange, source: &Source) -> Option<TokenTables<Bytes>> {
+    let map = file.map(token_tables::MAX_BYTES).ok()?;
+    TokenTables::new(Bytes::Mapped(map)).ok().filter(|tables| tables.are_of(source))
 }
 
 /// Reads a whole file after checking its size.
@@ -437,5 +452,9 @@ mod tests {
         {
             assert!(matches!(Tokenizer::from_bytes(json), Err(TextError::Tokenizer(_))));
         }
+        // No library writes numbers that are none; the place is told.
+        let json = std::fs::read_to_string(knapsack_testkit::tiny_assistant().join("tokenizer.json")).unwrap();
+        let error = Tokenizer::from_bytes(json.replacen("null", "NaN", 1).as_bytes()).err().unwrap().to_string();
+        assert!(error.starts_with("tokenizer.json ") && error.contains("at line "), "{error}");
     }
 }

@@ -24,6 +24,16 @@ pub(super) enum Vocabulary {
     Library(Box<ModelWrapper>),
 }
 
+impl Vocabulary {
+    /// What it reads, where that is tables.
+    pub(super) fn tables(&self) -> Option<&TokenTables<Bytes>> {
+        match self {
+            Vocabulary::Pairs(pairs) => Some(pairs.tables()),
+            Vocabulary::Library(_) => None,
+        }
+    }
+}
+
 /// Builds a tokenizer from the text of a `tokenizer.json`, and says how many bytes its longest token has.
 ///
 /// # Errors

@@ -66,10 +66,14 @@ impl LockArgs {
 /// Whose limits are checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum StoreChoice {
-    /// The store of the manifest's device.
+    /// Those of the device's store: a warning, and an error where a model comes in a pack of that store
     #[default]
     Auto,
-    /// Nobody's: the app gets onto its devices another way.
+    /// Google Play's, for an app that goes through it: an error
+    Play,
+    /// Apple's, for an app that goes through the App Store: an error
+    AppStore,
+    /// Nobody's: the app gets onto its devices another way
     None,
 }
 
@@ -88,7 +92,7 @@ Examples:
   knapsack package
   knapsack package -o build/dist --locked
   knapsack package --sdk sdk-dist              with the runtime that `knapsack sdk build` made
-  knapsack package --store none                for an app that no store delivers
+  knapsack package --store play                for an app that goes through Google Play: its limits are errors
 
 For iPhone dist/KnapsackModels is a Swift package, for Android dist/maven is a Maven repository: each is added to an app in one step.")]
 pub struct PackageArgs {

@@ -1,10 +1,10 @@
 //! `knapsack check`: reads the manifest and everything that it can be checked against without fetching anything.
 
-use crate::cli::{CheckArgs, StoreChoice};
+use crate::cli::CheckArgs;
 use crate::exit::{AlreadyReported, WRONG_INPUT};
 use crate::packaging;
 use crate::report::Reporter;
-use knapsack_config::{LocalSource, Manifest, ModelForm, ModelSource, Severity, Shipped, StoreLimits};
+use knapsack_config::{LocalSource, Manifest, ModelForm, ModelSource, Severity, Shipped};
 use serde_json::json;
 
 /// Most files of a model that are looked at.
@@ -31,9 +31,7 @@ fn local_sizes(manifest: &Manifest) -> Vec<Shipped<'_>> {
 /// Checks a manifest. Wrong ones exit with 2.
 pub fn run(args: &CheckArgs, reporter: &Reporter) -> anyhow::Result<()> {
     let mut read = packaging::read(&args.manifest, reporter)?;
-    if args.store.store == StoreChoice::Auto {
-        read.find(StoreLimits::built_in().check(&read.manifest, &local_sizes(&read.manifest), None));
-    }
+    read.find(packaging::store_findings(&read.manifest, &local_sizes(&read.manifest), None, args.store));
     reporter.diagnostics(read.report());
     if read.report().has_errors() {
         return Err(AlreadyReported(WRONG_INPUT).into());

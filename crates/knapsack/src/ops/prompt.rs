@@ -4,12 +4,12 @@ use crate::cli::{PromptArgs, PromptOptionArgs, Thinking};
 use crate::exit::{OrWrongInput, wrong_input};
 use crate::files::read_limited;
 use crate::first_use;
-use crate::open::engine_error;
+use crate::open::{engine_error, text_side};
 use crate::report::Reporter;
 use knapsack_artifact::app_config::WeightsLocation;
 use knapsack_package::Model;
 use knapsack_runtime::text::{Message, PromptOptions, Role};
-use knapsack_runtime::{ChatModel, Package};
+use knapsack_runtime::Package;
 use serde_json::json;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub fn run(args: &PromptArgs, reporter: &Reporter) -> anyhow::Result<()> {
     // A folder with a tokenizer and no configuration says nothing of ids that the model lacks.
     let configured = ["mlc-chat-config.json", "config.json"].iter().any(|name| folder.join(name).is_file());
     let vocab_size = if configured { Model::open(&folder, None).or_wrong_input()?.config.vocab } else { u32::MAX };
-    let chat = ChatModel::open(&folder, vocab_size).or_wrong_input()?;
+    let chat = text_side(&folder, vocab_size).or_wrong_input()?;
     let failed = |error: knapsack_runtime::text::TextError| engine_error(error.into());
     let prompt = chat.render(&messages, &options).map_err(failed)?;
     let tokens = chat.tokens(&prompt).map_err(failed)?;
