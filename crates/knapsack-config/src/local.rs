@@ -8,6 +8,8 @@ use std::path::Path;
 const MLC_CONFIG: &str = "mlc-chat-config.json";
 /// Index of the weights, and its older name.
 const MLC_INDEXES: [&str; 2] = ["tensor-cache.json", "ndarray-cache.json"];
+/// What an adapter has in place of a model's configuration.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// Configuration of a Hugging Face checkpoint.
 const CHECKPOINT_CONFIG: &str = "config.json";
 /// Index of a checkpoint in several files.
@@ -65,7 +67,11 @@ pub(crate) fn inspect(path: &Path) -> Result<ModelForm, NotAModel> {
             found(tensors)
         ),
     ];
-    if ends(".gguf") {
+    if has(ADAPTER_CONFIG) {
+        looked_for.push(format!(
+            "it is an adapter ({ADAPTER_CONFIG}) without its base model: merge the two and save that"
+        ));
+    } else if ends(".gguf") {
         looked_for.push("GGUF files are not read: use the checkpoint that they were made from".to_owned());
     } else if ends(".bin") && has(CHECKPOINT_CONFIG) || ends(".pth") || ends(".pt") {
         looked_for

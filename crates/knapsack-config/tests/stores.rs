@@ -114,7 +114,7 @@ fn bundled_weights_say_nothing_of_a_store() {
     let unstated = found_through(None, "iphone", iphone, None);
     assert!(unstated[0].starts_with("warning: the bundled weights take at least 5.4 GB, and 4.0 GB is what"));
     assert!(found_through(Some(Store::Apple), "iphone", iphone, None)[0].starts_with("error: "));
-    let executable = found_through(None, "iphone", &[], Some(501_000_000));
+    let executable = found_through(None, "iphone", &[(BUNDLED, 1, 1)], Some(501_000_000));
     assert!(executable[0].starts_with("warning: the compiled models take"), "{executable:?}");
 }
 

@@ -254,7 +254,7 @@ fn odd_checkpoints_that_are_refused_when_planning() {
         ("bitsandbytes", |odd| odd.edit("config.json", |config| config["quantization_config"] = json!({ "quant_method": "bitsandbytes", "load_in_4bit": true })), codes::UNSUPPORTED_MODEL, "bitsandbytes"),
         ("fp8", |odd| odd.edit("config.json", |config| config["quantization_config"] = json!({ "quant_method": "fp8", "fmt": "e4m3" })), codes::UNSUPPORTED_MODEL, "fp8"),
         ("MLX", |odd| odd.edit("config.json", |config| config["quantization"] = json!({ "group_size": 64, "bits": 4 })), codes::UNSUPPORTED_MODEL, "MLX"),
-        ("a classifier", |odd| odd.edit("config.json", |config| config["architectures"] = json!(["LlamaForSequenceClassification"])), codes::UNSUPPORTED_MODEL, "LlamaForSequenceClassification"),
+        ("a classifier", |odd| odd.edit("config.json", |config| config["architectures"] = json!(["LlamaForSequenceClassification"])), codes::UNSUPPORTED_MODEL, "a sequence classifier"),
         ("an adapter", |odd| {
             odd.remove(WEIGHTS);
             odd.remove("config.json");
@@ -288,7 +288,8 @@ fn odd_checkpoints_that_are_refused_when_planning() {
             odd.tensors().split(odd);
             odd.edit(INDEX, |index| {
                 let map = index["weight_map"].as_object_mut().unwrap();
-                let other = map.values().nth(1).unwrap().clone();
+                let first = map.values().next().unwrap().clone();
+                let other = map.values().find(|file| **file != first).unwrap().clone();
                 *map.values_mut().next().unwrap() = other;
             });
         }, codes::WEIGHTS_MISMATCH, "but it is not"),

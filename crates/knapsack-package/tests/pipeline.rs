@@ -436,12 +436,13 @@ fn what_fails_late_is_told_at_its_entry() {
         copied(&from, &world.path(name));
     }
     let entry = |name: &str| json!({ "model": name, "model_id": name, "bundle_weight": true });
-    let manifest = world.manifest(&json!({ "device": "android", "model_list": ["mlc", "checkpoint"].map(entry) }));
+    let models = ["mlc", "checkpoint"].map(entry);
+    let manifest = world.manifest(&json!({ "device": "android", "model_list": models }));
     let packager = world.packager();
     let planned = product(packager.plan(&manifest, world.found(&manifest), false));
 
     let mut impossible = planned.clone();
-    impossible[1].windows.chunk = 0;
+    impossible[1].windows.chunk = impossible[1].windows.context + 1;
     let outcome = packager.build(&manifest, impossible).unwrap();
     let [finding] = &outcome.findings[..] else { panic!("{:#?}", outcome.findings) };
     assert_eq!(finding.code, codes::UNSUPPORTED_MODEL);
@@ -543,7 +544,8 @@ fn a_remote_checkpoint_in_several_files_is_held_against_their_headers() {
     fs::write(folder.join("config.json"), config).unwrap();
     edit(&folder.join("model.safetensors.index.json"), |index| {
         let map = index["weight_map"].as_object_mut().unwrap();
-        let (name, other) = (map.keys().next().unwrap().clone(), map.values().nth(1).unwrap().clone());
+        let (name, first) = map.iter().next().map(|(name, file)| (name.clone(), file.clone())).unwrap();
+        let other = map.values().find(|file| **file != first).unwrap().clone();
         map.insert(name, other);
     });
     hub.push("org/moved", HubRepository::of_folder(&folder));

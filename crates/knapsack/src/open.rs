@@ -165,6 +165,7 @@ pub fn engine_error(error: EngineError) -> anyhow::Error {
         | EngineError::TokenOutOfRange { .. }
         | EngineError::Text(
             TextError::NoTemplate
+            | TextError::NoThinking
             | TextError::Refused(_)
             | TextError::Template { .. }
             | TextError::LongerThanContext { .. }
