@@ -164,7 +164,9 @@ mod tests {
         let model = Model::new();
         let path = model.folder.join(token_tables::FILE_NAME);
         for before in [None, Some(&b"damaged"[..]), Some(&model.tables())] {
-            before.map(|bytes| fs::write(&path, bytes).unwrap());
+            if let Some(bytes) = before {
+                fs::write(&path, bytes).unwrap();
+            }
             bring_up_to_date(&model.folder);
             assert_eq!(fs::read(&path).unwrap(), model.tables());
         }
