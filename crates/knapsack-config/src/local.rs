@@ -68,9 +68,8 @@ pub(crate) fn inspect(path: &Path) -> Result<ModelForm, NotAModel> {
         ),
     ];
     if has(ADAPTER_CONFIG) {
-        looked_for.push(format!(
-            "it is an adapter ({ADAPTER_CONFIG}) without its base model: merge the two and save that"
-        ));
+        looked_for
+            .push(format!("it is an adapter ({ADAPTER_CONFIG}) without its base model: merge the two and save that"));
     } else if ends(".gguf") {
         looked_for.push("GGUF files are not read: use the checkpoint that they were made from".to_owned());
     } else if ends(".bin") && has(CHECKPOINT_CONFIG) || ends(".pth") || ends(".pt") {

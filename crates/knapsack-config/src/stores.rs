@@ -221,7 +221,8 @@ impl Check<'_> {
             finding.help(format!("{} (read {}); `--store none` leaves this check out", limit.source, self.limits.read));
         match severity == judged {
             true => finding,
-            false => finding.help("an error where the app is known to go through that store: `--store play`, `--store app-store`"),
+            false => finding
+                .help("an error where the app is known to go through that store: `--store play`, `--store app-store`"),
         }
     }
 }

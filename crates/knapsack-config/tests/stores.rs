@@ -105,7 +105,9 @@ fn bundled_weights_say_nothing_of_a_store() {
     let android: &[_] = &[(BUNDLED, 4 * GB, GB), (BUNDLED, 3_600_000_000, GB)];
     let unstated = found_through(None, "android", android, None);
     assert_eq!(unstated.len(), 2, "{unstated:?}");
-    assert!(unstated[0].starts_with("warning: the bundled weights take at least 7.6 GB, and 500.0 MB is what Google Play"));
+    assert!(
+        unstated[0].starts_with("warning: the bundled weights take at least 7.6 GB, and 500.0 MB is what Google Play")
+    );
     assert!(unstated[1].starts_with("warning: ") && unstated[1].ends_with("an APK that can be signed may have"));
     let stated = found_through(Some(Store::Play), "android", android, None);
     assert!(stated.len() == 2 && stated.iter().all(|text| text.starts_with("error: ")), "{stated:?}");

@@ -5,7 +5,8 @@ use crate::{Error, Event, Outcome, Packager};
 use knapsack_config::lockfile::LOCKFILE_NAME;
 use knapsack_config::{ChatTemplateRef, Diagnostic, Lockfile, Manifest, ModelEntry, ModelSource, codes};
 use knapsack_source::{
-    FetchError, Location, LockChange, LockPolicy, ModelFolder, ModelRequest, Resolution, ResolvedModel, Sources, WeightsHeader,
+    FetchError, Location, LockChange, LockPolicy, ModelFolder, ModelRequest, Resolution, ResolvedModel, Sources,
+    WeightsHeader,
 };
 use knapsack_weights::TemplateChoice;
 use std::path::{Path, PathBuf};

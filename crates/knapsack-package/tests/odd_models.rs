@@ -175,7 +175,8 @@ impl Tensors {
     /// As two files and an index.
     fn split(&self, odd: &Odd) {
         let mut map = serde_json::Map::new();
-        for (half, name) in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"].iter().enumerate() {
+        for (half, name) in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"].iter().enumerate()
+        {
             let part: BTreeMap<_, _> =
                 self.0.iter().skip(half).step_by(2).map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
             map.extend(part.keys().map(|tensor| (tensor.clone(), json!(name))));
@@ -206,7 +207,9 @@ fn odd_checkpoints_that_are_packaged_like_the_plain_one() {
         ("inside a model of text and images", |odd| {
             odd.tensors().renamed(|name| format!("language_model.{name}")).write(&odd.path(WEIGHTS));
         }),
-        ("without a dtype", |odd| odd.edit("config.json", |config| drop(config.as_object_mut().unwrap().remove("torch_dtype")))),
+        ("without a dtype", |odd| {
+            odd.edit("config.json", |config| drop(config.as_object_mut().unwrap().remove("torch_dtype")))
+        }),
         ("with transformers 5's dtype", |odd| {
             odd.edit("config.json", |config| {
                 config.as_object_mut().unwrap().remove("torch_dtype");
@@ -215,7 +218,9 @@ fn odd_checkpoints_that_are_packaged_like_the_plain_one() {
         }),
         ("with a byte-order mark", |odd| odd.rewrite("config.json", |text| format!("\u{feff}{text}").into())),
         ("with lines of Windows", |odd| odd.rewrite("config.json", |text| text.replace('\n', "\r\n").into())),
-        ("with NaN", |odd| odd.rewrite("config.json", |text| text.replacen('{', "{\"initializer_range\": NaN,", 1).into())),
+        ("with NaN", |odd| {
+            odd.rewrite("config.json", |text| text.replacen('{', "{\"initializer_range\": NaN,", 1).into())
+        }),
         ("with a larger integer than there are", |odd| {
             odd.rewrite("tokenizer_config.json", |text| {
                 text.replacen('{', "{\"model_max_length\": 1000000000000000019884624838656,", 1).into()
@@ -249,53 +254,195 @@ fn odd_checkpoints_that_are_packaged_like_the_plain_one() {
 #[test]
 fn odd_checkpoints_that_are_refused_when_planning() {
     let cases: &[(&str, Change, &str, &str)] = &[
-        ("GPTQ", |odd| odd.edit("config.json", |config| config["quantization_config"] = json!({ "quant_method": "gptq", "bits": 4, "group_size": 128 })), codes::UNSUPPORTED_MODEL, "GPTQ, 4 bits"),
-        ("AWQ", |odd| odd.edit("config.json", |config| config["quantization_config"] = json!({ "quant_method": "awq", "bits": 4, "group_size": 128 })), codes::UNSUPPORTED_MODEL, "AWQ"),
-        ("bitsandbytes", |odd| odd.edit("config.json", |config| config["quantization_config"] = json!({ "quant_method": "bitsandbytes", "load_in_4bit": true })), codes::UNSUPPORTED_MODEL, "bitsandbytes"),
-        ("fp8", |odd| odd.edit("config.json", |config| config["quantization_config"] = json!({ "quant_method": "fp8", "fmt": "e4m3" })), codes::UNSUPPORTED_MODEL, "fp8"),
-        ("MLX", |odd| odd.edit("config.json", |config| config["quantization"] = json!({ "group_size": 64, "bits": 4 })), codes::UNSUPPORTED_MODEL, "MLX"),
-        ("a classifier", |odd| odd.edit("config.json", |config| config["architectures"] = json!(["LlamaForSequenceClassification"])), codes::UNSUPPORTED_MODEL, "a sequence classifier"),
-        ("an adapter", |odd| {
-            odd.remove(WEIGHTS);
-            odd.remove("config.json");
-            fs::write(odd.path("adapter_config.json"), r#"{"peft_type": "LORA", "base_model_name_or_path": "org/base"}"#).unwrap();
-            fs::write(odd.path("adapter_model.safetensors"), "").unwrap();
-        }, codes::NOT_A_MODEL, "adapter"),
-        ("not merged", |odd| odd.tensors().renamed(|name| format!("base_model.model.{name}")).write(&odd.path(WEIGHTS)), codes::WEIGHTS_MISMATCH, "merge"),
-        ("bare", |odd| odd.tensors().renamed(|name| name.trim_start_matches("model.").to_owned()).write(&odd.path(WEIGHTS)), codes::WEIGHTS_MISMATCH, "a bare model"),
-        ("a head for values", |odd| odd.tensors().with("v_head.summary.weight", Dtype::BF16, &[1, 128]).write(&odd.path(WEIGHTS)), codes::WEIGHTS_MISMATCH, "v_head.summary.weight"),
-        ("tensors that nobody knows", |odd| odd.tensors().with("model.layers.0.self_attn.q_norm.weight", Dtype::BF16, &[32]).write(&odd.path(WEIGHTS)), codes::WEIGHTS_MISMATCH, "q_norm"),
-        ("no head where none is tied", |odd| odd.edit("config.json", |config| config["tie_word_embeddings"] = json!(false)), codes::WEIGHTS_MISMATCH, "lm_head.weight"),
-        ("a pickle", |odd| {
-            odd.remove(WEIGHTS);
-            fs::write(odd.path("pytorch_model.bin"), "PK\x03\x04").unwrap();
-        }, codes::NOT_A_MODEL, "safetensors"),
-        ("a GGUF", |odd| {
-            odd.remove(WEIGHTS);
-            fs::write(odd.path("tiny-q4_k_m.gguf"), "GGUF").unwrap();
-        }, codes::NOT_A_MODEL, "GGUF"),
-        ("a pointer of Git LFS", |odd| fs::write(odd.path(WEIGHTS), "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n").unwrap(), codes::BAD_MODEL_SOURCE, "git lfs pull"),
+        (
+            "GPTQ",
+            |odd| {
+                odd.edit("config.json", |config| {
+                    config["quantization_config"] = json!({ "quant_method": "gptq", "bits": 4, "group_size": 128 })
+                })
+            },
+            codes::UNSUPPORTED_MODEL,
+            "GPTQ, 4 bits",
+        ),
+        (
+            "AWQ",
+            |odd| {
+                odd.edit("config.json", |config| {
+                    config["quantization_config"] = json!({ "quant_method": "awq", "bits": 4, "group_size": 128 })
+                })
+            },
+            codes::UNSUPPORTED_MODEL,
+            "AWQ",
+        ),
+        (
+            "bitsandbytes",
+            |odd| {
+                odd.edit("config.json", |config| {
+                    config["quantization_config"] = json!({ "quant_method": "bitsandbytes", "load_in_4bit": true })
+                })
+            },
+            codes::UNSUPPORTED_MODEL,
+            "bitsandbytes",
+        ),
+        (
+            "fp8",
+            |odd| {
+                odd.edit("config.json", |config| {
+                    config["quantization_config"] = json!({ "quant_method": "fp8", "fmt": "e4m3" })
+                })
+            },
+            codes::UNSUPPORTED_MODEL,
+            "fp8",
+        ),
+        (
+            "MLX",
+            |odd| odd.edit("config.json", |config| config["quantization"] = json!({ "group_size": 64, "bits": 4 })),
+            codes::UNSUPPORTED_MODEL,
+            "MLX",
+        ),
+        (
+            "a classifier",
+            |odd| odd.edit("config.json", |config| config["architectures"] = json!(["LlamaForSequenceClassification"])),
+            codes::UNSUPPORTED_MODEL,
+            "a sequence classifier",
+        ),
+        (
+            "an adapter",
+            |odd| {
+                odd.remove(WEIGHTS);
+                odd.remove("config.json");
+                fs::write(
+                    odd.path("adapter_config.json"),
+                    r#"{"peft_type": "LORA", "base_model_name_or_path": "org/base"}"#,
+                )
+                .unwrap();
+                fs::write(odd.path("adapter_model.safetensors"), "").unwrap();
+            },
+            codes::NOT_A_MODEL,
+            "adapter",
+        ),
+        (
+            "not merged",
+            |odd| odd.tensors().renamed(|name| format!("base_model.model.{name}")).write(&odd.path(WEIGHTS)),
+            codes::WEIGHTS_MISMATCH,
+            "merge",
+        ),
+        (
+            "bare",
+            |odd| odd.tensors().renamed(|name| name.trim_start_matches("model.").to_owned()).write(&odd.path(WEIGHTS)),
+            codes::WEIGHTS_MISMATCH,
+            "a bare model",
+        ),
+        (
+            "a head for values",
+            |odd| odd.tensors().with("v_head.summary.weight", Dtype::BF16, &[1, 128]).write(&odd.path(WEIGHTS)),
+            codes::WEIGHTS_MISMATCH,
+            "v_head.summary.weight",
+        ),
+        (
+            "tensors that nobody knows",
+            |odd| {
+                odd.tensors()
+                    .with("model.layers.0.self_attn.q_norm.weight", Dtype::BF16, &[32])
+                    .write(&odd.path(WEIGHTS))
+            },
+            codes::WEIGHTS_MISMATCH,
+            "q_norm",
+        ),
+        (
+            "no head where none is tied",
+            |odd| odd.edit("config.json", |config| config["tie_word_embeddings"] = json!(false)),
+            codes::WEIGHTS_MISMATCH,
+            "lm_head.weight",
+        ),
+        (
+            "a pickle",
+            |odd| {
+                odd.remove(WEIGHTS);
+                fs::write(odd.path("pytorch_model.bin"), "PK\x03\x04").unwrap();
+            },
+            codes::NOT_A_MODEL,
+            "safetensors",
+        ),
+        (
+            "a GGUF",
+            |odd| {
+                odd.remove(WEIGHTS);
+                fs::write(odd.path("tiny-q4_k_m.gguf"), "GGUF").unwrap();
+            },
+            codes::NOT_A_MODEL,
+            "GGUF",
+        ),
+        (
+            "a pointer of Git LFS",
+            |odd| {
+                fs::write(odd.path(WEIGHTS), "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+                    .unwrap()
+            },
+            codes::BAD_MODEL_SOURCE,
+            "git lfs pull",
+        ),
         ("cut short", |odd| odd.cut(WEIGHTS, 1000), codes::WEIGHTS_MISMATCH, "is the file complete?"),
-        ("two files without an index", |odd| {
-            odd.tensors().split(odd);
-            odd.remove(INDEX);
-        }, codes::NOT_A_MODEL, INDEX),
-        ("a file that is missing", |odd| {
-            odd.tensors().split(odd);
-            odd.remove("model-00002-of-00002.safetensors");
-        }, codes::BAD_MODEL_SOURCE, "model-00002-of-00002.safetensors"),
-        ("an index of other files", |odd| {
-            odd.tensors().split(odd);
-            odd.edit(INDEX, |index| {
-                let map = index["weight_map"].as_object_mut().unwrap();
-                let first = map.values().next().unwrap().clone();
-                let other = map.values().find(|file| **file != first).unwrap().clone();
-                *map.values_mut().next().unwrap() = other;
-            });
-        }, codes::WEIGHTS_MISMATCH, "but it is not"),
-        ("an index of a pickle", |odd| fs::write(odd.path(INDEX), json!({ "weight_map": { "model.norm.weight": "pytorch_model.bin" } }).to_string()).unwrap(), codes::BAD_MODEL_SOURCE, "pytorch_model.bin"),
-        ("a comma too many", |odd| odd.rewrite("config.json", |text| format!("{},}}", text.trim_end().trim_end_matches('}').trim_end()).into()), codes::UNSUPPORTED_MODEL, "config.json is not valid JSON: trailing comma"),
-        ("an empty file", |odd| fs::write(odd.path("generation_config.json"), "").unwrap(), codes::BAD_MODEL_SOURCE, "generation_config.json"),
+        (
+            "two files without an index",
+            |odd| {
+                odd.tensors().split(odd);
+                odd.remove(INDEX);
+            },
+            codes::NOT_A_MODEL,
+            INDEX,
+        ),
+        (
+            "a file that is missing",
+            |odd| {
+                odd.tensors().split(odd);
+                odd.remove("model-00002-of-00002.safetensors");
+            },
+            codes::BAD_MODEL_SOURCE,
+            "model-00002-of-00002.safetensors",
+        ),
+        (
+            "an index of other files",
+            |odd| {
+                odd.tensors().split(odd);
+                odd.edit(INDEX, |index| {
+                    let map = index["weight_map"].as_object_mut().unwrap();
+                    let first = map.values().next().unwrap().clone();
+                    let other = map.values().find(|file| **file != first).unwrap().clone();
+                    *map.values_mut().next().unwrap() = other;
+                });
+            },
+            codes::WEIGHTS_MISMATCH,
+            "but it is not",
+        ),
+        (
+            "an index of a pickle",
+            |odd| {
+                fs::write(
+                    odd.path(INDEX),
+                    json!({ "weight_map": { "model.norm.weight": "pytorch_model.bin" } }).to_string(),
+                )
+                .unwrap()
+            },
+            codes::BAD_MODEL_SOURCE,
+            "pytorch_model.bin",
+        ),
+        (
+            "a comma too many",
+            |odd| {
+                odd.rewrite("config.json", |text| {
+                    format!("{},}}", text.trim_end().trim_end_matches('}').trim_end()).into()
+                })
+            },
+            codes::UNSUPPORTED_MODEL,
+            "config.json is not valid JSON: trailing comma",
+        ),
+        (
+            "an empty file",
+            |odd| fs::write(odd.path("generation_config.json"), "").unwrap(),
+            codes::BAD_MODEL_SOURCE,
+            "generation_config.json",
+        ),
     ];
     for (what, change, code, words) in cases {
         let odd = Odd::checkpoint();
@@ -349,15 +496,45 @@ fn odd_mlc_folders() {
         let odd = Odd::mlc();
         odd.edit(chat, change);
         let said = odd.say();
-        assert!(said.errors.is_empty() && said.warnings == plain.warnings, "{what}: {:?} {:?}", said.errors, said.warnings);
+        assert!(
+            said.errors.is_empty() && said.warnings == plain.warnings,
+            "{what}: {:?} {:?}",
+            said.errors,
+            said.warnings
+        );
     }
     let refused: &[(&str, Config, &str, &str)] = &[
-        ("without a family", |config| drop(config.as_object_mut().unwrap().remove("model_type")), codes::UNSUPPORTED_MODEL, "lacks `model_type`"),
-        ("without a format", |config| drop(config.as_object_mut().unwrap().remove("quantization")), codes::UNSUPPORTED_MODEL, "lacks `quantization`"),
-        ("of another format", |config| config["quantization"] = json!("q4f16_autoawq"), codes::UNSUPPORTED_MODEL, "`q4f16_autoawq`"),
-        ("of a format that it is not in", |config| config["quantization"] = json!("q0f32"), codes::WEIGHTS_MISMATCH, "do not fit"),
+        (
+            "without a family",
+            |config| drop(config.as_object_mut().unwrap().remove("model_type")),
+            codes::UNSUPPORTED_MODEL,
+            "lacks `model_type`",
+        ),
+        (
+            "without a format",
+            |config| drop(config.as_object_mut().unwrap().remove("quantization")),
+            codes::UNSUPPORTED_MODEL,
+            "lacks `quantization`",
+        ),
+        (
+            "of another format",
+            |config| config["quantization"] = json!("q4f16_autoawq"),
+            codes::UNSUPPORTED_MODEL,
+            "`q4f16_autoawq`",
+        ),
+        (
+            "of a format that it is not in",
+            |config| config["quantization"] = json!("q0f32"),
+            codes::WEIGHTS_MISMATCH,
+            "do not fit",
+        ),
         ("of another family", |config| config["model_type"] = json!("qwen2"), codes::WEIGHTS_MISMATCH, "do not fit"),
-        ("made by hand", |config| config["model_config"] = json!({ "hidden_size": 4096 }), codes::UNSUPPORTED_MODEL, "lacks"),
+        (
+            "made by hand",
+            |config| config["model_config"] = json!({ "hidden_size": 4096 }),
+            codes::UNSUPPORTED_MODEL,
+            "lacks",
+        ),
     ];
     for (what, change, code, words) in refused {
         let odd = Odd::mlc();

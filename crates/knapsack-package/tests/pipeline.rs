@@ -539,7 +539,9 @@ fn a_remote_checkpoint_in_several_files_is_held_against_their_headers() {
     hub.push("org/good", HubRepository::of_folder(&folder));
     // The same names, of another shape; and an index that says another file.
     let config = fs::read(folder.join("config.json")).unwrap();
-    edit(&folder.join("config.json"), |config| config["intermediate_size"] = json!(3 * config["intermediate_size"].as_u64().unwrap()));
+    edit(&folder.join("config.json"), |config| {
+        config["intermediate_size"] = json!(3 * config["intermediate_size"].as_u64().unwrap())
+    });
     hub.push("org/wide", HubRepository::of_folder(&folder));
     fs::write(folder.join("config.json"), config).unwrap();
     edit(&folder.join("model.safetensors.index.json"), |index| {
@@ -559,7 +561,8 @@ fn a_remote_checkpoint_in_several_files_is_held_against_their_headers() {
         assert_eq!((finding.code, finding.span), (codes::WEIGHTS_MISMATCH, Some(manifest.models[index].source.span)));
         assert!(finding.message.contains(words), "{finding:#?}");
     }
-    let weights = |log: Vec<Request>| log.into_iter().filter(|request| request.host == Host::Storage).collect::<Vec<_>>();
+    let weights =
+        |log: Vec<Request>| log.into_iter().filter(|request| request.host == Host::Storage).collect::<Vec<_>>();
     let log = weights(hub.take_log());
     assert!(log.len() == 6 && log.iter().all(|request| request.range == Some(0)), "{log:#?}");
 

@@ -264,7 +264,10 @@ fn mlc_chat_s_manifest() {
     assert!(!sandbox.run(&["plan", "--store", "none"]).expect(0).stderr.contains("store-limit"));
     for verb in ["check", "plan", "package"] {
         let another = sandbox.run(&[verb, "--store", "app-store"]).expect(2).stderr;
-        assert!(another.contains("error[delivery-conflict]: the package is for android, whose apps the App Store"), "{another}");
+        assert!(
+            another.contains("error[delivery-conflict]: the package is for android, whose apps the App Store"),
+            "{another}"
+        );
     }
     // The model's own is asked for, and fills the budget.
     let asked = [entry(LLAMA, 4_679_979_417, r#"{"context_window_size":-1}"#)];

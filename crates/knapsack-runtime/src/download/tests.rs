@@ -136,7 +136,8 @@ fn a_tokenizer_s_tables_are_made_once_beside_what_was_downloaded() {
     // A model that brings its own.
     store.remove("model").unwrap();
     let own = b"of the package";
-    model.revision = Some(hub.push(NAME, repository(0).file("tokenizer.json", json).file(token_tables::FILE_NAME, &own[..])));
+    model.revision =
+        Some(hub.push(NAME, repository(0).file("tokenizer.json", json).file(token_tables::FILE_NAME, &own[..])));
     model.files.push(app_file(token_tables::FILE_NAME, own));
     let folder = store.ensure(&model, &|_| (), &CancelFlag::new()).unwrap();
     assert_eq!(there(&folder).as_deref(), Some(&own[..]));
