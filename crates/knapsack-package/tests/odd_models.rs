@@ -175,10 +175,10 @@ impl Tensors {
     /// As two files and an index.
     fn split(&self, odd: &Odd) {
         let mut map = serde_json::Map::new();
-        for (half, name) in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"].iter().enumerate()
+        let (mut first, half) = (self.0.clone(), self.0.keys().nth(self.0.len() / 2).unwrap());
+        let second = first.split_off(half);
+        for (name, part) in [("model-00001-of-00002.safetensors", first), ("model-00002-of-00002.safetensors", second)]
         {
-            let part: BTreeMap<_, _> =
-                self.0.iter().skip(half).step_by(2).map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
             map.extend(part.keys().map(|tensor| (tensor.clone(), json!(name))));
             Tensors(part).write(&odd.path(name));
         }
