@@ -8,9 +8,7 @@ use crate::{Outcome, Packager, weights};
 use knapsack_artifact::library::{MemoryPlan, Target};
 use knapsack_bundle::Tokenizer;
 use knapsack_compiler::{ChooseError, Chosen, CompileError, Notice, OverBudget, Size, WindowProblem, WindowProblems};
-use knapsack_config::{
-    Diagnostic, Manifest, ModelEntry, ModelForm, OverrideKey, Severity, Shipped, codes,
-};
+use knapsack_config::{Diagnostic, Manifest, ModelEntry, ModelForm, OverrideKey, Severity, Shipped, codes};
 use knapsack_ir::Windows;
 use knapsack_models::GraphError;
 use serde::Serialize;
