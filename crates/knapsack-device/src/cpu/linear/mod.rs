@@ -37,7 +37,7 @@ pub(crate) fn plan(task: &mut Linear, panel_columns: [usize; 2]) -> Routine {
     let gated = matches!(task.finish, Finish::Gated(_));
     let routine = match task.matrix {
         Matrix::Dense(_) => Routine::Dense,
-        Matrix::Grouped { by_rows: true, .. } if task.n <= rows::TOKENS => Routine::Rows,
+        Matrix::Grouped { by_rows: true, .. } if task.n <= rows::MAX_TOKENS => Routine::Rows,
         Matrix::Grouped { by_rows: false, .. } if task.n <= MAX_FEW => Routine::Columns,
         Matrix::Grouped { .. } => Routine::Panel,
     };

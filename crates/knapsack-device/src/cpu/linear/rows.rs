@@ -20,16 +20,19 @@ use crate::cpu::vector::Vector;
 const AHEAD: usize = 2048;
 /// Most weight rows of a unit.
 pub(super) const MAX_UNIT: usize = 128;
-/// Most tokens, all of which an unpacked step meets.
-pub(super) const TOKENS: usize = 4;
+/// Tokens that an unpacked step meets.
+const TOKENS: usize = 4;
+/// Most tokens: rows are walked again, from the first-level cache, for those beyond [`TOKENS`].
+pub(super) const MAX_TOKENS: usize = 2 * TOKENS;
 
 /// Products of the tokens.
-type Products = [[f32; MAX_UNIT]; TOKENS];
+type Products = [[f32; MAX_UNIT]; MAX_TOKENS];
 
 /// Computes output columns `unit * task.unit..` of all tokens.
 ///
 /// # Safety
-/// The instruction set of `V` is available; the task's invariants hold, its matrix is grouped and by rows, `n` is at most [`TOKENS`],
+/// The instruction set of `V` is available; the task's invariants hold, its matrix is grouped and by rows, `n` is at most
+/// [`MAX_TOKENS`],
 /// `unit` at most [`MAX_UNIT`] (half of it when gated); unit `unit` exists.
 #[inline(always)]
 pub(crate) unsafe fn unit<V: Vector>(task: &Linear, unit: usize) {
@@ -99,7 +102,7 @@ unsafe fn range<V: Vector, const BITS: u32>(
     }
 }
 
-/// As [`range`] for up to `T` tokens, `F` fours of rows at once.
+/// As [`range`], `T` tokens and `F` fours of rows at once.
 #[inline(always)]
 unsafe fn runs<V: Vector, const BITS: u32, const T: usize, const F: usize>(
     task: &Linear,
@@ -113,11 +116,13 @@ unsafe fn runs<V: Vector, const BITS: u32, const T: usize, const F: usize>(
         // Where the runs are not equally long, a row is computed twice.
         let row = |f: usize, r: usize| ((4 * f + r) * run + i).min(count - 1);
         let rows: [[usize; 4]; F] = std::array::from_fn(|f| std::array::from_fn(|r| first + row(f, r)));
-        // SAFETY: rows below `first + count` exist; products have room for `to + count` of each token.
-        unsafe {
-            some_fours::<V, BITS, T, F>(task, &rows, &mut |t, f, r, sum| {
-                products.add(t).cast::<f32>().add(to + row(f, r)).write(sum);
-            });
+        for first in (0..task.n).step_by(T) {
+            // SAFETY: rows below `first + count` and tokens from `first` on exist; products have room for `to + count` of each.
+            unsafe {
+                some_fours::<V, BITS, T, F>(task, &rows, first, &mut |t, f, r, sum| {
+                    products.add(t).cast::<f32>().add(to + row(f, r)).write(sum);
+                });
+            }
         }
     }
 }
@@ -129,11 +134,12 @@ struct Streams {
     scales: [*const u8; 4],
 }
 
-/// Products of `F` times four rows with the tokens, which are at most `T`.
+/// Products of `F` times four rows with tokens `first..`, at most `T` of them.
 #[inline(always)]
 unsafe fn some_fours<V: Vector, const BITS: u32, const T: usize, const F: usize>(
     task: &Linear,
     rows: &[[usize; 4]; F],
+    first: usize,
     out: &mut impl FnMut(usize, usize, usize, f32),
 ) {
     let Matrix::Grouped { codes, scales, grouping, .. } = task.matrix else { return };
@@ -161,12 +167,12 @@ unsafe fn some_fours<V: Vector, const BITS: u32, const T: usize, const F: usize>
                 }
             }
             for u in 0..V::PER_LINE {
-                block::<V, BITS, T, F>(task, b + u, &at, &scales, (b + u) * V::GROUPS, &mut acc);
+                block::<V, BITS, T, F>(task, first, b + u, &at, &scales, (b + u) * V::GROUPS, &mut acc);
                 advance::<V, F>(&mut at);
             }
         }
         for b in whole..blocks {
-            block::<V, BITS, T, F>(task, b, &at, &scales, b * V::GROUPS, &mut acc);
+            block::<V, BITS, T, F>(task, first, b, &at, &scales, b * V::GROUPS, &mut acc);
             advance::<V, F>(&mut at);
         }
         if rest > 0 {
@@ -175,20 +181,20 @@ unsafe fn some_fours<V: Vector, const BITS: u32, const T: usize, const F: usize>
                 for r in 0..4 {
                     let from = streams[f].codes[r].add(blocks * V::BYTES);
                     std::ptr::copy_nonoverlapping(from, last[f][r].as_mut_ptr(), rest * 16);
-                    let first = blocks * V::GROUPS / per_group;
-                    let from = streams[f].scales[r].add(2 * first);
+                    let group = blocks * V::GROUPS / per_group;
+                    let from = streams[f].scales[r].add(2 * group);
                     let to = last_scales[f][r].as_mut_ptr();
-                    std::ptr::copy_nonoverlapping(from, to, 2 * (steps / per_group - first));
+                    std::ptr::copy_nonoverlapping(from, to, 2 * (steps / per_group - group));
                 }
             }
             let at = std::array::from_fn(|f| std::array::from_fn(|r| last[f][r].as_ptr()));
             let scales = std::array::from_fn(|f| std::array::from_fn(|r| last_scales[f][r].as_ptr()));
-            block::<V, BITS, T, F>(task, blocks, &at, &scales, blocks * V::GROUPS % per_group, &mut acc);
+            block::<V, BITS, T, F>(task, first, blocks, &at, &scales, blocks * V::GROUPS % per_group, &mut acc);
         }
-        for t in 0..task.n.min(T) {
+        for t in 0..T.min(task.n - first) {
             for f in 0..F {
                 for (r, sum) in V::fold(acc[t][f]).into_iter().enumerate() {
-                    out(t, f, r, sum);
+                    out(first + t, f, r, sum);
                 }
             }
         }
@@ -206,10 +212,11 @@ unsafe fn advance<V: Vector, const F: usize>(at: &mut [[*const u8; 4]; F]) {
 }
 
 /// Block `b`, `GROUPS` steps, of the rows whose codes lie at `codes` and whose scales at `scales`, from step `step` of them on,
-/// against its activations.
+/// against the activations of tokens `first..`.
 #[inline(always)]
 unsafe fn block<V: Vector, const BITS: u32, const T: usize, const F: usize>(
     task: &Linear,
+    first: usize,
     b: usize,
     codes: &[[*const u8; 4]; F],
     scales: &[[*const u8; 4]; F],
@@ -233,7 +240,7 @@ unsafe fn block<V: Vector, const BITS: u32, const T: usize, const F: usize>(
             weight_scales[f] = scales_of_rows::<V>(dtype, scales[f], step, steps_per_group::<BITS>());
         }
         for t in 0..T {
-            let token = if T == 1 { 0 } else { t.min(task.n - 1) };
+            let token = if T == 1 { first } else { (first + t).min(task.n - 1) };
             let acts = task.acts.codes(token).add(b * fours::<BITS>() * V::BYTES);
             // Two chains of each row, so that one token does not wait for its own sums.
             let correction = V::ispread(task.acts.corrections(token).add(b * V::GROUPS));
