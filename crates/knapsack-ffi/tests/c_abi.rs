@@ -7,8 +7,10 @@
     reason = "the tests call the C ABI as C does: with what it gave them, not freed before, and texts that outlive the call"
 )]
 
+mod failure;
 mod support;
 
+use failure::{Failure, call, failure};
 use knapsack::c::*;
 use knapsack_runtime::download::{HttpTransport, Transport};
 use knapsack_testkit::hub::Fault;
@@ -29,41 +31,6 @@ static WORLD: LazyLock<(tempfile::TempDir, World)> = LazyLock::new(|| {
 
 fn s(text: &str) -> KnapsackStr {
     KnapsackStr::new(text)
-}
-
-/// A failure, taken apart.
-#[derive(Debug)]
-struct Failure {
-    code: u32,
-    message: String,
-    numbers: [u64; 2],
-    holders: Vec<(String, u32)>,
-}
-
-unsafe fn failure(error: *mut KnapsackError) -> Failure {
-    unsafe {
-        assert!(!error.is_null(), "failed without an error");
-        let mut holders = Vec::new();
-        let mut holder = KnapsackHolder { model_id: s(""), bytes: 0, how: 0 };
-        while knapsack_error_holder(error, holders.len(), &mut holder) {
-            holders.push((holder.model_id.text().unwrap().to_owned(), holder.how));
-        }
-        let found = Failure {
-            code: knapsack_error_code(error),
-            message: knapsack_error_message(error).text().unwrap().to_owned(),
-            numbers: [knapsack_error_number(error, 0), knapsack_error_number(error, 1)],
-            holders,
-        };
-        assert_eq!(knapsack_error_number(error, 2), 0);
-        knapsack_error_free(error);
-        found
-    }
-}
-
-/// Calls a function that takes an error last.
-fn call(body: impl FnOnce(*mut *mut KnapsackError) -> bool) -> Result<(), Failure> {
-    let mut error = null_mut();
-    if body(&mut error) { Ok(()) } else { Err(unsafe { failure(error) }) }
 }
 
 struct Models(*mut KnapsackModels);
