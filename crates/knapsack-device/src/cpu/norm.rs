@@ -94,10 +94,7 @@ pub(crate) unsafe fn row<V: Vector>(task: &Rows, t: usize) {
         let mut x = input;
         if let Some(residual) = task.residual {
             let (residual, sum) = (residual.add(at), task.sum.add(at));
-            let scale = match task.scale {
-                Some(scale) => Some(V::splat(V::sum(load_floats::<V>(scale, 0, 1)))),
-                None => None,
-            };
+            let scale = task.scale.map(|scale| V::splat(V::sum(load_floats::<V>(scale, 0, 1))));
             let mut statistics = (0.0, 1.0);
             if let Some(norm) = &task.pre {
                 statistics = moments::<V>(norm, input, count);

@@ -113,7 +113,7 @@ fn read(family: &'static Family, fields: &Fields<'_>) -> Result<ModelConfig, Con
 /// Sizes, windows and rotary embeddings by kind of layer, and who shares.
 fn layers(config: &mut ModelConfig, fields: &Fields<'_>) -> Result<(), ConfigError> {
     let count = config.layers.len();
-    let rule = |layer: u32| if (layer + 1) % 5 == 0 { LayerKind::Full } else { LayerKind::Windowed };
+    let rule = |layer: u32| if (layer + 1).is_multiple_of(5) { LayerKind::Full } else { LayerKind::Windowed };
     let mut kinds = read::layer_kinds(fields, count, &[LayerKind::Full, LayerKind::Windowed], rule)?;
     // The last layer sees everything whatever the list says.
     kinds[count - 1] = LayerKind::Full;
