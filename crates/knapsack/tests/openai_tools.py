@@ -48,7 +48,7 @@ for choice in ["required", {"type": "function", "function": {"name": "get_weathe
     (call,) = answer.message.tool_calls
     assert call.id and call.type == "function" and call.function.name == "get_weather", call
     GetWeather.model_validate_json(call.function.arguments)
-parsed = client.chat.completions.parse(tools=[weather], tool_choice="required", **options).choices[0].message.tool_calls[0]
+parsed = client.chat.completions.parse(tools=[weather], tool_choice="required", parallel_tool_calls=False, **options).choices[0].message.tool_calls[0]
 assert isinstance(parsed.function.parsed_arguments, GetWeather), parsed
 
 # The same in pieces.
