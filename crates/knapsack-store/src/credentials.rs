@@ -1,4 +1,4 @@
-//! Amazon's chain of credentials: the environment, a job's token, the file that `aws configure` writes, the role of the container or of
+//! Amazon's chain of credentials, without `~/.aws/config`: the environment, a job's token, the file that `aws configure` writes, the role of the container or of
 //! the machine.
 
 use crate::roles::{Lent, Role};
@@ -20,18 +20,22 @@ const AHEAD: Duration = Duration::from_secs(300);
 pub(crate) enum Chain {
     /// They are what they are.
     Own(Credentials),
-    /// They are lent for a time.
-    Role(Role, Mutex<Option<Lent>>),
+    /// They are lent for a time; what else was looked for before, where that is the last there is.
+    Role(Role, Option<String>, Mutex<Option<Lent>>),
 }
 
 impl Chain {
+    /// Of the environment or the file: for stores whose roles are not Amazon's.
+    pub(crate) fn own(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, StoreError> {
+        Credentials::of_environment(lookup).map_or_else(|| Credentials::of_file(lookup), Ok).map(Chain::Own)
+    }
+
     pub(crate) fn find(lookup: &dyn Fn(&str) -> Option<OsString>, region: &str) -> Result<Self, StoreError> {
-        let lent = |role| Chain::Role(role, Mutex::default());
         if let Some(own) = Credentials::of_environment(lookup) {
             return Ok(Chain::Own(own));
         }
         if let Some(role) = Role::of_token(lookup, region)? {
-            return Ok(lent(role));
+            return Ok(Chain::Role(role, None, Mutex::default()));
         }
         let missing = match Credentials::of_file(lookup) {
             Ok(own) => return Ok(Chain::Own(own)),
@@ -39,20 +43,26 @@ impl Chain {
         };
         // Who names a profile wants that one.
         let role = if variable(lookup, "AWS_PROFILE").is_some() { None } else { Role::of_machine(lookup)? };
-        role.map(lent).ok_or(missing)
+        match role {
+            Some(role) => Ok(Chain::Role(role, Some(missing.problem), Mutex::default())),
+            None => Err(missing),
+        }
     }
 
     pub(crate) fn credentials(&self) -> Result<Credentials, StoreError> {
-        let (role, held) = match self {
+        let (role, missing, held) = match self {
             Chain::Own(own) => return Ok(own.clone()),
-            Chain::Role(role, held) => (role, held),
+            Chain::Role(role, missing, held) => (role, missing, held),
         };
         let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
         let last = SystemTime::now() + AHEAD;
         match &*held {
             Some((credentials, expires)) if expires.is_none_or(|expires| expires > last) => Ok(credentials.clone()),
             _ => {
-                let lent = role.ask()?;
+                let lent = role.ask().map_err(|error| match missing {
+                    Some(missing) => StoreError::new(format!("{missing}, and {}", error.problem)),
+                    None => error,
+                })?;
                 Ok(held.insert(lent).0.clone())
             }
         }
@@ -146,6 +156,15 @@ mod tests {
         assert_eq!(find(&[("AWS_PROFILE", "ci")]).unwrap(), of("C", "D==", Some("E")));
         let both = [("AWS_ACCESS_KEY_ID", "X"), ("AWS_SECRET_ACCESS_KEY", "Y"), ("AWS_PROFILE", "ci")];
         assert_eq!(find(&both).unwrap(), of("X", "Y", None));
+        // A machine that has no role either still tells what else was looked for.
+        let empty = |name: &str| match name {
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT" => Some(OsString::from("http://127.0.0.1:9")),
+            _ => None,
+        };
+        let problem = Chain::find(&empty, "us-east-1").unwrap().credentials().unwrap_err().problem;
+        assert!(problem.contains("AWS_ACCESS_KEY_ID") && problem.contains("role"), "{problem}");
+        // Other stores know nothing of Amazon's roles.
+        assert!(Chain::own(&empty).unwrap_err().problem.contains("AWS_ACCESS_KEY_ID"));
         for profile in ["half", "absent"] {
             assert!(find(&[("AWS_PROFILE", profile)]).unwrap_err().problem.contains(profile));
         }

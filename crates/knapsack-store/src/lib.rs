@@ -3,7 +3,7 @@
 //! | address | store | credentials |
 //! |---|---|---|
 //! | `s3://bucket/prefix` | Amazon S3, and what speaks its language at `AWS_ENDPOINT_URL` (MinIO, R2, Ceph) | `AWS_…`, a job's token, the file that Amazon's own tools read, the role of the machine |
-//! | `gs://bucket/prefix` | Google Cloud Storage by its S3 interface | the same, with an HMAC key of Google's |
+//! | `gs://bucket/prefix` | Google Cloud Storage by its S3 interface | an HMAC key of Google's, in the environment or that file |
 //! | `https://…`, `http://…` | any server that answers GET, HEAD, PUT and DELETE | `KNAPSACK_CACHE_TOKEN`, as `Authorization: Bearer` |
 //! | `https://account.blob.core.windows.net/container?sv=…` | Azure by a shared access signature | the signature in the address |
 //!

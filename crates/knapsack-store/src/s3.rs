@@ -58,7 +58,7 @@ impl S3 {
         let host = host.ok_or_else(|| StoreError::new("AWS_ENDPOINT_URL is not an address with a host alone"))?;
         Ok(Self {
             client: Client::new(&endpoint, patience),
-            credentials: Chain::find(lookup, &region)?,
+            credentials: if scheme == "gs" { Chain::own(lookup)? } else { Chain::find(lookup, &region)? },
             endpoint,
             host,
             region,

@@ -190,7 +190,10 @@ impl Writer<'_> {
                     Item::Call(mark) => (format!("{} ", self.mark(mark)), self.mark(mark)),
                     _ => (String::new(), line_end()),
                 };
-                let Some(choices) = choices else { return Ok(format!("{before}quoted")) };
+                let Some(choices) = choices else {
+                    let line = if self.shape.item == Item::Tagged { " \"\\n\"" } else { "" };
+                    return Ok(format!("{before}quoted{line}"));
+                };
                 let choices: Vec<String> =
                     choices.iter().filter(|choice| choice.is_string()).map(Value::to_string).collect();
                 Ok(format!("{before}({}) {after}", choices.join(" | ")))
@@ -209,11 +212,11 @@ impl Writer<'_> {
 }
 
 /// What ends a value between tags.
-const TAG_END: &str = "</parameter>\n";
+const TAG_END: &str = "</parameter>";
 
 /// The end of a value's line, and of the value.
 fn line_end() -> String {
-    Value::from(format!("\n{TAG_END}")).to_string()
+    Value::from(format!("\n{TAG_END}\n")).to_string()
 }
 
 fn schema(schema: &Value) -> Result<Value, GrammarError> {

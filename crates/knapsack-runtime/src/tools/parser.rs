@@ -321,18 +321,17 @@ fn call(reader: &mut Reader<'_>, shape: &Shape, tools: &[Tool]) -> Result<(Strin
 }
 
 /// What a value between tags means: text where the schema says so, else what JSON or Python would call a value, if any.
-fn written(text: &str, property: Option<&Value>) -> Value {
-    let key = |key| property.and_then(|property| property.get(key));
-    let texts = key("enum").and_then(Value::as_array).is_some_and(|choices| choices.iter().all(Value::is_string));
-    match (key("type").and_then(Value::as_str), text.trim()) {
+pub(super) fn written(text: &str, property: Option<&Value>) -> Value {
+    match (property.and_then(|property| property.get("type")?.as_str()), text.trim()) {
         (Some("string"), _) => text.into(),
-        (None, _) if texts => text.into(),
         (_, "True") => true.into(),
         (_, "False") => false.into(),
         (_, "None") => Value::Null,
-        (_, trimmed) => match serde_json::from_str(trimmed) {
-            Ok(Value::String(_)) | Err(_) => text.into(),
+        (_, trimmed) => match serde_json::from_slice(trimmed.as_bytes()) {
+            // What has a schema is held to JSON, texts in their quotes among it.
+            Ok(Value::String(_)) if property.is_none() => text.into(),
             Ok(value) => value,
+            Err(_) => text.into(),
         },
     }
 }

@@ -182,6 +182,20 @@ fn what_is_between_tags_means_what_the_schema_says() {
     let unknown = call("f", &[("a", "[1, {\"b\": null}]"), ("c", "None"), ("d", "some text"), ("e", "\"quoted\"")]);
     let expected = json!({ "a": [1, { "b": null }], "c": null, "d": "some text", "e": "\"quoted\"" });
     assert_eq!(unknown, [("f".to_owned(), expected)]);
+    // What is held to JSON by a schema that is no plain text comes in its quotes, and from a model that leaves them out as it is.
+    for property in
+        [json!({ "anyOf": [{ "type": "string" }, { "type": "null" }] }), json!({ "enum": ["Oslo", "Rome"] })]
+    {
+        for (text, value) in [("\"Oslo\"", json!("Oslo")), ("Oslo", json!("Oslo"))] {
+            assert_eq!(parser::written(text, Some(&property)), value, "{property}");
+        }
+        let tool = json!({ "name": "f", "parameters": { "type": "object", "properties": { "a": property }, "required": ["a"] } });
+        let chat = ChatModel::open(&tiny_assistant(), 1024).unwrap();
+        let tools = read(&[tool], &ToolChoice::Required).unwrap();
+        let required = grammar(ToolFormat::Qwen3_5, &tools, &ToolChoice::Required, false, None, &|_| None).unwrap();
+        let call = "<tool_call>\n<function=f>\n<parameter=a>\n\"Oslo\"\n</parameter>\n</function>\n</tool_call>";
+        assert!(accepts(&chat, &required, call), "{property}");
+    }
     let inline = "<tool_call><function=get_weather><parameter=city>Oslo</parameter></function></tool_call>";
     assert_eq!(parse(ToolFormat::Qwen3_5, &[inline]).1, weather(json!({ "city": "Oslo" })));
     let deep = format!(
@@ -289,7 +303,11 @@ fn texts_end_where_their_marks_are() {
         }
         assert!(!accepts(&chat, &required, &write(text, "z")), "{format:?}");
     }
-    for (format, wrong) in [(ToolFormat::Qwen3_5, "a\n</parameter>\n</function>"), (ToolFormat::Gemma4, "a<|\"|>b")] {
+    for (format, wrong) in [
+        (ToolFormat::Qwen3_5, "a\n</parameter>\n</function>"),
+        (ToolFormat::Qwen3_5, "see </parameter> here"),
+        (ToolFormat::Gemma4, "a<|\"|>b"),
+    ] {
         let write: &dyn Fn(&str, &str) -> String = if format == ToolFormat::Gemma4 { &called } else { &tagged };
         assert!(!accepts(&chat, &required(format), &write(wrong, "x")), "{format:?}");
     }
