@@ -30,59 +30,32 @@ unsafe fn dot_by_pairs(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int
     }
 }
 
-/// One `sdot`.
-#[inline(always)]
-unsafe fn dot_product(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
-    let mut sum = acc;
-    // SAFETY: the `dotprod` extension is available by the contract of `Vector`; registers only.
-    unsafe {
-        asm!(
-            ".arch_extension dotprod",
-            "sdot {sum:v}.4s, {codes:v}.16b, {acts:v}.16b",
-            sum = inout(vreg) sum,
-            codes = in(vreg) codes,
-            acts = in(vreg) acts,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    sum
+/// A function that adds products of signed or unsigned codes with activations to `acc`, by one instruction of an extension.
+macro_rules! accumulate {
+    ($name:ident, $extension:literal, $instruction:literal) => {
+        #[doc = concat!("One `", $instruction, "`.")]
+        #[inline(always)]
+        unsafe fn $name(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
+            let mut sum = acc;
+            // SAFETY: the extension is available by the contract of `Vector`; registers only.
+            unsafe {
+                asm!(
+                    concat!(".arch_extension ", $extension),
+                    concat!($instruction, " {sum:v}.4s, {codes:v}.16b, {acts:v}.16b"),
+                    sum = inout(vreg) sum,
+                    codes = in(vreg) codes,
+                    acts = in(vreg) acts,
+                    options(pure, nomem, nostack, preserves_flags)
+                );
+            }
+            sum
+        }
+    };
 }
 
-/// One `usdot`.
-#[inline(always)]
-unsafe fn mixed_dot_product(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
-    let mut sum = acc;
-    // SAFETY: the `i8mm` extension is available by the contract of `Vector`; registers only.
-    unsafe {
-        asm!(
-            ".arch_extension i8mm",
-            "usdot {sum:v}.4s, {codes:v}.16b, {acts:v}.16b",
-            sum = inout(vreg) sum,
-            codes = in(vreg) codes,
-            acts = in(vreg) acts,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    sum
-}
-
-/// One `usmmla`.
-#[inline(always)]
-unsafe fn matrix_product(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
-    let mut sum = acc;
-    // SAFETY: the `i8mm` extension is available by the contract of `Vector`; registers only.
-    unsafe {
-        asm!(
-            ".arch_extension i8mm",
-            "usmmla {sum:v}.4s, {codes:v}.16b, {acts:v}.16b",
-            sum = inout(vreg) sum,
-            codes = in(vreg) codes,
-            acts = in(vreg) acts,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    sum
-}
+accumulate!(dot_product, "dotprod", "sdot");
+accumulate!(mixed_dot_product, "i8mm", "usdot");
+accumulate!(matrix_product, "i8mm", "usmmla");
 
 /// Sets without matrix products never ask for one.
 #[inline(always)]
