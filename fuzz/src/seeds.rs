@@ -93,8 +93,15 @@ pub(crate) fn libraries() -> &'static [Base] {
     static BASES: OnceLock<Vec<Base>> = OnceLock::new();
     BASES.get_or_init(|| {
         let fixtures = crates("knapsack-testkit/fixtures");
-        let folders =
-            ["llama/hf", "gemma2/hf", "mistral/hf", "generated/phi/hf", "generated/lfm2/hf", "generated/qwen3_5/hf"];
+        let folders = [
+            "llama/hf",
+            "gemma2/hf",
+            "mistral/hf",
+            "generated/phi/hf",
+            "generated/lfm2/hf",
+            "generated/qwen3_5/hf",
+            "generated/gemma4/hf",
+        ];
         let mut list = Vec::new();
         for folder in folders {
             let text = fs::read(fixtures.join(folder).join("config.json")).expect("a fixture");

@@ -62,8 +62,7 @@ impl Source {
 
     /// The name of its tables in a folder that keeps those of several, with the version of the format.
     pub fn file_name(&self) -> String {
-        let digits: String = self.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{digits}.v{VERSION}.bin")
+        format!("{}.v{VERSION}.bin", hex::encode(self.sha256))
     }
 }
 

@@ -259,7 +259,7 @@ impl ModelLibrary {
         Ok(())
     }
 
-    /// The host writes tokens and rope tables, so they must be apart; what it reads must be what the model promises.
+    /// The host writes tokens, rope tables and rows of lookups, so they must be apart; what it reads must be what the model promises.
     fn check_io(&self) -> Check {
         let chunk = self.model.prefill_chunk_size;
         ensure!(self.io.tokens.bytes_per_token == 4, "{} bytes per token id", self.io.tokens.bytes_per_token);
@@ -277,6 +277,7 @@ impl ModelLibrary {
             );
             written.push(region);
         }
+        self.check_count("lookups", self.lookups.len(), MAX_CARRIED)?;
         for (index, lookup) in self.lookups.iter().enumerate() {
             let region = self.region("lookup", lookup.rows, chunk)?;
             ensure!(
@@ -294,7 +295,6 @@ impl ModelLibrary {
 
     /// Parameters that stay in the file are those of one table each, and no launch reads them.
     fn check_lookups(&self) -> Check {
-        self.check_count("lookups", self.lookups.len(), MAX_CARRIED)?;
         let mut used = HashSet::new();
         for lookup in &self.lookups {
             self.check_table(&lookup.table, lookup.vocab, lookup.scale, lookup.rows.columns)?;

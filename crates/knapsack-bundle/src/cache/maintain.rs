@@ -1,7 +1,7 @@
 //! `knapsack cache list`, `verify` and `clean`.
 
 use super::record::EntryRecord;
-use super::{Bucket, Cache, CacheError, DIGESTS, Inputs, Key, TOKENIZERS};
+use super::{Bucket, Cache, CacheError, Inputs, Key};
 use crate::digest::{FileDigests, Wanted};
 use std::fs::{self, TryLockError};
 use std::path::{Path, PathBuf};
@@ -100,11 +100,11 @@ impl Cache {
             }
         }
         for (path, name) in children(&self.root) {
-            let other_version = ["converted-v", "libraries-v", "digests-v"]
+            let removable = ["converted-v", "libraries-v", "digests-v", "tokenizers-v"]
                 .iter()
                 .any(|prefix| name.strip_prefix(prefix).is_some_and(|version| version.parse::<u32>().is_ok()))
                 && !Bucket::ALL.iter().any(|bucket| bucket.folder() == name);
-            if other_version || name == DIGESTS || name == TOKENIZERS {
+            if removable {
                 cleaned.bytes += folder_bytes(&path);
                 fs::remove_dir_all(&path).map_err(CacheError::io("remove", &path))?;
             }

@@ -67,10 +67,9 @@ pub(super) fn repository(
     options: &WriteOptions<'_>,
     before: Option<&Record>,
 ) -> Result<Repository, BundleError> {
-    let hashes = others.iter().map(|output| (&*output.path, &*output.sha256));
-    let recipe = recipe(hashes);
     let whole = aar_members(MANIFEST, members(others, true))?;
     let bundle_apart = !archive::size(&whole).is_ok_and(|size| size <= package.archive_bytes);
+    let recipe = recipe(bundle_apart, others.iter().map(|output| (&*output.path, &*output.sha256)));
     let members = if bundle_apart { aar_members(MANIFEST, members(others, false))? } else { whole };
     let path = |extension| format!("{FOLDER}/{}/{}", MODELS.folder(), MODELS.file(extension));
     let size = archive::size(&members)?;
@@ -97,9 +96,10 @@ pub(super) fn repository(
 }
 
 /// What the archive is made of, for telling whether it would be another: everything that its bytes depend on.
-fn recipe<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+fn recipe<'a>(bundle_apart: bool, files: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut sum = Sha256::new();
-    for text in [VERSION, MANIFEST, RULES].into_iter().chain(files.flat_map(|(path, sha256)| [path, sha256])) {
+    let form = if bundle_apart { "apart" } else { "whole" };
+    for text in [VERSION, MANIFEST, RULES, form].into_iter().chain(files.flat_map(|(path, sha256)| [path, sha256])) {
         sum.update((text.len() as u64).to_le_bytes());
         sum.update(text);
     }

@@ -59,6 +59,9 @@ impl<'a> Shape<'a> {
         let rows = u64::from(library.model.prefill_chunk_size);
         check_indexable("the input", rows * u64::from(k))?;
         check_indexable("the output", rows * u64::from(columns))?;
+        if let Epilogue::ActivationTimes { other, .. } = &op.epilogue {
+            check_indexable("the other factor", rows * u64::from(other.columns))?;
+        }
         let bias = op.bias.map_or(Ok(0), |id| parameter(library, id).map(|p| p.dtype.size()))?;
         let (format, row_bytes) = match op.weight {
             Weight::Dense(id) => (None, u64::from(k) * parameter(library, id)?.dtype.size()),

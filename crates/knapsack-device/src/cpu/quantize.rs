@@ -70,13 +70,14 @@ unsafe fn quantize_group<V: Vector>(
     // SAFETY: reads stay below `count`; the padded copy has `ROOM` elements, a vector beyond the longest step.
     unsafe {
         let mut padded = [0.0f32; ROOM];
+        let padded = (&raw mut padded).cast::<f32>();
         let mut x = x;
         if count < group || !group.is_multiple_of(V::LANES) {
             for i in (0..count).step_by(V::LANES) {
                 let v = load_some::<V>(x.add(i), count - i);
-                store_some::<V>(padded.as_mut_ptr().add(i), v, count - i);
+                store_some::<V>(padded.add(i), v, count - i);
             }
-            x = padded.as_ptr();
+            x = padded.cast_const();
         }
         let mut largest = largest_of::<V>(x, group);
         // Below this the quotient is not finite; such a group is as good as zero. An infinity spoils its group.
@@ -86,9 +87,9 @@ unsafe fn quantize_group<V: Vector>(
             for i in (0..group).step_by(V::LANES) {
                 let v = V::load(x.add(i));
                 let coded = V::mul(V::to_float(code_of::<V>(v, 127.0 / largest)), scale);
-                V::store(padded.as_mut_ptr().add(i), V::sub(v, coded));
+                V::store(padded.add(i), V::sub(v, coded));
             }
-            x = padded.as_ptr();
+            x = padded.cast_const();
             largest = largest_of::<V>(x, group);
         }
         if !usable(largest) {

@@ -66,17 +66,17 @@ impl Acts {
     /// The codes of token `t`.
     ///
     /// # Safety
-    /// `t` is below the tokens of the call.
+    /// `t` is below [`Linear::n`], the rows of codes.
     #[inline(always)]
     pub(crate) unsafe fn codes(&self, t: usize) -> *mut u8 {
-        // SAFETY: the scratch has `stride` bytes for each token.
+        // SAFETY: the scratch has `stride` bytes for each row of codes (one a token, or two where `Launcher::linear` takes two).
         unsafe { self.data.add(t * self.stride) }
     }
 
     /// The scales of token `t`.
     ///
     /// # Safety
-    /// `t` is below the tokens of the call.
+    /// `t` is below [`Linear::n`], the rows of codes.
     #[inline(always)]
     pub(crate) unsafe fn scales(&self, t: usize) -> *mut f32 {
         // SAFETY: as above; codes and scales fit the stride (see `new`).
@@ -86,7 +86,7 @@ impl Acts {
     /// The corrections of token `t`.
     ///
     /// # Safety
-    /// `t` is below the tokens of the call.
+    /// `t` is below [`Linear::n`], the rows of codes.
     #[inline(always)]
     pub(crate) unsafe fn corrections(&self, t: usize) -> *mut i32 {
         // SAFETY: as above.

@@ -172,7 +172,8 @@ struct Memory<B: Backend> {
     states: Vec<[B::Buffer; 2]>,
     /// `None` of those that stay in the mapped file.
     parameters: Vec<Option<B::Buffer>>,
-    weights: Arc<Weights>,
+    /// The mapped files, where a table stays in them.
+    in_file: Option<Arc<Weights>>,
     _charges: Vec<Charge>,
 }
 
@@ -218,7 +219,8 @@ impl<B: Backend> Memory<B> {
             done += bytes;
             watch.progress(done, total);
         }
-        Ok(Memory { regions: HashMap::new(), workspace, cache, states, parameters, weights, _charges: charges })
+        let in_file = (!library.lookups.is_empty()).then_some(weights);
+        Ok(Memory { regions: HashMap::new(), workspace, cache, states, parameters, in_file, _charges: charges })
     }
 
     /// The workspace region at `offset`, made at its first use.
@@ -329,10 +331,12 @@ impl<B: Backend> GpuModel<B> {
             write_rope_rows(table, call, staging);
             resident.backend.write(rows, bytemuck::cast_slice(staging))?;
         }
-        for (lookup, rows) in library.lookups.iter().zip(&resident.lookups) {
-            staging.resize(call.n as usize * lookup.rows.columns as usize, 0.0);
-            crate::lookup::write_rows(&library, &resident.memory.weights, lookup, tokens, staging);
-            resident.backend.write(rows, bytemuck::cast_slice(staging))?;
+        if let Some(weights) = &resident.memory.in_file {
+            for (lookup, rows) in library.lookups.iter().zip(&resident.lookups) {
+                staging.resize(call.n as usize * lookup.rows.columns as usize, 0.0);
+                crate::lookup::write_rows(&library, weights, lookup, tokens, staging);
+                resident.backend.write(rows, bytemuck::cast_slice(staging))?;
+            }
         }
         let function = if call.n == 1 { &mut resident.decode } else { &mut resident.prefill };
         submit(&mut resident.backend, &mut resident.running, function, call, watch)
