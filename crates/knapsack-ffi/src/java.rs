@@ -707,6 +707,43 @@ extern "system" fn Java_ai_knapsack_internal_Native_verify<'l>(
     })
 }
 
+#[unsafe(no_mangle)]
+#[allow(clippy::too_many_arguments, reason = "one call across the border")]
+extern "system" fn Java_ai_knapsack_internal_Native_saveState<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+    request: JString<'l>,
+    when_full: jint,
+    file: JString<'l>,
+    cancel: jlong,
+) {
+    enter(&mut env, |env| {
+        let (id, request, file) = (id.try_to_string(env)?, request.try_to_string(env)?, file.try_to_string(env)?);
+        let saved = guard(|| {
+            let when_full = context_policy(when_full as u32)?;
+            models(handle)?.save_state(&id, &request, when_full, Path::new(&file), flag(cancel)?)
+        });
+        give(env, saved)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "system" fn Java_ai_knapsack_internal_Native_restoreState<'l>(
+    mut env: EnvUnowned<'l>,
+    _: JClass<'l>,
+    handle: jlong,
+    id: JString<'l>,
+    file: JString<'l>,
+    cancel: jlong,
+) {
+    enter(&mut env, |env| {
+        let (id, file) = (id.try_to_string(env)?, file.try_to_string(env)?);
+        give(env, guard(|| models(handle)?.restore_state(&id, Path::new(&file), flag(cancel)?)))
+    })
+}
+
 /// Finish, tokens of the prompt, reused, generated, dropped messages, nanoseconds of prefill and of decoding, thinking tokens.
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "one call across the border")]

@@ -8,6 +8,7 @@
 )]
 
 mod failure;
+mod saved_state;
 mod support;
 
 use failure::{Failure, call, failure};

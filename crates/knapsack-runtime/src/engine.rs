@@ -247,6 +247,33 @@ impl Engine {
         Ok(answer)
     }
 
+    /// Computes what the prompt of a conversation begins with whatever its last message says, so that [`Session::save`] keeps it.
+    /// Returns how many tokens that are; 0 where the template puts nothing before a question.
+    ///
+    /// # Errors
+    /// As [`Engine::answer`], and the cancel flag.
+    pub fn compute_beginning(
+        &mut self,
+        messages: &[Message],
+        options: &GenerateOptions,
+        cancel: &CancelFlag,
+    ) -> Result<usize, EngineError> {
+        let asking = |question: &str| {
+            let mut messages = messages.to_vec();
+            if let Some(last) = messages.last_mut() {
+                last.content = question.to_owned();
+            }
+            self.prompt(&messages, options).map(|prompt| prompt.tokens)
+        };
+        let (one, other) = (asking("a")?, asking("1")?);
+        let common = one.iter().zip(&other).take_while(|(one, other)| one == other).count();
+        match common {
+            0 => self.reset(),
+            _ => drop(self.session.prefill(&one[..common], cancel)?),
+        }
+        Ok(common)
+    }
+
     /// Continues `prompt`, reusing what the KV cache holds of it. With a full context the answer ends with
     /// [`FinishReason::Length`] when the context does; with a sliding window it goes on.
     ///

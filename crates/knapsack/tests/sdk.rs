@@ -33,7 +33,7 @@ impl Machine {
         fs::create_dir_all(&libraries).unwrap();
         self.program("rustc", &format!("echo {}", libraries.display()));
         let script = format!(
-            "echo \"$@\" >> {log}\ncase \"$*\" in *staticlib*) file={out}/libknapsack.a;; *) file={out}/libknapsack.so;; esac\n\
+            "echo \"$@\" >> {log}\nfile={out}/libknapsack.a\n\
              echo \"built: $*\" > $file\n\
              echo '{{\"reason\":\"compiler-artifact\",\"target\":{{\"name\":\"knapsack\"}},\"filenames\":[\"'$file'\"]}}'",
             log = log.display(),
@@ -42,11 +42,17 @@ impl Machine {
         self.program("cargo", &script);
     }
 
-    /// The NDK, a JDK, Kotlin's compiler and an Android platform.
+    /// The NDK, a JDK, Kotlin's compiler and an Android platform. The linker writes its own arguments.
     fn android(&self) {
+        let log = self.path("linker.log");
+        let script = format!(
+            "#!/bin/sh\necho \"$@\" >> '{}'\nwhile [ \"$1\" != -o ]; do shift; done\necho linked > \"$2\"\n",
+            log.display()
+        );
         for target in ["aarch64-linux-android", "x86_64-linux-android"] {
             let name = format!("ndk/toolchains/llvm/prebuilt/linux-x86_64/bin/{target}26-clang");
-            self.file(&name, "");
+            self.file(&name, &script);
+            fs::set_permissions(self.path(&name), fs::Permissions::from_mode(0o755)).unwrap();
         }
         self.file("ndk/source.properties", "Pkg.Desc = Android NDK\nPkg.Revision = 28.2.13676358\n");
         for jar in ["kotlin-compiler", "kotlin-stdlib", "kotlinx-coroutines-core-jvm"] {
@@ -96,11 +102,16 @@ fn an_aar_in_a_repository() {
     assert!(fs::read_to_string(folder.join("runtime-0.1.0.pom")).unwrap().contains("kotlinx-coroutines-core"));
     let asked = fs::read_to_string(machine.path("cargo.log")).unwrap();
     let first = asked.lines().next().unwrap();
-    for flag in
-        ["--profile mobile", "--features jni", "--target aarch64-linux-android", "-Wl,-z,defs", "max-page-size=16384"]
-    {
+    for flag in ["--profile mobile", "--features jni", "--target aarch64-linux-android", "--crate-type staticlib"] {
         assert!(first.contains(flag), "{flag}: {first}");
     }
+    let asked = fs::read_to_string(machine.path("linker.log")).unwrap();
+    for flag in ["-shared", "-z -Xlinker defs", "max-page-size=16384", "--version-script=", "libknapsack.a"] {
+        assert!(asked.lines().all(|line| line.contains(flag)), "{flag}: {asked}");
+    }
+    assert_eq!(asked.lines().count(), 4);
+    let exports = fs::read_to_string(machine.path("libraries/libknapsack.map")).unwrap();
+    assert!(exports.contains("local: *"), "{exports}");
 }
 
 #[test]
@@ -155,6 +166,15 @@ fn a_build_that_fails_leaves_what_was_there() {
     machine.program("java", "exit 3");
     let out = machine.run(&["--target", "android", "--only", "arm64-v8a"]);
     assert!(out.status.code() == Some(1) && text(&out.stderr).contains("Kotlin's compiler failed"), "{out:?}");
+    for name in ["java", "cargo"] {
+        fs::remove_file(machine.path(&format!("bin/{name}"))).unwrap();
+    }
+    machine.rust();
+    machine.android();
+    let linker = "ndk/toolchains/llvm/prebuilt/linux-x86_64/bin/aarch64-linux-android26-clang";
+    machine.file(linker, "#!/bin/sh\nexit 1\n");
+    let out = machine.run(&["--target", "android", "--only", "arm64-v8a"]);
+    assert!(out.status.code() == Some(1) && text(&out.stderr).contains("the NDK's linker failed"), "{out:?}");
     machine.program("cargo", "exit 101");
     let out = machine.run(&["--target", "android", "--only", "arm64-v8a"]);
     assert!(text(&out.stderr).contains("could not build the runtime for aarch64-linux-android"), "{out:?}");

@@ -2,6 +2,7 @@ use super::{KnapsackError, KnapsackModels, KnapsackStr, at, give};
 use crate::core::{Answer, Code, Error, Result, guard};
 use knapsack_runtime::{CancelFlag, ContextPolicy};
 use std::ffi::c_void;
+use std::path::Path;
 
 /// A flag that ends a running call.
 pub struct KnapsackCancel(pub(super) CancelFlag);
@@ -93,6 +94,49 @@ pub unsafe extern "C" fn knapsack_answer(
             std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), answer.cast::<u8>(), length);
         }
         true
+    }
+}
+
+/// Writes what is computed of a conversation into a file.
+///
+/// # Safety
+/// See the module.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn knapsack_save_state(
+    models: *const KnapsackModels,
+    id: KnapsackStr,
+    request: KnapsackStr,
+    when_full: u32,
+    file: KnapsackStr,
+    cancel: *const KnapsackCancel,
+    error: *mut *mut KnapsackError,
+) -> bool {
+    // SAFETY: live handles, strings of the caller's that are alive for the call, a place for an error.
+    unsafe {
+        let outcome = guard(|| {
+            let (when_full, file) = (context_policy(when_full)?, Path::new(file.text()?));
+            at(models)?.0.save_state(id.text()?, request.text()?, when_full, file, &at(cancel)?.0)
+        });
+        give(outcome, error).is_some()
+    }
+}
+
+/// Takes what was written so.
+///
+/// # Safety
+/// See the module.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn knapsack_restore_state(
+    models: *const KnapsackModels,
+    id: KnapsackStr,
+    file: KnapsackStr,
+    cancel: *const KnapsackCancel,
+    error: *mut *mut KnapsackError,
+) -> bool {
+    // SAFETY: live handles, strings of the caller's that are alive for the call, a place for an error.
+    unsafe {
+        let outcome = guard(|| at(models)?.0.restore_state(id.text()?, Path::new(file.text()?), &at(cancel)?.0));
+        give(outcome, error).is_some()
     }
 }
 

@@ -11,7 +11,7 @@ mod transport;
 
 pub use answer::{
     KnapsackAnswer, KnapsackCancel, KnapsackOnPiece, KnapsackOnText, knapsack_answer, knapsack_cancel_free,
-    knapsack_cancel_new, knapsack_cancel_raise, knapsack_complete,
+    knapsack_cancel_new, knapsack_cancel_raise, knapsack_complete, knapsack_restore_state, knapsack_save_state,
 };
 pub use error::{
     KnapsackError, KnapsackHolder, knapsack_error_code, knapsack_error_free, knapsack_error_holder,
@@ -33,7 +33,7 @@ pub(crate) use {answer::context_policy, models::number_of, models::state_numbers
 use crate::core::{Code, Error, Result};
 
 /// Version of this interface; wrappers that were made for another one refuse to go on.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// UTF-8 with a length.
 #[repr(C)]

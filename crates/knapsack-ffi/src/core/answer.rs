@@ -1,6 +1,8 @@
+use super::gate::Pass;
 use super::{Code, Error, Models, Result};
 use knapsack_openai::{Call, Request, token_logprobs, tool_call};
-use knapsack_runtime::{CancelFlag, ContextPolicy, Event, FinishReason, GenerationStats};
+use knapsack_runtime::{CancelFlag, ContextPolicy, Engine, Event, FinishReason, GenerateOptions, GenerationStats};
+use std::path::Path;
 
 /// What an answer brings, as it comes.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,53 +67,79 @@ impl Models {
         cancel: &CancelFlag,
         on_piece: &mut dyn FnMut(Piece<'_>) -> bool,
     ) -> Result<Answer> {
-        let request = Request::parse(request.as_bytes());
-        let request = request.map_err(|error| Error::new(Code::InvalidArgument, error.message))?;
-        let pass = self.gate.enter(cancel)?;
-        let outcome = self.compute(id, &request, when_full, cancel, on_piece);
-        match outcome {
-            Ok(mut answer) => {
-                if answer.finish == FinishReason::Cancelled && pass.stopped() {
-                    answer.finish = FinishReason::Backgrounded;
+        let request = parse(request)?;
+        self.with_engine(id, cancel, |engine, pass| {
+            let chat = engine.chat().clone();
+            let options = options(&request, engine, when_full)?;
+            let generation = engine.answer(request.messages(), &options, cancel, &mut |event| {
+                let piece = match event {
+                    Event::Text(text) => Piece::Text(text),
+                    Event::Thinking(text) => Piece::Thinking(text),
+                    Event::ToolCall(call) => Piece::ToolCall(tool_call(call).to_string()),
+                    Event::Token(token) => Piece::Token(token_logprobs(&chat.tokenizer, token).to_string()),
+                    _ => return,
+                };
+                if !cancel.is_cancelled() && !on_piece(piece) {
+                    cancel.cancel();
                 }
-                Ok(answer)
-            }
+            })?;
+            let finish = match generation.finish {
+                FinishReason::Cancelled if pass.stopped() => FinishReason::Backgrounded,
+                finish => finish,
+            };
+            Ok(Answer { finish, stats: generation.stats })
+        })
+    }
+
+    /// Computes what the prompt of a conversation begins with whatever its last message says, unless it is there already, and writes
+    /// it into a file, in place of what was there. `request` is as in [`Models::answer`]; of its fields only those count that the
+    /// prompt depends on.
+    ///
+    /// # Errors
+    /// As [`Models::answer`], and a file that cannot be written.
+    pub fn save_state(
+        &self,
+        id: &str,
+        request: &str,
+        when_full: ContextPolicy,
+        file: &Path,
+        cancel: &CancelFlag,
+    ) -> Result<()> {
+        let request = parse(request)?;
+        self.with_engine(id, cancel, |engine, _| {
+            let options = options(&request, engine, when_full)?;
+            engine.compute_beginning(request.messages(), &options, cancel)?;
+            Ok(engine.session().save(file)?)
+        })
+    }
+
+    /// Takes what [`Models::save_state`] wrote, in place of what is computed of the model's conversations: an answer to one that begins
+    /// so goes on from there. What of it is lost when the model is unloaded is computed anew, as after an error.
+    ///
+    /// # Errors
+    /// A file that is none, damaged, or of another model, library or kind of device; as [`Models::load`], and an app in the background.
+    pub fn restore_state(&self, id: &str, file: &Path, cancel: &CancelFlag) -> Result<()> {
+        self.with_engine(id, cancel, |engine, _| Ok(engine.session().restore(file)?))
+    }
+
+    /// Runs `body` with a model that is loaded and nobody else's meanwhile.
+    fn with_engine<T>(
+        &self,
+        id: &str,
+        cancel: &CancelFlag,
+        body: impl FnOnce(&mut Engine, &Pass<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let pass = self.gate.enter(cancel)?;
+        let outcome = self.acquire(id, cancel).and_then(|handle| match handle.lock_unless(cancel) {
+            Some(mut engine) => body(&mut engine, &pass),
+            None => Err(Error::new(Code::Cancelled, "cancelled while another answer ran")),
+        });
+        match outcome {
             Err(error) if error.code == Code::Cancelled && pass.stopped() => {
                 Err(Error::new(Code::Backgrounded, "the app went to the background"))
             }
-            Err(error) => Err(error),
+            outcome => outcome,
         }
-    }
-
-    fn compute(
-        &self,
-        id: &str,
-        request: &Request,
-        when_full: ContextPolicy,
-        cancel: &CancelFlag,
-        on_piece: &mut dyn FnMut(Piece<'_>) -> bool,
-    ) -> Result<Answer> {
-        let handle = self.acquire(id, cancel)?;
-        let mut engine = handle
-            .lock_unless(cancel)
-            .ok_or_else(|| Error::new(Code::Cancelled, "cancelled while another answer ran"))?;
-        let chat = engine.chat().clone();
-        let mut options =
-            request.options(&chat.defaults).map_err(|error| Error::new(Code::InvalidArgument, error.message))?;
-        options.context = when_full;
-        let generation = engine.answer(request.messages(), &options, cancel, &mut |event| {
-            let piece = match event {
-                Event::Text(text) => Piece::Text(text),
-                Event::Thinking(text) => Piece::Thinking(text),
-                Event::ToolCall(call) => Piece::ToolCall(tool_call(call).to_string()),
-                Event::Token(token) => Piece::Token(token_logprobs(&chat.tokenizer, token).to_string()),
-                _ => return,
-            };
-            if !cancel.is_cancelled() && !on_piece(piece) {
-                cancel.cancel();
-            }
-        })?;
-        Ok(Answer { finish: generation.finish, stats: generation.stats })
     }
 
     /// Answers a request of OpenAI's chat completions, as `knapsack serve` does: each event is JSON and goes to `on_event`, on this
@@ -141,4 +169,14 @@ impl Models {
             Error::new(code, error.json().to_string())
         })
     }
+}
+
+fn parse(request: &str) -> Result<Request> {
+    Request::parse(request.as_bytes()).map_err(|error| Error::new(Code::InvalidArgument, error.message))
+}
+
+fn options(request: &Request, engine: &Engine, when_full: ContextPolicy) -> Result<GenerateOptions> {
+    let options = request.options(&engine.chat().defaults);
+    let options = options.map_err(|error| Error::new(Code::InvalidArgument, error.message))?;
+    Ok(GenerateOptions { context: when_full, ..options })
 }

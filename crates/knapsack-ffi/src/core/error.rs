@@ -3,7 +3,7 @@
 use knapsack_runtime::download::{DownloadError, TransportError};
 use knapsack_runtime::manager::{Holder, ManagerError, Use};
 use knapsack_runtime::text::TextError;
-use knapsack_runtime::{EngineError, LoadFailed, PackageError};
+use knapsack_runtime::{EngineError, LoadFailed, PackageError, SavedError};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -47,6 +47,8 @@ pub enum Code {
     Cancelled = 16,
     /// The app is in the background.
     Backgrounded = 17,
+    /// A saved state cannot be read or written, is damaged, or is another model's.
+    SavedStateUnusable = 18,
 }
 
 /// Why a call failed: a code, a sentence and figures.
@@ -154,6 +156,11 @@ fn classify(error: &(dyn std::error::Error + 'static), found: &mut Error) {
             DownloadError::NoSuchFile { .. } => Code::InvalidArgument,
             DownloadError::Cancelled => Code::Cancelled,
             _ => Code::PackageUnusable,
+        };
+    } else if let Some(error) = error.downcast_ref::<SavedError>() {
+        found.code = match error {
+            SavedError::Device(_) => Code::DeviceFailed,
+            _ => Code::SavedStateUnusable,
         };
     } else if let Some(error) = error.downcast_ref::<EngineError>() {
         found.code = match error {

@@ -55,13 +55,10 @@ public final class ChatSession: Sendable {
     /// cancelled or stops iterating the computation stops and nothing more arrives. The computation never waits for the consumer.
     public func stream(_ prompt: String, options: GenerationOptions = .init()) -> AsyncThrowingStream<Event, any Error> {
         let cancel = Cancel()
-        let open = state.with { state in
-            if !state.closed { state.running[ObjectIdentifier(cancel)] = cancel }
-            return !state.closed
-        }
+        let open = begin(cancel)
         return AsyncThrowingStream { continuation in
             guard open else {
-                continuation.finish(throwing: KnapsackError.invalidOption("the session is closed"))
+                continuation.finish(throwing: Self.closed)
                 return
             }
             continuation.onTermination = { if case .cancelled = $0 { cancel.raise() } }
@@ -74,6 +71,16 @@ public final class ChatSession: Sendable {
                     continuation.finish(throwing: error)
                 }
             }
+        }
+    }
+
+    private static let closed = KnapsackError.invalidOption("the session is closed")
+
+    /// Lets ``close()`` end a call; false after it.
+    private func begin(_ cancel: Cancel) -> Bool {
+        state.with { state in
+            if !state.closed { state.running[ObjectIdentifier(cancel)] = cancel }
+            return !state.closed
         }
     }
 
@@ -157,6 +164,42 @@ public final class ChatSession: Sendable {
         }
         (step.finishReason, step.usage) = (finish, usage)
         return step
+    }
+
+    /// Writes what is computed of this conversation into a file, in place of what was there; what is missing is computed first. A
+    /// session that begins in the same way, in a later run of the app too, goes on from there after ``restoreState(from:)``: so long
+    /// instructions are paid for once. `options` are those of the next answer, of which only `thinking` and `toolChoice` count. The
+    /// file holds the conversation's tokens, so keep it where you would keep its text; the ``transcript`` is the app's to keep.
+    public func saveState(to file: URL, options: GenerationOptions = .init()) async throws {
+        try await inTurn { [self] cancel in
+            let request = try options.request(transcript + [Message(.user, "")], tools, first: true)
+            try native.saveState(model, request, context, file, cancel)
+        }
+    }
+
+    /// Takes what ``saveState(to:options:)`` wrote. The session answers as it would without, but need not compute its beginning again,
+    /// unless the model is freed or answers another session before.
+    /// - Throws: ``KnapsackError/savedStateUnusable(_:)``; nothing is lost but time: the next answer computes everything.
+    public func restoreState(from file: URL) async throws {
+        try await inTurn { [self] cancel in try native.restoreState(model, file, cancel) }
+    }
+
+    /// A call after the answers that are running, which its task's cancellation and ``close()`` end.
+    private func inTurn(_ body: @escaping @Sendable (Cancel) throws -> Void) async throws {
+        let cancel = Cancel()
+        try await withTaskCancellationHandler {
+            try Task.checkCancellation()
+            guard begin(cancel) else { throw Self.closed }
+            try await withCheckedThrowingContinuation { continuation in
+                queue.async { [self] in
+                    let outcome = Result { try body(cancel) }
+                    state.with { $0.running[ObjectIdentifier(cancel)] = nil }
+                    continuation.resume(with: outcome)
+                }
+            }
+        } onCancel: {
+            cancel.raise()
+        }
     }
 
     /// Forgets the conversation, but not the instructions.

@@ -33,6 +33,8 @@ public enum KnapsackError: Error, Sendable, Equatable {
     case incompleteAnswer(String)
     /// The app is in the background.
     case backgrounded
+    /// A saved state cannot be read or written, is damaged, or is of another model, version or kind of device.
+    case savedStateUnusable(String)
     /// The GPU or the CPU failed.
     case deviceFailed(String)
     /// A bug in Knapsack.
@@ -62,7 +64,7 @@ extension KnapsackError: LocalizedError {
         switch self {
         case .noSuchModel(let text), .packageUnusable(let text), .libraryMissing(let text), .libraryUnusable(let text),
             .notDownloaded(let text), .wrongContent(let text), .inUse(let text), .template(let text), .invalidOption(let text),
-            .incompleteAnswer(let text), .deviceFailed(let text), .internalError(let text):
+            .incompleteAnswer(let text), .savedStateUnusable(let text), .deviceFailed(let text), .internalError(let text):
             text
         case .network(let problem): problem.message
         case .notEnoughSpace(let needed, let available): "\(needed) bytes are needed on the disk, \(available) are free"
@@ -99,6 +101,7 @@ func taken(_ error: OpaquePointer?) -> any Error {
     case 15: return KnapsackError.template(message)
     case 16: return CancellationError()
     case 17: return KnapsackError.backgrounded
+    case 18: return KnapsackError.savedStateUnusable(message)
     default: return KnapsackError.internalError(message)
     }
 }

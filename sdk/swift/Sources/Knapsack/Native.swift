@@ -292,6 +292,22 @@ final class Native: @unchecked Sendable {
         try? id.withKnapsackStr { id in try call { knapsack_pin($0, id, pinned, &$1) } }
     }
 
+    func saveState(_ id: String, _ request: String, _ context: ContextPolicy, _ file: URL, _ cancel: Cancel) throws {
+        try id.withKnapsackStr { id in
+            try request.withKnapsackStr { request in
+                try file.path.withKnapsackStr { file in
+                    try call { knapsack_save_state($0, id, request, context.rawValue, file, cancel.pointer, &$1) }
+                }
+            }
+        }
+    }
+
+    func restoreState(_ id: String, _ file: URL, _ cancel: Cancel) throws {
+        try id.withKnapsackStr { id in
+            try file.path.withKnapsackStr { file in try call { knapsack_restore_state($0, id, file, cancel.pointer, &$1) } }
+        }
+    }
+
     func releaseMemory(critical: Bool) -> UInt64 { knapsack_memory_pressure(pointer, critical) }
     func pause() { knapsack_pause(pointer) }
     func resume() { knapsack_resume(pointer) }

@@ -42,6 +42,36 @@ final class BehaviourTests: XCTestCase {
         XCTAssertEqual(chat.transcript, [])
     }
 
+    /// Instructions are computed once for every run of an app.
+    func testTheStateOfASessionInAFile() async throws {
+        let world = try World()
+        let file = FileManager.default.temporaryDirectory.appendingPathComponent("\(UUID()) state.kv")
+        defer { try? FileManager.default.removeItem(at: file) }
+        let instructions = String(repeating: "Answer briefly. ", count: 6)
+        let expected: String
+        do {
+            let chat = try await world.models().session(world.model, instructions: instructions)
+            try await chat.saveState(to: file)
+            expected = try await chat.respond(to: sum, options: greedy).text
+        }
+        let chat = try await world.models().session(world.model, instructions: instructions)
+        try await chat.restoreState(from: file)
+        let answer = try await chat.respond(to: sum, options: greedy)
+        XCTAssertEqual(answer.text, expected)
+        XCTAssertGreaterThan(answer.usage.reusedTokens, 20)
+        // Damaged: an error, and the next answer is right.
+        try Data("no state".utf8).write(to: file)
+        let error = await failure { try await chat.restoreState(from: file) }
+        guard case .savedStateUnusable? = error as? KnapsackError else { return XCTFail("\(String(describing: error))") }
+        chat.reset()
+        let again = try await chat.respond(to: sum, options: greedy)
+        XCTAssertEqual(again.text, expected)
+        XCTAssertEqual(again.usage.reusedTokens, 0)
+        chat.close()
+        let closed = await failure { try await chat.saveState(to: file) }
+        guard case .invalidOption? = closed as? KnapsackError else { return XCTFail("\(String(describing: closed))") }
+    }
+
     /// As an app has it: the table by the address of its symbol.
     func testTheTableByItsAddress() async throws {
         let world = try World()

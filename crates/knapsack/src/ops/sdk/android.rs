@@ -7,6 +7,7 @@ use crate::tools::{self, Ndk, android_sdks, in_path, newest_first};
 use anyhow::{Context, Result, bail};
 use knapsack_artifact::device::Abi;
 use knapsack_bundle::android::{Dependency, MavenArtifact, aar};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,14 +34,25 @@ const KOTLIN: Dependency<'_> =
 
 /// Undefined symbols are an error here and not in the app; segments fit phones with pages of 16 KiB; relocations are packed as
 /// Android's linker reads them since API level 23; functions of the same code are one, since nothing compares their addresses.
-const LINK: [&str; 6] = [
-    "-z,defs",
-    "-z,max-page-size=16384",
-    "-soname,libknapsack.so",
+const LINK: [&str; 12] = [
+    "-soname=libknapsack.so",
+    "-z",
+    "defs",
+    "-z",
+    "max-page-size=16384",
     "--pack-dyn-relocs=android",
     "--icf=all",
+    "--gc-sections",
+    "--as-needed",
     "--strip-all",
+    "-O1",
+    "--eh-frame-hdr",
 ];
+/// What Rust's standard library takes from Android.
+const SYSTEM: [&str; 5] = ["-lunwind", "-ldl", "-llog", "-lm", "-lc"];
+/// What the library shows. Rust's own link of a shared library would show every C function of every crate in it, and so keep
+/// their code: a grammar engine has a C interface of its own.
+const EXPORTS: &str = "{ global: knapsack_*; Java_ai_knapsack_*; local: *; };\n";
 
 /// Builds the ABIs that are asked for.
 pub(super) fn build(sources: &Sources, args: &SdkBuildArgs, reporter: &Reporter) -> Result<Built> {
@@ -65,7 +77,8 @@ pub(super) fn build(sources: &Sources, args: &SdkBuildArgs, reporter: &Reporter)
     let mut files = Vec::new();
     for build in chosen {
         reporter.status("Building", format_args!("the runtime for {}", build.target));
-        let file = cargo::build(sources, &library(&ndk, build.target)?)?;
+        let linker = linker(&ndk, build.target)?;
+        let file = link(&linker, &cargo::build(sources, &library(build.target, &linker))?)?;
         let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         files.push((format!("jni/{}/libknapsack.so", build.abi.name), bytes));
     }
@@ -111,17 +124,29 @@ fn platform() -> Option<PathBuf> {
     platforms.map(|folder| folder.join("android.jar")).find(|jar| jar.is_file())
 }
 
-fn library<'a>(ndk: &Ndk, target: &'a str) -> Result<cargo::Library<'a>> {
-    let linker = linker(ndk, target)?;
+fn library<'a>(target: &'a str, linker: &Path) -> cargo::Library<'a> {
+    // The archive needs no linker, but cargo makes a shared library of a dependency that can be one.
     let name = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
-    let link = LINK.map(|flag| format!("-Wl,{flag}"));
-    Ok(cargo::Library {
-        target,
-        kind: "cdylib",
-        features: &["jni"],
-        environment: vec![(name, linker)],
-        link: link.to_vec(),
-    })
+    cargo::Library { target, features: &["jni"], environment: vec![(name, linker.to_owned())] }
+}
+
+/// Makes the shared library of an archive, beside it.
+fn link(linker: &Path, archive: &Path) -> Result<PathBuf> {
+    let (library, exports) = (archive.with_extension("so"), archive.with_extension("map"));
+    fs::write(&exports, EXPORTS).with_context(|| format!("cannot write {}", exports.display()))?;
+    let mut command = Command::new(linker);
+    command.args(["-shared", "-nodefaultlibs", "-o"]).arg(&library);
+    let mut version_script = OsString::from("--version-script=");
+    version_script.push(&exports);
+    for flag in LINK.map(OsString::from).into_iter().chain([version_script]) {
+        command.arg("-Xlinker").arg(flag);
+    }
+    command.arg("-Wl,--whole-archive").arg(archive).arg("-Wl,--no-whole-archive").args(SYSTEM);
+    let status = command.status().with_context(|| format!("cannot start {}", linker.display()))?;
+    if !status.success() {
+        bail!("the NDK's linker failed; its messages are above");
+    }
+    Ok(library)
 }
 
 /// The NDK's clang for a target and [`API`].

@@ -29,28 +29,23 @@ pub(super) fn missing_targets<'a>(targets: impl Iterator<Item = &'a str>) -> Res
     Ok(missing)
 }
 
-/// One library.
+/// One static library.
 pub(super) struct Library<'a> {
     pub(super) target: &'a str,
-    /// `staticlib` or `cdylib`.
-    pub(super) kind: &'a str,
     pub(super) features: &'a [&'a str],
     /// Environment of cargo.
     pub(super) environment: Vec<(String, PathBuf)>,
-    /// For the linker.
-    pub(super) link: Vec<String>,
 }
 
-/// Builds it; returns its file.
+/// Builds it as an archive; returns its file.
 pub(super) fn build(sources: &Sources, library: &Library<'_>) -> Result<PathBuf> {
     let mut cargo = Command::new(in_path("cargo").context("cargo is missing: install Rust from https://rustup.rs")?);
     cargo.args(["rustc", "--locked", "--profile", PROFILE, "--package", "knapsack-ffi", "--lib"]);
-    cargo.args(["--target", library.target, "--crate-type", library.kind]);
+    cargo.args(["--target", library.target, "--crate-type", "staticlib"]);
     cargo.args(["--message-format", "json-render-diagnostics"]);
     if !library.features.is_empty() {
         cargo.arg("--features").arg(library.features.join(","));
     }
-    cargo.arg("--").args(library.link.iter().map(|flag| format!("-Clink-arg={flag}")));
     cargo.envs(library.environment.iter().map(|(name, value)| (name, value)));
     // What the build of this program was told is not meant for that one.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
@@ -71,11 +66,7 @@ fn artifact(line: &str) -> Option<PathBuf> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
     let ours = message["reason"] == "compiler-artifact" && message["target"]["name"] == "knapsack";
     let files = message["filenames"].as_array().filter(|_| ours)?;
-    files
-        .iter()
-        .filter_map(|file| file.as_str())
-        .find(|file| file.ends_with(".a") || file.ends_with(".so"))
-        .map(Into::into)
+    files.iter().filter_map(|file| file.as_str()).find(|file| file.ends_with(".a")).map(Into::into)
 }
 
 #[cfg(test)]
@@ -88,7 +79,7 @@ mod tests {
             let target = serde_json::json!({ "name": name });
             serde_json::json!({ "reason": "compiler-artifact", "target": target, "filenames": [file] }).to_string()
         };
-        assert_eq!(artifact(&message("knapsack", "/t/libknapsack.so")), Some("/t/libknapsack.so".into()));
+        assert_eq!(artifact(&message("knapsack", "/t/libknapsack.a")), Some("/t/libknapsack.a".into()));
         assert_eq!(artifact(&message("knapsack", "/t/libknapsack.rlib")), None);
         assert_eq!(artifact(&message("serde", "/t/libserde.a")), None);
         assert_eq!(artifact("not JSON"), None);

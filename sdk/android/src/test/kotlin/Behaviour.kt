@@ -109,6 +109,31 @@ private val tests: List<Pair<String, suspend () -> Unit>> = listOf(
             check("85" in chat.respond(SUM, greedy).text, "after all of that")
         }
     },
+    "the state of a session in a file" to {
+        val file = Files.createTempDirectory("knapsack state").resolve("state.kv").toFile()
+        val instructions = "Answer briefly. ".repeat(6)
+        val expected = open().use { models ->
+            val chat = models.session(model, instructions)
+            chat.saveState(file)
+            chat.respond(SUM, greedy).text
+        }
+        open().use { models ->
+            val chat = models.session(model, instructions)
+            chat.restoreStateBlocking(file)
+            val answer = chat.respond(SUM, greedy)
+            check(answer.text == expected && answer.usage.reusedTokens > 20, answer)
+            // Damaged: an error, and the next answer is right.
+            file.writeText("no state")
+            fails<KnapsackError.SavedStateUnusable> { chat.restoreState(file) }
+            chat.reset()
+            val again = chat.respond(SUM, greedy)
+            check(again.text == expected && again.usage.reusedTokens == 0, again)
+            chat.saveStateBlocking(file)
+            chat.close()
+            fails<KnapsackError.Closed> { chat.saveState(file) }
+        }
+        file.parentFile.deleteRecursively()
+    },
     *answerTests.toTypedArray(),
     *androidTests.toTypedArray(),
     "requests of OpenAI's protocol" to {

@@ -14,6 +14,9 @@ import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.buffer
 import kotlinx.coroutines.flow.callbackFlow
 import kotlinx.coroutines.flow.first
+import kotlinx.coroutines.runBlocking
+import kotlinx.coroutines.suspendCancellableCoroutine
+import java.io.File
 import java.util.concurrent.locks.ReentrantLock
 import java.util.function.Consumer
 import kotlin.concurrent.withLock
@@ -182,6 +185,51 @@ class ChatSession internal constructor(
         numbers[1].toInt(), numbers[2].toInt(), numbers[3].toInt(), numbers[7].toInt(), numbers[4].toInt(), numbers[5] / 1e9,
         numbers[6] / 1e9,
     )
+
+    /**
+     * Writes what is computed of this conversation into a file, in place of what was there; what is missing is computed first. A session
+     * that begins in the same way, in a later run of the app too, goes on from there after [restoreState]: so long instructions are paid
+     * for once. [options] are those of the next answer, of which only `thinking` and `toolChoice` count. The file holds the
+     * conversation's tokens, so keep it where you would keep its text; the [transcript] is the app's to keep.
+     */
+    suspend fun saveState(file: File, options: GenerationOptions = GenerationOptions()): Unit = state { models, cancel ->
+        val request = options.request(transcript + Message(Role.USER, ""), tools, first = true)
+        Native.saveState(models, model, request, context.ordinal, file.path, cancel)
+    }
+
+    /**
+     * Takes what [saveState] wrote. The session answers as it would without, but need not compute its beginning again, unless the model is
+     * freed or answers another session before.
+     *
+     * @throws KnapsackError.SavedStateUnusable nothing is lost but time: the next answer computes everything
+     */
+    suspend fun restoreState(file: File): Unit = state { models, cancel ->
+        Native.restoreState(models, model, file.path, cancel)
+    }
+
+    /** The same for Java: blocks, so call it off the main thread. */
+    @JvmOverloads
+    fun saveStateBlocking(file: File, options: GenerationOptions = GenerationOptions()): Unit =
+        runBlocking { saveState(file, options) }
+
+    /** The same for Java: blocks, so call it off the main thread. */
+    fun restoreStateBlocking(file: File): Unit = runBlocking { restoreState(file) }
+
+    /** A call about the state, after the answers that are running, which [close] ends. */
+    private suspend fun state(call: (Long, Long) -> Unit) = suspendCancellableCoroutine<Unit> { continuation ->
+        val cancel = begin()
+        continuation.invokeOnCancellation { cancel.raise() }
+        workers.execute {
+            val outcome = runCatching {
+                turn.withLock {
+                    models.refreshMemory()
+                    typed { cancel.use { flag -> models.handle.use { call(it, flag) } } }
+                }
+            }
+            synchronized(running) { running -= cancel }
+            continuation.resumeWith(outcome)
+        }
+    }
 
     /** Forgets the conversation, but not the instructions. */
     fun reset() {

@@ -50,6 +50,9 @@ sealed class KnapsackError(message: String) : Exception(message) {
     /** The app is in the background. */
     class Backgrounded(message: String) : KnapsackError(message)
 
+    /** A saved state cannot be read or written, is damaged, or is of another model, version or kind of device. */
+    class SavedStateUnusable(message: String) : KnapsackError(message)
+
     /** The GPU or the CPU failed. */
     class DeviceFailed(message: String) : KnapsackError(message)
 

@@ -3,7 +3,7 @@ package ai.knapsack.internal
 /** The runtime. Every call blocks; handles are used as [Handle] allows. */
 internal object Native {
     /** The interface that this library was written for. */
-    private const val ABI = 2
+    private const val ABI = 3
 
     init {
         // On a device the app brings the library; hosts say where it is.
@@ -66,6 +66,10 @@ internal object Native {
     @JvmStatic external fun cancelRaise(cancel: Long)
 
     @JvmStatic external fun cancelFree(cancel: Long)
+
+    @JvmStatic external fun saveState(models: Long, id: String, request: String, whenFull: Int, file: String, cancel: Long)
+
+    @JvmStatic external fun restoreState(models: Long, id: String, file: String, cancel: Long)
 
     @JvmStatic external fun answer(
         models: Long, id: String, request: String, whenFull: Int, cancel: Long, sink: PieceSink,

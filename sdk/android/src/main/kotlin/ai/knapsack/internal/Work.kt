@@ -75,6 +75,7 @@ internal fun NativeFailure.typed(): Throwable {
         15 -> KnapsackError.Template(text)
         16 -> CancellationException(text)
         17 -> KnapsackError.Backgrounded(text)
+        18 -> KnapsackError.SavedStateUnusable(text)
         else -> KnapsackError.Internal(text)
     }
 }
