@@ -19,7 +19,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     // What costs least comes first.
     for (target, package) in CHECKED {
         let mut cargo = Toolchain::of(root, target)?.cargo(root, "check", STD)?;
-        pretend_compiler(root, target, &mut cargo)?;
+        pretend_tools(root, target, &mut cargo)?;
         run(cargo.args(["--package", package]))?;
     }
     link(root)
@@ -35,6 +35,9 @@ fn link(root: &Path) -> Result<()> {
     build.args(["sdk", "build", "--target", "ios", "--only", "ios", "--source"]).arg(root).arg("-o").arg(&out);
     toolchain.enter(root, &mut build, STD)?;
     // The app's linker strips what is unused, and nobody runs it: optimising across crates would only take time.
+    // A static library is not linked, but cargo makes a shared one, too, of a dependency that can be one.
+    let pretend = pretend_tools(root, DEVICE, &mut build)?;
+    build.env(format!("CARGO_TARGET_{}_LINKER", DEVICE.to_uppercase().replace('-', "_")), pretend);
     build.env("CARGO_PROFILE_MOBILE_LTO", "off").env("CARGO_PROFILE_MOBILE_CODEGEN_UNITS", "16");
     run(&mut build)?;
     let runtime = out.join("Knapsack/Knapsack.xcframework/ios-arm64");
@@ -50,7 +53,18 @@ fn link(root: &Path) -> Result<()> {
         .arg(runtime.join("Headers")))?;
     let app = work.join("App");
     let mut command = Command::new(&lld);
-    command.args(["-arch", "arm64", "-platform_version", "ios", "15.0", "18.0", "-dead_strip", "-S", "-x"]);
+    command.args([
+        "-arch",
+        "arm64",
+        "-platform_version",
+        "ios",
+        "15.0",
+        "18.0",
+        "-dead_strip",
+        "-S",
+        "-x",
+        "--error-limit=0",
+    ]);
     command.args(["-exported_symbol", "_main", "-o"]).args([&app, &object, &runtime.join("libknapsack.a"), &models]);
     run(command.args(stubs(root, &work)?))?;
 
@@ -97,8 +111,8 @@ fn stubs(root: &Path, work: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// What is only checked needs no C: a compiler and an archiver that make empty files are enough for build scripts.
-fn pretend_compiler(root: &Path, for_target: &str, cargo: &mut Command) -> Result<()> {
+/// Nothing that is used here is C: a compiler, an archiver and a linker that make empty files are enough for build scripts. Where it is.
+fn pretend_tools(root: &Path, for_target: &str, cargo: &mut Command) -> Result<PathBuf> {
     let folder = target(root).join("apple");
     std::fs::create_dir_all(&folder)?;
     let script = "#!/bin/sh\nout=\nprevious=\nfor word in \"$@\"; do\n  case $previous in -o) out=$word;; esac\n  \
@@ -110,5 +124,5 @@ fn pretend_compiler(root: &Path, for_target: &str, cargo: &mut Command) -> Resul
         cargo.env(format!("{name}_{}", for_target.replace('-', "_")), &tool);
     }
     cargo.env("SDKROOT", &folder);
-    Ok(())
+    Ok(tool)
 }

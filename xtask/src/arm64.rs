@@ -6,6 +6,9 @@ use std::path::Path;
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 
+/// Models that are enough here, where only the routines are in doubt and an emulator takes its time: full attention, sliding
+/// windows, recurrent layers. `KNAPSACK_MODELS` names others.
+const MODELS: &str = "gemma2,qwen3_5,lfm2";
 /// Tests of `knapsack-device`, and the processor that each runs on. `cortex-a53` has no dot product; `max` has everything that
 /// qemu emulates, and runs the routines with it and without it. The slow devices of the conformance suite are left out: they are
 /// the same code on every processor.
@@ -37,6 +40,9 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner);
         // Linking these programs with LTO takes longer than running them.
         cargo.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+        if std::env::var_os("KNAPSACK_MODELS").is_none() {
+            cargo.env("KNAPSACK_MODELS", MODELS);
+        }
         run(&mut cargo)?;
     }
     Ok(())

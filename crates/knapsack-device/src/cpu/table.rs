@@ -110,8 +110,20 @@ pub(super) struct Table {
     pub(super) panel_columns: [usize; 2],
 }
 
-/// A module with the generic routines made for one instruction set, `$tokens` tokens in flight in a panel.
+/// A module with the generic routines made for one instruction set, `$tokens` tokens in flight in a panel. One that adds nothing but
+/// products of bytes to another is that one with a few routines of its own: of the others the code would be the same.
 macro_rules! table {
+    ($name:ident, $vector:ty, $tokens:literal, $features:literal, $base:ident but $($own:ident)+) => {
+        mod $name {
+            use super::*;
+            type V = $vector;
+
+            pub(super) static TABLE: Table =
+                Table { $($own,)+ panel_columns: linear::panel::unit_columns::<V>(), ..$base::TABLE };
+
+            $(table!(@$own $tokens, $features);)+
+        }
+    };
     ($name:ident, $vector:ty, $tokens:literal $(, $features:literal)?) => {
         mod $name {
             use super::*;
@@ -134,9 +146,9 @@ macro_rules! table {
             };
 
             table!(@one quantize, Linear, quantize::quantize::<V> $(, $features)?);
-            table!(@one rows, Linear, linear::rows::unit::<V> $(, $features)?);
-            table!(@one columns, Linear, linear::columns::unit::<V> $(, $features)?);
-            table!(@one panel, Linear, linear::panel::unit::<V, $tokens> $(, $features)?);
+            table!(@rows $tokens $(, $features)?);
+            table!(@columns $tokens $(, $features)?);
+            table!(@panel $tokens $(, $features)?);
             table!(@one dense, Linear, linear::dense::unit::<V> $(, $features)?);
             table!(@one attention, Attention, attention::unit::<V> $(, $features)?);
             table!(@one rope, Rope, rope::token::<V> $(, $features)?);
@@ -146,6 +158,15 @@ macro_rules! table {
             table!(@one norm, Rows, norm::row::<V> $(, $features)?);
             table!(@one embed, Embed, embed::row::<V> $(, $features)?);
         }
+    };
+    (@rows $tokens:literal $(, $features:literal)?) => {
+        table!(@one rows, Linear, linear::rows::unit::<V> $(, $features)?);
+    };
+    (@columns $tokens:literal $(, $features:literal)?) => {
+        table!(@one columns, Linear, linear::columns::unit::<V> $(, $features)?);
+    };
+    (@panel $tokens:literal $(, $features:literal)?) => {
+        table!(@one panel, Linear, linear::panel::unit::<V, $tokens> $(, $features)?);
     };
     (@one $name:ident, $task:ty, $generic:expr $(, $features:literal)?) => {
         $(#[target_feature(enable = $features)])?
@@ -167,6 +188,6 @@ table!(avx512_vnni, arch::avx512::Avx512, 4, "avx2,fma,f16c,avx512f,avx512bw,avx
 #[cfg(target_arch = "aarch64")]
 table!(neon, arch::neon::Neon, 4, "neon");
 #[cfg(target_arch = "aarch64")]
-table!(neon_dotprod, arch::neon::NeonDot, 4, "neon,dotprod");
+table!(neon_dotprod, arch::neon::NeonDot, 4, "neon,dotprod", neon but rows columns panel);
 #[cfg(target_arch = "aarch64")]
-table!(neon_i8mm, arch::neon::NeonMatrix, 4, "neon,dotprod,i8mm");
+table!(neon_i8mm, arch::neon::NeonMatrix, 4, "neon,dotprod,i8mm", neon_dotprod but panel);

@@ -48,6 +48,9 @@ const LINK: [&str; 12] = [
     "-O1",
     "--eh-frame-hdr",
 ];
+/// Where size counts, LLVM makes functions of instructions that come several times. Each needs an entry in the tables that a stack is
+/// unwound by, about 36 bytes, which LLVM does not know of.
+const RUSTC: [&str; 1] = ["-Cllvm-args=-outliner-benefit-threshold=36"];
 /// What Rust's standard library takes from Android.
 const SYSTEM: [&str; 5] = ["-lunwind", "-ldl", "-llog", "-lm", "-lc"];
 /// What the library shows. Rust's own link of a shared library would show every C function of every crate in it, and so keep
@@ -127,7 +130,7 @@ fn platform() -> Option<PathBuf> {
 fn library<'a>(target: &'a str, linker: &Path) -> cargo::Library<'a> {
     // The archive needs no linker, but cargo makes a shared library of a dependency that can be one.
     let name = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
-    cargo::Library { target, features: &["jni"], environment: vec![(name, linker.to_owned())] }
+    cargo::Library { target, features: &["jni"], environment: vec![(name, linker.to_owned())], rustc: &RUSTC }
 }
 
 /// Makes the shared library of an archive, beside it.

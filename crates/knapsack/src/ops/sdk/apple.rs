@@ -95,5 +95,5 @@ pub(super) fn build(sources: &Sources, args: &SdkBuildArgs, reporter: &Reporter)
 
 fn library(target: &str) -> cargo::Library<'_> {
     let environment = OLDEST.map(|(name, version)| (name.to_owned(), PathBuf::from(version))).to_vec();
-    cargo::Library { target, features: &[], environment }
+    cargo::Library { target, features: &[], environment, rustc: &[] }
 }

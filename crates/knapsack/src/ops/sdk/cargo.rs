@@ -35,6 +35,8 @@ pub(super) struct Library<'a> {
     pub(super) features: &'a [&'a str],
     /// Environment of cargo.
     pub(super) environment: Vec<(String, PathBuf)>,
+    /// For rustc, where the code of all crates is made.
+    pub(super) rustc: &'a [&'a str],
 }
 
 /// Builds it as an archive; returns its file.
@@ -46,6 +48,7 @@ pub(super) fn build(sources: &Sources, library: &Library<'_>) -> Result<PathBuf>
     if !library.features.is_empty() {
         cargo.arg("--features").arg(library.features.join(","));
     }
+    cargo.arg("--").args(library.rustc);
     cargo.envs(library.environment.iter().map(|(name, value)| (name, value)));
     // What the build of this program was told is not meant for that one.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
