@@ -163,7 +163,7 @@ fn add(parent: &mut Value, key: u8, new: Value) {
 }
 
 /// Keys that valid values may lack.
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 29] = [
     "rope_scaling",
     "rope_parameters",
     "rope_theta",
@@ -188,4 +188,9 @@ const KEYS: [&str; 24] = [
     "model_type",
     "architectures",
     "conv_template",
+    "lookups",
+    "carried",
+    "groups",
+    "scale",
+    "value_norm",
 ];

@@ -17,8 +17,10 @@ const FOLDER: &str = "KNAPSACK_FUZZ_SEEDS";
 /// Largest file that is a seed: what is larger is only slower.
 const MAX_SEED: u64 = 48 << 10;
 
-fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+/// These sources are also a test of the workspace.
+fn project() -> &'static Path {
+    let inside = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    inside.into_iter().find(|folder| folder.join("ARCHITECTURE.md").is_file()).expect("a folder of the project")
 }
 
 fn crates(path: &str) -> PathBuf {
@@ -128,7 +130,8 @@ pub fn begin(target: &str) {
     }
 }
 
-fn seeds(target: &str) -> BTreeMap<String, Vec<u8>> {
+/// What a target begins with, by name.
+pub(crate) fn seeds(target: &str) -> BTreeMap<String, Vec<u8>> {
     let fixtures = crates("knapsack-testkit/fixtures");
     let paths = match target {
         "manifest" => {

@@ -10,8 +10,10 @@ mod fuzz;
 mod generated;
 mod header;
 mod public;
+mod sanitize;
 mod sdk;
 mod toolchain;
+mod windows;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -38,6 +40,12 @@ enum Task {
     Android,
     /// The library for the iPhone, built and linked into an app without Xcode; the simulator's and the Mac's type-checked.
     Apple,
+    /// Tests of formats, arithmetic and memory under Miri (nightly).
+    Miri,
+    /// The CPU device's tests under the address sanitizer (nightly).
+    Asan,
+    /// The command line for Windows, cross-built and run under wine: the README's first command, Ctrl-C, tests.
+    Windows,
     /// Every reader under libFuzzer, and the model manager under schedules of `shuttle`, for a while.
     Fuzz(fuzz::Arguments),
     /// The Swift package, built and tested with Swift 6 on Linux.
@@ -63,6 +71,9 @@ fn perform(root: &Path, task: &Task) -> Result<()> {
         Task::Arm64 => arm64::check(root),
         Task::Android => android::check(root),
         Task::Apple => apple::check(root),
+        Task::Miri => sanitize::miri(root),
+        Task::Asan => sanitize::address(root),
+        Task::Windows => windows::check(root),
         Task::Fuzz(arguments) => fuzz::check(root, arguments),
         Task::Swift(repeat) => sdk::swift(root, *repeat),
         Task::Kotlin(repeat) => sdk::kotlin(root, *repeat),

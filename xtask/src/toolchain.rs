@@ -71,7 +71,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// What could not be downloaded: the task that wants it is skipped, which it says.
 #[derive(Debug)]
-pub(crate) struct Unavailable(String);
+pub(crate) struct Unavailable(pub(crate) String);
 
 impl std::fmt::Display for Unavailable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

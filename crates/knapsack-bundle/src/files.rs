@@ -61,6 +61,30 @@ pub(crate) fn make_read_only(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, permissions)
 }
 
+/// Removes a folder with all that is in it. On Windows a file that is read-only, as those of the cache are, may have to be made writable
+/// first; that depends on its file system.
+pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if cfg!(windows) && error.kind() == io::ErrorKind::PermissionDenied => {
+            make_all_ordinary(path)?;
+            fs::remove_dir_all(path)
+        }
+        result => result,
+    }
+}
+
+fn make_all_ordinary(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()? {
+            kind if kind.is_dir() => make_all_ordinary(&entry.path())?,
+            kind if kind.is_file() => make_ordinary(&entry.path())?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Gives the content of `file` another place on the same file system: its own blocks where they can be shared, else another name of
 /// the same file, else a copy.
 pub(crate) fn share(file: &Path, target: &Path) -> io::Result<()> {

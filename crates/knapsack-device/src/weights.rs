@@ -149,22 +149,32 @@ impl Weights {
         for (map, range) in self.wanted() {
             let (start, length) = (range.start, range.len());
             proceed(watch)?;
-            // Huge pages are had where the file system gives them to files, and what is not in memory yet is then read into such.
-            // Populating maps what the page cache holds in large steps; older kernels only read ahead.
-            #[cfg(target_os = "linux")]
-            let _ = map.advise_range(memmap2::Advice::HugePage, start, length);
-            #[cfg(target_os = "linux")]
-            if map.advise_range(memmap2::Advice::PopulateRead, start, length).is_err() {
-                let _ = map.advise_range(memmap2::Advice::WillNeed, start, length);
-            }
-            #[cfg(all(unix, not(target_os = "linux")))]
-            let _ = map.advise_range(memmap2::Advice::WillNeed, start, length);
+            populate(map, start, length);
             done += length as u64;
             watch.progress(done, total);
         }
         Ok(())
     }
 }
+
+/// Huge pages are had where the file system gives them to files, and what is not in memory yet is then read into such. Populating maps
+/// what the page cache holds in large steps; older kernels only read ahead.
+#[cfg(target_os = "linux")]
+fn populate(map: &Mmap, start: usize, length: usize) {
+    let _ = map.advise_range(memmap2::Advice::HugePage, start, length);
+    if map.advise_range(memmap2::Advice::PopulateRead, start, length).is_err() {
+        let _ = map.advise_range(memmap2::Advice::WillNeed, start, length);
+    }
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn populate(map: &Mmap, start: usize, length: usize) {
+    let _ = map.advise_range(memmap2::Advice::WillNeed, start, length);
+}
+
+/// Windows reads ahead by itself when a page is missed.
+#[cfg(not(unix))]
+fn populate(_: &Mmap, _: usize, _: usize) {}
 
 /// The index among the files, under either of its names, and its digest.
 fn index(files: &dyn WeightFiles) -> Result<(WeightIndex, [u8; 32]), WeightIndexError> {

@@ -110,7 +110,8 @@ impl HubCache {
         let blob = self.blob(repository, id);
         create_parent(&pointer)?;
         let depth = 2 + path.matches('/').count();
-        let target = Path::new(&"../".repeat(depth)).join("blobs").join(id);
+        // Part by part: links of Windows take only its own separator.
+        let target: PathBuf = std::iter::repeat_n("..", depth).chain(["blobs", id]).collect();
         if self.links {
             let beside = beside(&pointer);
             match symlink(&target, &beside).and_then(|()| fs::rename(&beside, &pointer)) {
@@ -156,10 +157,11 @@ fn symlink(_target: &Path, _link: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// EPERM of file systems without links, ERROR_PRIVILEGE_NOT_HELD and ERROR_INVALID_FUNCTION of Windows.
+/// EPERM of file systems without links, ERROR_PRIVILEGE_NOT_HELD and ERROR_INVALID_FUNCTION of Windows; wine says that it made a link
+/// and did not, so that there is nothing to rename.
 fn links_are_refused(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported)
-        || cfg!(windows) && matches!(error.raw_os_error(), Some(1 | 50 | 1314))
+        || cfg!(windows) && matches!(error.raw_os_error(), Some(1 | 2 | 50 | 1314))
 }
 
 #[cfg(test)]

@@ -2,6 +2,9 @@
 //!
 //! For people: results on stdout; diagnostics, status lines and progress on stderr, coloured only on a terminal. With
 //! `--message-format json`: one JSON object per line on stdout, told apart by `reason`.
+//!
+//! Much of it is what models and files say. On a terminal their control characters, which move the cursor, hide text or type for
+//! the user, are shown and not obeyed; a pipe gets results as they are.
 
 use crate::cli::{ColorChoice, MessageFormat, OutputArgs};
 use anstyle::{AnsiColor, Style};
@@ -9,6 +12,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use knapsack_config::{Diagnostic, Report, Severity, SourceMap};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -57,11 +61,16 @@ impl Reporter {
         self.quiet
     }
 
-    /// Stdout for results. Errors of writing become [`StdoutClosed`] when the reader went away.
+    /// Stdout for results, which have no colours. Errors of writing become [`StdoutClosed`] when the reader went away.
     pub fn stdout(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
+        let mut result = Vec::new();
+        write(&mut result).map_err(StdoutClosed::wrap)?;
         self.progress.suspend(|| {
-            let mut stdout = anstream::stdout().lock();
-            write(&mut stdout).and_then(|()| stdout.flush()).map_err(StdoutClosed::wrap)
+            let mut stdout = io::stdout().lock();
+            if stdout.is_terminal() {
+                result = harmless(&String::from_utf8_lossy(&result)).into_owned().into_bytes();
+            }
+            stdout.write_all(&result).and_then(|()| stdout.flush()).map_err(StdoutClosed::wrap)
         })
     }
 
@@ -109,7 +118,7 @@ impl Reporter {
         if self.is_json() {
             self.message("status", &json!({ "action": action, "message": message.to_string() }));
         } else if !self.quiet {
-            self.say(&format!("{} {message}", paint(STATUS, &format!("{action:>12}"))));
+            self.say(&format!("{} {}", paint(STATUS, &format!("{action:>12}")), harmless(&message.to_string())));
         }
     }
 
@@ -126,7 +135,7 @@ impl Reporter {
             self.progress.suspend(|| {
                 let dim = anstyle::Style::new().dimmed();
                 let mut stderr = anstream::stderr().lock();
-                let _ = write!(stderr, "{dim}{text}{dim:#}");
+                let _ = write!(stderr, "{dim}{}{dim:#}", harmless(text));
             });
         }
     }
@@ -136,7 +145,7 @@ impl Reporter {
         if self.is_json() {
             self.message("diagnostic", &json!({ "severity": "warning", "message": message.to_string() }));
         } else if !self.quiet {
-            self.say(&format!("{}: {message}", paint(WARNING, "warning")));
+            self.say_as(WARNING, "warning", message);
         }
     }
 
@@ -145,7 +154,7 @@ impl Reporter {
         if self.is_json() {
             self.message("diagnostic", &json!({ "severity": "error", "message": message.to_string() }));
         } else {
-            self.say(&format!("{}: {message}", paint(ERROR, "error")));
+            self.say_as(ERROR, "error", message);
         }
     }
 
@@ -154,7 +163,7 @@ impl Reporter {
         if self.is_json() {
             self.message("diagnostic", &json!({ "severity": "notice", "message": message.to_string() }));
         } else if !self.quiet {
-            self.say(&format!("{}: {message}", paint(NOTICE, "notice")));
+            self.say_as(NOTICE, "notice", message);
         }
     }
 
@@ -165,11 +174,11 @@ impl Reporter {
             let value = json!({ "message": error.to_string(), "causes": causes, "exit_code": exit_code });
             return self.message("error", &value);
         }
-        let mut text = format!("{}: {error}", paint(ERROR, "error"));
+        let mut text = error.to_string();
         for cause in causes {
             text.push_str(&format!("\n  caused by: {}", cause.replace('\n', "\n    ")));
         }
-        self.say(&text);
+        self.say_as(ERROR, "error", text);
     }
 
     /// A bar that counts `total` bytes. Hidden unless stderr is a terminal and people read it.
@@ -197,6 +206,11 @@ impl Reporter {
         let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
     }
 
+    /// Writes `kind: message` to stderr.
+    fn say_as(&self, style: Style, kind: &str, message: impl Display) {
+        self.say(&format!("{}: {}", paint(style, kind), harmless(&message.to_string())));
+    }
+
     /// Writes to stderr, above any progress bars. When stderr is closed there is nobody to tell.
     fn say(&self, text: &str) {
         self.progress.suspend(|| {
@@ -212,6 +226,16 @@ const STATUS: Style = AnsiColor::Green.on_default().bold();
 
 fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
+}
+
+/// Foreign text for a terminal: control characters but line ends and tabs as Rust would write them.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(obeyed) {
+        return text.into();
+    }
+    let shown = text.chars().map(|c| if obeyed(c) { c.escape_default().to_string() } else { c.to_string() });
+    shown.collect::<String>().into()
 }
 
 /// `{"reason": …}` with the fields of `value`; a value that is no object goes into the field `value`.
@@ -244,5 +268,19 @@ impl StdoutClosed {
             io::ErrorKind::BrokenPipe => StdoutClosed.into(),
             _ => anyhow::Error::new(error).context("writing to stdout"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_and_not_obeyed() {
+        let hostile = "a\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m\rb\u{8}\u{7f}\n\tend";
+        assert_eq!(harmless(hostile), r"a\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m\rb\u{8}\u{7f}".to_owned() + "\n\tend");
+        // Joiners are part of words and of emoji.
+        let people = "\u{645}\u{6cc}\u{200c}\u{62e} \u{1f469}\u{200d}\u{1f4bb}";
+        assert!(matches!(harmless(people), Cow::Borrowed(text) if text == people));
     }
 }

@@ -14,9 +14,7 @@ const BUDGET: u64 = 10;
 #[derive(Default)]
 struct Device {
     used: u64,
-    most: u64,
     loads: u32,
-    alive: Vec<&'static str>,
 }
 
 struct Memory {
@@ -34,8 +32,6 @@ impl Drop for Model {
     fn drop(&mut self) {
         let mut device = self.memory.device.lock().unwrap();
         device.used -= self.bytes;
-        let at = device.alive.iter().position(|id| *id == self.id).expect("it was loaded");
-        device.alive.remove(at);
     }
 }
 
@@ -61,10 +57,9 @@ impl Loader for Fake {
         {
             let mut device = self.memory.device.lock().unwrap();
             device.used += bytes;
-            device.most = device.most.max(device.used);
             device.loads += 1;
-            assert!(!device.alive.contains(&id), "{id} is loaded twice");
-            device.alive.push(id);
+            // A model may be loaded anew while it is still being freed: both are counted.
+            assert!(device.used <= BUDGET, "{id} makes it {} of {BUDGET}", device.used);
         }
         let model = Model { id, bytes, memory: self.memory.clone() };
         progress(0.5);
@@ -104,7 +99,6 @@ fn end(threads: Vec<thread::JoinHandle<()>>, manager: &Manager<Fake>, memory: &M
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     {
         let device = memory.device.lock().unwrap();
-        assert!(device.most <= BUDGET, "{} of {BUDGET}", device.most);
         assert_eq!(device.used, manager.used(), "what is counted is what is there");
     }
     manager.memory_pressure(Pressure::Critical);

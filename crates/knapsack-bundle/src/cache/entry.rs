@@ -132,7 +132,7 @@ impl Cache {
         fs::create_dir_all(&content).map_err(CacheError::io("create", &content))?;
         let made = make(&content).and_then(|()| Ok(EntryRecord::seal(inputs, &staging)?));
         if let Err(error) = made {
-            let _ = fs::remove_dir_all(&staging);
+            let _ = files::remove_folder(&staging);
             return Err(error);
         }
         remove_folder(&place)?;
@@ -243,7 +243,7 @@ impl Cache {
 }
 
 fn remove_folder(path: &Path) -> Result<(), CacheError> {
-    match fs::remove_dir_all(path) {
+    match files::remove_folder(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(CacheError::io("remove", path)(error)),
         _ => Ok(()),
     }

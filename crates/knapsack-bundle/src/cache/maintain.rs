@@ -3,6 +3,7 @@
 use super::record::EntryRecord;
 use super::{Bucket, Cache, CacheError, Inputs, Key};
 use crate::digest::{FileDigests, Wanted};
+use crate::files;
 use std::fs::{self, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -106,7 +107,7 @@ impl Cache {
                 && !Bucket::ALL.iter().any(|bucket| bucket.folder() == name);
             if removable {
                 cleaned.bytes += folder_bytes(&path);
-                fs::remove_dir_all(&path).map_err(CacheError::io("remove", &path))?;
+                files::remove_folder(&path).map_err(CacheError::io("remove", &path))?;
             }
         }
         for bucket in Bucket::ALL {
@@ -125,9 +126,9 @@ impl Cache {
         }
         // Renamed first: a half-removed entry must not look like one.
         let gone = self.root.join(summary.bucket.folder()).join(format!(".tmp-{}", summary.key));
-        let _ = fs::remove_dir_all(&gone);
+        let _ = files::remove_folder(&gone);
         fs::rename(&summary.path, &gone).map_err(CacheError::io("remove", &summary.path))?;
-        fs::remove_dir_all(&gone).map_err(CacheError::io("remove", &gone))?;
+        files::remove_folder(&gone).map_err(CacheError::io("remove", &gone))?;
         Ok(true)
     }
 
@@ -138,7 +139,7 @@ impl Cache {
             let lock = self.lock_file(bucket, &Key(key.to_string()))?;
             if lock.try_lock().is_ok() {
                 bytes += folder_bytes(&path);
-                fs::remove_dir_all(&path).map_err(CacheError::io("remove", &path))?;
+                files::remove_folder(&path).map_err(CacheError::io("remove", &path))?;
             }
         }
         Ok(bytes)

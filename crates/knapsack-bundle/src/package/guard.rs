@@ -4,6 +4,7 @@ use super::record::{self, Record};
 use super::{PackageContents, WeightSupply, WriteOptions};
 use crate::digest::sha256;
 use crate::error::BundleError;
+use crate::files;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Component, Path, PathBuf};
@@ -109,9 +110,10 @@ fn resolve(out: &Path) -> Result<PathBuf, BundleError> {
     let mut resolved = loop {
         match fs::canonicalize(existing) {
             Ok(resolved) => break resolved,
-            Err(_) if existing.symlink_metadata().is_ok() => {
+            Err(_) if existing.symlink_metadata().is_ok_and(|found| found.is_symlink()) => {
                 return Err(refuse("it is a symbolic link that leads nowhere"));
             }
+            Err(error) if existing.symlink_metadata().is_ok() => return Err(BundleError::io("resolve", existing)(error)),
             Err(error) => {
                 let Some(Component::Normal(name)) = existing.components().next_back() else {
                     return Err(refuse("it leads through `..` of a folder that does not exist"));
@@ -187,7 +189,7 @@ fn clear_leftovers(target: &Target) -> Result<(), BundleError> {
         let record = Record::read(&leftover).ok().flatten();
         if record.is_none() && tree(&leftover).is_ok_and(|tree| tree.keys().all(|path| path.starts_with(".knapsack/")))
         {
-            let _ = fs::remove_dir_all(&leftover);
+            let _ = files::remove_folder(&leftover);
             continue;
         }
         retire(&leftover, record.as_ref(), &target.path, record.is_some())?;

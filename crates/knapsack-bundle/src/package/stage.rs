@@ -137,7 +137,7 @@ pub(super) fn write(
         Ok(Swapped::Moved) => {}
         Err(error) => {
             // All of it is ours: files written by this run and second names of files of the old package.
-            let _ = fs::remove_dir_all(&staging);
+            let _ = files::remove_folder(&staging);
             return Err(error);
         }
     }

@@ -129,6 +129,21 @@ fn a_full_context_ends_the_answer_and_a_window_does_not() {
     assert_eq!((answer.tokens.len(), answer.finish), (200, FinishReason::Length));
 }
 
+/// Tokenizing what no context holds would take seconds, and memory that the tokenizer keeps.
+#[test]
+fn prompts_are_measured_before_they_are_tokenized() {
+    let mut engine = engine("Yes.", 0, Some(64));
+    let most = 64 * engine.chat().tokenizer.longest_token();
+    let mut ask = |bytes| {
+        let messages = [Message::new(Role::User, "a b ".repeat(bytes / 4))];
+        engine.answer(&messages, &greedy(), &CancelFlag::new(), &mut |_| ()).unwrap_err()
+    };
+    let error = ask(most + 4);
+    assert!(matches!(error, EngineError::Text(TextError::LongerThanContext { context: 64, .. })), "{error}");
+    let error = ask(most / 2);
+    assert!(matches!(error, EngineError::PromptTooLong { context: 64, .. }), "{error}");
+}
+
 #[test]
 fn cancelling_gives_what_there_is() {
     let cancel = CancelFlag::new();

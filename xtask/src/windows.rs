@@ -1,0 +1,149 @@
+//! The command line for Windows, on any machine: cross-built with MinGW-w64 and run under wine, its tests too. Wine is not Windows: what
+//! is shown is that nothing depends on Unix, not what an antivirus or a file system of Windows adds.
+
+use crate::toolchain::{Unavailable, output, run, target, tool};
+use anyhow::{Context, Result, ensure};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const TARGET: &str = "x86_64-pc-windows-gnu";
+
+/// Tests of the command line.
+const TESTS: [&str; 2] = ["cli_manifest", "package"];
+/// What is tried is not speed: compiling takes longest.
+const FAST_TO_BUILD: [&str; 2] =
+    [r#"profile.dev.package."*".opt-level=0"#, "profile.dev.package.knapsack-device.opt-level=1"];
+
+/// Builds and runs.
+///
+/// # Errors
+/// [`Unavailable`] where the toolchain has no standard library for Windows: it cannot be built from source without files that only
+/// rustup has.
+pub(crate) fn check(root: &Path) -> Result<()> {
+    let libraries = output(Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]))?;
+    if !Path::new(libraries.trim()).is_dir() {
+        return Err(Unavailable(format!("no standard library for Windows: rustup target add {TARGET}")).into());
+    }
+    let wine = Wine::new(root)?;
+    let program = build(root, &wine)?;
+    first_command(root, &wine, &program)?;
+    interrupt(&wine, &program)?;
+    let mut tests = cargo(root, &wine, "test");
+    tests.args(["--package", "knapsack"]);
+    for test in TESTS {
+        tests.args(["--test", test]);
+    }
+    run(&mut tests)
+}
+
+/// A wine of this project's own, with the tests' temporary files where the tests' other files are.
+struct Wine {
+    program: String,
+    gcc: String,
+    folder: PathBuf,
+}
+
+impl Wine {
+    fn new(root: &Path) -> Result<Self> {
+        let program = tool(&["wine", "wine64", "/usr/lib/wine/wine64"], "wine wine64")?;
+        let gcc = tool(&["x86_64-w64-mingw32-gcc", "x86_64-w64-mingw32-gcc-win32"], "gcc-mingw-w64-x86-64-win32")?;
+        let wine = Self { program, gcc, folder: target(root).join("windows") };
+        let temporary = wine.folder.join("tmp");
+        std::fs::create_dir_all(&temporary)?;
+        for name in ["TEMP", "TMP"] {
+            let key = ["reg", "add", r"HKCU\Environment", "/f", "/v", name, "/d", &windows_path(&temporary)];
+            output(wine.enter(Command::new(&wine.program).args(key)))?;
+        }
+        let library = wine.prefix().join("drive_c/windows/system32/bcryptprimitives.dll");
+        if !library.exists() {
+            let mut gcc = Command::new(&wine.gcc);
+            gcc.args(["-shared", "-O1", "-Wall", "-Werror", "-o"]).arg(&library);
+            run(gcc.arg(root.join("xtask/windows/bcryptprimitives.c")).arg("-ladvapi32"))?;
+        }
+        Ok(wine)
+    }
+
+    fn prefix(&self) -> PathBuf {
+        self.folder.join("prefix")
+    }
+
+    fn enter<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.env("WINEPREFIX", self.prefix()).env("WINEDEBUG", "-all").env("WINEDLLOVERRIDES", "mscoree,mshtml=")
+    }
+}
+
+/// Wine shows the root of the file system as drive Z.
+fn windows_path(path: &Path) -> String {
+    format!("Z:{}", path.display()).replace('/', "\\")
+}
+
+fn cargo(root: &Path, wine: &Wine, verb: &str) -> Command {
+    let mut command = Command::new("cargo");
+    command.args([verb, "--locked", "--target", TARGET]).current_dir(root);
+    for setting in FAST_TO_BUILD {
+        command.args(["--config", setting]);
+    }
+    command.env("CARGO_TARGET_DIR", target(root)).env_remove("CARGO_RESOLVER_FEATURE_UNIFICATION");
+    let name = TARGET.to_uppercase().replace('-', "_");
+    command.env(format!("CARGO_TARGET_{name}_LINKER"), &wine.gcc);
+    command.env(format!("CARGO_TARGET_{name}_RUNNER"), &wine.program);
+    wine.enter(&mut command);
+    command
+}
+
+fn build(root: &Path, wine: &Wine) -> Result<PathBuf> {
+    run(cargo(root, wine, "build").args(["--package", "knapsack"]))?;
+    Ok(target(root).join(TARGET).join("debug/knapsack.exe"))
+}
+
+/// The README's first command, and the answer.
+fn first_command(root: &Path, wine: &Wine, program: &Path) -> Result<()> {
+    let dist = wine.folder.join("dist");
+    let _ = std::fs::remove_dir_all(&dist);
+    let knapsack = |words: &[&str]| {
+        let mut command = Command::new(&wine.program);
+        command.arg(program).args(words).current_dir(root).env("KNAPSACK_CACHE", windows_path(&wine.folder.join("cache")));
+        wine.enter(&mut command);
+        command
+    };
+    let place = windows_path(&dist);
+    run(&mut knapsack(&["package", "-c", "examples/tiny-assistant/mlc-package-config.json", "-o", &place]))?;
+    let answer = output(&mut knapsack(&["run", &place, "--prompt", "What is 37 plus 48?"]))?;
+    println!("{}", answer.trim_end());
+    ensure!(answer.contains("85"), "37 plus 48 is not {answer}");
+    Ok(())
+}
+
+/// Ctrl-C at a terminal: the server ends in an orderly way, and a program that has nothing to end says that it was interrupted.
+fn interrupt(wine: &Wine, program: &Path) -> Result<()> {
+    for (words, ready, code, last) in
+        [("serve DIST --port 0", "listening on ", 0, "Stopped"), ("chat DIST", "/help shows", 130, "")]
+    {
+        let words = words.replace("DIST", &format!("'{}'", windows_path(&wine.folder.join("dist"))));
+        let line = format!("{} '{}' {words}", wine.program, program.display());
+        // `script` gives it a terminal; what is written to `script` is typed there.
+        let mut command = Command::new("timeout");
+        command.args(["60", "script", "-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        println!("$ {line}, and Ctrl-C");
+        let mut child = wine.enter(&mut command).spawn().context("cannot start script (Debian's bsdutils)")?;
+        let (mut keys, mut screen) = (child.stdin.take().context("no stdin")?, child.stdout.take().context("no stdout")?);
+        let (mut seen, mut piece, mut typed) = (String::new(), [0; 4096], false);
+        loop {
+            let bytes = screen.read(&mut piece)?;
+            if bytes == 0 {
+                break;
+            }
+            seen.push_str(&String::from_utf8_lossy(&piece[..bytes]));
+            if !typed && seen.contains(ready) {
+                typed = true;
+                std::thread::sleep(Duration::from_secs(1));
+                keys.write_all(b"\x03")?;
+            }
+        }
+        let status = child.wait()?;
+        ensure!(status.code() == Some(code) && seen.contains(last), "{status}, expected {code}:\n{seen}");
+    }
+    Ok(())
+}
