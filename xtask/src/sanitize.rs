@@ -9,12 +9,8 @@ use std::path::Path;
 use std::process::Command;
 
 /// What Miri executes: packages, and the tests that are left out with the reason.
-const MIRI: [(&str, &[(&str, &str)]); 4] = [
-    ("knapsack-tensor", &[]),
-    ("knapsack-ir", &[]),
-    ("knapsack-artifact", &[]),
-    ("knapsack-device", &[]),
-];
+const MIRI: [(&str, &[(&str, &str)]); 4] =
+    [("knapsack-tensor", &[]), ("knapsack-ir", &[]), ("knapsack-artifact", &[]), ("knapsack-device", &[])];
 
 /// What the address sanitizer watches: the unit tests, memory, libraries changed at random; and the conformance suite as it runs in
 /// scalar code and with vectors.

@@ -104,7 +104,11 @@ fn first_command(root: &Path, wine: &Wine, program: &Path) -> Result<()> {
     let _ = std::fs::remove_dir_all(&dist);
     let knapsack = |words: &[&str]| {
         let mut command = Command::new(&wine.program);
-        command.arg(program).args(words).current_dir(root).env("KNAPSACK_CACHE", windows_path(&wine.folder.join("cache")));
+        command
+            .arg(program)
+            .args(words)
+            .current_dir(root)
+            .env("KNAPSACK_CACHE", windows_path(&wine.folder.join("cache")));
         wine.enter(&mut command);
         command
     };
@@ -128,7 +132,8 @@ fn interrupt(wine: &Wine, program: &Path) -> Result<()> {
         command.args(["60", "script", "-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         println!("$ {line}, and Ctrl-C");
         let mut child = wine.enter(&mut command).spawn().context("cannot start script (Debian's bsdutils)")?;
-        let (mut keys, mut screen) = (child.stdin.take().context("no stdin")?, child.stdout.take().context("no stdout")?);
+        let (mut keys, mut screen) =
+            (child.stdin.take().context("no stdin")?, child.stdout.take().context("no stdout")?);
         let (mut seen, mut piece, mut typed) = (String::new(), [0; 4096], false);
         loop {
             let bytes = screen.read(&mut piece)?;

@@ -113,7 +113,9 @@ fn resolve(out: &Path) -> Result<PathBuf, BundleError> {
             Err(_) if existing.symlink_metadata().is_ok_and(|found| found.is_symlink()) => {
                 return Err(refuse("it is a symbolic link that leads nowhere"));
             }
-            Err(error) if existing.symlink_metadata().is_ok() => return Err(BundleError::io("resolve", existing)(error)),
+            Err(error) if existing.symlink_metadata().is_ok() => {
+                return Err(BundleError::io("resolve", existing)(error));
+            }
             Err(error) => {
                 let Some(Component::Normal(name)) = existing.components().next_back() else {
                     return Err(refuse("it leads through `..` of a folder that does not exist"));

@@ -103,7 +103,8 @@ impl Sandbox {
         command.current_dir(self.folder.path()).stdin(Stdio::null()).env_clear();
         command.env("HOME", self.folder.path()).env("USERPROFILE", self.folder.path());
         command.env("KNAPSACK_CACHE", self.path("cache"));
-        for kept in ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SystemRoot", "LLVM_PROFILE_FILE", "TMPDIR", "TEMP", "TMP"] {
+        for kept in ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SystemRoot", "LLVM_PROFILE_FILE", "TMPDIR", "TEMP", "TMP"]
+        {
             if let Some(value) = std::env::var_os(kept) {
                 command.env(kept, value);
             }
