@@ -15,7 +15,7 @@ use std::process::Command;
 
 const TARGET: &str = "aarch64-linux-android";
 /// Bytes of the stripped library, of which BENCHMARKS.md has the parts; and how much more is a mistake, in percent.
-const SIZE: u64 = 4_974_632;
+const SIZE: u64 = 4_633_520;
 const GROWTH: u64 = 5;
 /// Pages of older and of newer phones.
 const PAGES: [&str; 2] = ["4096", "16384"];
