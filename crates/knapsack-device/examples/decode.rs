@@ -13,7 +13,7 @@ use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;
 use knapsack_artifact::weight_index::{Encoding, FILE_NAME, Metadata, Record, Shard, WeightIndex};
 use knapsack_compiler::{CompileRequest, compile};
-use knapsack_device::{Account, CpuDevice, Device, Folder, Isa, LoadedModel, Part, Region, Weights};
+use knapsack_device::{Account, CpuDevice, Device, Folder, Isa, LoadedModel, Part, Region, Weights, read_bandwidth};
 use knapsack_ir::Windows;
 use knapsack_models::ModelConfig;
 use knapsack_tensor::DType;
@@ -22,6 +22,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Measurements of the bandwidth, of which the best counts.
+const PASSES: usize = 5;
 
 fn shape(name: &str) -> Option<Value> {
     let llama = json!({
@@ -120,38 +123,6 @@ fn write_weights(library: &ModelLibrary, folder: &Path) -> std::io::Result<()> {
         md5sum: None,
     };
     std::fs::write(folder.join(FILE_NAME), WeightIndex { metadata: Metadata::default(), shards: vec![shard] }.to_json())
-}
-
-/// Sums a slice as fast as memory gives it.
-fn sum(bytes: &[u8]) -> u64 {
-    let mut sums = [0u64; 16];
-    for chunk in bytes.as_chunks::<128>().0 {
-        for (sum, word) in sums.iter_mut().zip(chunk.as_chunks::<8>().0) {
-            *sum = sum.wrapping_add(u64::from_le_bytes(*word));
-        }
-    }
-    sums.iter().fold(0, |a, b| a.wrapping_add(*b))
-}
-
-/// GB/s of reading `slices` on `threads` threads, the best of five.
-fn bandwidth(slices: &[&[u8]], threads: usize) -> f64 {
-    let total: usize = slices.iter().map(|s| s.len()).sum();
-    let mut best = 0.0f64;
-    for _ in 0..5 {
-        let start = Instant::now();
-        std::thread::scope(|scope| {
-            for thread in 0..threads {
-                scope.spawn(move || {
-                    for slice in slices {
-                        let step = slice.len() / threads;
-                        std::hint::black_box(sum(&slice[thread * step..(thread + 1) * step]));
-                    }
-                });
-            }
-        });
-        best = best.max(total as f64 / start.elapsed().as_secs_f64() / 1e9);
-    }
-    best
 }
 
 /// Seconds that this thread has been on a processor, where the system says so.
@@ -262,8 +233,10 @@ fn main() {
         write_weights(&library, &folder).expect("weights");
     }
     std::fs::write(folder.join("mlc-chat-config.json"), chat.to_string()).expect("a configuration");
-    let bytes = library.memory.weights;
-    println!("{name}: {:.1} MB of weights", bytes as f64 / 1e6);
+    // Of the two copies of a state that are planned one is used; a token reads it and writes it.
+    let (weights, state) = (library.memory.weights, library.memory.state);
+    let bytes = weights + state;
+    println!("{name}: {:.1} MB of weights, {:.1} of state read and written", weights as f64 / 1e6, state as f64 / 1e6);
 
     let account = Account::default();
     let weights = Weights::open(&library, &Folder::new(&folder), &account, &()).expect("weights");
@@ -275,11 +248,11 @@ fn main() {
     for threads in [1, 2] {
         println!(
             "read bandwidth, {threads} threads: {:.1} GB/s mapped weights, {:.1} GB/s huge pages",
-            bandwidth(&mapped, threads),
-            bandwidth(&[anonymous.bytes()], threads)
+            read_bandwidth(&mapped, threads, PASSES) / 1e9,
+            read_bandwidth(&[anonymous.bytes()], threads, PASSES) / 1e9
         );
     }
-    let limit = bandwidth(&mapped, 2).max(bandwidth(&[anonymous.bytes()], 2));
+    let limit = read_bandwidth(&mapped, 2, PASSES).max(read_bandwidth(&[anonymous.bytes()], 2, PASSES)) / 1e9;
     drop(anonymous);
 
     let all = arguments.next().is_some();

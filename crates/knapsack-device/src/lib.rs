@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code, reason = "mapping, SIMD and GPU interfaces need it; every block states why it holds")]
 
+mod bandwidth;
 mod best;
 mod call;
 mod cpu;
@@ -26,6 +27,7 @@ mod reference;
 mod watch;
 mod weights;
 
+pub use bandwidth::read_bandwidth;
 pub use best::BestDevice;
 pub use call::Call;
 use call::check_tokens;

@@ -3,8 +3,9 @@
 use super::linear::finish::load_floats;
 use super::math::activate;
 use super::task::Conv;
-use super::vector::{Vector, load_some, store_some};
+use super::vector::{MAX_LANES, Vector, load_some, store_some};
 use knapsack_artifact::validate::MAX_TAPS;
+use std::mem::MaybeUninit;
 
 /// Channels of a unit; a multiple of every vector's lanes.
 pub(crate) const CHANNELS: usize = 256;
@@ -17,11 +18,29 @@ const TAPS: usize = MAX_TAPS as usize;
 /// The instruction set of `V` is available, the task's invariants hold and the unit exists.
 #[inline(always)]
 pub(crate) unsafe fn unit<V: Vector>(task: &Conv, unit: usize) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        match task.taps {
+            // What models have: loops are unrolled and windows are registers.
+            3 => channels::<V, 3>(task, unit),
+            4 => channels::<V, 4>(task, unit),
+            7 => channels::<V, 7>(task, unit),
+            _ => channels::<V, 0>(task, unit),
+        }
+    }
+}
+
+/// As [`unit`], of `N` taps, or of any number of them where `N` is zero.
+///
+/// # Safety
+/// As [`unit`].
+#[inline(always)]
+unsafe fn channels<V: Vector, const N: usize>(task: &Conv, unit: usize) {
     let first = unit * CHANNELS;
     let count = CHANNELS.min(task.channels - first);
     for c in (0..count).step_by(V::LANES) {
         // SAFETY: the channels exist.
-        unsafe { lanes::<V>(task, first + c, (count - c).min(V::LANES)) };
+        unsafe { lanes::<V, N>(task, first + c, (count - c).min(V::LANES)) };
     }
 }
 
@@ -30,13 +49,13 @@ pub(crate) unsafe fn unit<V: Vector>(task: &Conv, unit: usize) {
 /// # Safety
 /// As [`unit`]; `some` channels exist from `channel` on.
 #[inline(always)]
-unsafe fn lanes<V: Vector>(task: &Conv, channel: usize, some: usize) {
-    let (taps, zero) = (task.taps, 0.0);
+unsafe fn lanes<V: Vector, const N: usize>(task: &Conv, channel: usize, some: usize) {
+    let (taps, zero) = (if N == 0 { task.taps } else { N }, 0.0);
     // SAFETY: weights have `taps` elements for each channel, states `taps - 1` rows of all channels, rows of the input the
     // columns that the task names; `taps <= TAPS`.
     unsafe {
         let mut weights = [V::splat(zero); TAPS];
-        transposed::<V>(task, channel, some, &mut weights);
+        transposed::<V, N>(task, channel, some, &mut weights);
         // `window[j]` is the input of `taps - 1 - j` tokens before.
         let mut window = [V::splat(zero); TAPS];
         if !task.fresh {
@@ -80,20 +99,23 @@ unsafe fn lanes<V: Vector>(task: &Conv, channel: usize, some: usize) {
 /// # Safety
 /// As [`lanes`].
 #[inline(always)]
-unsafe fn transposed<V: Vector>(task: &Conv, channel: usize, some: usize, weights: &mut [V::F; TAPS]) {
-    use super::vector::MAX_LANES;
-    let taps = task.taps;
-    let mut stored = [0.0f32; MAX_LANES * TAPS];
-    // SAFETY: the channels have `taps` weights each, and the buffers room for as many.
+unsafe fn transposed<V: Vector, const N: usize>(task: &Conv, channel: usize, some: usize, weights: &mut [V::F; TAPS]) {
+    let taps = if N == 0 { task.taps } else { N };
+    let mut stored = MaybeUninit::<[f32; MAX_LANES * TAPS]>::uninit();
+    // SAFETY: the channels have `taps` weights each, and the buffers room for as many; what is read was written.
     unsafe {
+        let stored = stored.as_mut_ptr().cast::<f32>();
+        if some < V::LANES {
+            stored.write_bytes(0, V::LANES * taps);
+        }
         for i in (0..some * taps).step_by(V::LANES) {
             let few = (some * taps - i).min(V::LANES);
-            store_some::<V>(stored.as_mut_ptr().add(i), load_floats::<V>(task.weight, channel * taps + i, few), few);
+            store_some::<V>(stored.add(i), load_floats::<V>(task.weight, channel * taps + i, few), few);
         }
         for j in 0..taps {
             let mut lanes = [0.0f32; MAX_LANES];
-            for c in 0..some {
-                lanes[c] = stored[c * taps + j];
+            for c in 0..V::LANES {
+                lanes[c] = stored.add(c * taps + j).read();
             }
             weights[j] = V::load(lanes.as_ptr());
         }

@@ -6,6 +6,7 @@ use super::task::Linear;
 use super::vector::{MAX_LANES, Vector, load_some, store_some};
 use knapsack_tensor::Grouping;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 /// The longest step, and room for a last vector beyond it.
 const ROOM: usize = MAX_STEP + MAX_LANES;
@@ -47,7 +48,10 @@ impl<V: Vector> Format for Row<'_, V> {
                 corrections.add(s).write(-max_int * sum);
                 let to = codes.add(step_at::<V, BITS>(s));
                 for q in 0..quads::<BITS>() {
-                    let four = [0, 1, 2, 3].map(|byte| natural[element(BITS, q, byte)]);
+                    let mut four = [0; 4];
+                    for byte in 0..4 {
+                        four[byte] = natural[element(BITS, q, byte)];
+                    }
                     to.add(quad_at(q, V::BYTES)).cast::<[u8; 4]>().write(four);
                 }
             }
@@ -67,12 +71,14 @@ unsafe fn quantize_group<V: Vector>(
     rest: bool,
     natural: &mut [u8; ROOM],
 ) -> (f32, i32) {
-    // SAFETY: reads stay below `count`; the padded copy has `ROOM` elements, a vector beyond the longest step.
+    // SAFETY: reads stay below `count`; the padded copy has `ROOM` elements, a vector beyond the longest step, and those of whole
+    // vectors of the group are written before they are read.
     unsafe {
-        let mut padded = [0.0f32; ROOM];
-        let padded = (&raw mut padded).cast::<f32>();
+        let mut padded = MaybeUninit::<[f32; ROOM]>::uninit();
+        let padded = padded.as_mut_ptr().cast::<f32>();
         let mut x = x;
         if count < group || !group.is_multiple_of(V::LANES) {
+            padded.write_bytes(0, ROOM);
             for i in (0..count).step_by(V::LANES) {
                 let v = load_some::<V>(x.add(i), count - i);
                 store_some::<V>(padded.add(i), v, count - i);

@@ -9,10 +9,10 @@ use crate::report::Reporter;
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::MemoryPlan;
 use knapsack_artifact::plan::{KvLayer, Op, Operand};
+use knapsack_device::read_bandwidth;
 use knapsack_runtime::{CancelFlag, Session};
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::hint::black_box;
 use std::thread;
 use std::time::Instant;
 
@@ -34,9 +34,11 @@ struct Figures {
     bytes_per_token: u64,
     /// Keys and values that it needs, halfway through what is written.
     cache_bytes_per_token: u64,
-    /// What a plain sum over memory reads, on as many threads as the model used.
+    /// Recurrent state that it reads and writes.
+    state_bytes_per_token: u64,
+    /// What sums over memory read, on as many threads as the model used.
     read_bytes_per_second: f64,
-    /// The share of it that decoding uses for weights, keys and values.
+    /// The share of it that decoding uses for weights, keys and values, and state.
     bandwidth_share: f64,
 }
 
@@ -79,9 +81,13 @@ pub fn run(args: &BenchArgs, reporter: &Reporter) -> anyhow::Result<()> {
         .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), |n| n as usize);
     let bytes_per_token = decoded_bytes(&loaded.library);
     let cache_bytes_per_token = cache_bytes(&loaded.library, prefill_tokens + decode_tokens / 2);
+    // As planned it counts twice: there is a copy of it, and a token reads it and writes it.
+    let state_bytes_per_token = loaded.library.memory.state;
     // Before the bandwidth is measured, which needs memory of its own.
     let peak_rss_bytes = peak_rss();
-    let read_bytes_per_second = read_bandwidth(threads);
+    let beyond_caches = vec![1u8; 512 << 20];
+    let read_bytes_per_second = read_bandwidth(&[&beyond_caches], threads, 3);
+    drop(beyond_caches);
     let decode_tokens_per_second = median(&mut decode);
     let figures = Figures {
         model: loaded.name,
@@ -96,8 +102,10 @@ pub fn run(args: &BenchArgs, reporter: &Reporter) -> anyhow::Result<()> {
         peak_rss_bytes,
         bytes_per_token,
         cache_bytes_per_token,
+        state_bytes_per_token,
         read_bytes_per_second,
-        bandwidth_share: (bytes_per_token + cache_bytes_per_token) as f64 * decode_tokens_per_second
+        bandwidth_share: (bytes_per_token + cache_bytes_per_token + state_bytes_per_token) as f64
+            * decode_tokens_per_second
             / read_bytes_per_second,
     };
     if args.json.json { reporter.line(serde_json::to_string(&figures)?) } else { show(&figures, reporter) }
@@ -161,22 +169,6 @@ fn cache_bytes(library: &ModelLibrary, position: u32) -> u64 {
     library.kv_cache.iter().map(bytes).sum()
 }
 
-/// Bytes per second that `threads` threads read from memory beyond the caches, the best of three passes.
-fn read_bandwidth(threads: usize) -> f64 {
-    const WORDS: usize = (512 << 20) / 8;
-    let words = vec![1u64; WORDS];
-    let pass = || {
-        let start = Instant::now();
-        thread::scope(|scope| {
-            for part in words.chunks(WORDS.div_ceil(threads)) {
-                scope.spawn(|| black_box(part.iter().fold(0u64, |sum, word| sum.wrapping_add(*word))));
-            }
-        });
-        (WORDS * 8) as f64 / start.elapsed().as_secs_f64()
-    };
-    (0..3).map(|_| pass()).fold(0.0, f64::max)
-}
-
 fn peak_rss() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -195,8 +187,12 @@ fn show(figures: &Figures, reporter: &Reporter) -> anyhow::Result<()> {
     if let Some(peak) = figures.peak_rss_bytes {
         reporter.line(format_args!("resident   {peak} bytes at most"))?;
     }
+    let state = match figures.state_bytes_per_token {
+        0 => String::new(),
+        bytes => format!(", {bytes} of state"),
+    };
     reporter.line(format_args!(
-        "bandwidth  {:.1} % of {:.1} GB/s read ({} bytes of weights and {} of keys and values per token)",
+        "bandwidth  {:.1} % of {:.1} GB/s read (per token {} bytes of weights, {} of keys and values{state})",
         100.0 * figures.bandwidth_share,
         gigabytes(figures.read_bytes_per_second),
         figures.bytes_per_token,

@@ -115,7 +115,12 @@ unsafe fn runs<V: Vector, const BITS: u32, const T: usize, const F: usize>(
     for i in 0..run {
         // Where the runs are not equally long, a row is computed twice.
         let row = |f: usize, r: usize| ((4 * f + r) * run + i).min(count - 1);
-        let rows: [[usize; 4]; F] = std::array::from_fn(|f| std::array::from_fn(|r| first + row(f, r)));
+        let mut rows = [[0; 4]; F];
+        for f in 0..F {
+            for r in 0..4 {
+                rows[f][r] = first + row(f, r);
+            }
+        }
         for first in (0..task.n).step_by(T) {
             // SAFETY: rows below `first + count` and tokens from `first` on exist; products have room for `to + count` of each.
             unsafe {
@@ -125,13 +130,6 @@ unsafe fn runs<V: Vector, const BITS: u32, const T: usize, const F: usize>(
             }
         }
     }
-}
-
-/// Where the codes and scales of four rows begin.
-#[derive(Clone, Copy)]
-struct Streams {
-    codes: [*const u8; 4],
-    scales: [*const u8; 4],
 }
 
 /// Products of `F` times four rows with tokens `first..`, at most `T` of them.
@@ -149,14 +147,14 @@ unsafe fn some_fours<V: Vector, const BITS: u32, const T: usize, const F: usize>
     // SAFETY: a row has `steps` steps of 16 bytes and `steps / per_group` scales; whole blocks are read where they lie, the rest
     // from a padded copy. The activations are padded to whole blocks.
     unsafe {
-        let streams = rows.map(|rows| Streams {
-            codes: rows.map(|row| codes.add(row * steps * 16)),
-            scales: rows.map(|row| scales.data.add(row * (steps / per_group) * 2)),
-        });
         let mut acc = [[V::splat(0.0); F]; T];
-        let (mut at, mut scales) = ([[codes; 4]; F], [[codes; 4]; F]);
+        // Where the codes and the scales of each row are; by loops, since calls of the array's own methods are left in.
+        let (mut at, mut row_scales) = ([[codes; 4]; F], [[scales.data; 4]; F]);
         for f in 0..F {
-            (at[f], scales[f]) = (streams[f].codes, streams[f].scales);
+            for r in 0..4 {
+                at[f][r] = codes.add(rows[f][r] * steps * 16);
+                row_scales[f][r] = scales.data.add(rows[f][r] * (steps / per_group) * 2);
+            }
         }
         // A line of the cache at once.
         let whole = blocks - blocks % V::PER_LINE;
@@ -167,34 +165,33 @@ unsafe fn some_fours<V: Vector, const BITS: u32, const T: usize, const F: usize>
                 }
             }
             for u in 0..V::PER_LINE {
-                block::<V, BITS, T, F>(task, first, b + u, &at, &scales, (b + u) * V::GROUPS, &mut acc);
+                block::<V, BITS, T, F>(task, first, b + u, &at, &row_scales, (b + u) * V::GROUPS, &mut acc);
                 advance::<V, F>(&mut at);
             }
         }
         for b in whole..blocks {
-            block::<V, BITS, T, F>(task, first, b, &at, &scales, b * V::GROUPS, &mut acc);
+            block::<V, BITS, T, F>(task, first, b, &at, &row_scales, b * V::GROUPS, &mut acc);
             advance::<V, F>(&mut at);
         }
         if rest > 0 {
             let (mut last, mut last_scales) = ([[[0u8; 64]; 4]; F], [[[0u8; 8]; 4]; F]);
             for f in 0..F {
                 for r in 0..4 {
-                    let from = streams[f].codes[r].add(blocks * V::BYTES);
-                    std::ptr::copy_nonoverlapping(from, last[f][r].as_mut_ptr(), rest * 16);
+                    std::ptr::copy_nonoverlapping(at[f][r], last[f][r].as_mut_ptr(), rest * 16);
                     let group = blocks * V::GROUPS / per_group;
-                    let from = streams[f].scales[r].add(2 * group);
+                    let from = row_scales[f][r].add(2 * group);
                     let to = last_scales[f][r].as_mut_ptr();
                     std::ptr::copy_nonoverlapping(from, to, 2 * (steps / per_group - group));
+                    (at[f][r], row_scales[f][r]) = (last[f][r].as_ptr(), last_scales[f][r].as_ptr());
                 }
             }
-            let at = std::array::from_fn(|f| std::array::from_fn(|r| last[f][r].as_ptr()));
-            let scales = std::array::from_fn(|f| std::array::from_fn(|r| last_scales[f][r].as_ptr()));
-            block::<V, BITS, T, F>(task, first, blocks, &at, &scales, blocks * V::GROUPS % per_group, &mut acc);
+            block::<V, BITS, T, F>(task, first, blocks, &at, &row_scales, blocks * V::GROUPS % per_group, &mut acc);
         }
         for t in 0..T.min(task.n - first) {
             for f in 0..F {
-                for (r, sum) in V::fold(acc[t][f]).into_iter().enumerate() {
-                    out(first + t, f, r, sum);
+                let sums = V::fold(acc[t][f]);
+                for r in 0..4 {
+                    out(first + t, f, r, sums[r]);
                 }
             }
         }
