@@ -98,7 +98,7 @@ pub struct MemoryPlan {
     pub file: u64,
     /// Sum of [`KvLayer::bytes`].
     pub kv_cache: u64,
-    /// Twice the sum of [`StateLayer::bytes`]: the state, and the copy that is set aside.
+    /// [`state_bytes`](crate::plan::state_bytes): the recurrent layers' states, and what is set aside to come back to.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub state: u64,
     /// The arena that holds inputs, activations and logits.

@@ -420,6 +420,16 @@ impl KvLayer {
         }
     }
 
+    /// Positions whose keys and values are set aside with the states of a model, so that both are those of one position again: what
+    /// the next query sees besides itself, where the ring may go round before it is asked; a ring as long as `context` never does.
+    pub const fn kept_positions(&self, context: Option<u32>) -> u32 {
+        match (self.window, context) {
+            (_, Some(context)) if context <= self.positions => 0,
+            (Some(window), _) => window.saturating_sub(1),
+            (None, _) => 0,
+        }
+    }
+
     /// Elements of K, and as many of V.
     pub const fn elements(&self) -> u64 {
         self.kv_heads as u64 * self.positions as u64 * self.head_dim as u64
@@ -429,6 +439,19 @@ impl KvLayer {
     pub const fn bytes(&self) -> u64 {
         2 * self.elements() * self.dtype.size()
     }
+}
+
+/// Bytes that a model remembers in besides its cache: its states, and what is set aside to come back to, which is a copy of each and
+/// [`KvLayer::kept_positions`]. `None` on overflow.
+pub fn state_bytes(states: &[StateLayer], layers: &[KvLayer], context: Option<u32>) -> Option<u64> {
+    let both = states.iter().try_fold(0u64, |sum, state| sum.checked_add(state.bytes().checked_mul(2)?))?;
+    if states.is_empty() {
+        return Some(0);
+    }
+    layers.iter().try_fold(both, |sum, layer| {
+        let elements = u64::from(layer.kv_heads).checked_mul(u64::from(layer.kept_positions(context)))?;
+        sum.checked_add(elements.checked_mul(u64::from(layer.head_dim))?.checked_mul(2 * layer.dtype.size())?)
+    })
 }
 
 /// A table of which a device holds no copy: the host takes the rows of a call's tokens out of the mapped file and writes

@@ -5,10 +5,10 @@ use crate::call::{Call, check_forward, check_logits, check_tokens, write_rope_ro
 use crate::lookup;
 use crate::memory::{Account, Part, Region};
 use crate::watch::proceed;
-use crate::{CacheHalf, DeviceError, LoadedModel, StateCopy, Watch, WeightFiles, Weights};
+use crate::{CacheHalf, DeviceError, LoadedModel, StateCopy, Watch, WeightFiles, Weights, kept_bytes};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::MemoryPlan;
-use knapsack_artifact::plan::{KvLayer, Launch};
+use knapsack_artifact::plan::{KvLayer, Launch, state_bytes};
 use knapsack_tensor::DType;
 use std::ops::Range;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ pub(crate) struct HostMemory {
     pub(crate) workspace: Region,
     pub(crate) cache: Region,
     pub(crate) layers: Vec<CachedLayer>,
-    /// All states, and then their copies that are set aside.
+    /// All states, their copies that are set aside, and then what is set aside of each layer with a window.
     pub(crate) state: Region,
     /// Where each state begins, in bytes.
     pub(crate) states: Vec<usize>,
@@ -106,8 +106,10 @@ impl HostMemory {
             Some(*end)
         });
         let states: Vec<usize> = std::iter::once(0).chain(state_ends).take(library.states.len()).collect();
+        let here: Vec<KvLayer> = layers.iter().map(|layer| layer.layer).collect();
+        let state = state_bytes(&library.states, &here, library.model.context_window_size);
         // Nobody is asked for nothing.
-        let state = match library.memory.state {
+        let state = match state.unwrap_or(u64::MAX) {
             0 => Region::new(&Account::default(), Part::State, 0)?,
             bytes => Region::new(&account, Part::State, bytes)?,
         };
@@ -127,8 +129,23 @@ impl HostMemory {
     fn state_range(&self, state: usize, copy: StateCopy, bytes: usize) -> Result<Range<usize>, DeviceError> {
         let found = self.library.states.get(state).filter(|state| state.bytes() == bytes as u64);
         found.ok_or_else(|| DeviceError::InvalidCall(format!("{bytes} bytes of state {state}")))?;
-        let copies = if copy == StateCopy::Kept { self.state.len() / 2 } else { 0 };
+        let copies = if copy == StateCopy::Kept { self.copies() } else { 0 };
         let start = copies + self.states[state];
+        Ok(start..start + bytes)
+    }
+
+    /// Bytes of all states.
+    fn copies(&self) -> usize {
+        self.library.states.iter().map(|state| state.bytes() as usize).sum()
+    }
+
+    /// Where what is set aside of half of a layer is, when it has that many bytes.
+    fn kept_range(&self, layer: usize, half: CacheHalf, bytes: usize) -> Result<Range<usize>, DeviceError> {
+        let size = |layer: &CachedLayer| kept_bytes(&self.library, &layer.layer) as usize;
+        let found = self.layers.get(layer).filter(|layer| size(layer) == bytes);
+        found.ok_or_else(|| DeviceError::InvalidCall(format!("{bytes} bytes of the window of layer {layer}")))?;
+        let before: usize = self.layers[..layer].iter().map(|layer| 2 * size(layer)).sum();
+        let start = 2 * self.copies() + before + half as usize * bytes;
         Ok(start..start + bytes)
     }
 }
@@ -268,6 +285,20 @@ impl<E: Executor> LoadedModel for HostModel<E> {
     fn write_state(&mut self, state: usize, copy: StateCopy, bytes: &[u8]) -> Result<(), DeviceError> {
         self.wait()?;
         let range = self.memory.state_range(state, copy, bytes.len())?;
+        self.memory.state.bytes_mut()[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read_kept(&mut self, layer: usize, half: CacheHalf, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.wait()?;
+        let range = self.memory.kept_range(layer, half, bytes.len())?;
+        bytes.copy_from_slice(&self.memory.state.bytes()[range]);
+        Ok(())
+    }
+
+    fn write_kept(&mut self, layer: usize, half: CacheHalf, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.wait()?;
+        let range = self.memory.kept_range(layer, half, bytes.len())?;
         self.memory.state.bytes_mut()[range].copy_from_slice(bytes);
         Ok(())
     }

@@ -17,6 +17,7 @@ mod fake;
 mod files;
 pub mod gpu;
 mod host;
+mod kept;
 mod lookup;
 mod memory;
 #[cfg(any(target_vendor = "apple", test))]
@@ -36,6 +37,7 @@ pub use error::DeviceError;
 pub use executor::{Executor, OpenOptions, best};
 pub use fake::FakeDevice;
 pub use files::{FileRange, Folder, MappedFile, PlacedFile, Scattered, WeightFiles};
+pub use kept::kept_bytes;
 pub use memory::{Account, Part, Region};
 pub use os::app_memory_left;
 pub use reference::ReferenceDevice;
@@ -213,18 +215,25 @@ pub trait LoadedModel: Send {
     /// As [`LoadedModel::read_state`].
     fn write_state(&mut self, state: usize, copy: StateCopy, bytes: &[u8]) -> Result<(), DeviceError>;
 
-    /// Copies every state: sets the current one aside, or takes up the one that was.
+    /// Copies out what is set aside of the keys or the values of a layer with a window: of each head the rows of as many positions as
+    /// [`kept_bytes`] says, of the type that [`LoadedModel::cache_layout`] says.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::read_state`].
+    fn read_kept(&mut self, layer: usize, half: CacheHalf, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Replaces what is set aside of the keys or the values of a layer with a window.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::read_state`].
+    fn write_kept(&mut self, layer: usize, half: CacheHalf, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Copies every state, which are those of the first `position` tokens, and what a query there sees of layers with a window: sets
+    /// them aside, or takes up what was.
     ///
     /// # Errors
     /// A device failure, perhaps of an earlier call; what it copies to holds nothing then.
-    fn copy_states(&mut self, from: StateCopy, to: StateCopy) -> Result<(), DeviceError> {
-        let library = self.library().clone();
-        let mut bytes = Vec::new();
-        for (index, state) in library.states.iter().enumerate() {
-            bytes.resize(state.bytes() as usize, 0);
-            self.read_state(index, from, &mut bytes)?;
-            self.write_state(index, to, &bytes)?;
-        }
-        Ok(())
+    fn copy_states(&mut self, position: u32, to: StateCopy) -> Result<(), DeviceError> {
+        kept::copy(self, position, to)
     }
 }

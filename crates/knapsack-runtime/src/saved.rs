@@ -9,6 +9,7 @@
 //! for each layer, keys and then values, head by head: the slots that were written
 //! kept          u32         of a model with recurrent layers: tokens that the state set aside is of; 2^32 - 1: none is
 //! for each state, the current one and then the one set aside, where one is
+//! for each layer whose window is set aside with the states, where they are: keys and then values
 //! checksum     32 bytes     SHA-256 of everything before
 //! ```
 //!
@@ -17,13 +18,13 @@
 
 use crate::session::Session;
 use knapsack_artifact::plan::KvLayer;
-use knapsack_device::{CacheHalf, DeviceError, LoadedModel, StateCopy};
+use knapsack_device::{CacheHalf, DeviceError, LoadedModel, StateCopy, kept_bytes};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-const MAGIC: [u8; 8] = *b"KNAPSKV\x02";
+const MAGIC: [u8; 8] = *b"KNAPSKV\x03";
 const HEADER: u64 = 8 + 32 + 4 + 4;
 const DIGEST: u64 = 32;
 /// No state is set aside.
@@ -167,7 +168,21 @@ impl Session {
                 output.write_all(&bytes)?;
             }
         }
+        for (index, window) in self.windows(kept) {
+            bytes.resize(window as usize, 0);
+            for half in CacheHalf::BOTH {
+                self.model().read_kept(index, half, &mut bytes)?;
+                output.write_all(&bytes)?;
+            }
+        }
         Ok(())
+    }
+
+    /// Layers of which a file holds what is set aside, with the bytes of their keys.
+    fn windows(&mut self, kept: Option<u32>) -> Vec<(usize, u64)> {
+        let (library, layout) = (self.model().library().clone(), self.model().cache_layout());
+        let all = layout.iter().map(|layer| kept_bytes(&library, layer)).enumerate();
+        all.filter(|&(_, bytes)| bytes > 0 && kept.is_some()).collect()
     }
 
     fn read_states(&mut self, input: &mut impl Read, cached: u32, left: u64) -> Result<Option<u32>, Failure> {
@@ -177,7 +192,9 @@ impl Session {
         }
         let kept = u32::from_le_bytes(take(input)?);
         let kept = (kept != NONE_KEPT).then_some(kept);
+        let windows = self.windows(kept);
         let all: u64 = states.iter().map(|state| state.bytes() * copies(kept).len() as u64).sum();
+        let all = all + windows.iter().map(|(_, bytes)| 2 * bytes).sum::<u64>();
         if left != 4 + all || kept.is_some_and(|kept| kept > cached) {
             return Err(Failure::Invalid("its length is not what its header says"));
         }
@@ -187,6 +204,13 @@ impl Session {
             for copy in copies(kept) {
                 input.read_exact(&mut bytes)?;
                 self.model().write_state(index, *copy, &bytes)?;
+            }
+        }
+        for (index, window) in windows {
+            bytes.resize(window as usize, 0);
+            for half in CacheHalf::BOTH {
+                input.read_exact(&mut bytes)?;
+                self.model().write_kept(index, half, &bytes)?;
             }
         }
         Ok(kept)

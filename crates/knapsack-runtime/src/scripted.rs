@@ -17,6 +17,8 @@ pub(crate) struct Scripted {
     slots: Vec<Option<(u32, u32)>>,
     /// What a recurrent model remembers: position and a sum over all tokens, in their order; the current one and the one set aside.
     states: [u64; 2],
+    /// What was visible where states were set aside.
+    aside: Vec<(u32, u32)>,
     /// Visible tokens of each row of the last call.
     rows: Vec<Vec<u32>>,
     script: Script,
@@ -60,6 +62,7 @@ impl Scripted {
             library: Arc::new(library),
             slots: vec![None; positions as usize],
             states: [u64::MAX; 2],
+            aside: Vec::new(),
             rows: Vec::new(),
             script,
             computed: Arc::default(),
@@ -164,6 +167,29 @@ impl LoadedModel for Scripted {
     fn write_state(&mut self, state: usize, copy: StateCopy, bytes: &[u8]) -> Result<(), DeviceError> {
         assert_eq!(state, 0);
         self.states[copy as usize] = u64::from_le_bytes(bytes.try_into().expect("the state's bytes"));
+        Ok(())
+    }
+
+    fn read_kept(&mut self, layer: usize, half: CacheHalf, _: &mut [u8]) -> Result<(), DeviceError> {
+        self.read_cache(layer, half, &mut [])
+    }
+
+    fn write_kept(&mut self, layer: usize, half: CacheHalf, _: &[u8]) -> Result<(), DeviceError> {
+        self.read_cache(layer, half, &mut [])
+    }
+
+    fn copy_states(&mut self, position: u32, to: StateCopy) -> Result<(), DeviceError> {
+        let layer = self.library.kv_cache[0];
+        let first = layer.visible(position).1.max(layer.sinks);
+        if to == StateCopy::Kept {
+            let slot = |seen: u32| self.slots[layer.slot(seen) as usize].expect("a visible slot was written");
+            (self.states[1], self.aside) = (self.states[0], (first..position).map(slot).collect());
+        } else {
+            self.states[0] = self.states[1];
+            for (seen, kept) in (first..position).zip(&self.aside) {
+                self.slots[layer.slot(seen) as usize] = Some(*kept);
+            }
+        }
         Ok(())
     }
 }

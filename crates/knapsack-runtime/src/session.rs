@@ -12,7 +12,7 @@ pub(crate) type Wanted<'a> = dyn FnMut(usize) -> Result<Option<Vec<u32>>, Engine
 /// A loaded model and the tokens that are in its KV cache.
 ///
 /// What a model's recurrent layers remember cannot be shortened as a cache can: such a model goes on from the last token, from where
-/// its state was set aside ([`Session::prefill_keeping`]), or from the beginning.
+/// its state was set aside, with the windows that went on since ([`Session::prefill_keeping`]), or from the beginning.
 ///
 /// What the cache is said to hold was computed, for certain: after a failure of the device, whenever it comes to light, it holds
 /// nothing, and after a call that was cancelled only what was complete before.
@@ -166,10 +166,9 @@ impl Session {
         if !self.is_recurrent() {
             return if self.can_return_to(common as u32) { common } else { 0 };
         }
-        let whole = (self.certain && self.cached.len() <= common).then_some(self.cached.len() as u32);
-        let kept = self.kept.filter(|&kept| kept as usize <= common);
-        let point = whole.into_iter().chain(kept).filter(|&position| self.can_return_to(position)).max();
-        point.map_or(0, |position| position as usize)
+        let whole = Some(self.cached.len()).filter(|&whole| whole <= common && self.is_there(whole));
+        let kept = self.kept.map(|kept| kept as usize).filter(|&kept| kept <= common);
+        whole.max(kept).unwrap_or(0)
     }
 
     /// Makes the cache and the states those of the first `position` tokens, which [`Session::return_point`] gave.
@@ -178,9 +177,10 @@ impl Session {
             self.reset();
             return Ok(());
         }
-        let back = self.is_recurrent() && !(self.certain && position == self.cached.len());
-        if back {
-            self.model.copy_states(StateCopy::Kept, StateCopy::Current)?;
+        if self.is_recurrent() && !(position == self.cached.len() && self.is_there(position)) {
+            self.model.copy_states(position as u32, StateCopy::Current)?;
+            // Rings hold this position's window again, whatever went through them since.
+            self.written = position as u32;
         }
         self.cached.truncate(position);
         self.certain = true;
@@ -191,7 +191,7 @@ impl Session {
     /// Sets the states aside.
     fn keep_states(&mut self) -> Result<(), EngineError> {
         self.kept = None;
-        self.model.copy_states(StateCopy::Current, StateCopy::Kept).map_err(|error| self.failed(error))?;
+        self.model.copy_states(self.cached.len() as u32, StateCopy::Kept).map_err(|error| self.failed(error))?;
         self.kept = Some(self.cached.len() as u32);
         Ok(())
     }
@@ -347,6 +347,11 @@ impl Session {
         log::warn!("the device failed, and the conversation's cache is forgotten: {error}");
         self.reset();
         error.into()
+    }
+
+    /// Whether states and cache are those of the first `position` tokens, which are all that are cached.
+    fn is_there(&self, position: usize) -> bool {
+        self.certain && self.can_return_to(position as u32)
     }
 
     /// Whether the KV cache can continue from position `position` as if nothing had been written after it.

@@ -70,6 +70,14 @@ impl LoadedModel for Counted {
     fn write_state(&mut self, state: usize, copy: StateCopy, bytes: &[u8]) -> Result<(), DeviceError> {
         self.model.write_state(state, copy, bytes)
     }
+
+    fn read_kept(&mut self, layer: usize, half: CacheHalf, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.model.read_kept(layer, half, bytes)
+    }
+
+    fn write_kept(&mut self, layer: usize, half: CacheHalf, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.model.write_kept(layer, half, bytes)
+    }
 }
 
 /// The trained example on the CPU.

@@ -12,7 +12,7 @@ mod tests;
 
 use crate::ModelLibrary;
 use crate::library::{InvalidLibrary, Target};
-use crate::plan::{Function, KvLayer, Launch, Lookup, Op, Operand, RopeTable, StateLayer};
+use crate::plan::{Function, KvLayer, Launch, Lookup, Op, Operand, RopeTable, StateLayer, state_bytes};
 use knapsack_tensor::DType;
 use std::collections::HashSet;
 
@@ -244,7 +244,7 @@ impl ModelLibrary {
             .try_fold(0u64, |sum, id| sum.checked_add(self.parameters.get(id.0 as usize)?.bytes()?));
         let weights = all.zip(file).and_then(|(all, file)| all.checked_sub(file));
         let kv_cache = self.kv_cache.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.bytes()));
-        let state = self.states.iter().try_fold(0u64, |sum, state| sum.checked_add(2 * state.bytes()));
+        let state = state_bytes(&self.states, &self.kv_cache, self.model.context_window_size);
         for (what, planned, sum) in [
             ("weights", self.memory.weights, weights),
             ("file", self.memory.file, file),

@@ -70,8 +70,8 @@ pub(crate) fn lower(graph: &Graph, windows: &Windows) -> Result<Lowered, Compile
     let (weights, file) = (bytes_of(false)?, bytes_of(true)?);
     let kv_bytes = sum(Box::new(kv_cache.iter().map(cache::bytes))).ok_or_else(|| too_large("the KV cache"))?;
     let states = graph.states.clone();
-    let state = sum(Box::new(states.iter().map(|state| state.bytes().checked_mul(2))));
-    let state = state.ok_or_else(|| too_large("the state"))?;
+    let context = windows.sliding.is_none().then_some(windows.context);
+    let state = plan::state_bytes(&states, &kv_cache, context).ok_or_else(|| too_large("the state"))?;
     let rope_tables = graph.rope_tables.iter().zip(&pinned.tables);
     let workspace = prefill_end.max(decode_end).max(head_end);
     let memory = MemoryPlan { weights, file, kv_cache: kv_bytes, state, workspace };

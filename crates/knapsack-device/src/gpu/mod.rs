@@ -16,7 +16,7 @@ mod work;
 use crate::call::{Call, check_forward, check_logits, write_rope_rows};
 use crate::memory::{Account, Charge, Part};
 use crate::watch::proceed;
-use crate::{CacheHalf, DeviceError, LoadedModel, StateCopy, Watch, Weights};
+use crate::{CacheHalf, DeviceError, LoadedModel, StateCopy, Watch, Weights, kept_bytes};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{KernelModule, MemoryPlan, Target};
 use knapsack_artifact::plan::{Function, KernelCall, Op, Operand, ParameterId, RowSelect};
@@ -170,6 +170,8 @@ struct Memory<B: Backend> {
     cache: Vec<[B::Buffer; 2]>,
     /// By [`StateCopy`].
     states: Vec<[B::Buffer; 2]>,
+    /// What is set aside of each layer with a window, keys and values.
+    windows: Vec<Option<[B::Buffer; 2]>>,
     /// `None` of those that stay in the mapped file.
     parameters: Vec<Option<B::Buffer>>,
     /// The mapped files, where a table stays in them.
@@ -202,6 +204,13 @@ impl<B: Backend> Memory<B> {
             let bytes = state.bytes();
             states.push([allocate(backend, Part::State, bytes)?, allocate(backend, Part::State, bytes)?]);
         }
+        let mut windows = Vec::with_capacity(library.kv_cache.len());
+        for layer in &library.kv_cache {
+            windows.push(match kept_bytes(library, layer) {
+                0 => None,
+                bytes => Some([allocate(backend, Part::State, bytes)?, allocate(backend, Part::State, bytes)?]),
+            });
+        }
         let weights = Arc::new(weights);
         let mut parameters = Vec::with_capacity(library.parameters.len());
         let (mut done, total) = (0, weights.total_bytes());
@@ -220,7 +229,7 @@ impl<B: Backend> Memory<B> {
             watch.progress(done, total);
         }
         let in_file = (!library.lookups.is_empty()).then_some(weights);
-        Ok(Memory { regions: HashMap::new(), workspace, cache, states, parameters, in_file, _charges: charges })
+        Ok(Memory { regions: HashMap::new(), workspace, cache, states, windows, parameters, in_file, _charges: charges })
     }
 
     /// The workspace region at `offset`, made at its first use.
@@ -306,6 +315,13 @@ impl<B: Backend> GpuModel<B> {
         match self.library.states.get(state) {
             Some(found) if found.bytes() == bytes as u64 => Ok(()),
             _ => Err(DeviceError::InvalidCall(format!("{bytes} bytes of state {state}"))),
+        }
+    }
+
+    fn check_kept(&self, layer: usize, bytes: usize) -> Result<(), DeviceError> {
+        match self.library.kv_cache.get(layer) {
+            Some(found) if bytes > 0 && kept_bytes(&self.library, found) == bytes as u64 => Ok(()),
+            _ => Err(DeviceError::InvalidCall(format!("{bytes} bytes of the window of layer {layer}"))),
         }
     }
 
@@ -549,6 +565,26 @@ impl<B: Backend> LoadedModel for GpuModel<B> {
             let resident = self.resident();
             resident.settle()?;
             resident.backend.write(&resident.memory.states[state][copy as usize], bytes)
+        });
+        self.checked(outcome)
+    }
+
+    fn read_kept(&mut self, layer: usize, half: CacheHalf, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.check_kept(layer, bytes.len())?;
+        let outcome = B::scope(|| {
+            let Resident { backend, running, memory, .. } = self.resident();
+            memory.windows[layer].as_ref().map_or(Ok(()), |kept| backend.read(running, &kept[half as usize], bytes))
+        });
+        self.checked(outcome)
+    }
+
+    fn write_kept(&mut self, layer: usize, half: CacheHalf, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.check_kept(layer, bytes.len())?;
+        let outcome = B::scope(|| {
+            let resident = self.resident();
+            resident.settle()?;
+            let Resident { backend, memory, .. } = resident;
+            memory.windows[layer].as_ref().map_or(Ok(()), |kept| backend.write(&kept[half as usize], bytes))
         });
         self.checked(outcome)
     }

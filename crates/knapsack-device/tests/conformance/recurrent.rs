@@ -41,9 +41,9 @@ fn after_going_back(instance: &Instance<'_>, sample: &Sample, tokens: &[u32], ch
     let mut model = instance.device.load(library, sample.folder.path()).unwrap();
     let first = tokens.len().min(chunk as usize);
     let mut rows = forward(instance, &mut *model, &tokens[..first], 0);
-    model.copy_states(StateCopy::Current, StateCopy::Kept).unwrap();
+    model.copy_states(first as u32, StateCopy::Kept).unwrap();
     forward(instance, &mut *model, &tokens[..first], first as u32);
-    model.copy_states(StateCopy::Kept, StateCopy::Current).unwrap();
+    model.copy_states(first as u32, StateCopy::Current).unwrap();
     for (index, part) in tokens[first..].chunks(chunk as usize).enumerate() {
         rows.extend(forward(instance, &mut *model, part, (first + index * chunk as usize) as u32));
     }
