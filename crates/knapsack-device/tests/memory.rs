@@ -5,9 +5,11 @@ mod support;
 
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{MemoryPlan, Target};
+use knapsack_artifact::plan::{KvLayer, state_bytes};
 use knapsack_device::opencl::OpenClOptions;
 use knapsack_device::{CpuDevice, Device, FakeDevice, ReferenceDevice};
 use knapsack_ir::Windows;
+use knapsack_tensor::DType;
 use std::collections::HashMap;
 use std::sync::Arc;
 use support::{Model, every_model, opencl};
@@ -36,10 +38,13 @@ fn the_devices_allocate_what_is_planned() {
             assert_eq!(loaded.memory(), plan, "{what}: cpu");
             let loaded = fake.load(library.clone(), &model.folder).unwrap();
             assert_eq!((loaded.memory(), fake.allocated()), (plan, plan.total()), "{what}: fake");
-            // The reference keeps its cache in float32.
+            // The reference keeps its cache, and what it sets aside of it, in float32.
             let loaded = ReferenceDevice.load(library.clone(), &model.folder).unwrap();
-            let kv_cache = library.kv_cache.iter().map(|layer| 4 * layer.bytes() / layer.dtype.size()).sum();
-            assert_eq!(loaded.memory(), MemoryPlan { kv_cache, ..plan }, "{what}: cpu-reference");
+            let single = |layer: &KvLayer| KvLayer { dtype: DType::F32, ..*layer };
+            let layers: Vec<KvLayer> = library.kv_cache.iter().map(single).collect();
+            let kv_cache = layers.iter().map(KvLayer::bytes).sum();
+            let state = state_bytes(&library.states, &layers, library.model.context_window_size).unwrap();
+            assert_eq!(loaded.memory(), MemoryPlan { kv_cache, state, ..plan }, "{what}: cpu-reference");
             plans += 1;
         }
     });

@@ -302,7 +302,9 @@ fn states_and_their_operations_are_checked() {
     let (weight, each) = (add(&[64, 1, 3]), add(&[2]));
     let delta = StateLayer::Delta { heads: 2, key_dim: 8, value_dim: 16 };
     library.states = vec![StateLayer::Conv { channels: 64, taps: 3 }, delta];
-    library.memory.state = 2 * library.states.iter().map(StateLayer::bytes).sum::<u64>();
+    // With them the window of the layer is set aside: five positions of keys and values.
+    let windows = library.kv_cache.iter().map(|layer| layer.bytes() / u64::from(layer.positions) * 5).sum::<u64>();
+    library.memory.state = 2 * library.states.iter().map(StateLayer::bytes).sum::<u64>() + windows;
     let (start, gate_in, gate_out, bias, activation) = (0, Some(0), None, None, None);
     let (input, output) = (rows(4, 64), rows(5, 64));
     let conv = CausalConv { input, start, gate_in, gate_out, weight, bias, activation, taps: 3, state: 0, output };
