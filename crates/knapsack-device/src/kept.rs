@@ -16,11 +16,7 @@ pub fn kept_bytes(library: &ModelLibrary, layer: &KvLayer) -> u64 {
 }
 
 /// [`LoadedModel::copy_states`] by way of the host.
-pub(crate) fn copy(
-    model: &mut (impl LoadedModel + ?Sized),
-    position: u32,
-    to: StateCopy,
-) -> Result<(), DeviceError> {
+pub(crate) fn copy(model: &mut (impl LoadedModel + ?Sized), position: u32, to: StateCopy) -> Result<(), DeviceError> {
     let library = model.library().clone();
     let from = if to == StateCopy::Kept { StateCopy::Current } else { StateCopy::Kept };
     let mut bytes = Vec::new();
@@ -51,13 +47,7 @@ pub(crate) fn copy(
 }
 
 /// Calls `each` with the rows of the positions that a query at `position` sees besides itself, in the ring and where they are set aside.
-fn rows(
-    layer: &KvLayer,
-    position: u32,
-    ring: &mut [u8],
-    aside: &mut [u8],
-    mut each: impl FnMut(&mut [u8], &mut [u8]),
-) {
+fn rows(layer: &KvLayer, position: u32, ring: &mut [u8], aside: &mut [u8], mut each: impl FnMut(&mut [u8], &mut [u8])) {
     let row = layer.head_dim as usize * layer.dtype.size() as usize;
     let (_, start) = layer.visible(position);
     let first = start.max(layer.sinks);

@@ -229,7 +229,16 @@ impl<B: Backend> Memory<B> {
             watch.progress(done, total);
         }
         let in_file = (!library.lookups.is_empty()).then_some(weights);
-        Ok(Memory { regions: HashMap::new(), workspace, cache, states, windows, parameters, in_file, _charges: charges })
+        Ok(Memory {
+            regions: HashMap::new(),
+            workspace,
+            cache,
+            states,
+            windows,
+            parameters,
+            in_file,
+            _charges: charges,
+        })
     }
 
     /// The workspace region at `offset`, made at its first use.
