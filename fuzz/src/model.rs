@@ -8,6 +8,7 @@ use knapsack_compiler::{CompileRequest, compile, plan};
 use knapsack_device::{CpuDevice, Device, FileRange, Isa, Scattered};
 use knapsack_models::ModelConfig;
 use knapsack_tensor::QUANTIZATIONS;
+use knapsack_weights::WeightsStart;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -36,7 +37,8 @@ pub fn safetensors(data: &[u8]) {
     let Some((size, start)) = data.split_first_chunk::<8>() else { return };
     let folder = headers();
     let size = u64::from_le_bytes(*size);
-    let _ = knapsack_weights::check_header(folder, ("model.safetensors", size), start, &QUANTIZATIONS[0]);
+    let start = WeightsStart { name: "model.safetensors", size, bytes: start };
+    let _ = knapsack_weights::check_headers(folder, &[start], &QUANTIZATIONS[0]);
 }
 
 /// `config.json`, to the graph, the memory plan, libraries for every target, and three tokens of the model where it is small.

@@ -11,7 +11,7 @@ use std::time::Duration;
 const TARGET: &str = "x86_64-pc-windows-gnu";
 
 /// Tests of the command line.
-const TESTS: [&str; 2] = ["cli_manifest", "package"];
+const TESTS: [&str; 3] = ["desks", "cli_manifest", "package"];
 /// What is tried is not speed: compiling takes longest.
 const FAST_TO_BUILD: [&str; 2] =
     [r#"profile.dev.package."*".opt-level=0"#, "profile.dev.package.knapsack-device.opt-level=1"];

@@ -205,10 +205,15 @@ impl Lockfile {
         text
     }
 
-    /// Writes it beside `path` and renames it there. Leaves a file with the same text untouched; says whether it wrote.
+    /// Writes it beside `path` and renames it there, with the line ends of the file that is there. Leaves a file with the same text
+    /// untouched; says whether it wrote.
     pub fn write(&self, path: &Path) -> Result<bool, LockfileError> {
-        let text = self.to_text();
-        if std::fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+        let mut text = self.to_text();
+        let old = std::fs::read(path).unwrap_or_default();
+        if old.windows(2).any(|end| end == b"\r\n") {
+            text = text.replace('\n', "\r\n");
+        }
+        if old == text.as_bytes() {
             return Ok(false);
         }
         let failed = |source| LockfileError::Io { action: "write", path: path.to_owned(), source };
@@ -470,6 +475,13 @@ mod tests {
         assert!(Lockfile::read(&path).unwrap().is_none());
         assert!(example().write(&path).unwrap());
         assert!(!example().write(&path).unwrap());
+        // Git may have checked it out with other line ends, which then stay.
+        let windows = example().to_text().replace('\n', "\r\n");
+        std::fs::write(&path, &windows).unwrap();
+        assert!(!example().write(&path).unwrap());
+        std::fs::write(&path, windows.replace("zebra", "bear")).unwrap();
+        assert!(example().write(&path).unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), windows);
         assert_eq!(Lockfile::read(&path).unwrap().unwrap().to_text(), example().to_text());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
