@@ -4,7 +4,9 @@
 //! payload (32), then the payload: [`ModelLibrary`] as JSON. The header makes the blob self-delimiting, so a pointer to the
 //! symbol in a linked image is enough to find its end.
 
-use crate::plan::{Function, KvLayer, Lookup, ParameterId, RopeTable, Rows, Scratch, StateLayer};
+use crate::plan::{
+    ALIGNMENT, Function, KernelCall, KvLayer, Lookup, ParameterId, RopeTable, Rows, Scratch, StateLayer,
+};
 use knapsack_tensor::DType;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -12,7 +14,7 @@ use sha2::{Digest, Sha256};
 /// First bytes of every library.
 pub const MAGIC: &[u8; 8] = b"KNAPSACK";
 /// Breaking version of the format.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes before the payload.
 pub const HEADER_BYTES: usize = 56;
 /// Largest payload that is read. The largest real ones are below 1 MiB.
@@ -78,6 +80,9 @@ impl Parameter {
 pub struct Io {
     /// Token ids, `u32`, 4 bytes for each token.
     pub tokens: Scratch,
+    /// Where GPUs find the numbers of a call and the inputs of one token, and leave the most likely tokens:
+    /// [`ModelLibrary::call_inputs`] from here on.
+    pub call: u64,
     /// The residual stream after the last layer, or where layers that only read what others cache are left to `head`, after the
     /// last before those: what `prefill` and `decode` leave and `head` reads.
     pub hidden: Rows,
@@ -152,6 +157,9 @@ pub struct KernelModule {
     pub source: String,
     /// Entry points.
     pub kernels: Vec<Kernel>,
+    /// Ways to the most likely tokens, by how many they find.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top: Vec<Top>,
     /// The same source, compiled ahead for Apple's platforms where the machine that packaged could.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metallibs: Vec<Metallib>,
@@ -203,6 +211,64 @@ pub struct ModelLibrary {
     /// GPU code; `None` for [`Target::Host`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernels: Option<KernelModule>,
+}
+
+/// Most tokens that a [`Top`] finds, and most work groups of its first kernel.
+pub const MOST_TOP: u32 = 64;
+
+/// How a GPU finds the most likely tokens, so that they alone are read and not all logits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Top {
+    /// How many.
+    pub count: u32,
+    /// Its kernels take the logits, [`CallInputs::top`] and the numbers of the call. They leave there `count` pairs of a token and the
+    /// bits of its logit, as `u32`, in descending order, of equal ones the lower token first; where only so many logits are numbers
+    /// above negative infinity, the rest are pairs of `u32::MAX`. Behind them is room for as many pairs of each work group.
+    pub gpu: KernelCall,
+}
+
+/// Byte offsets in the workspace of what passes between host and GPU, each a multiple of [`ALIGNMENT`]. What one token takes from the
+/// host lies together, so that one copy brings all that `decode`, and `head` after it, need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallInputs {
+    /// The most likely tokens ([`Top`]).
+    pub top: u64,
+    /// `n`, `p` and `row` of `prefill`, as `u32`.
+    pub prefill: u64,
+    /// The same of `decode` and `head`.
+    pub one: u64,
+    /// The token of `decode`.
+    pub token: u64,
+    /// For each rotary table the row of the one token.
+    pub ropes: Vec<u64>,
+    /// Where they end.
+    pub end: u64,
+}
+
+impl ModelLibrary {
+    /// Where [`Io::call`] and what follows it are; `None` when that is not representable.
+    pub fn call_inputs(&self) -> Option<CallInputs> {
+        CallInputs::at(self.io.call, self.rope_tables.iter().map(|table| table.rows.columns))
+    }
+}
+
+/// Bytes of the pairs of the largest [`Top`].
+pub const TOP_BYTES: u64 = 8 * MOST_TOP as u64 * (1 + MOST_TOP as u64);
+
+impl CallInputs {
+    /// Those that begin at `start`, for rotary tables of so many columns.
+    pub fn at(start: u64, ropes: impl IntoIterator<Item = u32>) -> Option<Self> {
+        let mut end = start;
+        let mut region = |bytes: u64| {
+            let offset = end;
+            end = end.checked_add(bytes.checked_next_multiple_of(ALIGNMENT)?)?;
+            Some(offset)
+        };
+        let top = region(TOP_BYTES)?;
+        let (prefill, one, token) = (region(12)?, region(12)?, region(4)?);
+        let ropes = ropes.into_iter().map(|columns| region(4 * u64::from(columns))).collect::<Option<_>>()?;
+        Some(CallInputs { top, prefill, one, token, ropes, end })
+    }
 }
 
 /// The first contradiction found in a library.

@@ -314,6 +314,34 @@ pub struct Attention {
     pub output: Rows,
 }
 
+impl Attention {
+    /// Work groups that a GPU should have for one token at least, so that none of its cores idles.
+    const WORK_GROUPS: u32 = 64;
+    /// Positions that are worth a work group of their own.
+    const POSITIONS: u32 = 64;
+
+    /// Parts that the positions of a cache are divided into for one token: kv heads alone are too few work groups.
+    pub const fn parts(kv_heads: u32, positions: u32) -> u32 {
+        let (wanted, most) = (Self::WORK_GROUPS.div_ceil(kv_heads), positions.div_ceil(Self::POSITIONS));
+        if wanted < most {
+            wanted
+        } else if most > 0 {
+            most
+        } else {
+            1
+        }
+    }
+
+    /// Bytes of what the parts give for each head: a sum of values, the largest score, and the sum of the weights. `None` for one
+    /// part, which gives the result itself.
+    pub const fn parts_bytes(heads: u32, kv: &KvLayer) -> Option<u64> {
+        match Self::parts(kv.kv_heads, kv.positions) {
+            1 => None,
+            parts => Some(4 * heads as u64 * parts as u64 * (kv.head_dim as u64 + 2)),
+        }
+    }
+}
+
 /// For each channel `c` and token `t`: `u[t] = input[t][start + c]`, times `input[t][gate_in + c]` where there is such a gate;
 /// `y[t] = f(bias[c] + sum over j < taps of weight[c][j] u[t - (taps - 1) + j])`; `output[t][c] = y[t]`, times
 /// `input[t][gate_out + c]` where there is such a gate. `u` of the tokens before the call is in the state, which becomes that of
@@ -525,8 +553,18 @@ impl Groups {
     }
 }
 
+/// A kernel that follows another with the same buffers, when all work groups of that one have ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Then {
+    /// Index into [`crate::library::KernelModule::kernels`].
+    pub kernel: u32,
+    /// Work groups in x, y, z.
+    pub groups: [Groups; 3],
+}
+
 /// Which kernel executes a launch on a GPU, and its grid. Kernel arguments are the launch's buffers in the order of
-/// [`Op::operands`], those of the launches after it that the kernel executes too, then `n`, `p` and `row` as `u32`.
+/// [`Op::operands`], those of the launches after it that the kernel executes too, the launch's scratch where the kernel takes
+/// it, then `n`, `p` and `row` as `u32` in a buffer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelCall {
     /// Index into [`crate::library::KernelModule::kernels`].
@@ -536,6 +574,12 @@ pub struct KernelCall {
     /// Launches after this one that the kernel executes together with it; they name no kernel.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more: u32,
+    /// Whether the kernel takes the launch's scratch.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scratch: bool,
+    /// What merges the results of its work groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub then: Option<Then>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -550,8 +594,9 @@ pub struct Launch {
     #[serde(flatten)]
     pub op: Op,
     /// Room for the device that executes it; overlaps no operand. The plan gives what [`Op::scratch_bytes`] says that devices
-    /// ask for; a device that needs more refuses the library. A product that is given twice as much has a device that rounds
-    /// activations to eight bits keep what it rounds off in eight more: what a recurrence amplifies. Kernels do not see it.
+    /// ask for, and to attention of one token what [`Attention::parts_bytes`] says; a device that needs more refuses the library. A
+    /// product that is given twice as much has a device that rounds activations to eight bits keep what it rounds off in eight
+    /// more: what a recurrence amplifies. Kernels see it where [`KernelCall::scratch`] says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch: Option<Scratch>,
     /// How a GPU does it; absent in libraries for the host, and where the kernel of a launch before does it too.

@@ -2,7 +2,7 @@
 
 use crate::objects::Library;
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::library::{Io, MemoryPlan, ModelInfo, Parameter, Target};
+use knapsack_artifact::library::{Io, MemoryPlan, ModelInfo, Parameter, TOP_BYTES, Target};
 use knapsack_artifact::plan::{
     Embed, Epilogue, Function, KvLayer, Launch, Linear, Op, ParameterId, Rows, Scratch, Weight,
 };
@@ -17,6 +17,7 @@ pub(crate) fn model_library(name: &str, chunk: u32) -> ModelLibrary {
     let row = u64::from(hidden) * 4;
     let io = Io {
         tokens: Scratch { offset: 0, bytes_per_token: 4 },
+        call: (1024 + row * u64::from(chunk) + u64::from(vocab) * 4).next_multiple_of(256),
         hidden: Rows { offset: 1024, columns: hidden },
         carried: Vec::new(),
         logits: Rows { offset: 1024 + row * u64::from(chunk), columns: vocab },
@@ -63,7 +64,7 @@ pub(crate) fn model_library(name: &str, chunk: u32) -> ModelLibrary {
             kv_cache: kv.bytes(),
             file: 0,
             state: 0,
-            workspace: (io.logits.offset + u64::from(vocab) * 4).next_multiple_of(256),
+            workspace: io.call + TOP_BYTES + 3 * 256,
         },
         prefill: function.clone(),
         decode: function.clone(),

@@ -214,6 +214,8 @@ fn check_plan(library: &ModelLibrary) {
     let rows = |rows: Rows| (rows.offset, rows.offset + 4 * u64::from(rows.columns) * chunk);
     let mut pinned: Vec<_> = library.rope_tables.iter().map(|table| rows(table.rows)).collect();
     pinned.push((library.io.tokens.offset, library.io.tokens.offset + 4 * chunk));
+    let inputs = library.call_inputs().unwrap();
+    pinned.push((inputs.top, inputs.end));
     let looked_up: Vec<Rows> = library.lookups.iter().map(|lookup| lookup.rows).collect();
     pinned.extend(looked_up.iter().map(|&looked_up| rows(looked_up)));
     check_no_clobbering(&library.prefill, chunk, &looked_up, &pinned);

@@ -3,12 +3,13 @@
 
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{MemoryPlan, Target};
-use knapsack_compiler::codegen::{KernelTraffic, kernel_traffic};
+use knapsack_artifact::plan::{Function, Op};
+use knapsack_compiler::codegen::{KernelTraffic, ThreadCount, count_threads, kernel_traffic};
 use knapsack_compiler::{Chosen, CompileRequest, GivenSizes, Own, choose, compile};
 use knapsack_models::{FAMILIES, ModelConfig};
 use knapsack_tensor::{Layout, QUANTIZATIONS, Quantization};
 use serde_json::{Value, json};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -265,17 +266,25 @@ fn entries() -> impl Iterator<Item = Entry> {
     llama_likes().into_iter().chain(others()).chain(with_biases()).chain(later())
 }
 
-/// What is chosen for an entry in one format, its library for both kinds of phone, and how long making the slower one took.
-fn compiled(entry: &Entry, quantization: &Quantization) -> (Chosen, [ModelLibrary; 2], Duration) {
+fn chosen(entry: &Entry, quantization: &Quantization) -> Chosen {
     let config = &entry.config;
     let own = Own { windows: config.own_windows(), trained: None, beside: 0 };
-    let chosen = choose(&own, &entry.overrides, None, |windows| config.graph(quantization, windows)).unwrap();
+    choose(&own, &entry.overrides, None, |windows| config.graph(quantization, windows)).unwrap()
+}
+
+fn compile_for(entry: &Entry, quantization: &Quantization, chosen: &Chosen, target: Target) -> ModelLibrary {
+    let graph = entry.config.graph(quantization, &chosen.windows).unwrap();
+    let request = CompileRequest { graph: &graph, windows: chosen.windows, target, name: None };
+    compile(&request).unwrap_or_else(|error| panic!("{} for {target:?}: {error}", entry.name))
+}
+
+/// What is chosen for an entry in one format, its library for both kinds of phone, and how long making the slower one took.
+fn compiled(entry: &Entry, quantization: &Quantization) -> (Chosen, [ModelLibrary; 2], Duration) {
+    let chosen = chosen(entry, quantization);
     let mut slowest = Duration::ZERO;
     let libraries = [Target::Metal, Target::OpenCl].map(|target| {
         let start = Instant::now();
-        let graph = config.graph(quantization, &chosen.windows).unwrap();
-        let request = CompileRequest { graph: &graph, windows: chosen.windows, target, name: None };
-        let library = compile(&request).unwrap_or_else(|error| panic!("{} for {target:?}: {error}", entry.name));
+        let library = compile_for(entry, quantization, &chosen, target);
         slowest = slowest.max(start.elapsed());
         library
     });
@@ -358,18 +367,18 @@ fn memory_is_read_once_in_wide_loads_by_few_launches() {
             let (chosen, libraries, _) = compiled(&entry, quantization);
             for library in libraries {
                 let what = format!("{} {quantization} for {:?}", entry.name, library.target);
-                let launches = library.decode.calls().count() + library.head.calls().count();
-                // Gemma 4's layers have two more products, and what follows them.
-                let each = if entry.config.per_layer_input.is_some() { 12 } else { 8 };
+                let kernels = |function: &Function| -> usize {
+                    function.calls().map(|(call, _)| 1 + usize::from(call.then.is_some())).sum()
+                };
+                let launches = kernels(&library.decode) + kernels(&library.head);
+                // One of attention's two merges what its work groups gave. Gemma 4's layers have two more products, and what
+                // follows them.
+                let each = if entry.config.per_layer_input.is_some() { 13 } else { 9 };
                 let most = each * library.model.layers as usize + 8;
                 assert!(launches <= most, "{what}: {launches} launches for a token, at most {most}");
                 let table = kernel_traffic(&library);
                 let counted: u32 = table.iter().map(|row| row.launches).sum();
-                assert_eq!(
-                    counted as usize,
-                    launches + library.prefill.calls().count(),
-                    "{what}: all are in the table"
-                );
+                assert_eq!(counted as usize, launches + kernels(&library.prefill), "{what}: all are in the table");
                 // Not the cache: where kv heads are few, several work groups read the same one, to keep the GPU busy.
                 let token = || table.iter().filter(|row| row.function != "prefill");
                 let moved: u64 = token().map(|row| row.moves.weights).sum();
@@ -388,4 +397,113 @@ fn memory_is_read_once_in_wide_loads_by_few_launches() {
     }
     // `phi-msft` is `phi` under Microsoft's parameter names.
     assert!(FAMILIES.iter().all(|family| families.contains(family.name) || family.name == "phi-msft"), "{families:?}");
+}
+
+/// Most operations for a weight that a token meets, counted in the emitted kernels: with half precision products, which phones
+/// have, and without.
+fn most_operations(quantization: &Quantization) -> Option<[f64; 2]> {
+    match quantization.linear()?.bits {
+        3 => Some([4.5, 4.5]),
+        4 => Some([3.2, 3.2]),
+        _ => Some([4.5, 4.5]),
+    }
+}
+
+/// What the threads of kernels do, each kernel counted once: many models and formats share one.
+#[derive(Default)]
+struct Counted(HashMap<(String, bool), ThreadCount>);
+
+impl Counted {
+    /// Operations of all launches of `rows`.
+    fn operations(&mut self, library: &ModelLibrary, rows: &[KernelTraffic], fp16: bool) -> u64 {
+        let key = |row: &KernelTraffic| {
+            (format!("{} {}", row.threads, section(library, &row.kernel).replace(&row.kernel, "kernel")), fp16)
+        };
+        let keys: Vec<_> = rows.iter().map(key).collect();
+        let missing: Vec<_> =
+            rows.iter().zip(&keys).filter(|(_, key)| !self.0.contains_key(key)).map(|(row, _)| row.clone()).collect();
+        if !missing.is_empty() {
+            let threads = count_threads(library, &missing, fp16).unwrap_or_else(|error| panic!("{error}"));
+            self.0.extend(missing.iter().map(key).zip(threads));
+        }
+        rows.iter().zip(&keys).map(|(row, key)| row.operations(&self.0[key])).sum()
+    }
+}
+
+/// In every format of every family: what a token takes of the arithmetic units and of the caches.
+#[test]
+fn a_token_takes_few_operations_and_reads_its_input_seldom() {
+    let mut counted = Counted::default();
+    let started = Instant::now();
+    for (index, entry) in entries().enumerate() {
+        let mut kinds = HashSet::new();
+        for quantization in &QUANTIZATIONS {
+            let Some(most) = most_operations(quantization) else { continue };
+            // Formats of one width and layout differ in the type of their scales alone, which one model shows.
+            let kind = quantization.linear().map(|format| (format.bits, format.layout == Layout::Kn));
+            if !kinds.insert(kind) && index > 0 {
+                continue;
+            }
+            let library = compile_for(&entry, quantization, &chosen(&entry, quantization), Target::OpenCl);
+            let is_packed = |row: &KernelTraffic| row.weights > 0 && row.summary.contains("BIT");
+            let mut rows = kernel_traffic(&library);
+            rows.retain(|row| row.function != "prefill" && is_packed(row));
+            let weights: u64 = rows.iter().map(|row| row.weights).sum();
+            for (fp16, most) in [true, false].into_iter().zip(most) {
+                let each = counted.operations(&library, &rows, fp16) as f64 / weights as f64;
+                if std::env::var_os("KNAPSACK_SHOW").is_some() {
+                    let seconds = started.elapsed().as_secs_f64();
+                    eprintln!(
+                        "{seconds:.1} s: {} {quantization}, fp16 {fp16}: {each:.3} operations a weight",
+                        entry.name
+                    );
+                }
+                assert!(each <= most, "{} {quantization}, fp16 {fp16}: {each:.3} operations a weight", entry.name);
+            }
+            let inputs: u64 = rows.iter().map(|row| row.moves.activations).sum();
+            let weights: u64 = rows.iter().map(|row| row.must.weights).sum();
+            let share = inputs as f64 / weights as f64;
+            assert!(share <= 0.15, "{} {quantization}: inputs are {share:.3} of the weights", entry.name);
+        }
+    }
+}
+
+/// A chunk's attention reads keys and values once for several query heads, where these share them and are of usual size.
+#[test]
+fn attention_of_a_chunk_shares_keys_and_values() {
+    let mut shared = 0;
+    for entry in entries() {
+        let library = compile_for(&entry, &entry.quantization, &chosen(&entry, &entry.quantization), Target::OpenCl);
+        for (call, launches) in library.prefill.calls() {
+            let Op::Attention(op) = &launches[0].op else { continue };
+            let (sharing, each) = (op.heads / op.kv_heads, op.heads / call.groups[0].count);
+            assert!(sharing.is_multiple_of(each), "{}: {each} of {sharing} heads", entry.name);
+            if sharing.is_multiple_of(2) && op.head_dim <= 128 {
+                assert!(each >= 2, "{}: {sharing} heads of {} share keys, {each} at once", entry.name, op.head_dim);
+                shared += 1;
+            }
+        }
+    }
+    assert!(shared > 0);
+}
+
+/// However few kv heads a model has, attention of one token over 4096 positions occupies 64 work groups.
+#[test]
+fn attention_of_a_token_fills_a_gpu() {
+    for mut entry in entries() {
+        if entry.overrides.sliding_window_size.is_none() && entry.config.own_windows().sliding.is_none() {
+            entry.overrides = context(4096, 128);
+        }
+        let (_, libraries, _) = compiled(&entry, &entry.quantization);
+        for library in libraries {
+            for (call, launches) in library.decode.calls() {
+                let Op::Attention(op) = &launches[0].op else { continue };
+                let kv = &library.kv_cache[op.layer as usize];
+                let groups: u32 = call.groups.iter().map(|axis| axis.at(1)).product();
+                let most = kv.kv_heads * kv.positions.div_ceil(64);
+                assert!(groups >= most.min(64), "{}: {groups} groups for {} positions", entry.name, kv.positions);
+                assert_eq!(call.then.is_some(), call.groups[1].at(1) > 1, "{}: parts are merged", entry.name);
+            }
+        }
+    }
 }

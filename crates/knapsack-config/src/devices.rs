@@ -2,6 +2,7 @@
 //!
 //! The built-in profiles are `data/devices.json`; a file of the same form adds profiles or replaces them by name.
 
+use crate::Gpu;
 use knapsack_artifact::device::Platform;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -35,6 +36,9 @@ pub struct DeviceProfile {
     pub title: String,
     /// What it runs.
     pub platform: Platform,
+    /// Its GPU, by its name among [`crate::Gpu::all`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
     /// Memory of the whole phone.
     pub ram: Figure,
     /// What one app may use before the system ends it. Android has no such figure: it ends apps when memory is short.
@@ -114,6 +118,9 @@ pub enum DeviceProfilesError {
     /// A figure without a source.
     #[error("the device profile `{name}` names no source for `{key}`")]
     NoSource { name: String, key: &'static str },
+    /// A GPU that nobody knows.
+    #[error("the device profile `{name}` has the GPU `{gpu}`, which is not one of {known}")]
+    Gpu { name: String, gpu: String, known: String },
 }
 
 #[derive(Deserialize)]
@@ -175,6 +182,12 @@ fn check(profile: &DeviceProfile) -> Result<(), DeviceProfilesError> {
     let allowed = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
     if name.is_empty() || name.len() > 64 || !allowed {
         return Err(DeviceProfilesError::Name(name.chars().take(64).collect()));
+    }
+    if let Some(gpu) = &profile.gpu
+        && Gpu::named(gpu).is_none()
+    {
+        let known = Gpu::all().iter().map(|gpu| gpu.name.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(DeviceProfilesError::Gpu { name: name.clone(), gpu: gpu.chars().take(64).collect(), known });
     }
     let figures = [
         ("ram", Some(&profile.ram)),

@@ -55,14 +55,20 @@ pub(crate) fn check_logits(
     row: u32,
     output: &[f32],
 ) -> Result<Call, DeviceError> {
-    if row >= rows {
-        return Err(DeviceError::InvalidCall(format!("row {row}, the last call left {rows}")));
-    }
+    let call = check_row(rows, position, row)?;
     let vocab = library.model.vocab_size as usize;
     if output.len() != vocab {
         return Err(DeviceError::InvalidCall(format!("room for {} logits, there are {vocab}", output.len())));
     }
-    Ok(Call { n: 1, position, row })
+    Ok(call)
+}
+
+/// Checks a row of what the last successful forward left.
+pub(crate) fn check_row(rows: u32, position: u32, row: u32) -> Result<Call, DeviceError> {
+    match row < rows {
+        true => Ok(Call { n: 1, position, row }),
+        false => Err(DeviceError::InvalidCall(format!("row {row}, the last call left {rows}"))),
+    }
 }
 
 /// Writes a table's `(cos, sin)` pairs for the call's tokens, row by row. The angle is the float32 product of position and

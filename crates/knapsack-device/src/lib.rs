@@ -172,6 +172,20 @@ pub trait LoadedModel: Send {
         Ok(())
     }
 
+    /// Most tokens that [`LoadedModel::top`] finds for less than [`LoadedModel::logits`] costs; 0: it finds none.
+    fn most_likely(&self) -> u32 {
+        0
+    }
+
+    /// Runs `head` as [`LoadedModel::logits`] does and gives the `count` tokens with the largest logits, in descending order, of equal
+    /// ones the lower token first. Fewer where only so many logits are numbers above negative infinity.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::logits`], and no token or more than [`LoadedModel::most_likely`].
+    fn top(&mut self, row: u32, count: u32) -> Result<Vec<(u32, f32)>, DeviceError> {
+        Err(DeviceError::InvalidCall(format!("the {count} most likely tokens of row {row}, and no way to find them")))
+    }
+
     /// Waits until nothing is running for this model.
     ///
     /// # Errors

@@ -85,7 +85,7 @@ fn a_removed_barrier_is_caught() {
         ("kernel void gemm_", 0, Calls::Chunks),
         ("kernel void gemm_", 1, Calls::Chunks),
         ("kernel void rope_append_", 0, Calls::Single),
-        ("kernel void matvec_rows_", 1, Calls::Single),
+        ("kernel void matvec_rows_", 0, Calls::Single),
         ("kernel void matvec_rows_", 2, Calls::Single),
         ("kernel void attention_decode_", 0, Calls::Single),
         ("kernel void attention_decode_", 1, Calls::Single),

@@ -4,7 +4,7 @@ use crate::context::{self, ContextPolicy, FittedPrompt};
 use crate::error::EngineError;
 use crate::grammar::{Grammar, GrammarError, Guide};
 use crate::sampling::{Sampler, SamplingOptions, TokenLogProbs};
-use crate::session::Session;
+use crate::session::{Logits, Session};
 use crate::text::{Message, PromptOptions, TextError, ToolCall};
 use crate::tools::{self, Tool, ToolChoice, ToolFormat, ToolParser};
 use output::Output;
@@ -358,15 +358,19 @@ fn tools(chat: &ChatModel, options: &GenerateOptions) -> Result<Option<Calls>, G
     Ok(Some(Calls { format, tools, grammar }))
 }
 
-/// The tokens that a guide leaves, where they are few and nobody asks what the model thinks of others.
+/// The logits that decide on the next token: of the tokens that a guide leaves, where they are few, or of the most likely ones; all
+/// where somebody asks what the model thinks of others.
 fn few<'a>(
     mut guide: Option<&'a mut Guide>,
     options: &GenerateOptions,
-) -> impl FnMut(usize) -> Result<Option<Vec<u32>>, EngineError> + use<'a> {
+) -> impl FnMut(usize) -> Result<Logits, EngineError> + use<'a> {
     let all = options.logprobs.is_some();
+    let top = options.sampling.most_likely().map_or(Logits::All, Logits::Top);
     move |most| match &mut guide {
-        Some(guide) if !all => guide.few(most).map_err(EngineError::grammar),
-        _ => Ok(None),
+        _ if all => Ok(Logits::All),
+        Some(guide) if most > 0 => Ok(guide.few(most).map_err(EngineError::grammar)?.map_or(Logits::All, Logits::Of)),
+        Some(_) => Ok(Logits::All),
+        None => Ok(top.clone()),
     }
 }
 

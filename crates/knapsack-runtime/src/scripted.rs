@@ -48,6 +48,7 @@ impl Scripted {
             lookups: Vec::new(),
             io: Io {
                 tokens: Scratch { offset: 0, bytes_per_token: 4 },
+                call: 0,
                 hidden: rows,
                 carried: Vec::new(),
                 logits: rows,
@@ -140,6 +141,18 @@ impl LoadedModel for Scripted {
     fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError> {
         output.copy_from_slice(&(self.script)(&self.rows[row as usize]));
         Ok(())
+    }
+
+    fn most_likely(&self) -> u32 {
+        3
+    }
+
+    fn top(&mut self, row: u32, count: u32) -> Result<Vec<(u32, f32)>, DeviceError> {
+        let logits = (self.script)(&self.rows[row as usize]);
+        let mut top: Vec<(u32, f32)> = (0..).zip(logits).filter(|(_, logit)| *logit > f32::NEG_INFINITY).collect();
+        top.sort_by(|(a, x), (b, y)| y.total_cmp(x).then(a.cmp(b)));
+        top.truncate(count as usize);
+        Ok(top)
     }
 
     fn wait(&mut self) -> Result<(), DeviceError> {

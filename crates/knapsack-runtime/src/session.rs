@@ -5,9 +5,18 @@ use knapsack_artifact::library::{MemoryPlan, ModelInfo};
 use knapsack_artifact::plan::KvLayer;
 use knapsack_device::{DeviceError, LoadedModel, StateCopy, Watch};
 
-/// The tokens whose logits are wanted, where there are at most so many, and otherwise `None`. Asked while the device is at the token
-/// before, and only of a device for which it makes a difference.
-pub(crate) type Wanted<'a> = dyn FnMut(usize) -> Result<Option<Vec<u32>>, EngineError> + 'a;
+/// Which logits are wanted; the others are negative infinity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Logits {
+    All,
+    /// Those of these tokens.
+    Of(Vec<u32>),
+    /// So many of the largest, of equal ones the lower token first; or more of them.
+    Top(u32),
+}
+
+/// Says which logits are wanted, given how many tokens are few for the device. Asked while the device is at the token before.
+pub(crate) type Wanted<'a> = dyn FnMut(usize) -> Result<Logits, EngineError> + 'a;
 
 /// A loaded model and the tokens that are in its KV cache.
 ///
@@ -129,7 +138,7 @@ impl Session {
         keep: Option<usize>,
         cancel: &CancelFlag,
     ) -> Result<usize, EngineError> {
-        self.prefill_for(prompt, keep, cancel, &mut |_| Ok(None))
+        self.prefill_for(prompt, keep, cancel, &mut |_| Ok(Logits::All))
     }
 
     /// [`Session::prefill_keeping`] where perhaps not all logits are wanted; the others are negative infinity.
@@ -208,7 +217,7 @@ impl Session {
         let _permit = self.permit()?;
         self.settle(&())?;
         self.forward(&[token], &())?;
-        self.read_logits(0, &mut |_| Ok(None))
+        self.read_logits(0, &mut |_| Ok(Logits::All))
     }
 
     /// Appends tokens, in as few steps as the model's prefill allows, and leaves the logits of the last.
@@ -216,7 +225,7 @@ impl Session {
     /// # Errors
     /// As [`Session::decode`], and a raised flag, which leaves those that were appended.
     pub fn append(&mut self, tokens: &[u32], cancel: &CancelFlag) -> Result<(), EngineError> {
-        self.append_for(tokens, cancel, &mut |_| Ok(None))
+        self.append_for(tokens, cancel, &mut |_| Ok(Logits::All))
     }
 
     /// [`Session::append`] where perhaps not all logits are wanted; the others are negative infinity.
@@ -281,7 +290,7 @@ impl Session {
             let start = self.cached.len();
             self.forward(part, cancel)?;
             for row in 0..part.len() {
-                self.read_logits(row as u32, &mut |_| Ok(None))?;
+                self.read_logits(row as u32, &mut |_| Ok(Logits::All))?;
                 sink(start + row, &self.logits);
             }
         }
@@ -331,15 +340,22 @@ impl Session {
     fn read_logits(&mut self, row: u32, wanted: &mut Wanted<'_>) -> Result<(), EngineError> {
         let vocab_size = self.info().vocab_size as usize;
         self.logits.resize(vocab_size, 0.0);
-        let only = match self.model.few_logits() {
-            0 => None,
-            few => wanted(few)?,
-        };
-        let read = match only {
-            Some(tokens) => self.model.logits_of(row, &tokens, &mut self.logits),
-            None => self.model.logits(row, &mut self.logits),
+        let read = match wanted(self.model.few_logits())? {
+            Logits::Of(tokens) => self.model.logits_of(row, &tokens, &mut self.logits),
+            Logits::Top(count) if (1..=self.model.most_likely()).contains(&count) => self.read_top(row, count),
+            Logits::All | Logits::Top(_) => self.model.logits(row, &mut self.logits),
         };
         read.map_err(|error| self.failed(error))
+    }
+
+    fn read_top(&mut self, row: u32, count: u32) -> Result<(), DeviceError> {
+        let top = self.model.top(row, count)?;
+        self.logits.fill(f32::NEG_INFINITY);
+        for (token, logit) in top {
+            let place = self.logits.get_mut(token as usize);
+            *place.ok_or_else(|| DeviceError::InvalidCall(format!("token {token} was found")))? = logit;
+        }
+        Ok(())
     }
 
     /// After a failure it is unknown what was written, by this call and by those whose failure comes to light with it.

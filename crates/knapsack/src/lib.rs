@@ -19,6 +19,7 @@ pub mod phones;
 pub mod report;
 pub mod runtime;
 pub mod serve;
+mod speed;
 pub mod table;
 mod tools;
 

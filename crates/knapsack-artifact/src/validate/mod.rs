@@ -11,8 +11,8 @@ mod regions;
 mod tests;
 
 use crate::ModelLibrary;
-use crate::library::{InvalidLibrary, Target};
-use crate::plan::{Function, KvLayer, Launch, Lookup, Op, Operand, RopeTable, StateLayer, state_bytes};
+use crate::library::{InvalidLibrary, MOST_TOP, Target, Top};
+use crate::plan::{Function, Groups, KvLayer, Launch, Lookup, Op, Operand, RopeTable, StateLayer, state_bytes};
 use knapsack_tensor::DType;
 use std::collections::HashSet;
 
@@ -177,7 +177,8 @@ impl ModelLibrary {
             );
         }
         ensure!(!module.source.is_empty() && !module.source.contains('\0'), "the source is empty or holds a NUL");
-        Ok(())
+        ensure!(module.top.len() <= MOST_TOP as usize, "{} ways to the most likely tokens", module.top.len());
+        module.top.iter().try_for_each(|top| check_top(top, module.kernels.len()))
     }
 
     fn check_rope_table(&self, table: &RopeTable) -> Check {
@@ -269,6 +270,9 @@ impl ModelLibrary {
         self.region("hidden", hidden, chunk)?;
         self.region("logits", logits, 1)?;
         let mut written = vec![self.scratch_region("tokens", self.io.tokens, chunk)?];
+        let call = self.call_region()?;
+        ensure!(written[0].is_disjoint(&call), "the numbers of a call overlap the tokens");
+        written.push(call);
         for (index, table) in self.rope_tables.iter().enumerate() {
             let region = self.region("rope table", table.rows, chunk)?;
             ensure!(
@@ -354,20 +358,27 @@ impl ModelLibrary {
             (Some(_), Some(_)) if executed => Err("names a kernel, and the one before executes it too".to_owned()),
             (Some(call), Some(module)) => {
                 ensure!(call.more as usize <= left, "executes {} more launches of {left}", call.more);
+                ensure!(!call.scratch || launch.scratch.is_some(), "a kernel takes a scratch that is not there");
                 let count = module.kernels.len();
-                ensure!((call.kernel as usize) < count, "kernel {} of {count}", call.kernel);
-                for groups in call.groups {
-                    let repeats = match groups.tokens_per_group {
-                        0 => 1,
-                        per => self.tokens(role).div_ceil(per),
-                    };
-                    let total = groups.count.checked_mul(repeats);
-                    ensure!(total.is_some_and(|total| total > 0), "a grid axis of {} x {repeats} groups", groups.count);
+                let then = call.then.as_ref().map(|then| (then.kernel, then.groups));
+                for (kernel, groups) in std::iter::once((call.kernel, call.groups)).chain(then) {
+                    ensure!((kernel as usize) < count, "kernel {kernel} of {count}");
+                    groups.into_iter().try_for_each(|axis| self.check_axis(role, axis))?;
                 }
                 Ok(())
             }
             (gpu, _) => Err(if gpu.is_some() { "names a kernel of none" } else { "names no kernel" }.to_owned()),
         }
+    }
+
+    fn check_axis(&self, role: Role, groups: Groups) -> Check {
+        let repeats = match groups.tokens_per_group {
+            0 => 1,
+            per => self.tokens(role).div_ceil(per),
+        };
+        let total = groups.count.checked_mul(repeats);
+        ensure!(total.is_some_and(|total| total > 0), "a grid axis of {} x {repeats} groups", groups.count);
+        Ok(())
     }
 
     /// The most tokens of a call.
@@ -377,6 +388,19 @@ impl ModelLibrary {
             Role::Decode | Role::Head => 1,
         }
     }
+}
+
+fn check_top(top: &Top, kernels: usize) -> Check {
+    check_range("count of the most likely tokens", top.count, MOST_TOP)?;
+    ensure!(top.gpu.more == 0 && !top.gpu.scratch, "the most likely tokens take more than the logits");
+    let then = top.gpu.then.as_ref().map(|then| (then.kernel, then.groups));
+    for (kernel, groups) in std::iter::once((top.gpu.kernel, top.gpu.groups)).chain(then) {
+        ensure!((kernel as usize) < kernels, "kernel {kernel} of {kernels}");
+        for axis in groups {
+            check_range("work groups over the logits", axis.at(1), MOST_TOP)?;
+        }
+    }
+    Ok(())
 }
 
 fn check_state(state: &StateLayer) -> Check {

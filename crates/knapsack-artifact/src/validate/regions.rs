@@ -29,6 +29,12 @@ impl ModelLibrary {
         self.place(what, scratch.offset, scratch.bytes_per_token, n)
     }
 
+    /// Where [`crate::library::Io::call`] and what follows it lie.
+    pub(super) fn call_region(&self) -> Check<Region> {
+        let inputs = self.call_inputs().ok_or("the inputs of a call have no end")?;
+        self.place("the inputs of a call", inputs.top, inputs.end - inputs.top, 1)
+    }
+
     fn place(&self, what: &str, offset: u64, bytes_per_token: u64, n: u32) -> Check<Region> {
         ensure!(offset.is_multiple_of(ALIGNMENT), "{what} at offset {offset}, not a multiple of {ALIGNMENT}");
         let end = bytes_per_token.checked_mul(u64::from(n)).and_then(|bytes| bytes.checked_add(offset));
@@ -41,7 +47,8 @@ impl ModelLibrary {
         }
     }
 
-    /// Every operand and the scratch inside the workspace; every written one apart from all others of the launch, except that
+    /// Every operand and the scratch inside the workspace; every written one apart from all others of the launch and from the
+    /// numbers of the call, except that
     /// the sum of an [`Op::AddNorm`] and the output of a [`Op::Linear`] may be exactly their residual. In the head function
     /// nothing may be written over the residual stream of the last call, of which other rows may be asked for next.
     pub(super) fn check_regions(&self, role: Role, launch: &Launch) -> Check {
@@ -56,9 +63,13 @@ impl ModelLibrary {
         };
         let mut inputs = 0..;
         let selects = matches!(op, Op::Select(_)) || matches!(op, Op::Norm(norm) if norm.rows == RowSelect::One);
+        let call = self.call_region()?;
         let mut placed: Vec<(&'static str, bool, Region)> = Vec::with_capacity(8);
+        placed.push(("the numbers of the call", false, call));
         if let Some(scratch) = launch.scratch {
-            placed.push(("scratch", true, self.scratch_region("scratch", scratch, n)?));
+            let scratch = self.scratch_region("scratch", scratch, n)?;
+            ensure!(scratch.is_disjoint(&call), "scratch {scratch:?} overlaps the numbers of the call");
+            placed.push(("scratch", true, scratch));
         }
         for operand in op.operands() {
             let (what, written, region) = match operand {

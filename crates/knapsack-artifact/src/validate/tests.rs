@@ -1,7 +1,7 @@
 //! One valid library, and everything that can be wrong with it.
 
 use super::*;
-use crate::library::{Io, Kernel, KernelModule, MemoryPlan, ModelInfo, Parameter};
+use crate::library::{Io, Kernel, KernelModule, MemoryPlan, ModelInfo, Parameter, TOP_BYTES, Top};
 use crate::plan::*;
 use knapsack_tensor::{Activation, GroupFormat, Grouping, Layout, NormKind};
 use proptest::prelude::*;
@@ -120,7 +120,7 @@ fn library() -> ModelLibrary {
             kv_cache: kv.bytes(),
             file: 0,
             state: 0,
-            workspace: 8 * 4096,
+            workspace: 8 * 4096 + TOP_BYTES + 4 * 256,
         },
         parameters: p,
         rope_tables: vec![RopeTable {
@@ -132,12 +132,23 @@ fn library() -> ModelLibrary {
         kv_cache: vec![kv],
         states: Vec::new(),
         lookups: Vec::new(),
-        io: Io { tokens: Scratch { offset: 0, bytes_per_token: 4 }, hidden, carried: Vec::new(), logits: rows(7, 100) },
+        io: Io {
+            tokens: Scratch { offset: 0, bytes_per_token: 4 },
+            call: 8 * 4096,
+            hidden,
+            carried: Vec::new(),
+            logits: rows(7, 100),
+        },
         prefill: Function { launches: layer.clone() },
         decode: Function { launches: layer },
         head: Function { launches: head },
         kernels: None,
     }
+}
+
+fn top_call() -> KernelCall {
+    let groups = [Groups { count: 2, tokens_per_group: 0 }; 3];
+    KernelCall { kernel: 0, groups, more: 0, scratch: false, then: Some(Then { kernel: 0, groups }) }
 }
 
 fn gpu_library() -> ModelLibrary {
@@ -147,9 +158,10 @@ fn gpu_library() -> ModelLibrary {
         source: "…".into(),
         kernels: vec![Kernel { name: "k".into(), threads: [64, 1, 1] }],
         metallibs: vec![],
+        top: vec![Top { count: 1, gpu: top_call() }],
     });
     let groups = Groups { count: 3, tokens_per_group: 2 };
-    let call = KernelCall { kernel: 0, groups: [groups; 3], more: 0 };
+    let call = KernelCall { kernel: 0, groups: [groups; 3], more: 0, scratch: false, then: None };
     for function in [&mut library.prefill, &mut library.decode, &mut library.head] {
         function.launches.iter_mut().for_each(|launch| launch.gpu = Some(call.clone()));
     }
@@ -193,6 +205,12 @@ fn each_contradiction_is_found_where_it_is() {
         ("/rope_tables/0/rows/columns", json!(18), "rope table 0", "18 columns for 8"),
         ("/rope_tables/0/rows/offset", json!(1), "rope table 0", "multiple of 256"),
         ("/rope_tables/0/rows/offset", json!(0), "io", "overlaps the tokens"),
+        ("/rope_tables/0/rows/offset", json!(8 * 4096), "io", "overlaps the tokens"),
+        ("/io/call", json!(0), "io", "the numbers of a call overlap the tokens"),
+        ("/io/call", json!(12), "io", "multiple of 256"),
+        ("/io/call", json!(u64::MAX - 255), "io", "no end"),
+        ("/io/call", json!(8 * 4096 + 256), "io", "exceeds the workspace"),
+        ("/io/call", json!(4096), "prefill launch 0 (embed)", "overlaps the numbers of the call"),
         ("/rope_tables/0/rows/offset", json!(u64::MAX - 255), "rope table 0", "exceeds the workspace"),
         ("/kv_cache/0/positions", json!(10), "kv cache layer 0", "10 positions, at least 11"),
         ("/kv_cache/0/sinks", json!(u32::MAX), "kv cache layer 0", "sinks"),
@@ -203,7 +221,7 @@ fn each_contradiction_is_found_where_it_is() {
         ("/memory/kv_cache", json!(7), "memory", "kv_cache is 7"),
         ("/memory/workspace", json!(4096), "io", "exceeds the workspace"),
         ("/io/tokens/bytes_per_token", json!(8), "io", "8 bytes"),
-        ("/io/tokens/offset", json!(32768), "io", "exceeds"),
+        ("/io/tokens/offset", json!(20 * 4096), "io", "exceeds"),
         ("/io/hidden/columns", json!(32), "io", "hidden has 32"),
         ("/io/hidden/offset", json!(8192), "head launch 0 (norm)", "other than the residual stream"),
         ("/io/hidden/offset", json!(5 * 4096 + 1024), "prefill", "no launch writes its result"),
@@ -216,7 +234,8 @@ fn each_contradiction_is_found_where_it_is() {
         ("/prefill/launches/0/table/grouped/format/group", json!(0), "prefill launch 0 (embed)", "no such format"),
         ("/prefill/launches/0/table/grouped/format/layout", json!("KN"), "prefill launch 0 (embed)", "KN"),
         ("/prefill/launches/0/table/grouped/format/scale", json!("float32"), "prefill launch 0 (embed)", "float32"),
-        ("/prefill/launches/0/output/offset", json!(8 * 4096), "prefill launch 0 (embed)", "exceeds"),
+        ("/prefill/launches/0/output/offset", json!(20 * 4096), "prefill launch 0 (embed)", "exceeds"),
+        ("/prefill/launches/0/output/offset", json!(8 * 4096), "prefill launch 0 (embed)", "the numbers of the call"),
         ("/prefill/launches/1/output/columns", json!(63), "prefill launch 1 (norm)", "63 columns"),
         ("/prefill/launches/1/output/offset", json!(4096 + 768), "prefill launch 1 (norm)", "overlaps"),
         ("/prefill/launches/1/rows", json!("one"), "prefill launch 1 (norm)", "outside the head"),
@@ -375,6 +394,11 @@ fn gpu_calls_are_checked() {
         ("/head/launches/0/gpu/kernel", json!(1), "kernel 1 of 1"),
         ("/decode/launches/0/gpu/groups/2/count", json!(0), "grid axis"),
         ("/prefill/launches/0/gpu/groups/0/count", json!(u32::MAX), "grid axis"),
+        ("/kernels/top/0/count", json!(65), "count of the most likely tokens is 65"),
+        ("/kernels/top/0/gpu/groups/0/count", json!(65), "work groups over the logits is 65"),
+        ("/kernels/top/0/gpu/then/groups/1/count", json!(0), "work groups over the logits is 0"),
+        ("/kernels/top/0/gpu/then/kernel", json!(1), "kernel 1 of 1"),
+        ("/kernels/top/0/gpu", json!(KernelCall { more: 1, ..top_call() }), "more than the logits"),
     ] {
         let error = with(&gpu_library(), pointer, value.clone()).expect_err(pointer);
         assert!(error.problem.contains(problem), "{pointer} = {value}: {error}");

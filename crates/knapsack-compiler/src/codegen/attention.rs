@@ -5,7 +5,7 @@ use super::rows::check_indexable;
 use super::{Tokens, parameter};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::plan::{
-    Attention, HeadGate, KvLayer, NormPlace, NormWeights, ParameterId, QkvOrder, RopeAppend, RopeQuery,
+    Attention, HeadGate, KvLayer, NormPlace, NormWeights, ParameterId, QkvOrder, RopeAppend, RopeQuery, Scratch,
 };
 use knapsack_tensor::{DType, NormKind};
 
@@ -19,8 +19,10 @@ const QUERIES: u32 = THREADS / 8;
 const MAX_HEAD_DIM: u32 = 8 * THREADS;
 /// Local memory that `attention_decode` may use; devices in the field have at least 16 KiB.
 const MAX_LOCAL_BYTES: u32 = 16 << 10;
-/// Work groups of `attention_decode` below which they are not made larger: fewer would leave cores of a GPU idle.
-const MIN_GROUPS: u32 = 8;
+/// Most query heads of a work group of `attention_decode`: each takes 16 registers of every thread.
+const MOST_HEADS: u32 = 7;
+/// Most quarters of 32 elements of heads that a thread of `attention_prefill` has when it has several heads: each takes 8 registers.
+const MOST_QUARTERS: u32 = 8;
 
 fn kv_layer(library: &ModelLibrary, layer: u32, kv_heads: u32, head_dim: u32) -> Result<&KvLayer, String> {
     let kv = library.kv_cache.get(layer as usize).ok_or_else(|| format!("there is no cache layer {layer}"))?;
@@ -190,8 +192,7 @@ pub(super) fn rope_query(library: &ModelLibrary, op: &RopeQuery) -> Result<Speci
     kernel.reads.inputs = 4 * u64::from(op.head_dim);
     if op.rotary > 0 {
         kernel.input("rope", "float");
-        // In the head the angles are those of the selected row.
-        kernel.define("ROPE(kind, at)", "LOAD_F32(rope, row * ROTARY + (at))");
+        kernel.define("ROPE(kind, at)", "LOAD_F32(rope, (at))");
     }
     let place = NormPlace::Heads;
     let side = Side { prefix: "QUERY", kind: 0, place, heads: op.heads, weight: "query_weight", bias: "query_bias" };
@@ -224,43 +225,62 @@ fn projected(op: &RopeAppend) -> String {
     }
 }
 
-/// Query heads of one kv head that a work group of `attention_decode` takes: as many as leave enough work groups and fit into
-/// local memory.
-fn heads_each(heads: u32, kv_heads: u32, lanes: u32) -> u32 {
+/// Query heads of one kv head that a work group of `attention_decode` takes, and the positions of a block: as many heads as fit
+/// into registers and local memory.
+fn heads_each(heads: u32, kv_heads: u32, lanes: u32) -> (u32, u32) {
     let sharing = heads / kv_heads;
-    let local_bytes = |each: u32| 4 * (each * BLOCK * (lanes + 2) + (THREADS / lanes) * (lanes * 8 + 1));
-    (2..=sharing.min(4))
+    let local_bytes = |each: u32, block: u32| 4 * (each * block * (lanes + 2) + (THREADS / lanes) * (lanes * 8 + 1));
+    (2..=sharing.min(MOST_HEADS))
         .rev()
-        .find(|&each| {
-            sharing.is_multiple_of(each) && heads / each >= MIN_GROUPS && local_bytes(each) <= MAX_LOCAL_BYTES
+        .filter(|&each| sharing.is_multiple_of(each))
+        .find_map(|each| {
+            let block = [BLOCK, BLOCK / 2].into_iter().find(|&block| local_bytes(each, block) <= MAX_LOCAL_BYTES);
+            block.map(|block| (each, block))
         })
-        .unwrap_or(1)
+        .unwrap_or((1, BLOCK))
 }
 
-pub(super) fn attention(library: &ModelLibrary, op: &Attention, tokens: Tokens) -> Result<Specialization, String> {
+/// Query heads of one kv head that a work group of `attention_prefill` takes: as many as fit into registers and local memory.
+fn heads_of_tile(op: &Attention) -> u32 {
+    let (sharing, chunks) = (op.heads / op.kv_heads, op.head_dim.div_ceil(32));
+    let local_bytes = |each: u32| 4 * 9 * (each * QUERIES * (4 + 1) + 4 * BLOCK);
+    let fits = |each: &u32| each * chunks <= MOST_QUARTERS && local_bytes(*each) <= MAX_LOCAL_BYTES;
+    (2..=sharing).rev().filter(|each| sharing.is_multiple_of(*each)).find(fits).unwrap_or(1)
+}
+
+pub(super) fn attention(
+    library: &ModelLibrary,
+    op: &Attention,
+    scratch: Option<Scratch>,
+    tokens: Tokens,
+) -> Result<Specialization, String> {
     check_heads(op.heads, op.kv_heads, op.head_dim)?;
     let kv = kv_layer(library, op.layer, op.kv_heads, op.head_dim)?;
     let row = u64::from(op.heads) * u64::from(op.head_dim);
     check_indexable("the input", u64::from(library.model.prefill_chunk_size) * row)?;
     let lanes = op.head_dim.div_ceil(8);
-    let each = heads_each(op.heads, op.kv_heads, lanes);
+    let (each, block) = heads_each(op.heads, op.kv_heads, lanes);
+    let parts = parts(op, scratch)?;
     let window = kv.window.map_or_else(String::new, |w| format!(", window {w}, sinks {}", kv.sinks));
     let heads = format!("{} / {} heads of {}{window}", op.heads, op.kv_heads, op.head_dim);
     let mut kernel = match tokens {
         Tokens::One => {
-            let groups = [fixed(op.heads / each), fixed(1), fixed(1)];
-            let summary = format!("attention, one token, {heads}");
+            let groups = [fixed(op.heads / each), fixed(parts), fixed(1)];
+            let summary = format!("attention, one token, {heads}, positions in {parts}");
             let mut kernel = Specialization::new(Template::AttentionDecode, summary, THREADS, groups);
             kernel.define("HEADS_EACH", format!("{each}u"));
             kernel.define("LANES", format!("{lanes}u"));
             kernel.define("SLOTS", format!("{}u", THREADS / lanes));
-            kernel.define("BLOCK", format!("{BLOCK}u"));
+            kernel.define("BLOCK", format!("{block}u"));
+            kernel.define("PARTS", format!("{parts}u"));
             kernel
         }
         Tokens::Many => {
-            let groups = [fixed(op.heads), per_tokens(QUERIES), fixed(1)];
+            let each = heads_of_tile(op);
+            let groups = [fixed(op.heads / each), per_tokens(QUERIES), fixed(1)];
             let summary = format!("attention, tiles of {QUERIES} tokens, {heads}");
             let mut kernel = Specialization::new(Template::AttentionPrefill, summary, THREADS, groups);
+            kernel.define("HEADS_EACH", format!("{each}u"));
             kernel.define("QUERIES", format!("{QUERIES}u"));
             kernel.define("TILE", format!("{BLOCK}u"));
             kernel.define("CHUNKS", format!("{}u", op.head_dim.div_ceil(32)));
@@ -282,7 +302,26 @@ pub(super) fn attention(library: &ModelLibrary, op: &Attention, tokens: Tokens) 
         None => kernel.define("GATED(v, t, h, i)", "(v)"),
     }
     kernel.output("output", "float");
+    if tokens == Tokens::One && parts > 1 {
+        kernel.scratch();
+        let mut merge = kernel.clone();
+        merge.template = Template::AttentionMerge;
+        merge.summary = format!("attention, merging {parts} parts, {heads}");
+        merge.groups = [fixed(op.heads), fixed(1), fixed(1)];
+        merge.reads.inputs = 4 * u64::from(parts) * (u64::from(op.head_dim) + 2);
+        kernel.then = Some(Box::new(merge));
+    }
     Ok(kernel)
+}
+
+/// Parts of the positions that the scratch of a launch has room for; 1 without one.
+fn parts(op: &Attention, scratch: Option<Scratch>) -> Result<u32, String> {
+    let Some(scratch) = scratch else { return Ok(1) };
+    let one = 4 * u64::from(op.heads) * (u64::from(op.head_dim) + 2);
+    match u32::try_from(scratch.bytes_per_token / one) {
+        Ok(parts) if parts > 0 => Ok(parts),
+        _ => Err(format!("a scratch of {} bytes, {one} for each part", scratch.bytes_per_token)),
+    }
 }
 
 /// Scaling, soft-capping, visibility, and loads of parts of a head that give 0 past its end.

@@ -1,21 +1,41 @@
 //! What kernels do with packed codes, written from the numbers of a [`Grouping`]: one set of functions for each in use.
+//!
+//! A product with one token leaves codes where they are in their word. A mask takes two of them at once, one from each half of
+//! the word; the higher a code lies, the larger it reads, and the input that it meets is as much smaller. What a code of the
+//! value zero adds is the same for every code, so the sum of the inputs takes it away once for each step. Inputs are staged for
+//! that once: scaled so that no sum of a step leaves half precision, in the order in which the masks take the codes.
 
 use knapsack_tensor::Grouping;
 use std::fmt::Write as _;
 
-/// Vectors of four that a word's codes fill; the last may be partly empty.
+/// Largest number that sums of a step may reach: half of what half precision holds.
+const LARGEST_SUM: u32 = 1 << 15;
+
+/// Vectors of four that a word's codes fill, shifted one by one; the last may be partly empty.
 const fn fours(grouping: Grouping) -> u32 {
     grouping.codes_per_word().div_ceil(4)
 }
 
-/// Vectors of four inputs that meet a step.
-pub(super) const fn inputs(grouping: Grouping) -> u32 {
-    Grouping::STEP_WORDS * fours(grouping)
+/// Codes of one half of a word.
+const fn per_half(grouping: Grouping) -> u32 {
+    grouping.codes_per_word() / 2
 }
 
-/// Whether inputs can be read in fours: no word ends inside of one.
-pub(super) const fn reads_fours(grouping: Grouping) -> bool {
-    grouping.codes_per_word().is_multiple_of(4)
+/// Vectors of four staged inputs that meet a step.
+pub(super) const fn inputs(grouping: Grouping) -> u32 {
+    grouping.step() / 4
+}
+
+/// The largest magnitude of staged inputs, a power of two: all codes at their largest give at most [`LARGEST_SUM`].
+pub(super) const fn peak(grouping: Grouping) -> u32 {
+    let most = ((1 << grouping.bits) - 1) * grouping.step();
+    1 << (LARGEST_SUM / most).ilog2()
+}
+
+/// Where element `e` of a step is among its staged inputs: behind the other code of its mask.
+const fn staged_at(grouping: Grouping, e: u32) -> u32 {
+    let (word, code) = (e / grouping.codes_per_word(), e % grouping.codes_per_word());
+    2 * (word * per_half(grouping) + code % per_half(grouping)) + code / per_half(grouping)
 }
 
 /// `word`, shifted so that its code `index` comes first.
@@ -26,50 +46,107 @@ fn from(grouping: Grouping, index: u32) -> String {
     }
 }
 
-/// Functions and macros for codes of this grouping: weights of four codes, products of words and steps with their inputs, the
-/// inputs of a step into registers, the weights of a word into a tile.
+/// Functions and macros for codes of this grouping: staging the inputs of a step, its product, and the weights of a word into
+/// a tile.
 pub(super) fn functions(grouping: Grouping) -> String {
+    let mut text = format!("\n// ---- codes of {} bits in groups of {} ----\n", grouping.bits, grouping.group);
+    text += &stage(grouping);
+    text += &step_dot(grouping);
+    text += &fill(grouping);
+    text
+}
+
+/// `stage_q(tile, v, factor)`: the inputs `v` of a step, times `factor`, to their places.
+fn stage(grouping: Grouping) -> String {
     let Grouping { bits, .. } = grouping;
-    let (fours, per_word) = (fours(grouping), grouping.codes_per_word());
+    let mut text =
+        format!("FUNCTION void stage_q{bits}(LOCAL real* tile, const THREAD_PRIVATE float4* v, float factor) {{\n");
+    for place in 1..per_half(grouping) {
+        let smaller = 1u64 << (bits * place);
+        let _ = writeln!(text, "    const float factor_{place} = factor * (1.0f / {smaller}.0f);");
+    }
+    for e in 0..grouping.step() {
+        let factor = match e % grouping.codes_per_word() % per_half(grouping) {
+            0 => "factor".to_owned(),
+            place => format!("factor_{place}"),
+        };
+        let (at, element) = (staged_at(grouping, e), ["x", "y", "z", "w"][e as usize % 4]);
+        let _ = writeln!(text, "    tile[{at}] = (real)(v[{}].{element} * {factor});", e / 4);
+    }
+    text + "}\n"
+}
+
+/// `step_dot_q(words, x)`: the sum over a step of codes times inputs.
+fn step_dot(grouping: Grouping) -> String {
+    let Grouping { bits, .. } = grouping;
+    let (half, mask) = (per_half(grouping), (1u64 << bits) - 1);
+    // In 30 bits of a word the second half of the codes begins below the middle.
+    let halves = |word: &str| match half * bits {
+        16 => format!("words.{word}"),
+        low => format!(
+            "(words.{word} & {}u) | ((words.{word} << {}) & {}u)",
+            (1 << low) - 1,
+            16 - low,
+            ((1u64 << low) - 1) << 16
+        ),
+    };
+    let mut text = format!("FUNCTION float step_dot_q{bits}(uint4 words, const THREAD_PRIVATE real4* inputs) {{\n");
+    for word in ["x", "y", "z", "w"] {
+        let _ = writeln!(text, "    const uint {word} = {};", halves(word));
+    }
+    let pair = |index: u32| {
+        let (word, place) = (["x", "y", "z", "w"][(index / half) as usize], index % half);
+        format!("{word} & {}u", (mask | mask << 16) << (bits * place))
+    };
+    for four in 0..inputs(grouping) {
+        let codes = format!("TO_REAL4(AS_USHORT4(UINT2({}, {})))", pair(2 * four), pair(2 * four + 1));
+        let begin = if four == 0 { "real4 sum =" } else { "sum +=" };
+        let _ = writeln!(text, "    {begin} {codes} * inputs[{four}];");
+    }
+    text + "    return (float)(HSUM_4(sum));\n}\n"
+}
+
+/// `FILL_WORD_Q(tile, k, at, word, s)`: the weights of a word, for the products of many tokens.
+fn fill(grouping: Grouping) -> String {
+    let Grouping { bits, .. } = grouping;
+    let per_word = grouping.codes_per_word();
     let codes = [0, 1, 2, 3].map(|index| from(grouping, index)).join(", ");
-    let parts = |part: &dyn Fn(u32) -> String, join: &str| (0..fours).map(part).collect::<Vec<_>>().join(join);
-    let word_dot = parts(&|i| format!("codes4_q{bits}({}) * s * x[{i}]", from(grouping, 4 * i)), " + ");
-    let step_dot = ["x", "y", "z", "w"]
-        .iter()
-        .zip((0..).step_by(fours as usize))
-        .map(|(word, at)| format!("word_dot_q{bits}(words.{word}, s, x + {at})"))
-        .collect::<Vec<_>>()
-        .join(" + ");
-    // The last vector of a word may have only two codes.
-    let whole = |i: u32| 4 * i + 4 <= per_word;
-    let load = parts(
-        &|i| {
-            let read = if whole(i) { "INPUT4" } else { "INPUT2" };
-            format!("x[{fours} * i + {i}] = TO_REAL4({read}(0, (start) + {per_word} * i + {}));", 4 * i)
-        },
-        " ",
-    );
-    let fill = parts(
-        &|i| {
-            let store = if whole(i) { "STORE_TILE4" } else { "STORE_TILE2" };
+    let fill: Vec<String> = (0..fours(grouping))
+        .map(|i| {
+            // The last vector of a word may have only two codes.
+            let store = if 4 * i + 4 <= per_word { "STORE_TILE4" } else { "STORE_TILE2" };
             let shifted = from(grouping, 4 * i).replace("word", "(word)");
             format!(
                 "{{ const real4 w = codes4_q{bits}({shifted}) * (s); {store}(tile, ROWS, (k) + {}, at, w) }}",
                 4 * i
             )
-        },
-        " ",
-    );
-    let mut text = format!("\n// ---- codes of {bits} bits in groups of {} ----\n", grouping.group);
-    let _ = write!(
-        text,
+        })
+        .collect();
+    format!(
         "FUNCTION real4 codes4_q{bits}(uint word) {{\n    return TO_REAL4(UINT4({codes}) & {mask}u) - (real){zero};\n}}\n\
-         FUNCTION real4 word_dot_q{bits}(uint word, real s, const THREAD_PRIVATE real4* x) {{\n    return {word_dot};\n}}\n\
-         FUNCTION real4 step_dot_q{bits}(uint4 words, real s, const THREAD_PRIVATE real4* x) {{\n    return {step_dot};\n}}\n\
-         #define LOAD_X_Q{bits}(x, start) UNROLL for (uint i = 0; i < 4; i++) {{ {load} }}\n\
-         #define FILL_WORD_Q{bits}(tile, k, at, word, s) {{ {fill} }}\n",
+         #define FILL_WORD_Q{bits}(tile, k, at, word, s) {{ {} }}\n",
+        fill.join(" "),
         mask = (1u64 << bits) - 1,
         zero = grouping.max_int(),
-    );
-    text
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use knapsack_tensor::GROUPINGS;
+
+    #[test]
+    fn every_element_of_a_step_has_its_place() {
+        for &grouping in GROUPINGS {
+            let mut places: Vec<u32> = (0..grouping.step()).map(|e| staged_at(grouping, e)).collect();
+            places.sort_unstable();
+            assert!(places.into_iter().eq(0..grouping.step()), "{grouping:?}");
+            // No sum overflows half precision, and the smallest factor leaves the larger inputs normal numbers.
+            let largest = ((1 << grouping.bits) - 1) * grouping.step() * peak(grouping);
+            assert!(largest < 65504, "{grouping:?}: {largest}");
+            let smallest = f64::from(peak(grouping)) / 2f64.powi((grouping.bits * (per_half(grouping) - 1)) as i32);
+            assert!(smallest / 64.0 > 6.1e-5, "{grouping:?}: {smallest}");
+        }
+    }
 }

@@ -9,11 +9,15 @@ use knapsack_artifact::plan::{Epilogue, Linear, Weight};
 use knapsack_tensor::{Activation, GroupFormat, Layout};
 
 /// Rows of a weight matrix that a lane of `matvec_rows` keeps in flight.
-const MATVEC_ROWS: u32 = 4;
-/// Threads of a work group of `matvec_rows`.
-const MATVEC_THREADS: u32 = 64;
-/// Threads of `matvec_columns` that stand side by side, each with four columns.
-const COLUMN_QUADS: u32 = 8;
+const MATVEC_ROWS: u32 = 8;
+/// Lanes that share a row of `matvec_rows` or the steps of a column of `matvec_columns`, and how many such teams stand side by
+/// side: together whole subgroups of 32 and at least 64 threads, but for the small one for matrices that no other divides.
+const TEAMS: [(u32, u32); 9] = [(16, 8), (12, 8), (8, 8), (6, 16), (4, 16), (3, 32), (2, 32), (1, 64), (6, 8)];
+/// Sets of four columns that a thread of `matvec_columns` takes.
+const COLUMN_SETS: u32 = 2;
+/// Inputs that are in local memory at once: as many steps of packed codes at most, or of dense weights.
+const TILE_STEPS: u32 = 64;
+const DENSE_TILE_STEPS: u32 = 256;
 /// Tokens of a tile of `gemm`: weights are read once for as many.
 pub(super) const TILE_TOKENS: u32 = 32;
 /// Weight rows of a tile of `gemm`.
@@ -184,52 +188,76 @@ impl<'a> Shape<'a> {
         let aligned = self.n.is_multiple_of(4) && self.columns.is_multiple_of(4);
         let word = |c: u32| format!("codes[(row) * OUT_FEATURES + {}]", inside(c));
         let scale = |c: u32| format!("LOAD_SCALE(scales, (group) * OUT_FEATURES + {})", inside(c));
+        let four = |f: &dyn Fn(u32) -> String| [0, 1, 2, 3].map(f).join(", ");
+        if kernel.template == Template::MatvecColumns {
+            let (place, words, scales) = if aligned {
+                let words =
+                    |quarter: u32| format!("((GLOBAL const uint4*)codes)[first_word + {quarter} * (OUT_FEATURES / 4)]");
+                let start = "const uint first_word = (step) * OUT_FEATURES + place[set] / 4;";
+                let words = [0, 1, 2, 3].map(words);
+                let scales = format!("LOAD4_{suffix}(scales, SCALE_OF(step) * OUT_FEATURES + place[set])");
+                ("min((uint)SET_COLUMN(set), (uint)(OUT_FEATURES - 4))", (start.to_owned(), words), scales)
+            } else {
+                let words = [0, 1, 2, 3].map(|row| format!("WORDS4(4 * (step) + {row}, place[set])"));
+                ("SET_COLUMN(set)", (String::new(), words), "SCALES4(SCALE_OF(step), place[set])".to_owned())
+            };
+            let (start, [a, b, c, d]) = words;
+            let places =
+                format!("uint place[SETS]; UNROLL for (uint set = 0; set < SETS; set++) place[set] = {place};");
+            kernel.define("COLUMN_PLACES", places);
+            kernel.define(
+                "COLUMN_STEP(set, step)",
+                format!(
+                    "{start} const uint4 a = {a}; const uint4 b = {b}; const uint4 c = {c}; const uint4 d = {d}; \
+                     const float4 scales4 = {scales};"
+                ),
+            );
+        }
         if aligned {
             let at = "OUT_FEATURES + min((uint)(column), OUT_FEATURES - 4u)";
             kernel.define("WORDS4(row, column)", format!("(((GLOBAL const uint4*)codes)[((row) * {at}) / 4])"));
             kernel.define("SCALES4(group, column)", format!("LOAD4_{suffix}(scales, (group) * {at})"));
         } else {
-            let four = |f: &dyn Fn(u32) -> String| [0, 1, 2, 3].map(f).join(", ");
             kernel.define("WORDS4(row, column)", format!("UINT4({})", four(&word)));
             kernel.define("SCALES4(group, column)", format!("FLOAT4({})", four(&scale)));
         }
     }
 
-    /// `INPUT4(row, k)`: four inputs from inner index `k` on of the row that starts at `row`; zeros past its end. `k` goes up to
-    /// a multiple of `depth`, in fours when `fours`.
-    fn define_input(&self, kernel: &mut Specialization, depth: u32, fours: bool) {
-        let vectors = fours && self.k.is_multiple_of(4);
-        let load = if vectors {
-            "(((GLOBAL const float4*)input)[((row) + (k)) / 4])"
-        } else {
-            "LOAD4_F32(input, (row) + (k))"
-        };
-        let guarded = |n: u32| format!("GUARDED{n}(LOAD_F32, input, (row) + (k), (row) + COLUMNS)");
-        let text = if self.k.is_multiple_of(depth) {
+    /// `INPUT4(row, k)`: four inputs from inner index `k` on of the row that starts at `row`; zeros past its end. `k` is a multiple
+    /// of four and goes up to a multiple of `depth`.
+    fn define_input(&self, kernel: &mut Specialization, depth: u32) {
+        let load = "(((GLOBAL const float4*)input)[((row) + (k)) / 4])";
+        let text = if !self.k.is_multiple_of(4) {
+            "GUARDED4(LOAD_F32, input, (row) + (k), (row) + COLUMNS)".to_owned()
+        } else if self.k.is_multiple_of(depth) {
             load.to_owned()
-        } else if vectors {
-            format!("((k) < COLUMNS ? {load} : FLOAT4(0.0f, 0.0f, 0.0f, 0.0f))")
         } else {
-            guarded(4)
+            format!("((k) < COLUMNS ? {load} : FLOAT4(0.0f, 0.0f, 0.0f, 0.0f))")
         };
         kernel.define("INPUT4(row, k)", text);
-        if !fours {
-            kernel.define("INPUT2(row, k)", guarded(2));
-        }
     }
 
-    fn define_group_access(&self, kernel: &mut Specialization) {
+    /// How the input of one token gets into local memory, and what the products do with it.
+    fn define_staging(&self, kernel: &mut Specialization, lanes: u32) {
         let grouping = self.format.map(|f| f.grouping());
+        kernel.define("STEP", format!("{}u", self.step()));
+        kernel.define("STEPS", format!("{}u", self.steps()));
         kernel.define("X4", format!("{}u", grouping.map_or(2, grouped::inputs)));
         match grouping {
             Some(grouping) => {
-                kernel.define("LOAD_X(x, start)", format!("LOAD_X_Q{}(x, start)", grouping.bits));
+                // Whole rounds of the lanes, so that none idles but in the last tile.
+                kernel.define("TILE_STEPS", format!("{}u", TILE_STEPS / lanes * lanes));
+                kernel.define("STAGE(tile, about, first, step)", "STAGE_CODES(tile, about, first, step)");
+                kernel.define("STAGE_STEP(tile, v, factor)", format!("stage_q{}(tile, v, factor)", grouping.bits));
+                kernel.define("PEAK", format!("{}.0f", grouped::peak(grouping)));
+                kernel.define("ZERO", format!("{}.0f", grouping.max_int()));
                 kernel.define_grouping(grouping);
-                self.define_input(kernel, grouping.group, grouped::reads_fours(grouping));
+                self.define_input(kernel, grouping.group);
             }
             None => {
-                kernel.define("LOAD_X(x, start)", "LOAD_X_8(x, start)");
-                self.define_input(kernel, self.step(), true);
+                kernel.define("TILE_STEPS", format!("{DENSE_TILE_STEPS}u"));
+                kernel.define("STAGE(tile, about, first, step)", "STAGE_DENSE(tile, first, step)");
+                self.define_input(kernel, self.step());
             }
         }
     }
@@ -244,53 +272,53 @@ pub(super) fn activation_function(f: Activation) -> &'static str {
     }
 }
 
-/// Lanes that share a row of `steps` steps: as many as possible, as long as at most an eighth of them would idle.
-fn lanes(steps: u32) -> u32 {
-    let idles = |lanes: u32| steps.next_multiple_of(lanes) - steps;
-    let mut lanes = MATVEC_THREADS;
-    while lanes > 8 && idles(lanes) * 8 > steps {
-        lanes /= 2;
-    }
-    while lanes > steps {
-        lanes /= 2;
-    }
-    lanes
+/// The first of [`TEAMS`] of which few lanes would idle, for `steps` steps and `columns` columns of which a team takes `each`:
+/// at most a fourteenth for want of steps, and a fiftieth for want of columns. Where there is none, the one of which the fewest do.
+fn team(steps: u32, columns: u32, each: u32) -> (u32, u32) {
+    let idle = |count: u32, by: u32| f64::from(count.next_multiple_of(by) - count) / f64::from(count);
+    let idles = |&(lanes, teams): &(u32, u32)| (idle(steps, lanes), idle(columns, teams * each));
+    let fits =
+        |team: &(u32, u32)| matches!(idles(team), (steps, columns) if steps <= 1.0 / 14.0 && columns <= 1.0 / 50.0);
+    let waste = |team: &(u32, u32)| (1.0 + idles(team).0) * (1.0 + idles(team).1);
+    let least = || TEAMS.into_iter().min_by(|a, b| waste(a).total_cmp(&waste(b))).expect("there are teams");
+    TEAMS.into_iter().find(fits).unwrap_or_else(least)
 }
 
 fn matvec_rows(shape: &Shape<'_>) -> Specialization {
     let outputs = if shape.gated { MATVEC_ROWS / 2 } else { MATVEC_ROWS };
-    let lanes = lanes(shape.steps());
-    let per_group = outputs * (MATVEC_THREADS / lanes);
-    let groups = [fixed(shape.columns.div_ceil(per_group)), fixed(1), fixed(1)];
-    let mut kernel = Specialization::new(Template::MatvecRows, shape.summary("one token"), MATVEC_THREADS, groups);
+    let (lanes, slots) = team(shape.steps(), shape.columns, outputs);
+    let groups = [fixed(shape.columns.div_ceil(outputs * slots)), fixed(1), fixed(1)];
+    let mut kernel = Specialization::new(Template::MatvecRows, shape.summary("one token"), lanes * slots, groups);
     kernel.define("ROWS", format!("{MATVEC_ROWS}u"));
     kernel.define("OUTPUTS", format!("{outputs}u"));
     kernel.define("LANES", format!("{lanes}u"));
-    kernel.define("STEP", format!("{}u", shape.step()));
-    kernel.define("STEPS", format!("{}u", shape.steps()));
     let row = if shape.gated { "((first) + (r) % OUTPUTS + (r) / OUTPUTS * OUT_COLUMNS)" } else { "((first) + (r))" };
     kernel.define("WEIGHT_ROW(first, r)", row);
-    shape.define_group_access(&mut kernel);
-    let slots = MATVEC_THREADS / lanes;
+    kernel.define("ROW_STRIDE", if shape.format.is_some() { "STEPS" } else { "COLUMNS" });
+    shape.define_staging(&mut kernel, lanes);
     kernel.reads.weights = u64::from(MATVEC_ROWS * slots) * shape.row_bytes;
-    kernel.reads.inputs = u64::from(slots) * 4 * u64::from(shape.k);
+    kernel.reads.inputs = 4 * u64::from(shape.k);
     kernel
 }
 
 fn matvec_columns(shape: &Shape<'_>) -> Specialization {
-    let slices = shape.steps().next_power_of_two().clamp(4, 16);
-    let threads = COLUMN_QUADS * slices;
-    let groups = [fixed(shape.columns.div_ceil(COLUMN_QUADS * 4)), fixed(1), fixed(1)];
-    let mut kernel = Specialization::new(Template::MatvecColumns, shape.summary("one token"), threads, groups);
-    let sets = if shape.gated { 2 } else { 1 };
-    kernel.define("QUADS", format!("{COLUMN_QUADS}u"));
+    let sets = if shape.gated { COLUMN_SETS / 2 } else { COLUMN_SETS };
+    let (slices, quads) = team(shape.steps(), shape.columns, 4 * sets);
+    let groups = [fixed(shape.columns.div_ceil(quads * 4 * sets)), fixed(1), fixed(1)];
+    let mut kernel = Specialization::new(Template::MatvecColumns, shape.summary("one token"), quads * slices, groups);
+    kernel.define("QUADS", format!("{quads}u"));
     kernel.define("SLICES", format!("{slices}u"));
-    kernel.define("SETS", format!("{sets}u"));
-    kernel.define("STEP", format!("{}u", shape.step()));
-    kernel.define("STEPS", format!("{}u", shape.steps()));
-    shape.define_group_access(&mut kernel);
-    kernel.reads.weights = u64::from(COLUMN_QUADS * 4 * sets) * shape.row_bytes;
-    kernel.reads.inputs = u64::from(COLUMN_QUADS) * 4 * u64::from(shape.k);
+    kernel.define("SETS", format!("{COLUMN_SETS}u"));
+    kernel.define("OUTPUT_SETS", format!("{sets}u"));
+    // Where the sets of the output begin, and where those of the matrix do.
+    let output = "(MATRIX_GROUP * (QUADS * 4 * OUTPUT_SETS) + (set) * (QUADS * 4) + (i))";
+    kernel.define("OUTPUT_COLUMN(set, i)", output);
+    let set =
+        if shape.gated { "OUTPUT_COLUMN(0, quad * 4) + (set) * OUT_COLUMNS" } else { "OUTPUT_COLUMN(set, quad * 4)" };
+    kernel.define("SET_COLUMN(set)", format!("({set})"));
+    shape.define_staging(&mut kernel, slices);
+    kernel.reads.weights = u64::from(quads * 4 * COLUMN_SETS) * shape.row_bytes;
+    kernel.reads.inputs = 4 * u64::from(shape.k);
     kernel
 }
 
@@ -322,7 +350,7 @@ fn gemm(shape: &Shape<'_>) -> Specialization {
         kernel.define("FILL_WORD(tile, k, at, word, s)", format!("FILL_WORD_Q{}(tile, k, at, word, s)", format.bits));
         kernel.define_grouping(format.grouping());
     }
-    shape.define_input(&mut kernel, shape.format.map_or(depth, |f| f.group), true);
+    shape.define_input(&mut kernel, shape.format.map_or(depth, |f| f.group));
     kernel.reads.weights = u64::from(TILE_ROWS) * shape.row_bytes;
     kernel.reads.inputs = u64::from(TILE_TOKENS) * 4 * u64::from(shape.k);
     kernel

@@ -9,17 +9,22 @@
 //! ([`FP16_SWITCH`], [`SUBGROUPS_SWITCH`]): half or single precision products, reductions through subgroups or local memory.
 
 mod attention;
+mod count;
 mod grouped;
 mod linear;
 pub mod metallib;
 mod module;
 mod recurrent;
+mod roof;
 mod rows;
+mod top;
 mod traffic;
 
-pub use traffic::{KernelTraffic, Traffic, kernel_traffic};
+pub use count::ThreadCount;
+pub use roof::{Roof, TokenCost};
+pub use traffic::{KernelTraffic, Traffic, count_threads, kernel_traffic};
 
-use knapsack_artifact::library::Target;
+use knapsack_artifact::library::{KernelModule, Target, Top};
 use knapsack_artifact::plan::{Function, KernelCall, Launch, Op};
 use knapsack_artifact::{ModelLibrary, plan};
 use module::{ModuleBuilder, Specialization};
@@ -74,7 +79,9 @@ pub fn emit(library: &mut ModelLibrary, target: Target) -> Result<(), CodegenErr
             launch.gpu = call;
         }
     }
-    (library.target, library.kernels) = (target, Some(builder.finish()));
+    let top: Vec<Top> = top::COUNTS.map(|count| Top { count, gpu: builder.call(top::top(library, count), 1) }).into();
+    let module = builder.finish();
+    (library.target, library.kernels) = (target, Some(KernelModule { top, ..module }));
     Ok(())
 }
 
@@ -99,8 +106,7 @@ fn emit_function(
         let index = calls.len();
         let (specialization, count) = specialize(library, &launches[index..], tokens)
             .map_err(|problem| CodegenError { function: name, index, op: launches[index].op.name(), problem })?;
-        let (groups, more) = (specialization.groups, count as u32 - 1);
-        calls.push(Some(KernelCall { groups, kernel: builder.add(specialization), more }));
+        calls.push(Some(builder.call(specialization, count)));
         calls.resize(index + count, None);
     }
     Ok(calls)
@@ -109,7 +115,7 @@ fn emit_function(
 /// The kernel of the first of these launches, with its grid, and how many of them it executes. Linear layers of the same rows
 /// that differ only in their weights go together: each of them alone leaves much of a GPU idle.
 fn specialize(library: &ModelLibrary, launches: &[Launch], tokens: Tokens) -> Result<(Specialization, usize), String> {
-    let mut kernels = vec![specialize_one(library, &launches[0].op, tokens)?];
+    let mut kernels = vec![specialize_one(library, &launches[0], tokens)?];
     for launch in launches.iter().take(module::MOST_TOGETHER).skip(1) {
         let (Op::Linear(first), Op::Linear(next)) = (&launches[0].op, &launch.op) else { break };
         if first.input != next.input || first.output == next.output {
@@ -125,15 +131,15 @@ fn specialize(library: &ModelLibrary, launches: &[Launch], tokens: Tokens) -> Re
     Ok((Specialization::together(kernels), count))
 }
 
-/// The kernel of one operation, with its grid.
-fn specialize_one(library: &ModelLibrary, op: &Op, tokens: Tokens) -> Result<Specialization, String> {
-    match op {
+/// The kernel of one launch, with its grid.
+fn specialize_one(library: &ModelLibrary, launch: &Launch, tokens: Tokens) -> Result<Specialization, String> {
+    match &launch.op {
         Op::Embed(op) => rows::embed(library, op),
         Op::Norm(op) => rows::norm(library, op),
         Op::AddNorm(op) => rows::add_norm(library, op),
         Op::Linear(op) => linear::linear(library, op, tokens),
         Op::RopeAppend(op) => attention::rope_append(library, op),
-        Op::Attention(op) => attention::attention(library, op, tokens),
+        Op::Attention(op) => attention::attention(library, op, launch.scratch, tokens),
         Op::CausalConv(op) => recurrent::causal_conv(library, op),
         Op::GatedDelta(op) => recurrent::gated_delta(library, op),
         Op::RopeQuery(op) => attention::rope_query(library, op),

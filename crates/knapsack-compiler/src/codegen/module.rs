@@ -3,7 +3,7 @@
 use super::{grouped, parameter};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{Kernel, KernelModule, Target};
-use knapsack_artifact::plan::{Groups, ParameterId};
+use knapsack_artifact::plan::{Groups, KernelCall, ParameterId, Then};
 use knapsack_tensor::{DType, Grouping};
 use std::collections::HashMap;
 use std::fmt::{Display, Write as _};
@@ -23,11 +23,13 @@ pub(super) enum Template {
     Gemm,
     RopeAppend,
     AttentionDecode,
+    AttentionMerge,
     AttentionPrefill,
     CausalConv,
     GatedDelta,
     RopeQuery,
     Select,
+    Top,
 }
 
 impl Template {
@@ -41,11 +43,13 @@ impl Template {
             Template::Gemm => "gemm",
             Template::RopeAppend => "rope_append",
             Template::AttentionDecode => "attention_decode",
+            Template::AttentionMerge => "attention_merge",
             Template::AttentionPrefill => "attention_prefill",
             Template::CausalConv => "causal_conv",
             Template::GatedDelta => "gated_delta",
             Template::RopeQuery => "rope_query",
             Template::Select => "select",
+            Template::Top => "top",
         }
     }
 
@@ -59,11 +63,13 @@ impl Template {
             Template::Gemm => include_str!("kernels/gemm.kernel"),
             Template::RopeAppend => include_str!("kernels/rope_append.kernel"),
             Template::AttentionDecode => include_str!("kernels/attention_decode.kernel"),
+            Template::AttentionMerge => include_str!("kernels/attention_merge.kernel"),
             Template::AttentionPrefill => include_str!("kernels/attention_prefill.kernel"),
             Template::CausalConv => include_str!("kernels/causal_conv.kernel"),
             Template::GatedDelta => include_str!("kernels/gated_delta.kernel"),
             Template::RopeQuery => include_str!("kernels/rope_query.kernel"),
             Template::Select => include_str!("kernels/select.kernel"),
+            Template::Top => include_str!("kernels/top.kernel"),
         }
     }
 }
@@ -103,7 +109,12 @@ pub(super) struct Specialization {
     pub(super) threads: u32,
     pub(super) groups: [Groups; 3],
     pub(super) reads: GroupReads,
+    /// A kernel with the same arguments that comes after it.
+    pub(super) then: Option<Box<Specialization>>,
 }
+
+/// The name of a launch's scratch in a kernel.
+const SCRATCH: &str = "parts";
 
 /// A grid axis that does not depend on the tokens.
 pub(super) const fn fixed(count: u32) -> Groups {
@@ -126,6 +137,7 @@ impl Specialization {
             threads,
             groups,
             reads: GroupReads::default(),
+            then: None,
         };
         new.define("THREADS", threads);
         new
@@ -156,6 +168,16 @@ impl Specialization {
         self.arguments.push(Argument { name: name.to_owned(), element, writable: true });
     }
 
+    /// Adds the launch's scratch, after all other buffers.
+    pub(super) fn scratch(&mut self) {
+        self.output(SCRATCH, "float");
+    }
+
+    /// Whether it has the launch's scratch among its arguments.
+    pub(super) fn takes_scratch(&self) -> bool {
+        self.arguments.iter().any(|argument| argument.name == SCRATCH)
+    }
+
     /// Adds a parameter as an argument and the macro `load` that reads an element of it; returns its dtype's suffix.
     pub(super) fn parameter(
         &mut self,
@@ -174,7 +196,7 @@ impl Specialization {
     pub(super) fn define_grouping(&mut self, grouping: Grouping) {
         let bits = grouping.bits;
         self.grouping = Some(grouping);
-        self.define("STEP_DOT(words, s, x)", format!("step_dot_q{bits}(words, s, x)"));
+        self.define("STEP_DOT(words, x)", format!("step_dot_q{bits}(words, x)"));
         self.define(
             "SCALE_OF(step)",
             match grouping.steps_per_group() {
@@ -268,6 +290,11 @@ fn float_literal(value: f32) -> String {
     if value < 0.0 { format!("({text})") } else { text }
 }
 
+/// The part of a module's source that both languages share, when this compiler wrote it.
+pub(super) fn without_prelude(source: &str) -> Option<&str> {
+    [OPENCL_PRELUDE, METAL_PRELUDE].into_iter().find_map(|prelude| source.strip_prefix(prelude))
+}
+
 /// Collects kernels; equal ones become one.
 pub(super) struct ModuleBuilder {
     target: Target,
@@ -310,8 +337,17 @@ impl ModuleBuilder {
         index
     }
 
+    /// The call of a kernel that executes `launches` launches, and of the one after it.
+    pub(super) fn call(&mut self, kernel: Specialization, launches: usize) -> KernelCall {
+        let (groups, more, scratch) = (kernel.groups, launches as u32 - 1, kernel.takes_scratch());
+        let then = kernel.then.clone();
+        let kernel = self.add(kernel);
+        let then = then.map(|then| Then { groups: then.groups, kernel: self.add(*then) });
+        KernelCall { groups, kernel, more, scratch, then }
+    }
+
     pub(super) fn finish(self) -> KernelModule {
-        KernelModule { source: self.source, kernels: self.kernels, metallibs: Vec::new() }
+        KernelModule { source: self.source, kernels: self.kernels, metallibs: Vec::new(), top: Vec::new() }
     }
 
     fn text(&self, kernel: &Specialization, name: &str) -> String {
@@ -323,7 +359,7 @@ impl ModuleBuilder {
             Target::Metal => metal_signature(kernel, name),
             Target::OpenCl | Target::Host => opencl_signature(kernel, name),
         };
-        text.push_str(&kernel.template.source().replace("KERNEL {\n", &format!("{signature} {{\n")));
+        text.push_str(&kernel.template.source().replace("KERNEL {\n", &format!("{signature} {{\n    CALL\n")));
         for (macro_name, _) in &kernel.defines {
             let _ = writeln!(text, "#undef {}", macro_name.split('(').next().unwrap_or(macro_name));
         }
@@ -332,12 +368,15 @@ impl ModuleBuilder {
 }
 
 fn opencl_signature(kernel: &Specialization, name: &str) -> String {
-    let mut text = format!("__kernel __attribute__((reqd_work_group_size({}, 1, 1)))\nvoid {name}(", kernel.threads);
+    let mut text = format!(
+        "__kernel PINNED_SUBGROUPS __attribute__((reqd_work_group_size({}, 1, 1)))\nvoid {name}(",
+        kernel.threads
+    );
     for argument in &kernel.arguments {
         let access = if argument.writable { "" } else { "const " };
         let _ = write!(text, "\n    __global {access}{}* {},", argument.element, argument.name);
     }
-    text.push_str("\n    const uint n, const uint p, const uint row)");
+    text.push_str("\n    __global const uint* call)");
     text
 }
 
@@ -347,14 +386,12 @@ fn metal_signature(kernel: &Specialization, name: &str) -> String {
         let access = if argument.writable { "" } else { "const " };
         let _ = write!(text, "\n    device {access}{}* {} [[buffer({index})]],", argument.element, argument.name);
     }
-    let first = kernel.arguments.len();
     let _ = write!(
         text,
-        "\n    constant uint& n [[buffer({first})]], constant uint& p [[buffer({})]], constant uint& row [[buffer({})]],\
+        "\n    device const uint* call [[buffer({})]],\
          \n    uint3 group_position [[threadgroup_position_in_grid]],\
          \n    uint thread_index [[thread_index_in_threadgroup]])",
-        first + 1,
-        first + 2
+        kernel.arguments.len()
     );
     text
 }

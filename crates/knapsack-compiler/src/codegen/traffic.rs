@@ -3,10 +3,11 @@
 //! Counted are the bytes that work groups ask for: what one of them reads, times their number. Weights and the KV cache stream
 //! from memory, so for them a re-read costs bandwidth; activations are small and their re-reads are served by caches.
 
-use super::module::Specialization;
+use super::count::{Counter, Place, ThreadCount};
+use super::module::{Specialization, without_prelude};
 use super::{Tokens, functions, specialize};
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::plan::{Attention, CausalConv, GatedDelta, KvLayer, Launch, Op, Operand, RowSelect};
+use knapsack_artifact::plan::{Attention, CausalConv, GatedDelta, KernelCall, KvLayer, Launch, Op, Operand, RowSelect};
 
 /// Bytes, by what they hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct KernelTraffic {
     pub must: Traffic,
     /// Bytes that they move.
     pub moves: Traffic,
+    /// Weights that linear layers multiply, each as often as tokens meet it.
+    pub weights: u64,
 }
 
 impl KernelTraffic {
@@ -55,6 +58,26 @@ impl KernelTraffic {
             0 => 1.0,
             must => (self.moves.weights + self.moves.cache) as f64 / must as f64,
         }
+    }
+
+    /// Operations for each product of a weight and an input; `None` where there are no weights to multiply.
+    pub fn operations_per_weight(&self, thread: &ThreadCount) -> Option<f64> {
+        (self.weights > 0).then(|| self.operations(thread) as f64 / self.weights as f64)
+    }
+
+    /// The share of its work groups' lanes that have something to do: of a linear layer's, those whose rows are in the matrix.
+    pub fn filled(&self) -> f64 {
+        match self.moves.weights {
+            moved if moved > self.must.weights && self.weights > 0 && self.function != "prefill" => {
+                self.must.weights as f64 / moved as f64
+            }
+            _ => 1.0,
+        }
+    }
+
+    /// Operations of all launches, every thread taken for one that does `thread`.
+    pub const fn operations(&self, thread: &ThreadCount) -> u64 {
+        thread.operations * self.threads as u64 * self.groups
     }
 }
 
@@ -85,17 +108,86 @@ pub fn kernel_traffic(library: &ModelLibrary) -> Vec<KernelTraffic> {
                         threads: kernel.threads,
                         must: Traffic::default(),
                         moves: Traffic::default(),
+                        weights: 0,
                     });
                     table.last_mut().expect("a row was just pushed")
                 }
             };
             row.launches += 1;
             row.groups += groups;
+            row.weights += launches.iter().map(|launch| products(library, &launch.op, tokens)).sum::<u64>();
             row.must.add(must);
             row.moves.add(moves);
+            if let (Some(then), Some(kernel)) = (&call.then, &kernel.then)
+                && let Some(entry) = module.kernels.get(then.kernel as usize)
+            {
+                merge_row(&mut table, name, &entry.name, kernel);
+            }
         }
     }
     table
+}
+
+/// Counts a launch of a kernel that merges what another's work groups gave.
+fn merge_row(table: &mut Vec<KernelTraffic>, function: &'static str, name: &str, kernel: &Specialization) {
+    let groups = kernel.groups.iter().map(|axis| u64::from(axis.at(1))).product::<u64>();
+    let moved = Traffic { activations: groups * kernel.reads.inputs, ..Traffic::default() };
+    if let Some(row) = table.iter_mut().find(|row| row.function == function && row.kernel == name) {
+        row.launches += 1;
+        row.groups += groups;
+        row.must.add(moved);
+        row.moves.add(moved);
+        return;
+    }
+    table.push(KernelTraffic {
+        function,
+        kernel: name.to_owned(),
+        summary: kernel.summary.clone(),
+        launches: 1,
+        groups,
+        threads: kernel.threads,
+        must: moved,
+        moves: moved,
+        weights: 0,
+    });
+}
+
+/// Threads of a work group that are run to count what all of them do.
+const SAMPLES: u32 = 4;
+
+/// What a thread of each row of `table`, which is the library's [`kernel_traffic`], does in one launch: the mean of four threads,
+/// evenly spaced, of the last work group along y, of a whole chunk from position 0 or of a token that sees every cache position.
+/// `fp16`: as built with half precision products.
+///
+/// # Errors
+/// A source that this compiler would not write.
+pub fn count_threads(library: &ModelLibrary, table: &[KernelTraffic], fp16: bool) -> Result<Vec<ThreadCount>, String> {
+    let Some(module) = &library.kernels else { return Ok(Vec::new()) };
+    let source = without_prelude(&module.source).ok_or("the source begins with another prelude")?;
+    let counter = Counter::new(source, fp16)?;
+    let mut counts = Vec::with_capacity(table.len());
+    for row in table {
+        let (_, function, tokens) =
+            functions(library).into_iter().find(|(name, ..)| *name == row.function).ok_or("no such function")?;
+        let is_it = |index: u32| module.kernels.get(index as usize).is_some_and(|kernel| kernel.name == row.kernel);
+        let is_one =
+            |call: &KernelCall| is_it(call.kernel) || call.then.as_ref().is_some_and(|then| is_it(then.kernel));
+        let (call, launches) = function.calls().find(|(call, _)| is_one(call)).ok_or("no such kernel")?;
+        let n = if tokens == Tokens::One { 1 } else { library.model.prefill_chunk_size };
+        let seen = match &launches[0].op {
+            Op::Attention(op) => library.kv_cache.get(op.layer as usize).map_or(1, |kv| kv.positions),
+            _ => 1,
+        };
+        let p = if tokens == Tokens::One { seen.saturating_sub(1) } else { 0 };
+        let group = [0, call.groups[1].at(n).saturating_sub(1), 0];
+        let mut sum = ThreadCount::default();
+        for sample in 0..SAMPLES {
+            let thread = sample * row.threads / SAMPLES;
+            sum = sum.plus(counter.count(&row.kernel, &Place { n, p, row: 0, group, thread })?);
+        }
+        counts.push(sum.divided(u64::from(SAMPLES)));
+    }
+    Ok(counts)
 }
 
 /// Must, moves, and work groups of one kernel call.
@@ -134,6 +226,13 @@ fn call_traffic(
         _ => {}
     }
     (must, moves, groups)
+}
+
+/// Weights of a linear layer, for each token of the call.
+fn products(library: &ModelLibrary, op: &Op, tokens: Tokens) -> u64 {
+    let Op::Linear(op) = op else { return 0 };
+    let n = if tokens == Tokens::One { 1 } else { u64::from(library.model.prefill_chunk_size) };
+    n * u64::from(op.input.columns) * u64::from(op.out_features)
 }
 
 /// Bytes of the parameters of a launch; of an embedding table, the rows of the call's tokens.

@@ -58,9 +58,20 @@ pub(super) fn amplified(graph: &Graph) -> HashSet<ValueId> {
     products.filter(|(input, result)| made.contains(input) || read.contains(result)).map(|(_, result)| result).collect()
 }
 
-/// What [`plan::Op::scratch_bytes`] will say of the operation, before its operands have places; twice that for an amplified one.
-pub(super) fn scratch_bytes(node: &Node, amplified: &HashSet<ValueId>) -> Option<u64> {
+/// What [`plan::Op::scratch_bytes`] will say of the operation, before its operands have places, twice that for an amplified one; and
+/// what attention of one token takes.
+pub(super) fn scratch_bytes(
+    graph: &Graph,
+    caches: &[plan::KvLayer],
+    node: &Node,
+    amplified: &HashSet<ValueId>,
+    tokens: u32,
+) -> Option<u64> {
     match &node.op {
+        Op::Attention { query, cache, .. } if tokens == 1 => {
+            let kv = caches.get(cache_layer(graph, *cache)? as usize)?;
+            plan::Attention::parts_bytes(columns_of(graph, *query)? / kv.head_dim, kv)
+        }
         Op::Linear(knapsack_ir::Linear { weight, .. }) => match weight.storage {
             knapsack_ir::Storage::Grouped { format, .. } => {
                 let rows = if amplified.contains(&node.results[0].0) { 2 } else { 1 };
@@ -239,6 +250,14 @@ fn rope_append(places: &Places<'_>, op: &knapsack_ir::RopeAppend, query: Rows) -
         value_norm: op.value_norm.as_ref().map(norm),
         layer: op.layer,
         query,
+    })
+}
+
+/// Columns of a value that is rows.
+fn columns_of(graph: &Graph, value: ValueId) -> Option<u32> {
+    graph.nodes.iter().flat_map(|node| &node.results).find_map(|&(id, ty)| match ty {
+        Type::Rows { columns, .. } if id == value => Some(columns),
+        _ => None,
     })
 }
 

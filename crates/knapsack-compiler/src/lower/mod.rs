@@ -10,7 +10,7 @@ mod values;
 
 use crate::error::CompileError;
 use crate::memory::{Buffer, aligned, place};
-use knapsack_artifact::library::{Io, MemoryPlan, Parameter};
+use knapsack_artifact::library::{CallInputs, Io, MemoryPlan, Parameter};
 use knapsack_artifact::plan::{self, Function, KvLayer, Launch, Lookup, RopeTable, Rows, Scratch, StateLayer};
 use knapsack_ir::{Graph, Growth, Node, Op, RowCount, Type, ValueId, Windows};
 use launch::Places;
@@ -34,6 +34,7 @@ pub(crate) struct Lowered {
 /// Bytes at the start of the workspace that keep their meaning across functions.
 struct Pinned {
     tokens: Scratch,
+    call: u64,
     tables: Vec<Rows>,
     hidden: Rows,
     /// Other values with places of their own: what the host looks up, and what the head selects a row of.
@@ -47,13 +48,14 @@ pub(crate) fn lower(graph: &Graph, windows: &Windows) -> Result<Lowered, Compile
     let too_large = |what: &str| CompileError::TooLarge { what: what.to_owned() };
     let pinned = pin(graph, windows).ok_or_else(|| too_large("the start of the workspace"))?;
     let (head, body): (Vec<Node>, Vec<Node>) = graph.nodes.iter().cloned().partition(is_head);
-    let function =
-        |nodes: &[Node], tokens| plan_function(graph, nodes, tokens, &pinned).ok_or_else(|| too_large("the workspace"));
+    let kv_cache = cache::layers(graph, windows);
+    let function = |nodes: &[Node], tokens| {
+        plan_function(graph, &kv_cache, nodes, tokens, &pinned).ok_or_else(|| too_large("the workspace"))
+    };
     let (prefill, prefill_end) = function(&body, windows.chunk)?;
     let (decode, decode_end) = function(&body, 1)?;
     let (head, head_end) = function(&head, 1)?;
     let logits = logits(graph, &head).ok_or_else(|| CompileError::NotExecutable(vec![("logits", 1)]))?;
-    let kv_cache = cache::layers(graph, windows);
     let parameters =
         graph.parameters.iter().map(|p| Parameter { name: p.name.clone(), shape: p.shape.clone(), dtype: p.dtype });
     let parameters: Vec<_> = parameters.collect();
@@ -88,7 +90,13 @@ pub(crate) fn lower(graph: &Graph, windows: &Windows) -> Result<Lowered, Compile
         kv_cache,
         states,
         lookups,
-        io: Io { tokens: pinned.tokens, hidden: pinned.hidden, carried: carried(graph, &pinned), logits },
+        io: Io {
+            tokens: pinned.tokens,
+            call: pinned.call,
+            hidden: pinned.hidden,
+            carried: carried(graph, &pinned),
+            logits,
+        },
         memory,
         prefill,
         decode,
@@ -127,23 +135,26 @@ fn is_head(node: &Node) -> bool {
 fn pin(graph: &Graph, windows: &Windows) -> Option<Pinned> {
     let chunk = u64::from(windows.chunk);
     let mut end = 0u64;
-    let mut region = |bytes_per_token: u64| {
-        let offset = end;
-        end = aligned(end.checked_add(chunk.checked_mul(bytes_per_token)?)?)?;
+    let region = |end: &mut u64, bytes_per_token: u64| {
+        let offset = *end;
+        *end = aligned(end.checked_add(chunk.checked_mul(bytes_per_token)?)?)?;
         Some(offset)
     };
-    let tokens = Scratch { offset: region(4)?, bytes_per_token: 4 };
+    let tokens = Scratch { offset: region(&mut end, 4)?, bytes_per_token: 4 };
     let mut tables = Vec::with_capacity(graph.rope_tables.len());
     for table in &graph.rope_tables {
         let columns = u32::try_from(table.frequencies.len()).ok()?.checked_mul(2)?;
-        tables.push(Rows { offset: region(4 * u64::from(columns))?, columns });
+        tables.push(Rows { offset: region(&mut end, 4 * u64::from(columns))?, columns });
     }
-    let hidden = Rows { offset: region(4 * u64::from(graph.hidden))?, columns: graph.hidden };
+    let hidden = Rows { offset: region(&mut end, 4 * u64::from(graph.hidden))?, columns: graph.hidden };
+    // Rows that the host looks up follow the inputs of one token, so that one copy brings both.
+    let inputs = CallInputs::at(end, tables.iter().map(|table: &Rows| table.columns))?;
+    end = inputs.end;
     let mut values = vec![];
     for (id, columns) in looked_up(graph).map(|(node, _)| node).chain(selected(graph).skip(1)) {
-        values.push((id, Rows { offset: region(4 * u64::from(columns))?, columns }));
+        values.push((id, Rows { offset: region(&mut end, 4 * u64::from(columns))?, columns }));
     }
-    Some(Pinned { tokens, tables, hidden, values, end })
+    Some(Pinned { tokens, call: inputs.top, tables, hidden, values, end })
 }
 
 /// Values that the host looks up, with their columns and nodes.
@@ -187,13 +198,20 @@ fn lookups(graph: &Graph, pinned: &Pinned) -> Vec<Lookup> {
 }
 
 /// The launches of one function and where its workspace ends.
-fn plan_function(graph: &Graph, nodes: &[Node], tokens: u32, pinned: &Pinned) -> Option<(Function, u64)> {
+fn plan_function(
+    graph: &Graph,
+    caches: &[KvLayer],
+    nodes: &[Node],
+    tokens: u32,
+    pinned: &Pinned,
+) -> Option<(Function, u64)> {
     let pinned_values: Vec<ValueId> = pinned.values.iter().map(|(id, _)| *id).collect();
     let storage = Storage::of(graph, nodes, tokens, &pinned_values)?;
     let mut buffers: Vec<Buffer> = storage.buffers.clone();
     let scratch_base = buffers.len();
     let amplified = launch::amplified(graph);
-    let scratch: Vec<Option<u64>> = nodes.iter().map(|node| launch::scratch_bytes(node, &amplified)).collect();
+    let bytes_of = |node| launch::scratch_bytes(graph, caches, node, &amplified, tokens);
+    let scratch: Vec<Option<u64>> = nodes.iter().map(bytes_of).collect();
     for (at, per_token) in scratch.iter().enumerate() {
         let bytes = per_token.unwrap_or(0).checked_mul(u64::from(tokens))?;
         buffers.push(Buffer { bytes, start: at, end: at });

@@ -36,6 +36,7 @@ impl Builder {
             lookups: Vec::new(),
             io: Io {
                 tokens: Scratch { offset: 0, bytes_per_token: 4 },
+                call: 0,
                 hidden: rows,
                 carried: Vec::new(),
                 logits: rows,
@@ -103,9 +104,13 @@ impl Builder {
     /// Puts an operation into `prefill` and `decode`.
     pub(crate) fn push(&mut self, op: Op) {
         let scratch = op.scratch_bytes().map(|bytes| self.scratch(bytes));
-        for function in [&mut self.library.prefill, &mut self.library.decode] {
-            function.launches.push(Launch { op: op.clone(), scratch, gpu: None });
-        }
+        let parts = match &op {
+            Op::Attention(op) => Attention::parts_bytes(op.heads, &self.library.kv_cache[op.layer as usize]),
+            _ => None,
+        };
+        let of_one = parts.map(|bytes| self.scratch(bytes)).or(scratch);
+        self.library.prefill.launches.push(Launch { op: op.clone(), scratch, gpu: None });
+        self.library.decode.launches.push(Launch { op, scratch: of_one, gpu: None });
     }
 }
 

@@ -2,24 +2,27 @@
 //! offer ([`Backend`]).
 //!
 //! Everything is allocated and bound once, at load: parameters, keys and values of each layer, one workspace, and for each
-//! launch its kernel with its buffers. A call then writes the tokens and rotary rows, submits the launches of a function, and
-//! (for logits) reads one row back.
+//! launch its kernel with its buffers, the numbers of the call among them, so that a launch never changes. A call then writes its
+//! inputs, submits the launches of a function, and (for logits) reads one row back. What one token takes from the host lies
+//! together ([`CallInputs`]): a token costs one write, its submissions, and one read.
 //!
 //! The launches of a function are submitted in portions of bounded work (`work`), of which at most `IN_FLIGHT` run or wait;
 //! between two the caller may say that it is enough. Each submission has a ticket that is waited for, so no failure is missed,
-//! and nothing runs when memory that the GPU uses is written.
+//! and nothing runs that uses memory while it is written.
 
+mod places;
 #[cfg(test)]
 pub(crate) mod tests;
 mod work;
 
-use crate::call::{Call, check_forward, check_logits, write_rope_rows};
+use crate::call::{Call, check_forward, check_logits, check_row, write_rope_rows};
 use crate::memory::{Account, Charge, Part};
 use crate::watch::proceed;
 use crate::{CacheHalf, DeviceError, LoadedModel, StateCopy, Watch, Weights, kept_bytes};
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::library::{KernelModule, MemoryPlan, Target};
-use knapsack_artifact::plan::{Function, KernelCall, Op, Operand, ParameterId, RowSelect};
+use knapsack_artifact::library::{CallInputs, KernelModule, MemoryPlan, TOP_BYTES, Target, Top};
+use knapsack_artifact::plan::{Function, KernelCall, Lookup, Operand, ParameterId};
+use places::{NUMBERS, Places, stage_one, workspace_range};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use work::Work;
@@ -84,7 +87,7 @@ pub trait Backend: Send {
     /// When the device refuses.
     fn bind(&mut self, kernel: u32, buffers: &[&Self::Buffer]) -> Result<Self::Launch, DeviceError>;
 
-    /// Copies bytes to the start of a buffer; nothing that was submitted is running.
+    /// Copies bytes to the start of a buffer; nothing that is running uses it.
     ///
     /// # Errors
     /// When the device refuses.
@@ -101,11 +104,11 @@ pub trait Backend: Send {
         bytes: &mut [u8],
     ) -> Result<(), DeviceError>;
 
-    /// Starts launches on their work groups, each after the one before it and all after what was submitted before.
+    /// Starts launches on their work groups for `n` tokens, each after the one before it and all after what was submitted before.
     ///
     /// # Errors
     /// When the device refuses. Some may have been started then.
-    fn submit(&mut self, launches: &mut [(Self::Launch, KernelCall)], call: Call) -> Result<Self::Ticket, DeviceError>;
+    fn submit(&mut self, launches: &[(Self::Launch, KernelCall)], n: u32) -> Result<Self::Ticket, DeviceError>;
 
     /// Waits until a submission has ended.
     ///
@@ -136,12 +139,13 @@ struct Bound<B: Backend> {
 pub struct GpuModel<B: Backend> {
     library: Arc<ModelLibrary>,
     account: Account,
+    inputs: CallInputs,
     /// Most tokens of a call.
     step: u32,
     /// Rows that the last successful forward left, and where it began.
     rows: u32,
     position: u32,
-    /// Bytes of rotary rows, kept to be filled again.
+    /// Inputs of a call, kept to be filled again.
     staging: Vec<f32>,
     weights_digest: [u8; 32],
     /// `Some` until it is dropped.
@@ -155,6 +159,12 @@ struct Resident<B: Backend> {
     prefill: Bound<B>,
     decode: Bound<B>,
     head: Bound<B>,
+    /// The head with what finds the most likely tokens, by how many, and where these are then.
+    top: Vec<(u32, Bound<B>)>,
+    found: B::Buffer,
+    /// The numbers of `prefill`, and all inputs of one token.
+    numbers: B::Buffer,
+    one: B::Buffer,
     tokens: B::Buffer,
     logits: B::Buffer,
     ropes: Vec<B::Buffer>,
@@ -272,22 +282,6 @@ fn check_sizes<B: Backend>(backend: &B, library: &ModelLibrary) -> Result<(), De
     Ok(())
 }
 
-/// Workspace bytes of an operand when a launch has `n` rows; `None` when it lies elsewhere.
-fn workspace_range(library: &ModelLibrary, operand: &Operand, n: u32) -> Option<(u64, u64)> {
-    let rows = |columns: u32| 4 * u64::from(n) * u64::from(columns);
-    let (offset, bytes) = match *operand {
-        Operand::Tokens => (library.io.tokens.offset, u64::from(n) * library.io.tokens.bytes_per_token),
-        Operand::RopeTable(table) => {
-            let table = library.rope_tables[table as usize].rows;
-            (table.offset, rows(table.columns))
-        }
-        Operand::Input(r) | Operand::Output(r) => (r.offset, rows(r.columns)),
-        Operand::Parameter(_) | Operand::Keys(_) | Operand::Values(_) | Operand::State(_) => return None,
-    };
-    // Rows of fewer tokens than the chunk may end where the workspace does.
-    Some((offset, bytes.min(library.memory.workspace.saturating_sub(offset))))
-}
-
 impl<B: Backend> GpuModel<B> {
     /// Allocates, uploads and binds everything. The library is validated.
     ///
@@ -302,9 +296,11 @@ impl<B: Backend> GpuModel<B> {
     ) -> Result<Self, DeviceError> {
         let account = Account::default();
         let weights_digest = weights.digest();
-        let resident = Some(B::scope(|| Resident::load(backend, &library, weights, &account, watch))?);
+        let inputs = library.call_inputs().expect("a validated library has them inside its workspace");
+        let resident = Some(B::scope(|| Resident::load(backend, &library, &inputs, weights, &account, watch))?);
         let step = work::step(&library.model, &library, &library.prefill);
-        Ok(GpuModel { library, account, step, rows: 0, position: 0, staging: Vec::new(), weights_digest, resident })
+        let staging = Vec::new();
+        Ok(GpuModel { library, account, inputs, step, rows: 0, position: 0, staging, weights_digest, resident })
     }
 
     fn resident(&mut self) -> &mut Resident<B> {
@@ -350,21 +346,50 @@ impl<B: Backend> GpuModel<B> {
         let resident = self.resident.as_mut().expect("present until drop");
         // What was submitted before reads the inputs.
         resident.settle()?;
-        resident.backend.write(&resident.tokens, bytemuck::cast_slice(tokens))?;
-        for (table, rows) in library.rope_tables.iter().zip(&resident.ropes) {
-            staging.resize(call.n as usize * 2 * table.frequencies.len(), 0.0);
-            write_rope_rows(table, call, staging);
-            resident.backend.write(rows, bytemuck::cast_slice(staging))?;
-        }
-        if let Some(weights) = &resident.memory.in_file {
-            for (lookup, rows) in library.lookups.iter().zip(&resident.lookups) {
-                staging.resize(call.n as usize * lookup.rows.columns as usize, 0.0);
-                crate::lookup::write_rows(&library, weights, lookup, tokens, staging);
+        let mut lookups = library.lookups.iter().zip(&resident.lookups).peekable();
+        let look_up = |lookup: &Lookup, rows: &mut [f32]| {
+            let weights = resident.memory.in_file.as_ref().expect("kept where there are lookups");
+            crate::lookup::write_rows(&library, weights, lookup, tokens, rows);
+        };
+        if call.n == 1 {
+            stage_one(&library, &self.inputs, call, tokens[0], staging);
+            // Rows that follow the inputs go with them.
+            if let Some((lookup, _)) = lookups.next_if(|(lookup, _)| lookup.rows.offset == self.inputs.end) {
+                let start = staging.len();
+                staging.resize(start + lookup.rows.columns as usize, 0.0);
+                look_up(lookup, &mut staging[start..]);
+            }
+            resident.backend.write(&resident.one, bytemuck::cast_slice(staging))?;
+        } else {
+            let numbers = [call.n, call.position, call.row];
+            resident.backend.write(&resident.numbers, bytemuck::cast_slice(&numbers))?;
+            resident.backend.write(&resident.tokens, bytemuck::cast_slice(tokens))?;
+            for (table, rows) in library.rope_tables.iter().zip(&resident.ropes) {
+                staging.resize(call.n as usize * 2 * table.frequencies.len(), 0.0);
+                write_rope_rows(table, call, staging);
                 resident.backend.write(rows, bytemuck::cast_slice(staging))?;
             }
         }
-        let function = if call.n == 1 { &mut resident.decode } else { &mut resident.prefill };
+        for (lookup, rows) in lookups {
+            staging.resize(call.n as usize * lookup.rows.columns as usize, 0.0);
+            look_up(lookup, staging);
+            resident.backend.write(rows, bytemuck::cast_slice(staging))?;
+        }
+        let function = if call.n == 1 { &resident.decode } else { &resident.prefill };
         submit(&mut resident.backend, &mut resident.running, function, call, watch)
+    }
+
+    /// Runs the head on a row of the last call, and with `way` what finds the most likely tokens.
+    fn start_head(&mut self, call: Call, way: Option<usize>) -> Result<(), DeviceError> {
+        let library = self.library.clone();
+        let resident = self.resident.as_mut().expect("present until drop");
+        if self.rows > 1 {
+            // The inputs are those of another call. Nothing that may be running reads them: it is `prefill`, which has its own.
+            stage_one(&library, &self.inputs, call, 0, &mut self.staging);
+            resident.backend.write(&resident.one, bytemuck::cast_slice(&self.staging))?;
+        }
+        let function = way.map_or(&resident.head, |way| &resident.top[way].1);
+        submit(&mut resident.backend, &mut resident.running, function, call, &())
     }
 }
 
@@ -372,6 +397,7 @@ impl<B: Backend> Resident<B> {
     fn load(
         mut backend: B,
         library: &ModelLibrary,
+        inputs: &CallInputs,
         weights: Weights,
         account: &Account,
         watch: &dyn Watch,
@@ -385,9 +411,17 @@ impl<B: Backend> Resident<B> {
         backend.prepare(module)?;
         let mut memory = Memory::allocate(&mut backend, library, weights, account, watch)?;
         let chunk = library.model.prefill_chunk_size;
-        let prefill = bind_function(&mut backend, &mut memory, library, &library.prefill, chunk)?;
-        let decode = bind_function(&mut backend, &mut memory, library, &library.decode, 1)?;
-        let head = bind_function(&mut backend, &mut memory, library, &library.head, 1)?;
+        let many = Places { library, inputs, n: chunk, one: false };
+        let prefill = bind_function(&mut backend, &mut memory, &many, &library.prefill)?;
+        let one = Places { n: 1, one: true, ..many };
+        let decode = bind_function(&mut backend, &mut memory, &one, &library.decode)?;
+        let head = bind_function(&mut backend, &mut memory, &one, &library.head)?;
+        let top = bind_top(&mut backend, &mut memory, &one, module)?;
+        let found = backend.region(&memory.workspace, inputs.top, TOP_BYTES)?;
+        let after = library.lookups.first().filter(|lookup| lookup.rows.offset == inputs.end);
+        let end = inputs.end + after.map_or(0, |lookup| 4 * u64::from(lookup.rows.columns));
+        let numbers = backend.region(&memory.workspace, inputs.prefill, NUMBERS)?;
+        let one = backend.region(&memory.workspace, inputs.one, end - inputs.one)?;
         let mut whole = |operand, n| {
             let (offset, bytes) = workspace_range(library, &operand, n).expect("these lie in the workspace");
             backend.region(&memory.workspace, offset, bytes)
@@ -399,7 +433,22 @@ impl<B: Backend> Resident<B> {
         let lookups = library.lookups.iter().map(|lookup| whole(Operand::Input(lookup.rows), chunk));
         let lookups = lookups.collect::<Result<_, _>>()?;
         let running = VecDeque::with_capacity(IN_FLIGHT);
-        Ok(Resident { running, prefill, decode, head, tokens, logits, ropes, lookups, memory, backend })
+        Ok(Resident {
+            running,
+            prefill,
+            decode,
+            head,
+            top,
+            found,
+            numbers,
+            one,
+            tokens,
+            logits,
+            ropes,
+            lookups,
+            memory,
+            backend,
+        })
     }
 
     /// Waits for everything that is running.
@@ -412,7 +461,7 @@ impl<B: Backend> Resident<B> {
 fn submit<B: Backend>(
     backend: &mut B,
     running: &mut VecDeque<B::Ticket>,
-    function: &mut Bound<B>,
+    function: &Bound<B>,
     call: Call,
     watch: &dyn Watch,
 ) -> Result<(), DeviceError> {
@@ -425,7 +474,7 @@ fn submit<B: Backend>(
             backend.wait(ticket)?;
         }
         proceed(watch)?;
-        running.push_back(backend.submit(&mut function.launches[done..done + count], call)?);
+        running.push_back(backend.submit(&function.launches[done..done + count], call.n)?);
         done += count;
     }
     Ok(())
@@ -434,28 +483,27 @@ fn submit<B: Backend>(
 fn bind_function<B: Backend>(
     backend: &mut B,
     memory: &mut Memory<B>,
-    library: &ModelLibrary,
+    places: &Places<'_>,
     function: &Function,
-    n: u32,
 ) -> Result<Bound<B>, DeviceError> {
+    let library = places.library;
     let mut bound = Bound { launches: Vec::with_capacity(function.launches.len()), work: Vec::new() };
     if function.calls().map(|(_, launches)| launches.len()).sum::<usize>() != function.launches.len() {
         return Err(DeviceError::WrongTarget { device: backend.device(), found: Target::Host });
     }
     for (call, launches) in function.calls() {
         let operands: Vec<Operand> = launches.iter().flat_map(|launch| launch.op.operands()).collect();
-        // Operations that pick a row out of those of the last forward; and the head has the rotary angles of one of its tokens.
-        let selects = matches!(&launches[0].op, Op::Select(_))
-            || matches!(&launches[0].op, Op::Norm(norm) if norm.rows == RowSelect::One);
-        let range = |operand: &Operand| {
-            let picked = selects && matches!(operand, Operand::Input(_)) || matches!(operand, Operand::RopeTable(_));
-            let rows = if picked { library.model.prefill_chunk_size } else { n };
-            workspace_range(library, operand, rows)
-        };
-        for operand in &operands {
-            if let Some((offset, bytes)) = range(operand) {
-                memory.region(backend, offset, bytes)?;
+        let range = |operand: &Operand| places.of(&launches[0].op, operand);
+        let scratch = match (call.scratch, launches[0].scratch) {
+            (true, Some(scratch)) => Some((scratch.offset, u64::from(places.n) * scratch.bytes_per_token)),
+            (true, None) => {
+                return Err(DeviceError::InvalidCall("a kernel takes a scratch that is not there".to_owned()));
             }
+            (false, _) => None,
+        };
+        let last = scratch.into_iter().chain([places.numbers()]);
+        for (offset, bytes) in operands.iter().filter_map(&range).chain(last.clone()) {
+            memory.region(backend, offset, bytes)?;
         }
         let buffers: Vec<&B::Buffer> = operands
             .iter()
@@ -468,11 +516,41 @@ fn bind_function<B: Backend>(
                 Operand::State(state) => &memory.states[state as usize][0],
                 _ => &memory.regions[&range(operand).expect("the others lie in the workspace")],
             })
+            .chain(last.map(|place| &memory.regions[&place]))
             .collect();
         bound.launches.push((backend.bind(call.kernel, &buffers)?, call.clone()));
         bound.work.push(Work::of(library, launches));
+        if let Some(then) = &call.then {
+            let next = KernelCall { kernel: then.kernel, groups: then.groups, then: None, ..call.clone() };
+            bound.launches.push((backend.bind(then.kernel, &buffers)?, next));
+            bound.work.push(Work::default());
+        }
     }
     Ok(bound)
+}
+
+/// The head and after it the kernels that find the most likely tokens, the fewest first.
+fn bind_top<B: Backend>(
+    backend: &mut B,
+    memory: &mut Memory<B>,
+    places: &Places<'_>,
+    module: &KernelModule,
+) -> Result<Vec<(u32, Bound<B>)>, DeviceError> {
+    let mut region = |(offset, bytes)| backend.region(&memory.workspace, offset, bytes);
+    let logits = region((places.library.io.logits.offset, 4 * u64::from(places.library.model.vocab_size)))?;
+    let (found, numbers) = (region((places.inputs.top, TOP_BYTES))?, region(places.numbers())?);
+    let mut all = Vec::with_capacity(module.top.len());
+    for Top { count, gpu } in &module.top {
+        let then = gpu.then.as_ref().map(|then| KernelCall { kernel: then.kernel, groups: then.groups, ..gpu.clone() });
+        let mut bound = bind_function(backend, memory, places, &places.library.head)?;
+        for call in std::iter::once(gpu.clone()).chain(then) {
+            bound.launches.push((backend.bind(call.kernel, &[&logits, &found, &numbers])?, call));
+            bound.work.push(Work::default());
+        }
+        all.push((*count, bound));
+    }
+    all.sort_by_key(|(count, _)| *count);
+    Ok(all)
 }
 
 impl<B: Backend> Drop for GpuModel<B> {
@@ -520,11 +598,32 @@ impl<B: Backend> LoadedModel for GpuModel<B> {
     fn logits(&mut self, row: u32, output: &mut [f32]) -> Result<(), DeviceError> {
         let call = check_logits(&self.library, self.rows, self.position, row, output)?;
         let outcome = B::scope(|| {
-            let Resident { backend, running, head, logits, .. } = self.resident();
-            submit(backend, running, head, call, &())?;
+            self.start_head(call, None)?;
+            let Resident { backend, running, logits, .. } = self.resident();
             backend.read(running, logits, bytemuck::cast_slice_mut(output))
         });
         self.checked(outcome)
+    }
+
+    fn most_likely(&self) -> u32 {
+        self.resident.as_ref().and_then(|resident| resident.top.last()).map_or(0, |(count, _)| *count)
+    }
+
+    fn top(&mut self, row: u32, count: u32) -> Result<Vec<(u32, f32)>, DeviceError> {
+        let call = check_row(self.rows, self.position, row)?;
+        let way = self.resident().top.iter().position(|(most, _)| *most >= count);
+        let Some(way) = way.filter(|_| count > 0) else {
+            return Err(DeviceError::InvalidCall(format!("{count} tokens, 1 to {} are found", self.most_likely())));
+        };
+        let mut pairs = vec![[0u32; 2]; count as usize];
+        let outcome = B::scope(|| {
+            self.start_head(call, Some(way))?;
+            let Resident { backend, running, found, .. } = self.resident();
+            backend.read(running, found, bytemuck::cast_slice_mut(&mut pairs))
+        });
+        self.checked(outcome)?;
+        let found = pairs.into_iter().filter(|[token, _]| *token != u32::MAX);
+        Ok(found.map(|[token, bits]| (token, f32::from_bits(bits))).collect())
     }
 
     fn wait(&mut self) -> Result<(), DeviceError> {

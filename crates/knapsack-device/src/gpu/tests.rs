@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::Folder;
-use knapsack_artifact::library::{Io, Kernel, ModelInfo, Parameter};
+use knapsack_artifact::library::{Io, Kernel, ModelInfo, Parameter, TOP_BYTES, Top};
 use knapsack_artifact::plan::{
-    ALIGNMENT, Embed, Epilogue, Groups, Launch, Linear, Norm, NormWeights, Rows, Scratch, Weight,
+    ALIGNMENT, Embed, Epilogue, Groups, Launch, Linear, Norm, NormWeights, Op, RowSelect, Rows, Scratch, Weight,
 };
 use knapsack_artifact::weight_index::{Encoding, FILE_NAME, Metadata, Record, Shard, WeightIndex};
 use knapsack_tensor::{DType, NormKind};
@@ -15,20 +15,28 @@ const WIDTH: u32 = 8;
 /// Linear layers of a forward; each is more than a submission's work.
 const LAYERS: usize = 4;
 
+fn top() -> Top {
+    let groups = [Groups { count: 1, tokens_per_group: 0 }; 3];
+    Top { count: 2, gpu: KernelCall { kernel: 0, groups, more: 0, scratch: false, then: None } }
+}
+
 /// One kernel for all launches.
 fn kernels() -> KernelModule {
     let kernel = Kernel { name: "kernel".into(), threads: [1, 1, 1] };
-    KernelModule { source: String::new(), kernels: vec![kernel], metallibs: Vec::new() }
+    KernelModule { source: String::new(), kernels: vec![kernel], metallibs: Vec::new(), top: vec![top()] }
 }
 
+/// Where the rows begin: behind the tokens, the most likely ones, and the numbers of two calls with a token.
+const ROWS: u64 = 4 * ALIGNMENT + TOP_BYTES;
+
 pub(crate) fn library(chunk: u32) -> ModelLibrary {
-    let rows = |index: u64| Rows { offset: index * ALIGNMENT, columns: WIDTH };
+    let rows = |index: u64| Rows { offset: ROWS + index * ALIGNMENT, columns: WIDTH };
     let table = Parameter { name: "table".into(), shape: vec![8, u64::from(WIDTH)], dtype: DType::F32 };
     let table_weight = Weight::Dense(ParameterId(0));
     let embed = Op::Embed(Embed { table: table_weight, vocab: 8, scale: 1.0, output: rows(1) });
     // 2^32 products for each token; this executor believes what the plan says.
     let linear = Op::Linear(Linear {
-        input: Rows { offset: ALIGNMENT, columns: 1 << 16 },
+        input: Rows { offset: ROWS, columns: 1 << 16 },
         weight: table_weight,
         bias: None,
         out_features: 1 << 16,
@@ -39,7 +47,7 @@ pub(crate) fn library(chunk: u32) -> ModelLibrary {
     let head = Op::Norm(Norm { input: rows(1), rows: RowSelect::One, norm, output: rows(2) });
     let one = Groups { count: 1, tokens_per_group: 0 };
     let launch = |op| {
-        let call = KernelCall { kernel: 0, groups: [one; 3], more: 0 };
+        let call = KernelCall { kernel: 0, groups: [one; 3], more: 0, scratch: false, then: None };
         Launch { op, scratch: None, gpu: Some(call) }
     };
     let function = |ops: Vec<Op>| Function { launches: ops.into_iter().map(launch).collect() };
@@ -65,6 +73,7 @@ pub(crate) fn library(chunk: u32) -> ModelLibrary {
         lookups: Vec::new(),
         io: Io {
             tokens: Scratch { offset: 0, bytes_per_token: 4 },
+            call: ALIGNMENT,
             hidden: rows(1),
             carried: Vec::new(),
             logits: rows(2),
@@ -74,7 +83,7 @@ pub(crate) fn library(chunk: u32) -> ModelLibrary {
             kv_cache: 0,
             file: 0,
             state: 0,
-            workspace: 3 * ALIGNMENT,
+            workspace: ROWS + 3 * ALIGNMENT,
         },
         parameters: vec![table],
         prefill: layers(),
@@ -115,13 +124,35 @@ struct Log {
     submitted: usize,
     waited: usize,
     running: usize,
+    written: usize,
+    read: usize,
+    /// Bytes of the last read.
+    bytes: usize,
+    /// Times that the caller had to stand still: a read, or waiting for what nothing reads.
+    stood: usize,
+    /// What the running submissions use, by their numbers.
+    used: HashMap<usize, Vec<Place>>,
     /// The submission that the device refuses, and the one that fails while it runs.
     refused: Option<usize>,
     failing: Option<usize>,
 }
 
+/// An allocation, and bytes `start..end` of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Place {
+    allocation: usize,
+    start: u64,
+    end: u64,
+}
+
+impl Place {
+    const fn overlaps(&self, other: &Place) -> bool {
+        self.allocation == other.allocation && self.start < other.end && other.start < self.end
+    }
+}
+
 #[derive(Clone, Default)]
-struct Idle(Arc<Mutex<Log>>);
+struct Idle(Arc<Mutex<Log>>, usize);
 
 impl Idle {
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -143,8 +174,8 @@ fn failure(what: &'static str) -> DeviceError {
 }
 
 impl Backend for Idle {
-    type Buffer = ();
-    type Launch = ();
+    type Buffer = Place;
+    type Launch = Vec<Place>;
     type Ticket = Ticket;
 
     fn device(&self) -> &'static str {
@@ -163,35 +194,45 @@ impl Backend for Idle {
         Ok(())
     }
 
-    fn allocate(&mut self, _: Part, _: u64) -> Result<(), DeviceError> {
+    fn allocate(&mut self, _: Part, bytes: u64) -> Result<Place, DeviceError> {
+        self.1 += 1;
+        Ok(Place { allocation: self.1, start: 0, end: bytes })
+    }
+
+    fn parameter(&mut self, weights: &Arc<Weights>, id: ParameterId) -> Result<Place, DeviceError> {
+        self.allocate(Part::Weights, weights.get(id).len() as u64)
+    }
+
+    fn region(&mut self, of: &Place, offset: u64, bytes: u64) -> Result<Place, DeviceError> {
+        assert!(of.start + offset + bytes <= of.end, "{bytes} bytes at {offset} of {of:?}");
+        Ok(Place { start: of.start + offset, end: of.start + offset + bytes, ..*of })
+    }
+
+    fn bind(&mut self, _: u32, buffers: &[&Place]) -> Result<Vec<Place>, DeviceError> {
+        Ok(buffers.iter().map(|place| **place).collect())
+    }
+
+    fn write(&mut self, to: &Place, bytes: &[u8]) -> Result<(), DeviceError> {
+        let mut log = self.log();
+        let written = Place { end: to.start + bytes.len() as u64, ..*to };
+        assert!(written.end <= to.end, "{} bytes into {to:?}", bytes.len());
+        let used = log.used.values().flatten().any(|place| place.overlaps(&written));
+        assert!(!used, "memory is written that the device uses");
+        log.written += 1;
         Ok(())
     }
 
-    fn parameter(&mut self, _: &Arc<Weights>, _: ParameterId) -> Result<(), DeviceError> {
-        Ok(())
-    }
-
-    fn region(&mut self, (): &(), _: u64, _: u64) -> Result<(), DeviceError> {
-        Ok(())
-    }
-
-    fn bind(&mut self, _: u32, _: &[&()]) -> Result<(), DeviceError> {
-        Ok(())
-    }
-
-    fn write(&mut self, (): &(), _: &[u8]) -> Result<(), DeviceError> {
-        assert_eq!(self.log().running, 0, "memory is written that the device uses");
-        Ok(())
-    }
-
-    fn read(&mut self, running: &mut VecDeque<Ticket>, (): &(), bytes: &mut [u8]) -> Result<(), DeviceError> {
+    fn read(&mut self, running: &mut VecDeque<Ticket>, _: &Place, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        let stood = self.log().stood;
         self.wait_all(running)?;
-        assert_eq!(self.log().running, 0, "memory is read that the device uses");
+        let mut log = self.log();
+        assert_eq!(log.running, 0, "memory is read that the device uses");
+        (log.read, log.stood, log.bytes) = (log.read + 1, stood + 1, bytes.len());
         bytes.fill(0);
         Ok(())
     }
 
-    fn submit(&mut self, launches: &mut [((), KernelCall)], _: Call) -> Result<Ticket, DeviceError> {
+    fn submit(&mut self, launches: &[(Vec<Place>, KernelCall)], _: u32) -> Result<Ticket, DeviceError> {
         let mut log = self.log();
         assert!(!launches.is_empty() && log.running < IN_FLIGHT);
         let number = log.submitted;
@@ -200,6 +241,7 @@ impl Backend for Idle {
             return Err(failure("submit"));
         }
         log.running += 1;
+        log.used.insert(number, launches.iter().flat_map(|(places, _)| places).copied().collect());
         Ok(Ticket(number, false))
     }
 
@@ -208,12 +250,18 @@ impl Backend for Idle {
         let mut log = self.log();
         log.running -= 1;
         log.waited += 1;
+        log.stood += 1;
+        log.used.remove(&ticket.0);
         if log.failing == Some(ticket.0) { Err(failure("run")) } else { Ok(()) }
     }
 }
 
 fn model(chunk: u32) -> (tempfile::TempDir, GpuModel<Idle>, Idle) {
-    let (library, idle) = (library(chunk), Idle::default());
+    model_of(library(chunk))
+}
+
+fn model_of(library: ModelLibrary) -> (tempfile::TempDir, GpuModel<Idle>, Idle) {
+    let idle = Idle::default();
     let (folder, weights) = weights(&library);
     let model = GpuModel::load(idle.clone(), Arc::new(library), weights, &()).unwrap();
     (folder, model, idle)
@@ -240,6 +288,32 @@ fn heavy_launches_are_submitted_one_by_one_and_all_are_waited_for() {
     let log = idle.log();
     assert_eq!(log.submitted, 2 * (1 + LAYERS) + 2 * (LAYERS / 2) + 3);
     assert_eq!((log.waited, log.running), (log.submitted, 0));
+}
+
+#[test]
+fn a_token_costs_one_write_and_one_read() {
+    let mut library = library(4);
+    // No more than the work of one submission.
+    library.decode.launches.truncate(2);
+    let (_folder, mut model, idle) = model_of(library);
+    answer(&mut model).unwrap();
+    for position in 9..12 {
+        *idle.log() = Log::default();
+        model.forward(&[1], position).unwrap();
+        model.logits(0, &mut [0.0; WIDTH as usize]).unwrap();
+        let log = idle.log();
+        assert_eq!((log.written, log.read, log.stood), (1, 1, 1));
+        drop(log);
+        // The most likely tokens alone: the same, but for what is read.
+        *idle.log() = Log::default();
+        model.forward(&[1], position).unwrap();
+        assert_eq!(model.top(0, 2).unwrap(), [(0, 0.0); 2]);
+        let log = idle.log();
+        assert_eq!((log.written, log.read, log.stood, log.bytes), (1, 1, 1, 16));
+        drop(log);
+        assert!(matches!(model.top(0, 0), Err(DeviceError::InvalidCall(_))));
+        assert!(matches!(model.top(1, 1), Err(DeviceError::InvalidCall(_))));
+    }
 }
 
 #[test]

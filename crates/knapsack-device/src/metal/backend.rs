@@ -1,7 +1,6 @@
 //! Metal under the GPU executor.
 
 use super::{MetalDevice, NAME, status};
-use crate::call::Call;
 use crate::gpu::Backend;
 use crate::memory::Part;
 use crate::{DeviceError, Weights};
@@ -269,7 +268,7 @@ impl Backend for MetalBackend {
         if bytes.len() > buffer.bytes {
             return Err(DeviceError::InvalidCall(format!("{} bytes into a buffer of {}", bytes.len(), buffer.bytes)));
         }
-        // SAFETY: inside the buffer, and the caller saw to it that nothing runs.
+        // SAFETY: inside the buffer, and the caller saw to it that nothing that runs reads it.
         unsafe { Self::start_of(buffer).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         Ok(())
     }
@@ -284,7 +283,7 @@ impl Backend for MetalBackend {
         Ok(())
     }
 
-    fn submit(&mut self, launches: &mut [(Launch, KernelCall)], call: Call) -> Result<Ticket, DeviceError> {
+    fn submit(&mut self, launches: &[(Launch, KernelCall)], n: u32) -> Result<Ticket, DeviceError> {
         let failed = |status: &str| DeviceError::Driver {
             device: NAME,
             operation: "record the kernels",
@@ -293,7 +292,7 @@ impl Backend for MetalBackend {
         let commands = self.device.queue().commandBuffer().ok_or_else(|| failed("no command buffer"))?;
         let encoder = commands.computeCommandEncoder().ok_or_else(|| failed("no encoder"))?;
         for (launch, grid) in launches.iter() {
-            encode(&encoder, launch, grid, call);
+            encode(&encoder, launch, grid, n);
         }
         encoder.endEncoding();
         commands.commit();
@@ -313,15 +312,11 @@ impl Backend for MetalBackend {
 }
 
 /// Records one launch. A compute encoder runs its launches one after the other.
-fn encode(encoder: &ProtocolObject<dyn MTLComputeCommandEncoder>, launch: &Launch, grid: &KernelCall, call: Call) {
+fn encode(encoder: &ProtocolObject<dyn MTLComputeCommandEncoder>, launch: &Launch, grid: &KernelCall, n: u32) {
     encoder.setComputePipelineState(&launch.pipeline);
     for (index, (buffer, offset)) in launch.buffers.iter().enumerate() {
         // SAFETY: the offset is inside the buffer, which the validated plan made large enough for its operation.
         unsafe { encoder.setBuffer_offset_atIndex(Some(buffer), *offset, index) };
     }
-    for (index, number) in (launch.buffers.len()..).zip([call.n, call.position, call.row]) {
-        // SAFETY: four bytes, copied by the call.
-        unsafe { encoder.setBytes_length_atIndex(NonNull::from(&number).cast(), 4, index) };
-    }
-    encoder.dispatchThreadgroups_threadsPerThreadgroup(size(grid.groups.map(|axis| axis.at(call.n))), launch.threads);
+    encoder.dispatchThreadgroups_threadsPerThreadgroup(size(grid.groups.map(|axis| axis.at(n))), launch.threads);
 }

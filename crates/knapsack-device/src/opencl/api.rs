@@ -32,6 +32,7 @@ const KERNEL_WORK_GROUP_SIZE: Name = 0x11B0;
 const KERNEL_LOCAL_MEM_SIZE: Name = 0x11B2;
 const EVENT_COMMAND_EXECUTION_STATUS: Name = 0x11D3;
 const TRUE: u32 = 1;
+const FALSE: u32 = 0;
 
 type Info<T> = unsafe extern "C" fn(T, Name, usize, *mut c_void, *mut usize) -> i32;
 type Release = unsafe extern "C" fn(*mut c_void) -> i32;
@@ -346,6 +347,20 @@ impl Context {
         })
     }
 
+    /// Starts to copy bytes to the start of a buffer, after what was enqueued; gives the event of its end.
+    ///
+    /// # Safety
+    /// As [`Context::write`], and `bytes` stays where it is, unchanged, until the event has been waited for.
+    pub(super) unsafe fn start_write(&self, memory: RawMemory, bytes: &[u8]) -> Result<Event, Status> {
+        let mut made: RawEvent = null_mut();
+        // SAFETY: not blocking: by the contract `bytes` outlives the copy; the range is inside by the contract.
+        check(unsafe {
+            let write = self.api.functions.enqueue_write;
+            write(self.queue, memory, FALSE, 0, bytes.len(), bytes.as_ptr().cast(), 0, null(), &raw mut made)
+        })?;
+        Ok(Event(made))
+    }
+
     /// Waits for what was enqueued and copies bytes out of a buffer.
     ///
     /// # Safety
@@ -437,11 +452,6 @@ impl Context {
         check(unsafe {
             (self.api.functions.set_kernel_arg)(kernel.0, index, size_of::<RawMemory>(), (&raw const memory).cast())
         })
-    }
-
-    pub(super) fn set_number(&self, kernel: &mut Kernel, index: u32, value: u32) -> Result<(), Status> {
-        // SAFETY: four bytes, copied by the call; the driver checks index and size.
-        check(unsafe { (self.api.functions.set_kernel_arg)(kernel.0, index, 4, (&raw const value).cast()) })
     }
 
     /// Builds a program from source; the log comes with the error.

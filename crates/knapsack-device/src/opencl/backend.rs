@@ -3,7 +3,6 @@
 use super::api::{BuildError, Context, Event, Kernel, Memory, Program};
 use super::status::Status;
 use super::{NAME, OpenClDevice, cache, refused};
-use crate::call::Call;
 use crate::gpu::Backend;
 use crate::memory::Part;
 use crate::{DeviceError, Weights};
@@ -38,8 +37,6 @@ impl Drop for Buffer {
 pub(super) struct Launch {
     context: Arc<Context>,
     kernel: Kernel,
-    /// Index of the first argument after the buffers.
-    numbers: u32,
     threads: [u32; 3],
 }
 
@@ -49,10 +46,29 @@ impl Drop for Launch {
     }
 }
 
-/// The event of a submission's last kernel; the queue is in order.
+/// Bytes of a write that is not waited for: inputs of a token, which go with the kernels that read them.
+const SMALL_WRITE: usize = 64 << 10;
+
+/// A write under way, with what it copies from.
+struct Writing {
+    context: Arc<Context>,
+    event: Event,
+    _bytes: Box<[u8]>,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        // The copy must have ended before the bytes go; who wants to know how asks before.
+        let _ = self.context.wait(&self.event);
+        self.context.release_event(&self.event);
+    }
+}
+
+/// The event of a submission's last kernel, and the writes before it; the queue is in order.
 pub(super) struct Ticket {
     context: Arc<Context>,
     event: Event,
+    writes: Vec<Writing>,
 }
 
 impl Drop for Ticket {
@@ -80,11 +96,13 @@ impl Drop for Built {
 pub(super) struct OpenClBackend {
     device: OpenClDevice,
     built: Option<Built>,
+    /// Writes that the next submission takes with it.
+    writes: Vec<Writing>,
 }
 
 impl OpenClBackend {
     pub(super) fn new(device: OpenClDevice) -> Self {
-        OpenClBackend { device, built: None }
+        OpenClBackend { device, built: None, writes: Vec::new() }
     }
 
     fn context(&self) -> &Arc<Context> {
@@ -107,7 +125,11 @@ impl OpenClBackend {
         } else {
             ""
         };
-        vec![format!("{BUILD_OPTIONS}{language} -DKNAPSACK_FP16={fp16} -DKNAPSACK_SUBGROUPS=1"), plain]
+        let with = format!("{BUILD_OPTIONS}{language} -DKNAPSACK_FP16={fp16} -DKNAPSACK_SUBGROUPS=1");
+        match info.pins_subgroups {
+            true => vec![format!("{with} -DKNAPSACK_QCOM=1"), with, plain],
+            false => vec![with, plain],
+        }
     }
 
     fn build(&self, source: &str, options: &str) -> Result<Program, BuildError> {
@@ -246,7 +268,7 @@ impl Backend for OpenClBackend {
 
     fn bind(&mut self, kernel: u32, buffers: &[&Buffer]) -> Result<Launch, DeviceError> {
         let (kernel, threads) = self.kernel(kernel)?;
-        let mut launch = Launch { context: self.context().clone(), kernel, numbers: buffers.len() as u32, threads };
+        let mut launch = Launch { context: self.context().clone(), kernel, threads };
         for (index, buffer) in buffers.iter().enumerate() {
             // SAFETY: a model's buffers outlive its launches.
             unsafe { self.device.context.set_memory(&mut launch.kernel, index as u32, buffer.memory) }
@@ -259,8 +281,16 @@ impl Backend for OpenClBackend {
         if bytes.len() > buffer.bytes {
             return Err(DeviceError::InvalidCall(format!("{} bytes into a buffer of {}", bytes.len(), buffer.bytes)));
         }
-        // SAFETY: the buffer is alive and large enough.
-        unsafe { self.context().write(buffer.memory, 0, bytes) }.map_err(refused("write a buffer"))
+        if bytes.is_empty() || bytes.len() > SMALL_WRITE {
+            // SAFETY: the buffer is alive and large enough.
+            return unsafe { self.context().write(buffer.memory, 0, bytes) }.map_err(refused("write a buffer"));
+        }
+        let context = self.context().clone();
+        let kept: Box<[u8]> = bytes.into();
+        // SAFETY: the buffer is alive and large enough; the bytes are kept until the write has ended.
+        let event = unsafe { context.start_write(buffer.memory, &kept) }.map_err(refused("write a buffer"))?;
+        self.writes.push(Writing { context, event, _bytes: kept });
+        Ok(())
     }
 
     fn read(&mut self, running: &mut VecDeque<Ticket>, buffer: &Buffer, bytes: &mut [u8]) -> Result<(), DeviceError> {
@@ -274,28 +304,23 @@ impl Backend for OpenClBackend {
         read.map_err(refused("read a buffer"))
     }
 
-    fn submit(&mut self, launches: &mut [(Launch, KernelCall)], call: Call) -> Result<Ticket, DeviceError> {
+    fn submit(&mut self, launches: &[(Launch, KernelCall)], n: u32) -> Result<Ticket, DeviceError> {
         let mut last = None;
         let count = launches.len();
-        for (index, (launch, grid)) in launches.iter_mut().enumerate() {
-            for (index, value) in (launch.numbers..).zip([call.n, call.position, call.row]) {
-                self.device
-                    .context
-                    .set_number(&mut launch.kernel, index, value)
-                    .map_err(refused("set a kernel's argument"))?;
-            }
-            let groups = grid.groups.map(|axis| axis.at(call.n));
+        for (index, (launch, grid)) in launches.iter().enumerate() {
+            let groups = grid.groups.map(|axis| axis.at(n));
             // SAFETY: every argument is set, to buffers that the validated plan made large enough for its operation.
             last = unsafe { self.device.context.launch(&launch.kernel, groups, launch.threads, index + 1 == count) }
                 .map_err(refused("launch a kernel"))?;
         }
         let Some(event) = last else { return Err(DeviceError::InvalidCall("nothing to submit".to_owned())) };
-        let ticket = Ticket { context: self.context().clone(), event };
+        let ticket = Ticket { context: self.context().clone(), event, writes: std::mem::take(&mut self.writes) };
         self.context().flush().map_err(refused("start the kernels"))?;
         Ok(ticket)
     }
 
     fn wait(&mut self, ticket: Ticket) -> Result<(), DeviceError> {
-        self.context().wait(&ticket.event).map_err(refused("run the kernels"))
+        self.context().wait(&ticket.event).map_err(refused("run the kernels"))?;
+        ticket.writes.iter().try_for_each(|write| write.context.wait(&write.event)).map_err(refused("write a buffer"))
     }
 }

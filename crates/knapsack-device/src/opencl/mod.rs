@@ -76,6 +76,8 @@ pub struct OpenClInfo {
     pub fp16: bool,
     /// Subgroups (`cl_khr_subgroups`).
     pub subgroups: bool,
+    /// Whether kernels may say how wide their subgroups are (`cl_qcom_reqd_sub_group_size`).
+    pub pins_subgroups: bool,
     /// Bytes of device memory.
     pub memory: u64,
     /// Bytes of its largest buffer.
@@ -105,6 +107,7 @@ impl OpenClInfo {
             gpu: number(DEVICE_TYPE)? & TYPE_GPU != 0,
             fp16: has("cl_khr_fp16"),
             subgroups: has("cl_khr_subgroups"),
+            pins_subgroups: has("cl_qcom_reqd_sub_group_size"),
             memory: number(DEVICE_GLOBAL_MEM_SIZE)?,
             largest_buffer: number(DEVICE_MAX_MEM_ALLOC_SIZE)?,
             local_memory: number(DEVICE_LOCAL_MEM_SIZE)?,

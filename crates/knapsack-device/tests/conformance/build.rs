@@ -111,6 +111,7 @@ impl Builder {
             lookups: Vec::new(),
             io: Io {
                 tokens: Scratch { offset: 0, bytes_per_token: 4 },
+                call: 0,
                 hidden: rows,
                 carried: Vec::new(),
                 logits: rows,
@@ -244,9 +245,13 @@ impl Builder {
     pub(crate) fn push(&mut self, op: Op) {
         let rows = if self.fine { 2 } else { 1 };
         let scratch = op.scratch_bytes().map(|bytes| self.scratch(rows * bytes));
-        for function in [&mut self.library.prefill, &mut self.library.decode] {
-            function.launches.push(Launch { op: op.clone(), scratch, gpu: None });
-        }
+        let parts = match &op {
+            Op::Attention(op) => Attention::parts_bytes(op.heads, &self.library.kv_cache[op.layer as usize]),
+            _ => None,
+        };
+        let of_one = parts.map(|bytes| self.scratch(bytes)).or(scratch);
+        self.library.prefill.launches.push(Launch { op: op.clone(), scratch, gpu: None });
+        self.library.decode.launches.push(Launch { op, scratch: of_one, gpu: None });
     }
 
     /// Rows that hold row `token` of the returned table for each token; there are `ids` token ids.
@@ -266,6 +271,8 @@ impl Builder {
         self.library.head.launches.push(Launch { op: read, scratch: None, gpu: None });
         self.library.io.hidden = result;
         self.library.io.logits = logits;
+        self.library.io.call = self.library.memory.workspace;
+        self.library.memory.workspace = self.library.call_inputs().expect("a small library").end;
         self.library.model.vocab_size = result.columns;
         self.library.model.hidden_size = result.columns;
         self.library.model.layers = self.library.kv_cache.len() as u32;

@@ -130,88 +130,107 @@ pub(crate) fn linear(instance: &Instance<'_>) {
     let k = prop_oneof![1..=200usize, Just(64usize), Just(256usize), Just(640usize), 200..=700usize];
     let cases = (columns, k, storages(), endings(), any::<bool>(), token_counts(), any::<u64>());
     run(instance, cases, |(columns, k, storage, ending, biased, count, seed)| {
-        let mut b = Builder::new(32, 64, seed);
-        b.fine = seed % 2 == 1;
-        let features = if matches!(ending, Ending::Gated(_)) { 2 * columns } else { columns };
-        let ids = (columns as u32).max(1);
-        let (input, x) = b.input(k as u32, ids);
-        let residual = match ending {
-            Ending::Add | Ending::AddInPlace => Some(b.input(columns as u32, ids)),
-            Ending::Times(_) => Some(b.input(columns as u32 + 5, ids)),
-            _ => None,
-        };
-        let matrix = b.matrix(features, k, storage);
-        let bias = biased.then(|| {
-            let values = b.random.normals(features);
-            b.floats(&[features as u64], DType::F16, &values)
-        });
-        let output = match (&residual, ending) {
-            (Some((rows, _)), Ending::AddInPlace) => *rows,
-            _ => b.rows(columns as u32),
-        };
-        let epilogue = match ending {
-            Ending::Nothing => Epilogue::None,
-            Ending::Activation(function) => Epilogue::Activation(function),
-            Ending::Gated(function) => Epilogue::Gated(function),
-            Ending::Times(function) => {
-                let other = residual.as_ref().expect("it was made").0;
-                Epilogue::ActivationTimes { function, other, start: 5 }
-            }
-            Ending::SoftCap => Epilogue::SoftCap(1.5),
-            Ending::Scale => Epilogue::Scale(0.125),
-            Ending::Add | Ending::AddInPlace => Epilogue::Add(residual.as_ref().unwrap().0),
-        };
-        b.push(Op::Linear(Linear {
-            input,
-            weight: matrix.weight,
-            out_features: features as u32,
-            bias: bias.as_ref().map(|(id, _)| *id),
-            epilogue,
-            output,
-        }));
-        let tokens = tokens(&mut b.random, count, ids);
-        let product = |token: usize, feature: usize| {
-            let row = &matrix.values[feature * k..(feature + 1) * k];
-            let sum: f64 = row.iter().zip(&x[token]).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-            sum + bias.as_ref().map_or(0.0, |(_, values)| f64::from(values[feature]))
-        };
-        let expected: Vec<Vec<f64>> = tokens
-            .iter()
-            .map(|&token| {
-                let token = token as usize;
-                let one = |c: usize| match ending {
-                    Ending::Nothing => product(token, c),
-                    Ending::Activation(function) => activate(function, product(token, c)),
-                    Ending::Gated(function) => activate(function, product(token, c)) * product(token, columns + c),
-                    Ending::Times(function) => {
-                        let other = f64::from(residual.as_ref().unwrap().1[token][5 + c]);
-                        activate(function, product(token, c)) * other
-                    }
-                    Ending::SoftCap => 1.5 * (product(token, c) / 1.5).tanh(),
-                    Ending::Scale => 0.125 * product(token, c),
-                    Ending::Add | Ending::AddInPlace => {
-                        product(token, c) + f64::from(residual.as_ref().unwrap().1[token][c])
-                    }
-                };
-                (0..columns).map(one).collect()
-            })
-            .collect();
-        let grouped = if b.fine { Kind::Fine } else { Kind::Quantized };
-        let sample = b.finish(output);
-        let kind = if let Storage::Grouped(_) = storage { grouped } else { Kind::Exact };
-        // A handful of outputs is no sample of the error: single ones may be near zero.
-        if columns * count.min(columns) < 64 && matches!(kind, Kind::Quantized | Kind::Fine) {
-            instance.run(&sample, &tokens, 32);
-            return Ok(());
-        }
-        check(
-            instance,
-            kind,
-            &instance.run(&sample, &tokens, 32),
-            &expected,
-            &format!("{columns} x {k} {storage:?} {ending:?}, {count} tokens"),
-        )
+        linear_case(instance, (columns, k), storage, ending, biased, count, seed)
     });
+    // More of a row than fits into local memory at once.
+    let layouts = [Layout::Nk, Layout::Kn];
+    let grouped = GROUPINGS.iter().flat_map(|of| layouts.map(|layout| Storage::grouped(of.bits, layout, DType::F16)));
+    for (index, storage) in grouped.chain([Storage::Dense(DType::F16)]).enumerate() {
+        let ending = if index % 2 == 0 { Ending::Nothing } else { Ending::Gated(Activation::Silu) };
+        linear_case(instance, (80, 5400), storage, ending, false, 1, index as u64).unwrap();
+    }
+}
+
+fn linear_case(
+    instance: &Instance<'_>,
+    (columns, k): (usize, usize),
+    storage: Storage,
+    ending: Ending,
+    biased: bool,
+    count: usize,
+    seed: u64,
+) -> Result<(), TestCaseError> {
+    let mut b = Builder::new(32, 64, seed);
+    b.fine = seed % 2 == 1;
+    let features = if matches!(ending, Ending::Gated(_)) { 2 * columns } else { columns };
+    let ids = (columns as u32).max(1);
+    let (input, x) = b.input(k as u32, ids);
+    let residual = match ending {
+        Ending::Add | Ending::AddInPlace => Some(b.input(columns as u32, ids)),
+        Ending::Times(_) => Some(b.input(columns as u32 + 5, ids)),
+        _ => None,
+    };
+    let matrix = b.matrix(features, k, storage);
+    let bias = biased.then(|| {
+        let values = b.random.normals(features);
+        b.floats(&[features as u64], DType::F16, &values)
+    });
+    let output = match (&residual, ending) {
+        (Some((rows, _)), Ending::AddInPlace) => *rows,
+        _ => b.rows(columns as u32),
+    };
+    let epilogue = match ending {
+        Ending::Nothing => Epilogue::None,
+        Ending::Activation(function) => Epilogue::Activation(function),
+        Ending::Gated(function) => Epilogue::Gated(function),
+        Ending::Times(function) => {
+            let other = residual.as_ref().expect("it was made").0;
+            Epilogue::ActivationTimes { function, other, start: 5 }
+        }
+        Ending::SoftCap => Epilogue::SoftCap(1.5),
+        Ending::Scale => Epilogue::Scale(0.125),
+        Ending::Add | Ending::AddInPlace => Epilogue::Add(residual.as_ref().unwrap().0),
+    };
+    b.push(Op::Linear(Linear {
+        input,
+        weight: matrix.weight,
+        out_features: features as u32,
+        bias: bias.as_ref().map(|(id, _)| *id),
+        epilogue,
+        output,
+    }));
+    let tokens = tokens(&mut b.random, count, ids);
+    let product = |token: usize, feature: usize| {
+        let row = &matrix.values[feature * k..(feature + 1) * k];
+        let sum: f64 = row.iter().zip(&x[token]).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+        sum + bias.as_ref().map_or(0.0, |(_, values)| f64::from(values[feature]))
+    };
+    let expected: Vec<Vec<f64>> = tokens
+        .iter()
+        .map(|&token| {
+            let token = token as usize;
+            let one = |c: usize| match ending {
+                Ending::Nothing => product(token, c),
+                Ending::Activation(function) => activate(function, product(token, c)),
+                Ending::Gated(function) => activate(function, product(token, c)) * product(token, columns + c),
+                Ending::Times(function) => {
+                    let other = f64::from(residual.as_ref().unwrap().1[token][5 + c]);
+                    activate(function, product(token, c)) * other
+                }
+                Ending::SoftCap => 1.5 * (product(token, c) / 1.5).tanh(),
+                Ending::Scale => 0.125 * product(token, c),
+                Ending::Add | Ending::AddInPlace => {
+                    product(token, c) + f64::from(residual.as_ref().unwrap().1[token][c])
+                }
+            };
+            (0..columns).map(one).collect()
+        })
+        .collect();
+    let grouped = if b.fine { Kind::Fine } else { Kind::Quantized };
+    let sample = b.finish(output);
+    let kind = if let Storage::Grouped(_) = storage { grouped } else { Kind::Exact };
+    // A handful of outputs is no sample of the error: single ones may be near zero.
+    if columns * count.min(columns) < 64 && matches!(kind, Kind::Quantized | Kind::Fine) {
+        instance.run(&sample, &tokens, 32);
+        return Ok(());
+    }
+    check(
+        instance,
+        kind,
+        &instance.run(&sample, &tokens, 32),
+        &expected,
+        &format!("{columns} x {k} {storage:?} {ending:?}, {count} tokens"),
+    )
 }
 
 pub(crate) fn embed(instance: &Instance<'_>) {
@@ -603,4 +622,36 @@ pub(crate) fn wrong_calls(instance: &Instance<'_>) {
     model.logits(1, &mut logits).unwrap();
     let largest = logits.iter().zip(&table[5]).map(|(a, b)| (a * (1u64 << 20) as f32 - b).abs()).fold(0.0, f32::max);
     assert!(largest <= 1e-4, "{}: {largest}", instance.name);
+}
+
+/// The most likely tokens are those of the logits, of equal ones the lower first; what is no number is none.
+pub(crate) fn top(instance: &Instance<'_>) {
+    for columns in [5u32, 130, 700, 1300] {
+        let mut b = Builder::new(4, 8, 1);
+        // Few different values, so that many are equal; and a row without any.
+        let value = |i: u32| if i / columns == 3 { f32::NAN } else { (i % 1009 * 7919 % 13) as f32 - 6.0 };
+        let values: Vec<f32> = (0..columns * columns).map(value).collect();
+        let (id, _) = b.floats(&[u64::from(columns); 2], DType::F16, &values);
+        let output = b.rows(columns);
+        b.push(Op::Embed(Embed { table: Weight::Dense(id), vocab: columns, scale: 1.0, output }));
+        let sample = b.finish(output);
+        let library = (instance.prepare)(&sample.library);
+        let mut model = instance.device.load(library, sample.folder.path()).unwrap();
+        let most = model.most_likely();
+        let mut logits = vec![0.0; columns as usize];
+        for (tokens, position) in [(&[0, 1, 2, 3][..], 0), (&[1], 4), (&[3], 5)] {
+            model.forward(tokens, position).unwrap();
+            for row in 0..tokens.len() as u32 {
+                model.logits(row, &mut logits).unwrap();
+                let mut expected: Vec<(u32, f32)> =
+                    (0..).zip(logits.iter().copied()).filter(|(_, v)| !v.is_nan()).collect();
+                expected.sort_by(|(a, x), (b, y)| y.partial_cmp(x).expect("numbers").then(a.cmp(b)));
+                for count in [1, 2, 7, most].into_iter().filter(|count| (1..=most).contains(count)) {
+                    let wanted = &expected[..expected.len().min(count as usize)];
+                    assert_eq!(model.top(row, count).unwrap(), wanted, "{}: {count} of {columns}", instance.name);
+                }
+            }
+        }
+        assert!(model.top(0, most + 1).is_err() && model.top(0, 0).is_err() && model.top(1, 1).is_err());
+    }
 }

@@ -78,6 +78,7 @@ fn suite(instance: &Instance<'_>) {
     cases::attention(instance);
     recurrent::causal_conv(instance);
     recurrent::gated_delta(instance);
+    cases::top(instance);
     cases::wrong_calls(instance);
     weights::suite(instance);
     models::suite(instance);

@@ -180,7 +180,7 @@ fn declared(source: &str, target: Target) -> Result<String, String> {
     Ok(source.replacen(from, to, 1))
 }
 
-/// `standin_kernel_<i>(buffers, numbers)` for each kernel, from the signatures in the source.
+/// `standin_kernel_<i>(buffers)` for each kernel, from the signatures in the source.
 fn glue(module: &KernelModule, target: Target) -> Result<String, String> {
     let mut text = String::new();
     for (index, kernel) in module.kernels.iter().enumerate() {
@@ -193,7 +193,7 @@ fn glue(module: &KernelModule, target: Target) -> Result<String, String> {
             _ => opencl_arguments(&kernel.name, &parameters),
         };
         text += &format!(
-            "\n{declaration}extern \"C\" void standin_kernel_{index}(void** buffers, const unsigned* numbers) {{\n    \
+            "\n{declaration}extern \"C\" void standin_kernel_{index}(void** buffers) {{\n    \
              {}({arguments});\n}}\n",
             kernel.name
         );
@@ -207,7 +207,6 @@ fn metal_arguments(parameters: &[&str]) -> Result<String, String> {
         let inside = parameter.split_once("[[").and_then(|(_, rest)| rest.split_once("]]"));
         inside.map(|(name, _)| name.to_owned()).ok_or_else(|| format!("no attribute on `{parameter}`"))
     };
-    let buffers = parameters.iter().filter(|parameter| parameter.starts_with("device")).count();
     let mut arguments = Vec::new();
     for parameter in parameters {
         let attribute = attribute(parameter)?;
@@ -219,10 +218,8 @@ fn metal_arguments(parameters: &[&str]) -> Result<String, String> {
             slot => {
                 let index = slot.strip_prefix("buffer(").and_then(|rest| rest.strip_suffix(')'));
                 let index: usize = index.and_then(|index| index.parse().ok()).ok_or(format!("[[{slot}]]"))?;
-                match parameter.split_once('*') {
-                    Some((kind, _)) => format!("({kind}*)buffers[{index}]"),
-                    None => format!("numbers[{}]", index.checked_sub(buffers).ok_or("a number among buffers")?),
-                }
+                let (kind, _) = parameter.split_once('*').ok_or(format!("`{parameter}` is no buffer"))?;
+                format!("({kind}*)buffers[{index}]")
             }
         });
     }
@@ -230,22 +227,13 @@ fn metal_arguments(parameters: &[&str]) -> Result<String, String> {
 }
 
 fn opencl_arguments(name: &str, parameters: &[&str]) -> (String, String) {
-    let (mut types, mut arguments, mut numbers) = (Vec::new(), Vec::new(), 0);
-    for (index, parameter) in parameters.iter().enumerate() {
-        if parameter.contains('*') {
-            types.push("void*");
-            arguments.push(format!("buffers[{index}]"));
-        } else {
-            types.push("unsigned");
-            arguments.push(format!("numbers[{numbers}]"));
-            numbers += 1;
-        }
-    }
-    (format!("extern \"C\" void {name}({});\n", types.join(", ")), arguments.join(", "))
+    let types = vec!["void*"; parameters.len()].join(", ");
+    let arguments: Vec<String> = (0..parameters.len()).map(|index| format!("buffers[{index}]")).collect();
+    (format!("extern \"C\" void {name}({types});\n"), arguments.join(", "))
 }
 
-type Body = unsafe extern "C" fn(*mut *mut u8, *const u32);
-type Run = unsafe extern "C" fn(Body, *mut *mut u8, *const u32, u32, *const u32, u32, u32) -> u32;
+type Body = unsafe extern "C" fn(*mut *mut u8);
+type Run = unsafe extern "C" fn(Body, *mut *mut u8, u32, *const u32, u32, u32) -> u32;
 
 /// A loaded module.
 pub(crate) struct Program {
@@ -280,7 +268,6 @@ impl Program {
         &self,
         kernel: u32,
         buffers: &mut [*mut u8],
-        numbers: [u32; 3],
         threads: u32,
         groups: [u32; 3],
         variant: &Variant,
@@ -292,11 +279,9 @@ impl Program {
         };
         let body = self.bodies[kernel as usize];
         let _one = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        // SAFETY: the pointers are to guarded copies of what the kernel's launch binds; numbers and groups are three each.
-        let code = unsafe {
-            let (buffers, numbers, groups) = (buffers.as_mut_ptr(), numbers.as_ptr(), groups.as_ptr());
-            (self.run)(body, buffers, numbers, threads, groups, variant.subgroup_size, order)
-        };
+        // SAFETY: the pointers are to guarded copies of what the kernel's launch binds; groups are three.
+        let code =
+            unsafe { (self.run)(body, buffers.as_mut_ptr(), threads, groups.as_ptr(), variant.subgroup_size, order) };
         let line = |code: u32| if code == 0xffff { "the end".to_owned() } else { format!("line {code}") };
         match code {
             0 => Ok(()),

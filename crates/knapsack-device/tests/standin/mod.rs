@@ -18,7 +18,7 @@ use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{KernelModule, Target};
 use knapsack_artifact::plan::{KernelCall, ParameterId};
 use knapsack_device::gpu::{Backend, GpuModel};
-use knapsack_device::{Account, Call, Device, DeviceError, LoadedModel, Part, Watch, WeightFiles, Weights};
+use knapsack_device::{Account, Device, DeviceError, LoadedModel, Part, Watch, WeightFiles, Weights};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
@@ -166,16 +166,15 @@ impl Backend for StandinBackend {
         Ok(())
     }
 
-    fn submit(&mut self, launches: &mut [(Launch, KernelCall)], call: Call) -> Result<(), DeviceError> {
+    fn submit(&mut self, launches: &[(Launch, KernelCall)], n: u32) -> Result<(), DeviceError> {
         let (program, module) = self.program.as_ref().expect("prepared");
         for (launch, grid) in launches {
             let kernel = &module.kernels[launch.kernel as usize];
-            let groups = grid.groups.map(|axis| axis.at(call.n));
+            let groups = grid.groups.map(|axis| axis.at(n));
             let mut guarded = Guarded::copy_in(&launch.buffers);
-            let numbers = [call.n, call.position, call.row];
             let threads = kernel.threads.iter().product();
             program
-                .run(launch.kernel, &mut guarded.pointers(), numbers, threads, groups, &self.standin.variant)
+                .run(launch.kernel, &mut guarded.pointers(), threads, groups, &self.standin.variant)
                 .map_err(|problem| fault(format!("{}: {problem}", kernel.name)))?;
             guarded
                 .copy_out(&launch.buffers)

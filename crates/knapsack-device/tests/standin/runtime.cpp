@@ -29,9 +29,8 @@ struct Group {
     void* scheduler_pointer;
     ucontext_t scheduler;
     unsigned current, threads, subgroup, position[3];
-    void (*body)(void**, const unsigned*);
+    void (*body)(void**);
     void** buffers;
-    const unsigned* numbers;
 } group;
 
 // Switching fibers saves the callee-saved registers and the stack pointer, nothing else.
@@ -70,7 +69,7 @@ void to_scheduler() {
 }
 
 void entry() {
-    group.body(group.buffers, group.numbers);
+    group.body(group.buffers);
     group.fibers[group.current].state = done;
     to_scheduler();
     abort();
@@ -164,9 +163,9 @@ float standin_sqrt(float x) { return sqrtf(x); }
 
 // Runs a grid. order 0: forward, 1: reverse, else shuffled from this seed. Returns 0, or the lines where two threads wait that
 // should wait together: first | second << 16, where 0xffff stands for a thread that has returned.
-unsigned standin_run(void (*body)(void**, const unsigned*), void** buffers, const unsigned* numbers, unsigned threads,
-                     const unsigned* groups, unsigned subgroup, unsigned order) {
-    group.body = body, group.buffers = buffers, group.numbers = numbers;
+unsigned standin_run(void (*body)(void**), void** buffers, unsigned threads, const unsigned* groups, unsigned subgroup,
+                     unsigned order) {
+    group.body = body, group.buffers = buffers;
     group.threads = threads, group.subgroup = subgroup;
     if (group.fibers.size() < threads) group.fibers.resize(threads);
     group.order.resize(threads);

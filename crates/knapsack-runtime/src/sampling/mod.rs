@@ -71,6 +71,16 @@ impl SamplingOptions {
         self.logit_bias.iter().try_for_each(|&(_, bias)| range("logit_bias", bias, -100.0..=100.0))
     }
 
+    /// How many of the largest logits decide on the token; `None` where all of them do.
+    pub(crate) fn most_likely(&self) -> Option<u32> {
+        let &Self { repetition_penalty, presence_penalty, frequency_penalty, top_k, .. } = self;
+        let penalties = repetition_penalty != 1.0 || presence_penalty != 0.0 || frequency_penalty != 0.0;
+        if penalties || !self.logit_bias.is_empty() {
+            return None;
+        }
+        if self.is_greedy() { Some(1) } else { Some(top_k).filter(|&count| count > 0) }
+    }
+
     fn is_greedy(&self) -> bool {
         self.temperature < 1e-6 || self.top_p <= 0.0 || self.top_k == 1
     }
@@ -158,7 +168,7 @@ impl Sampler {
         }
         let temperature = f64::from(self.options.temperature);
         self.weights.clear();
-        self.weights.extend(logits.iter().map(|&logit| match logit.is_nan() {
+        self.weights.extend(logits.iter().map(|&logit| match logit.is_nan() || logit == f32::NEG_INFINITY {
             true => 0.0,
             false => ((f64::from(logit) - highest) / temperature).exp(),
         }));

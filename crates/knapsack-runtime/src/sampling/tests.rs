@@ -47,6 +47,25 @@ proptest! {
         }
     }
 
+    /// Where a few of the largest logits decide, the others do not matter.
+    #[test]
+    fn what_decides_is_enough(row in logits(), temperature in 0.0f32..3.0, top_k in 0u32..6, top_p in 0.0f32..=1.0, seed: u64) {
+        let options = SamplingOptions { top_k, ..options(temperature, top_p, seed) };
+        let Some(count) = options.most_likely() else {
+            prop_assert!(top_k == 0 && temperature >= 1e-6 && top_p > 0.0);
+            return Ok(());
+        };
+        let usable = (0..row.len()).filter(|&token| row[token] > f32::NEG_INFINITY);
+        let mut largest: Vec<usize> = usable.collect();
+        largest.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
+        let mut few = vec![f32::NEG_INFINITY; row.len()];
+        largest.iter().take(count as usize).for_each(|&token| few[token] = row[token]);
+        let (mut all, mut of_few) = (Sampler::new(options.clone()).unwrap(), Sampler::new(options).unwrap());
+        for _ in 0..5 {
+            prop_assert_eq!(all.sample(&mut row.clone()), of_few.sample(&mut few.clone()));
+        }
+    }
+
     #[test]
     fn a_seed_fixes_the_answer(row in proptest::collection::vec(-5.0f32..5.0, 2..30), top_p in 0.3f32..=1.0, seed: u64) {
         let run = || {

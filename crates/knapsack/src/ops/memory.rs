@@ -6,6 +6,7 @@ use crate::exit::OrWrongInput;
 use crate::packaging::{self, Shown};
 use crate::phones;
 use crate::report::Reporter;
+use crate::speed;
 use crate::table::{Align, Table, bytes};
 use anyhow::Result;
 use knapsack_artifact::library::MemoryPlan;
@@ -84,6 +85,8 @@ struct OnPhone {
     largest_context: Option<u32>,
     /// Whether the GPU can have the largest buffer; unknown where its limit is.
     largest_buffer_fits: Option<bool>,
+    /// Tokens a second at most, by what is counted of the kernels with a full cache; unknown where the GPU is.
+    tokens_per_second_at_most: Option<f64>,
 }
 
 /// Memory for other sizes.
@@ -113,6 +116,7 @@ struct ModelMemory<'a> {
 impl<'a> ModelMemory<'a> {
     fn of(planned: &'a Planned, phones: &[DeviceProfile], app: &AppMemory) -> Result<Self> {
         let largest_buffer = planned.model.largest_buffer(&planned.windows)?;
+        let speeds = speed::speeds(planned, phones)?;
         let mut on = Vec::with_capacity(phones.len());
         for phone in phones {
             let available = phone.available(app);
@@ -124,6 +128,10 @@ impl<'a> ModelMemory<'a> {
                 left: available.map(|available| i128::from(available) - i128::from(total)),
                 largest_context: available.map(|available| largest_context(planned, available)).transpose()?.flatten(),
                 largest_buffer_fits: phone.max_buffer.as_ref().map(|limit| largest_buffer <= limit.bytes),
+                tokens_per_second_at_most: speeds
+                    .iter()
+                    .find(|speed| speed.phone.name == phone.name)
+                    .map(|speed| speed.roof.tokens_per_second()),
             });
         }
         Ok(ModelMemory {
@@ -164,6 +172,7 @@ impl<'a> ModelMemory<'a> {
             ("fits", Align::Left),
             ("left", Align::Right),
             (of, Align::Right),
+            ("tokens/s at most", Align::Right),
         ]);
         for (phone, on) in phones.iter().zip(&self.on) {
             let buffer = on.largest_buffer_fits == Some(false);
@@ -181,6 +190,7 @@ impl<'a> ModelMemory<'a> {
                 fits.to_owned(),
                 on.left.map_or_else(unknown, signed),
                 on.largest_context.map_or_else(unknown, |context| context.to_string()),
+                on.tokens_per_second_at_most.map_or_else(unknown, |rate| format!("{rate:.1}")),
             ]);
         }
         table

@@ -1,10 +1,13 @@
 //! `knapsack plan`: what `package` would compile, and the memory it takes; nothing is compiled or written.
 
-use crate::cli::PlanArgs;
+use crate::cli::{PhoneArgs, PlanArgs};
 use crate::packaging::{self, Shown};
+use crate::phones;
 use crate::report::Reporter;
+use crate::speed;
 use crate::table::{Align, Table};
 use anyhow::Result;
+use knapsack_config::DeviceProfile;
 use knapsack_package::Planned;
 use serde_json::json;
 
@@ -18,11 +21,37 @@ pub fn run(args: &PlanArgs, reporter: &Reporter) -> Result<()> {
     let planned = packager.plan(&read.manifest, found.models, args.allow_over_budget);
     let planned = packaging::within_stores(&read.manifest, planned, args.store);
     let planned = read.settle(planned)?;
+    let platform = read.manifest.device.value.platform;
+    let profiles = packaging::profiles(&args.manifest)?;
+    let wanted = phones::chosen(&PhoneArgs::default(), &read.manifest, &profiles)?;
+    let phones: Vec<DeviceProfile> = match wanted.is_empty() {
+        true => profiles.iter().filter(|profile| Some(profile.platform) == platform).cloned().collect(),
+        false => wanted,
+    };
+    let speeds = planned.iter().map(|model| speed::speeds(model, &phones)).collect::<Result<Vec<_>>>()?;
     if reporter.is_json() {
         let models: Vec<_> = planned.iter().map(Planned::row).collect();
-        return reporter.result("plan", &json!({ "device": read.manifest.device.value, "models": models }));
+        let at_most: Vec<_> = planned.iter().zip(&speeds).map(|(model, speeds)| speed_value(model, speeds)).collect();
+        let value = json!({
+            "device": read.manifest.device.value, "models": models, "tokens_per_second_at_most": at_most
+        });
+        return reporter.result("plan", &value);
     }
-    reporter.stdout(|out| write!(out, "{}", table(&planned)))
+    reporter.stdout(|out| {
+        write!(out, "{}", table(&planned))?;
+        for (model, speeds) in planned.iter().zip(&speeds) {
+            if let Some(sentence) = speed::sentence(speeds) {
+                writeln!(out, "{}: {sentence}", model.id())?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn speed_value(model: &Planned, speeds: &[speed::Speed<'_>]) -> serde_json::Value {
+    let on: serde_json::Map<_, _> =
+        speeds.iter().map(|speed| (speed.phone.name.clone(), json!(speed.roof.tokens_per_second()))).collect();
+    json!({ "model_id": model.id(), "on": on })
 }
 
 /// The memory of each planned model: exact bytes, since that is what the plan is about.

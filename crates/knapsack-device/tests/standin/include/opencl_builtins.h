@@ -38,6 +38,7 @@ float standin_sqrt(float);
 #define get_group_id(axis) ((size_t)standin_group_id(axis))
 
 #define as_float(v) __builtin_astype(v, float)
+#define as_ushort4(v) __builtin_astype(v, ushort4)
 #define as_float4(v) __builtin_astype(v, float4)
 #define convert_float4(v) __builtin_convertvector(v, float4)
 #define convert_half4(v) __builtin_convertvector(v, half4)
@@ -49,6 +50,10 @@ float standin_sqrt(float);
 #define rsqrt(x) (1.0f / standin_sqrt(x))
 OVERLOADED float fabs(float x) { return x < 0.0f ? -x : x; }
 OVERLOADED float max(float a, float b) { return a > b ? a : b; }
+OVERLOADED float4 fabs(float4 x) { return (float4)(fabs(x.x), fabs(x.y), fabs(x.z), fabs(x.w)); }
+OVERLOADED float4 max(float4 a, float4 b) {
+    return (float4)(max(a.x, b.x), max(a.y, b.y), max(a.z, b.z), max(a.w, b.w));
+}
 OVERLOADED uint min(uint a, uint b) { return a < b ? a : b; }
 OVERLOADED float clamp(float v, float low, float high) { return v < low ? low : (v > high ? high : v); }
 OVERLOADED float dot(float4 a, float4 b) { return a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w; }

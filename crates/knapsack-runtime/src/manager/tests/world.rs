@@ -3,7 +3,7 @@
 
 use crate::cancel::CancelFlag;
 use crate::manager::{Acquire, BoxError, Cancelled, Handle, Loader, Manager};
-use knapsack_artifact::library::{Io, MemoryPlan, ModelInfo, ModelLibrary, Parameter, Target};
+use knapsack_artifact::library::{Io, MemoryPlan, ModelInfo, ModelLibrary, Parameter, TOP_BYTES, Target};
 use knapsack_artifact::plan::{
     ALIGNMENT, Embed, Function, KvLayer, Launch, Norm, NormWeights, Op, ParameterId, RowSelect, Rows, Scratch, Weight,
 };
@@ -39,12 +39,12 @@ pub(super) struct World {
     pub(super) panic: AtomicBool,
 }
 
-/// Embeds a token in a workspace of three regions; the KV cache makes up the size. `scale` tells the models apart.
+/// Embeds a token in a workspace of a few regions; the KV cache makes up the size. `scale` tells the models apart.
 fn library(size: u64, scale: f32) -> ModelLibrary {
     let rows = |index: u64| Rows { offset: index * ALIGNMENT, columns: WIDTH };
     let table = Parameter { name: "table".into(), shape: vec![8, u64::from(WIDTH)], dtype: DType::F32 };
     let weights = table.bytes().expect("a small table");
-    let workspace = 3 * ALIGNMENT;
+    let workspace = 6 * ALIGNMENT + TOP_BYTES;
     let kv_cache = size * UNIT - weights - workspace;
     // Keys and values of one head of two halves: 8 bytes a position.
     let layer = KvLayer {
@@ -81,6 +81,7 @@ fn library(size: u64, scale: f32) -> ModelLibrary {
         lookups: Vec::new(),
         io: Io {
             tokens: Scratch { offset: 0, bytes_per_token: 4 },
+            call: 3 * ALIGNMENT,
             hidden: rows(1),
             carried: Vec::new(),
             logits: rows(2),

@@ -5,8 +5,10 @@ use crate::report::Reporter;
 use crate::table::{Align, Table, bytes};
 use anyhow::Result;
 use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::Target;
 use knapsack_artifact::plan::{Function, KvLayer, Op, StateLayer};
-use knapsack_compiler::codegen::{KernelTraffic, Traffic, kernel_traffic};
+use knapsack_compiler::codegen::{KernelTraffic, Roof, ThreadCount, TokenCost, Traffic, count_threads, kernel_traffic};
+use knapsack_config::Gpu;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -55,13 +57,43 @@ pub(super) fn value(found: &FoundLibrary, show: Show) -> Value {
         fields.insert("bytes".into(), found.blob.len().into());
         fields.insert("places".into(), json!(found.places));
         if show.kernels {
-            fields.insert("traffic".into(), kernel_traffic(library).iter().map(traffic_value).collect());
+            let (table, threads) = counted(library);
+            let rows = table.iter().enumerate().map(|(index, row)| traffic_value(row, threads.get(index)));
+            fields.insert("traffic".into(), rows.collect());
+            if let Some(cost) = TokenCost::sum(&table, &threads) {
+                let value = json!({
+                    "bytes": cost.bytes,
+                    "operations": cost.operations,
+                    "roofs": roofs(library, &cost).map(|(gpu, roof)| json!({
+                        "gpu": gpu.name,
+                        "by_bandwidth": roof.by_bandwidth,
+                        "by_arithmetic": roof.by_arithmetic,
+                        "binds": roof.binds(),
+                    })).collect::<Vec<_>>(),
+                });
+                fields.insert("token".into(), value);
+            }
         }
     }
     value
 }
 
-fn traffic_value(row: &KernelTraffic) -> Value {
+/// What kernels move, and what a thread of each does; nothing of the latter where the source is not this compiler's.
+fn counted(library: &ModelLibrary) -> (Vec<KernelTraffic>, Vec<ThreadCount>) {
+    let table = kernel_traffic(library);
+    let threads = count_threads(library, &table, true).unwrap_or_default();
+    (table, threads)
+}
+
+/// The roofs of a token on the GPUs that run such a library.
+fn roofs(library: &ModelLibrary, cost: &TokenCost) -> impl Iterator<Item = (&'static Gpu, Roof)> {
+    let apple = library.target == Target::Metal;
+    let gpus = Gpu::all().iter().filter(move |gpu| gpu.name.starts_with("apple-") == apple);
+    let cost = *cost;
+    gpus.map(move |gpu| (gpu, cost.roof(gpu.bytes_per_second(), gpu.operations_per_second())))
+}
+
+fn traffic_value(row: &KernelTraffic, thread: Option<&ThreadCount>) -> Value {
     let traffic = |t: &Traffic| json!({ "weights": t.weights, "cache": t.cache, "activations": t.activations });
     json!({
         "function": row.function,
@@ -73,6 +105,9 @@ fn traffic_value(row: &KernelTraffic) -> Value {
         "must": traffic(&row.must),
         "moves": traffic(&row.moves),
         "ratio": row.ratio(),
+        "filled": row.filled(),
+        "operations": thread.map(|thread| row.operations(thread)),
+        "operations_per_weight": thread.and_then(|thread| row.operations_per_weight(thread)),
     })
 }
 
@@ -250,8 +285,14 @@ fn kernels(library: &ModelLibrary) -> String {
         ("cache", Align::Right),
         ("activations", Align::Right),
         ("moved/must", Align::Right),
+        ("filled", Align::Right),
+        ("operations", Align::Right),
+        ("a weight", Align::Right),
     ]);
-    for row in kernel_traffic(library) {
+    let (rows, threads) = counted(library);
+    for (index, row) in rows.iter().enumerate() {
+        let thread = threads.get(index);
+        let unknown = || "-".to_owned();
         table.row([
             row.function.into(),
             row.kernel.clone(),
@@ -262,7 +303,34 @@ fn kernels(library: &ModelLibrary) -> String {
             bytes(row.moves.cache),
             bytes(row.moves.activations),
             format!("{:.2}", row.ratio()),
+            format!("{:.0} %", 100.0 * row.filled()),
+            thread.map_or_else(unknown, |thread| row.operations(thread).to_string()),
+            thread
+                .and_then(|thread| row.operations_per_weight(thread))
+                .map_or_else(unknown, |each| format!("{each:.2}")),
         ]);
     }
-    format!("\nkernels, with the bytes that all their launches move\n{table}\n{}\n", module.source.trim_end())
+    let roofs = TokenCost::sum(&rows, &threads).map(|cost| roof_table(library, &cost)).unwrap_or_default();
+    let source = module.source.trim_end();
+    format!(
+        "\nkernels, with the bytes that all their launches move and the operations of their threads\n{table}{roofs}\n{source}\n"
+    )
+}
+
+/// Tokens a second at most, GPU by GPU.
+fn roof_table(library: &ModelLibrary, cost: &TokenCost) -> String {
+    let mut table = Table::new(&[
+        ("GPU", Align::Left),
+        ("by bandwidth", Align::Right),
+        ("by arithmetic", Align::Right),
+        ("binds", Align::Left),
+    ]);
+    for (gpu, roof) in roofs(library, cost) {
+        let [bandwidth, arithmetic] = [roof.by_bandwidth, roof.by_arithmetic].map(|rate| format!("{rate:.1}"));
+        table.row([gpu.title.clone(), bandwidth, arithmetic, roof.binds().to_owned()]);
+    }
+    let (moved, operations) = (bytes(cost.bytes), cost.operations);
+    format!(
+        "\na token with the cache full moves {moved} and takes {operations} operations (counted): tokens/s at most\n{table}"
+    )
 }
