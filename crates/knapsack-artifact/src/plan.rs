@@ -321,20 +321,14 @@ impl Attention {
     const POSITIONS: u32 = 64;
 
     /// Parts that the positions of a cache are divided into for one token: kv heads alone are too few work groups.
-    pub const fn parts(kv_heads: u32, positions: u32) -> u32 {
+    pub fn parts(kv_heads: u32, positions: u32) -> u32 {
         let (wanted, most) = (Self::WORK_GROUPS.div_ceil(kv_heads), positions.div_ceil(Self::POSITIONS));
-        if wanted < most {
-            wanted
-        } else if most > 0 {
-            most
-        } else {
-            1
-        }
+        wanted.min(most).max(1)
     }
 
     /// Bytes of what the parts give for each head: a sum of values, the largest score, and the sum of the weights. `None` for one
     /// part, which gives the result itself.
-    pub const fn parts_bytes(heads: u32, kv: &KvLayer) -> Option<u64> {
+    pub fn parts_bytes(heads: u32, kv: &KvLayer) -> Option<u64> {
         match Self::parts(kv.kv_heads, kv.positions) {
             1 => None,
             parts => Some(4 * heads as u64 * parts as u64 * (kv.head_dim as u64 + 2)),

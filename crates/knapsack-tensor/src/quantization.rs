@@ -52,7 +52,7 @@ groupings!(3 bits by 40, 4 bits by 32, 8 bits by 32);
 
 impl Grouping {
     /// Words of a step: 16 bytes, what a lane loads at once.
-    pub const STEP_WORDS: u32 = 4;
+    pub(crate) const STEP_WORDS: u32 = 4;
 
     /// The grouping with codes of `bits` bits.
     ///
