@@ -11,6 +11,8 @@ mod seeds;
 #[path = "../../../fuzz/src/text.rs"]
 mod text;
 
+// Only the shared modules name it.
+use knapsack_jinja as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
