@@ -5,7 +5,7 @@ mod support;
 
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{MemoryPlan, Target};
-use knapsack_artifact::plan::{KvLayer, state_bytes};
+use knapsack_artifact::plan::{KernelCall, KvLayer, state_bytes};
 use knapsack_device::opencl::OpenClOptions;
 use knapsack_device::{CpuDevice, Device, FakeDevice, ReferenceDevice};
 use knapsack_ir::Windows;
@@ -51,20 +51,30 @@ fn the_devices_allocate_what_is_planned() {
     eprintln!("{plans} plans are exact on {}, fake and cpu-reference", cpu.description());
 }
 
+/// Indices of a call's kernels.
+fn kernels(call: &KernelCall) -> impl Iterator<Item = usize> {
+    std::iter::once(call.kernel).chain(call.then.as_ref().map(|then| then.kernel)).map(|kernel| kernel as usize)
+}
+
 /// The library with kernels that do nothing, the same few for every library: building thousands of real ones would take minutes
 /// and change nothing in what is allocated.
 fn without_kernel_bodies(library: &ModelLibrary) -> ModelLibrary {
     let mut library = library.clone();
     let mut arguments = HashMap::new();
     for (call, launches) in [&library.prefill, &library.decode, &library.head].into_iter().flat_map(|f| f.calls()) {
-        arguments.insert(call.kernel as usize, launches.iter().map(|launch| launch.op.operands().len()).sum::<usize>());
+        let operands: usize = launches.iter().map(|launch| launch.op.operands().len()).sum();
+        // Behind them the scratch, where one is taken, and the numbers of the call.
+        let count = operands + usize::from(call.scratch) + 1;
+        arguments.extend(kernels(call).map(|kernel| (kernel, count)));
     }
     let module = library.kernels.as_mut().unwrap();
+    // Logits, what is found, and the numbers.
+    arguments.extend(module.top.iter().flat_map(|top| kernels(&top.gpu)).map(|kernel| (kernel, 3)));
     module.source = String::new();
-    for count in 1..=16 {
+    for count in 1..=20 {
         let buffers: Vec<String> = (0..count).map(|i| format!("__global float* b{i}")).collect();
         let buffers = buffers.join(", ");
-        module.source += &format!("__kernel void nothing_{count}({buffers}, uint n, uint position, uint row) {{}}\n");
+        module.source += &format!("__kernel void nothing_{count}({buffers}) {{}}\n");
     }
     for (index, kernel) in module.kernels.iter_mut().enumerate() {
         kernel.name = format!("nothing_{}", arguments[&index]);

@@ -68,7 +68,7 @@ fn functions_are_asked_for_where_none_is_exported() {
         fail(0);
         match outcome {
             Ok(_) => {
-                assert!(n > 20, "every submission was one");
+                assert!(n > 20, "every submission was one: {n}");
                 break;
             }
             Err(error) => assert!(error.to_string().ends_with("CL_OUT_OF_RESOURCES"), "{n}: {error}"),

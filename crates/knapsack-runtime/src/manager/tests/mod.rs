@@ -248,8 +248,8 @@ fn a_full_budget_says_who_holds_it() {
     let error = manager.acquire("e", &now()).err().unwrap();
     assert_eq!(
         error.to_string(),
-        "`e` needs 56320 bytes, but only 30720 of the budget of 102400 can be had; held: c 30720 bytes (pinned), d 40960 bytes \
-         (in use by 2)"
+        "`e` needs 3604480 bytes, but only 1966080 of the budget of 6553600 can be had; held: c 1966080 bytes (pinned), d 2621440 \
+         bytes (in use by 2)"
     );
     // Nothing was evicted in vain.
     assert_eq!(manager.used(), 80 * UNIT);

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 pub(super) const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 /// Their sizes, in units.
 pub(super) const SIZES: [u64; 6] = [10, 20, 30, 40, 55, 100];
-pub(super) const UNIT: u64 = 1024;
+pub(super) const UNIT: u64 = 64 << 10;
 /// Allocations of a load: weights, KV cache, workspace.
 pub(super) const ALLOCATIONS: u64 = 3;
 /// Launches of [`answer`].
