@@ -1,12 +1,10 @@
 //! The devices that run GPU kernels. Each case is a program of its own to a driver or compiler, so they run fewer of them.
 
 use super::standin::{Order, Standin, Variant};
-use super::support::opencl as opencl_device;
 use super::{Bounds, Instance, suite};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::Target;
 use knapsack_device::Device;
-use knapsack_device::opencl::OpenClOptions;
 use std::sync::Arc;
 
 const CASES: u32 = 8;
@@ -33,17 +31,9 @@ fn bounds(fp16: bool) -> Bounds {
     }
 }
 
-fn run(name: String, device: &dyn Device, target: Target, fp16: bool) {
+pub(crate) fn run(name: String, device: &dyn Device, target: Target, fp16: bool) {
     let prepare = if target == Target::Metal { for_metal } else { for_opencl };
     suite(&Instance { name, device, prepare, bounds: bounds(fp16), cases: CASES, exact_memory: true });
-}
-
-#[test]
-fn opencl() {
-    if let Some(device) = opencl_device(OpenClOptions::default()) {
-        let (fp16, subgroups) = (device.info().fp16, device.info().subgroups);
-        run(format!("opencl, fp16 {fp16}, subgroups {subgroups}"), &device, Target::OpenCl, fp16);
-    }
 }
 
 /// The other seven of the eight ways in which the two languages build kernels; every order of threads for Metal.

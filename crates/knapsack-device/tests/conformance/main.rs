@@ -7,6 +7,7 @@
 
 mod build;
 mod cases;
+mod driver;
 mod fake;
 mod gpu;
 mod models;
