@@ -1,7 +1,7 @@
 //! The Swift package and the Kotlin library, tested on this machine: Swift 6 on Linux, Kotlin on the JVM, both against the
 //! runtime as a shared library, a package of the tiny assistant and a hub on loopback.
 
-use crate::toolchain::{Host, cache, fetch, host, host_target, mirror, output, run, tool};
+use crate::toolchain::{Host, Unavailable, cache, fetch, host, host_target, mirror, output, run, tool};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -214,7 +214,11 @@ impl Swift {
             fetch(command.arg(&folder).arg(mirror()?))?;
             std::fs::write(folder.join("complete"), "")?;
         }
-        Ok(Self::Root(folder))
+        let found = Self::Root(folder);
+        // A container may allow no mounts.
+        let tried = run(&mut found.command("true", root)?);
+        tried.map_err(|error| Unavailable(format!("no program runs in Debian's folder: {error}")))?;
+        Ok(found)
     }
 
     /// A program, with this repository and its target folder at their own paths.

@@ -82,7 +82,7 @@ impl std::fmt::Display for Unavailable {
 impl std::error::Error for Unavailable {}
 
 /// Longest time of a download, in seconds.
-const DOWNLOAD: &str = "900";
+const DOWNLOAD: &str = "480";
 
 /// Runs a program that downloads.
 ///
