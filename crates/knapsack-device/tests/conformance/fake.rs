@@ -17,6 +17,7 @@ fn fake() {
         prepare: Arc::clone,
         bounds: Bounds { exact: 1e-5, cached: 1e-3, quantized: 1e-5, model: 0.005, dense_model: 0.005 },
         cases: 32,
+        models: &[],
         exact_memory: true,
     });
     assert_eq!(device.allocated(), 0);

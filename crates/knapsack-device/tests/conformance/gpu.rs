@@ -31,9 +31,9 @@ fn bounds(fp16: bool) -> Bounds {
     }
 }
 
-pub(crate) fn run(name: String, device: &dyn Device, target: Target, fp16: bool) {
+pub(crate) fn run(name: String, device: &dyn Device, target: Target, fp16: bool, models: &'static [&'static str]) {
     let prepare = if target == Target::Metal { for_metal } else { for_opencl };
-    suite(&Instance { name, device, prepare, bounds: bounds(fp16), cases: CASES, exact_memory: true });
+    suite(&Instance { name, device, prepare, bounds: bounds(fp16), cases: CASES, models, exact_memory: true });
 }
 
 /// The other seven of the eight ways in which the two languages build kernels; every order of threads for Metal.
@@ -41,7 +41,7 @@ fn standin(target: Target, fp16: bool, subgroups: Option<u32>, order: Order) {
     let variant =
         Variant { target, fp16, subgroups: subgroups.is_some(), subgroup_size: subgroups.unwrap_or(32), order };
     if let Some(device) = Standin::new(variant) {
-        run(format!("stand-in {variant:?}"), &device, target, fp16);
+        run(format!("stand-in {variant:?}"), &device, target, fp16, &[]);
     }
 }
 

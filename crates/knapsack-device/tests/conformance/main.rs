@@ -45,6 +45,8 @@ pub(crate) struct Instance<'a> {
     pub(crate) bounds: Bounds,
     /// Cases of each property.
     pub(crate) cases: u32,
+    /// Whole models whose names begin so; none: all.
+    pub(crate) models: &'static [&'static str],
     /// Whether the device allocates exactly what the plan says.
     pub(crate) exact_memory: bool,
 }
@@ -94,6 +96,7 @@ fn reference() {
         prepare: Arc::clone,
         bounds: Bounds { exact: 1e-5, cached: 1e-5, quantized: 1e-5, model: 1e-3, dense_model: 1e-3 },
         cases: 48,
+        models: &[],
         exact_memory: false,
     });
 }
@@ -109,6 +112,7 @@ fn cpu(isa: Isa) {
         prepare: Arc::clone,
         bounds: Bounds { exact: 1e-5, cached: 1e-3, quantized: 0.02, model: 0.03, dense_model: 0.005 },
         cases: 64,
+        models: &[],
         exact_memory: true,
     });
 }

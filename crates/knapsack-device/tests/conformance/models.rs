@@ -8,6 +8,9 @@ use knapsack_artifact::library::Target;
 pub(crate) fn suite(instance: &Instance<'_>) {
     let mut worst = (0.0, String::new());
     every_model(|model| {
+        if !instance.models.is_empty() && !instance.models.iter().any(|start| model.name.starts_with(start)) {
+            return;
+        }
         let library = (instance.prepare)(&model.library(Target::Host, |_| {}));
         let error = model.error_on(instance.device, &library, Calls::PromptAndAnswer);
         let grouped = !model.name.contains(" q0");
