@@ -9,6 +9,7 @@ mod files;
 mod fuzz;
 mod generated;
 mod header;
+mod peer;
 mod public;
 mod sanitize;
 mod sdk;
@@ -48,6 +49,8 @@ enum Task {
     Windows,
     /// Every reader under libFuzzer, and the model manager under schedules of `shuttle`, for a while.
     Fuzz(fuzz::Arguments),
+    /// The speed of the CPU device.
+    Bench(peer::Arguments),
     /// The Swift package, built and tested with Swift 6 on Linux.
     Swift(sdk::Repeat),
     /// The Kotlin library, built and tested on the JVM with `-Xcheck:jni`.
@@ -75,6 +78,7 @@ fn perform(root: &Path, task: &Task) -> Result<()> {
         Task::Asan => sanitize::address(root),
         Task::Windows => windows::check(root),
         Task::Fuzz(arguments) => fuzz::check(root, arguments),
+        Task::Bench(arguments) => peer::bench(root, arguments),
         Task::Swift(repeat) => sdk::swift(root, *repeat),
         Task::Kotlin(repeat) => sdk::kotlin(root, *repeat),
         Task::Generate => generated::write(root),

@@ -7,7 +7,7 @@
 //! be run for several rows of one call.
 
 use knapsack_tensor::{Activation, DType, Grouping, NormKind};
-pub use knapsack_tensor::{NormPlace, ParameterId, QkvOrder, StateLayer, Storage as Weight};
+pub use knapsack_tensor::{Growth, NormPlace, ParameterId, QkvOrder, StateLayer, Storage as Weight};
 use serde::{Deserialize, Serialize};
 
 /// Every workspace offset is a multiple of this: the largest sub-buffer alignment that devices in the field ask for is 128.
@@ -174,31 +174,7 @@ const fn is_one(count: &u32) -> bool {
 }
 
 /// What a [`Linear`] does with a product.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Epilogue {
-    /// `y = x W^T + bias`.
-    None,
-    /// `y = f(x W^T + bias)`.
-    Activation(Activation),
-    /// The matrix has `2 m` rows, gate above up: `y = f(x G^T + bias_g) * (x U^T + bias_u)` with `m` columns.
-    Gated(Activation),
-    /// `y = f(x W^T + bias) * other[t][start + column]`.
-    ActivationTimes {
-        /// What is applied to the product.
-        function: Activation,
-        /// Where the other factor is.
-        other: Rows,
-        /// Its first column.
-        start: u32,
-    },
-    /// `y = x W^T + bias + residual`; `residual` may be the same rows as the output.
-    Add(Rows),
-    /// `y = cap * tanh((x W^T + bias) / cap)`: final logit soft-capping.
-    SoftCap(f32),
-    /// `y = factor * (x W^T + bias)` (granite's logits).
-    Scale(f32),
-}
+pub type Epilogue = knapsack_tensor::Epilogue<Rows>;
 
 /// `output = epilogue(input W^T + bias)`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -497,22 +473,6 @@ impl Lookup {
     }
 }
 
-/// The factor `1 + beta * ln(1 + floor(position / original))`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Growth {
-    /// How fast it grows.
-    pub beta: f32,
-    /// Positions up to which it is 1; above 0.
-    pub original: u32,
-}
-
-impl Growth {
-    /// The factor at a position.
-    pub fn at(&self, position: u32) -> f32 {
-        1.0 + self.beta * ((1 + position / self.original.max(1)) as f32).ln()
-    }
-}
-
 /// Rotary frequencies. The host writes `(cos, sin)` of `position * frequency[i]`, times `magnitude`, for each token of a call
 /// into the table's rows before the launches. The angle is the float32 product, as the models were trained with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -676,9 +636,7 @@ impl Op {
                 list.push(Operand::Input(op.input));
                 list.extend(op.weight.parameters().map(Operand::Parameter));
                 list.extend(op.bias.map(Operand::Parameter));
-                if let Epilogue::Add(rows) | Epilogue::ActivationTimes { other: rows, .. } = op.epilogue {
-                    list.push(Operand::Input(rows));
-                }
+                list.extend(op.epilogue.rows().map(Operand::Input));
                 list.push(Operand::Output(op.output));
             }
             Op::RopeAppend(op) => {

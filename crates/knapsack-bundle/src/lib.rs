@@ -24,8 +24,8 @@ pub use error::BundleError;
 pub use files::LinkMode;
 pub use objects::Library;
 pub use package::{
-    BILL_OF_MATERIALS, Entry, FileReport, PackageChanges, PackageContents, Provenance, Repository, Runtime, Tokenizer,
-    WeightSupply, WriteOptions, WriteReason, check_output, write,
+    BILL_OF_MATERIALS, ContentHash, Entry, FileReport, PackageChanges, PackageContents, Provenance, Repository,
+    Runtime, SourceFile, Tokenizer, WeightSupply, WriteOptions, WriteReason, check_output, write,
 };
 #[cfg(test)]
 mod testing;

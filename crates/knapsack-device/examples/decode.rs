@@ -1,9 +1,10 @@
 //! Speed of the CPU device on models of real shapes with made-up weights, beside the memory bandwidth measured in the same run.
 //!
 //! ```text
-//! cargo run --release -p knapsack-device --example decode -- [llama-1b|qwen3-0.6b|qwen3.5-0.8b|lfm3-1.7b|gemma-4-e2b] [FOLDER] [all]
+//! cargo run --release -p knapsack-device --example decode -- [llama-1b|qwen3-0.6b|qwen3.5-0.8b|lfm3-1.7b|gemma-4-e2b] [FOLDER] [all | workloads THREADS]
 //! ```
-//! With `all` every instruction set of this processor is measured, not only the best.
+//! With `all` every instruction set of this processor is measured, not only the best. `workloads THREADS` in its place measures what
+//! `cargo xtask bench --peer` compares, and prints it as JSON.
 //!
 //! Then how long the logits take, all and of a few scattered tokens, by the calling thread's time on one thread.
 //!
@@ -218,6 +219,38 @@ fn few(model: &mut dyn LoadedModel, vocab: usize) -> (f64, Vec<(usize, f64)>) {
     (all, shares.to_vec())
 }
 
+/// Seconds of prompts of several lengths, and of a token after 128 and after 2,048 others: medians, as the peer's side measures them.
+fn workloads(device: &CpuDevice, library: &Arc<ModelLibrary>, folder: &Path) -> Value {
+    let start = Instant::now();
+    let mut model = device.load(library.clone(), folder).expect("load");
+    let mut times = json!({"load": start.elapsed().as_secs_f64()});
+    let mut logits = vec![0.0; library.model.vocab_size as usize];
+    let tokens: Vec<u32> = (0..2048).map(|i| i * 7 % 1000 + 1).collect();
+    let chunk = library.model.prefill_chunk_size as usize;
+    let mut prompt = |tokens: &[u32], mut position: u32| {
+        let start = Instant::now();
+        for part in tokens.chunks(chunk) {
+            model.forward(part, position).expect("prefill");
+            position += part.len() as u32;
+        }
+        model.logits((tokens.len() - 1) as u32 % chunk as u32, &mut logits).expect("logits");
+        start.elapsed().as_secs_f64()
+    };
+    let median = |mut list: Vec<f64>| {
+        list.sort_by(f64::total_cmp);
+        list[list.len() / 2]
+    };
+    prompt(&tokens[..16], 0);
+    for (n, runs) in [(2, 7), (4, 7), (8, 7), (16, 7), (128, 3), (2048, 1)] {
+        times[format!("prompt {n}")] = median((0..runs).map(|_| prompt(&tokens[..n], 0)).collect()).into();
+        if n == 128 {
+            times["token"] = median((0..31).map(|i| prompt(&[1], 128 + i)).collect()).into();
+        }
+    }
+    times["token after 2048"] = median((0..21).map(|i| prompt(&[1], 2048 + i)).collect()).into();
+    times
+}
+
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let name = arguments.next().unwrap_or_else(|| "llama-1b".to_owned());
@@ -225,7 +258,15 @@ fn main() {
     let folder = arguments.next().map_or_else(|| std::env::temp_dir().join(format!("knapsack-{name}")), PathBuf::from);
     let config = ModelConfig::from_mlc(&chat).expect("configuration");
     let quantization = "q4f16_1".parse().expect("format");
-    let windows = Windows { context: 2048, sliding: None, sinks: 0, chunk: 128 };
+    let compared = (arguments.next(), arguments.next());
+    let compared = match (compared.0.as_deref(), compared.1) {
+        (Some("workloads"), threads) => {
+            Ok(threads.and_then(|threads| threads.parse().ok()).expect("a number of threads"))
+        }
+        (other, _) => Err(other == Some("all")),
+    };
+    let (context, chunk) = if compared.is_ok() { (4096, 512) } else { (2048, 128) };
+    let windows = Windows { context, sliding: None, sinks: 0, chunk };
     let graph = config.graph(&quantization, &windows).expect("graph");
     let library = compile(&CompileRequest { graph: &graph, windows, target: Target::Host, name: None });
     let library = Arc::new(library.expect("library"));
@@ -233,6 +274,14 @@ fn main() {
         write_weights(&library, &folder).expect("weights");
     }
     std::fs::write(folder.join("mlc-chat-config.json"), chat.to_string()).expect("a configuration");
+    let all = match compared {
+        Ok(threads) => {
+            let device = CpuDevice::with(Isa::best(), threads).expect("available");
+            println!("{}", workloads(&device, &library, &folder));
+            return;
+        }
+        Err(all) => all,
+    };
     // Of the two copies of a state that are planned one is used; a token reads it and writes it.
     let (weights, state) = (library.memory.weights, library.memory.state);
     let bytes = weights + state;
@@ -255,7 +304,6 @@ fn main() {
     let limit = read_bandwidth(&mapped, 2, PASSES).max(read_bandwidth(&[anonymous.bytes()], 2, PASSES)) / 1e9;
     drop(anonymous);
 
-    let all = arguments.next().is_some();
     let sets = if all { Isa::available() } else { vec![Isa::best()] };
     for isa in sets {
         for threads in [1, 2] {

@@ -1,7 +1,7 @@
 //! The graph and what it declares: parameters, rotary tables, cache layers, typed values.
 
 use crate::Op;
-use knapsack_tensor::{DType, ParameterId, StateLayer};
+use knapsack_tensor::{DType, Growth, ParameterId, StateLayer};
 use std::fmt;
 
 /// A value: the result of exactly one node.
@@ -78,23 +78,6 @@ pub struct RopeTable {
     pub magnitude: f32,
     /// A further multiplier, which grows with the position.
     pub growth: Option<Growth>,
-}
-
-/// The factor `1 + beta * ln(1 + floor(position / original))`: what a query is rotated with grows beyond the positions that a
-/// model was first trained for, so that attention over many positions stays sharp.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Growth {
-    /// `beta` of the growth: how much the rotary magnitude grows with the logarithm of the position.
-    pub beta: f32,
-    /// Positions up to which the factor is 1.
-    pub original: u32,
-}
-
-impl Growth {
-    /// The factor at a position.
-    pub fn at(&self, position: u32) -> f32 {
-        1.0 + self.beta * ((1 + position / self.original.max(1)) as f32).ln()
-    }
 }
 
 /// What is cached for a layer, without saying how many positions.

@@ -344,7 +344,7 @@ impl Context<'_> {
                 require!(rows.is_multiple_of(2), "a gated product of {rows} columns");
                 Ok(Type::Rows { count, columns: rows / 2 })
             }
-            Epilogue::ActivationTimes(_, other, start) => {
+            Epilogue::ActivationTimes { other, start, .. } => {
                 let (other_count, other_columns) = self.rows(other)?;
                 let inside = start.checked_add(rows).is_some_and(|end| end <= other_columns);
                 require!(other_count == count && inside, "{rows} columns from {start} of {other}");

@@ -15,8 +15,8 @@ mod op;
 pub mod text;
 mod verify;
 
-pub use graph::{Graph, Growth, KvLayer, Node, Parameter, RopeTable, RowCount, Type, ValueId, Windows};
+pub use graph::{Graph, KvLayer, Node, Parameter, RopeTable, RowCount, Type, ValueId, Windows};
 pub use infer::{TypeError, infer};
-pub use knapsack_tensor::{NormPlace, ParameterId, QkvOrder, StateLayer, Storage};
+pub use knapsack_tensor::{Growth, NormPlace, ParameterId, QkvOrder, StateLayer, Storage};
 pub use op::{AttentionGate, CausalConv, Columns, Epilogue, GatedDelta, Linear, Norm, Op, RopeAppend, Weight};
 pub use verify::{MAX_COLUMNS, VerifyError, verify};

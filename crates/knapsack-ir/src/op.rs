@@ -70,23 +70,7 @@ impl Columns {
 }
 
 /// What follows a matrix product in the same operation.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Epilogue {
-    /// Nothing.
-    None,
-    /// `f(y)`.
-    Activation(Activation),
-    /// `f(first half) * second half`.
-    Gated(Activation),
-    /// `f(y) * other[start..]`.
-    ActivationTimes(Activation, ValueId, u32),
-    /// `y + residual`.
-    Add(ValueId),
-    /// `cap * tanh(y / cap)`.
-    SoftCap(f32),
-    /// `factor * y`.
-    Scale(f32),
-}
+pub type Epilogue = knapsack_tensor::Epilogue<ValueId>;
 
 /// `epilogue(input W^T + bias)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -407,9 +391,7 @@ impl Op {
             Op::CausalConv(CausalConv { input, .. }) => vec![input],
             Op::GatedDelta(GatedDelta { qkv, decay, write, gate, .. }) => vec![qkv, decay, write, gate],
             Op::EmbedRows { tokens, .. } => vec![tokens],
-            Op::Linear(Linear { input, epilogue: Epilogue::Add(other), .. })
-            | Op::Linear(Linear { input, epilogue: Epilogue::ActivationTimes(_, other, _), .. }) => vec![input, other],
-            Op::Linear(Linear { input, .. }) => vec![input],
+            Op::Linear(Linear { input, epilogue, .. }) => [input].into_iter().chain(epilogue.rows()).collect(),
             Op::AddNorm { residual, delta, .. } => vec![residual, delta],
             Op::RopeAppend(RopeAppend { qkv, apart, .. }) => {
                 [qkv].into_iter().chain(apart.into_iter().flatten()).collect()

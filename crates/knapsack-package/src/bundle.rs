@@ -2,11 +2,11 @@
 
 use crate::text::chain;
 use crate::{Error, Event, Outcome, Packager, Ready};
-use knapsack_artifact::app_config::AppFile;
 use knapsack_bundle::digest::Wanted;
 use knapsack_bundle::package::BundleStep;
 use knapsack_bundle::{
-    BundleError, Entry, LinkMode, PackageChanges, PackageContents, Provenance, Repository, Runtime, WriteOptions,
+    BundleError, ContentHash, Entry, LinkMode, PackageChanges, PackageContents, Provenance, Repository, Runtime,
+    SourceFile, WriteOptions,
 };
 use knapsack_config::{Diagnostic, Manifest, ModelForm, ModelSource, StoreLimits, codes};
 use knapsack_source::ModelFile;
@@ -112,6 +112,7 @@ impl Packager<'_> {
         let (planned, found) = (&model.built.planned, &model.built.planned.found);
         let (origin, card) = (&found.folder.origin, found.resolved.card());
         let repository = origin.repository().zip(origin.url());
+        let converted = planned.model.kind == ModelForm::Checkpoint;
         Ok(Provenance {
             repository: repository.map(|(name, url)| Repository { name: name.to_string(), url }),
             license: card.license.clone(),
@@ -120,23 +121,22 @@ impl Packager<'_> {
                 .folder
                 .files
                 .iter()
-                .map(|file| self.hashed(&found.folder.path, file))
+                .map(|file| self.hashed(&found.folder.path, file, converted))
                 .collect::<Result<_, _>>()?,
-            converted: planned.model.kind == ModelForm::Checkpoint,
+            converted,
         })
     }
 
-    /// A source's file with its hash: from the lockfile, or computed once.
-    fn hashed(&self, folder: &Path, file: &ModelFile) -> Result<AppFile, Error> {
-        let sha256 = match &file.sha256 {
-            Some(sha256) => sha256.clone(),
-            None => {
-                let path = folder.join(&file.path);
-                let hashed = self.cache.digests().of(&path, Wanted::PACKAGE).map_err(Error::io("read", &path))?;
-                hashed.sha256().to_owned()
-            }
+    /// A source's file with its hash: from the lockfile, or as conversion (BLAKE3) or the package (SHA-256) need it anyway.
+    fn hashed(&self, folder: &Path, file: &ModelFile, converted: bool) -> Result<SourceFile, Error> {
+        let path = folder.join(&file.path);
+        let computed = |wanted| self.cache.digests().of(&path, wanted).map_err(Error::io("read", &path));
+        let hash = match &file.sha256 {
+            Some(sha256) => ContentHash::Sha256(sha256.clone()),
+            None if converted => ContentHash::Blake3(computed(Wanted::CONTENT)?.blake3().to_owned()),
+            None => ContentHash::Sha256(computed(Wanted::PACKAGE)?.sha256().to_owned()),
         };
-        Ok(AppFile { path: file.path.clone(), size: file.size, sha256 })
+        Ok(SourceFile { path: file.path.clone(), hash })
     }
 }
 

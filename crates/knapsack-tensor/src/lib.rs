@@ -13,7 +13,7 @@ mod quantization;
 pub use attributes::{Activation, NormKind};
 pub use codec::{dequantize_group, pack_group, quantize_group, unpack_group};
 pub use dtype::{DType, UnknownDType};
-pub use operands::{NormPlace, ParameterId, QkvOrder, StateLayer, Storage};
+pub use operands::{Epilogue, Growth, NormPlace, ParameterId, QkvOrder, StateLayer, Storage};
 pub use quantization::{
     GROUPINGS, GroupFormat, Grouping, Layout, QUANTIZATIONS, Quantization, UnknownQuantization, WithBits, with_bits,
 };

@@ -1,6 +1,6 @@
 //! What the operations of a graph and those of a compiled library say in the same words.
 
-use crate::GroupFormat;
+use crate::{Activation, GroupFormat};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -43,6 +43,65 @@ impl Storage {
     }
 }
 
+/// What follows a matrix product `y = x W^T + bias` in the same operation. `R` says which rows, of a graph or in a workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Epilogue<R> {
+    /// `y`.
+    None,
+    /// `f(y)`.
+    Activation(Activation),
+    /// The matrix has `2 m` rows, gate above up: `f(first half of y) * second half`, `m` columns.
+    Gated(Activation),
+    /// `f(y) * other[start..]`.
+    ActivationTimes {
+        /// What is applied to the product.
+        function: Activation,
+        /// The other factor.
+        other: R,
+        /// Its first column.
+        start: u32,
+    },
+    /// `y + residual`; in a workspace the residual may be the same rows as the output.
+    Add(R),
+    /// `cap * tanh(y / cap)`: final logit soft-capping.
+    SoftCap(f32),
+    /// `factor * y` (granite's logits).
+    Scale(f32),
+}
+
+impl<R: Copy> Epilogue<R> {
+    /// The rows that it reads beside the product.
+    pub fn rows(&self) -> Option<R> {
+        match *self {
+            Epilogue::ActivationTimes { other: rows, .. } | Epilogue::Add(rows) => Some(rows),
+            Epilogue::None
+            | Epilogue::Activation(_)
+            | Epilogue::Gated(_)
+            | Epilogue::SoftCap(_)
+            | Epilogue::Scale(_) => None,
+        }
+    }
+
+    /// The same of rows that are named differently.
+    ///
+    /// # Errors
+    /// What `place` returns.
+    pub fn try_map<P, E>(self, place: impl FnOnce(R) -> Result<P, E>) -> Result<Epilogue<P>, E> {
+        Ok(match self {
+            Epilogue::None => Epilogue::None,
+            Epilogue::Activation(function) => Epilogue::Activation(function),
+            Epilogue::Gated(function) => Epilogue::Gated(function),
+            Epilogue::ActivationTimes { function, other, start } => {
+                Epilogue::ActivationTimes { function, other: place(other)?, start }
+            }
+            Epilogue::Add(residual) => Epilogue::Add(place(residual)?),
+            Epilogue::SoftCap(cap) => Epilogue::SoftCap(cap),
+            Epilogue::Scale(factor) => Epilogue::Scale(factor),
+        })
+    }
+}
+
 /// How the columns of a fused q, k, v projection are ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -67,6 +126,23 @@ pub enum NormPlace {
     Row,
     /// Over each head, after the rotation (hunyuan).
     Rotated,
+}
+
+/// The factor `1 + beta * ln(1 + floor(position / original))`: what a query is rotated with grows beyond the positions that a
+/// model was first trained for, so that attention over many positions stays sharp.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Growth {
+    /// How much the rotary magnitude grows with the logarithm of the position.
+    pub beta: f32,
+    /// Positions up to which it is 1; above 0.
+    pub original: u32,
+}
+
+impl Growth {
+    /// The factor at a position.
+    pub fn at(&self, position: u32) -> f32 {
+        1.0 + self.beta * ((1 + position / self.original.max(1)) as f32).ln()
+    }
 }
 
 /// What a layer remembers of all tokens before a call, in float32 and in as many bytes however many they were.

@@ -51,7 +51,7 @@ pub struct Wanted {
 
 impl Wanted {
     /// For identifying the inputs of a step.
-    pub(crate) const CONTENT: Self = Self { blake3: true, sha256: false, md5: false };
+    pub const CONTENT: Self = Self { blake3: true, sha256: false, md5: false };
     /// For files of a package.
     pub const PACKAGE: Self = Self { blake3: false, sha256: true, md5: false };
     /// For weight shards: what their index says, and what the app wants.
@@ -78,7 +78,7 @@ pub struct Hashed {
 
 impl Hashed {
     /// The BLAKE3 hash; empty when it was not wanted.
-    pub(crate) fn blake3(&self) -> &str {
+    pub fn blake3(&self) -> &str {
         self.digests.blake3.as_deref().unwrap_or_default()
     }
 
@@ -98,11 +98,16 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
+/// Bytes from which on a file is hashed on all cores.
+const WIDE: u64 = 256 << 20;
+
 fn hash_file(path: &Path, wanted: Wanted) -> io::Result<Digests> {
     let mut file = File::open(path)?;
     let (mut blake3, mut sha256, mut md5) = (blake3::Hasher::new(), Sha256::new(), Md5::new());
-    // Small enough for the second-level cache, so that the second hash reads from there.
-    let mut buffer = vec![0; 256 << 10];
+    // One hash of a large file is a matter of all cores, and they want pieces that are worth dividing. Otherwise small enough for the
+    // second-level cache, so that the second hash reads from there.
+    let wide = wanted == Wanted::CONTENT && file.metadata()?.len() >= WIDE;
+    let mut buffer = vec![0; if wide { 4 << 20 } else { 256 << 10 }];
     loop {
         let count = match file.read(&mut buffer) {
             Ok(0) => break,
@@ -111,7 +116,9 @@ fn hash_file(path: &Path, wanted: Wanted) -> io::Result<Digests> {
             Err(error) => return Err(error),
         };
         let bytes = &buffer[..count];
-        if wanted.blake3 {
+        if wide {
+            blake3.update_rayon(bytes);
+        } else if wanted.blake3 {
             blake3.update(bytes);
         }
         if wanted.sha256 {

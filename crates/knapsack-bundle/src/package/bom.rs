@@ -3,7 +3,7 @@
 //! ```text
 //! metadata.component        the package
 //! components                a model of the package        its files with SHA-256, its format and sizes
-//!   pedigree.ancestors        its source                   repository and commit (purl), licence, files with SHA-256
+//!   pedigree.ancestors        its source                   repository and commit (purl), licence, files with SHA-256 or BLAKE3
 //!     pedigree.ancestors        its base models            what the source's card names
 //! components                a model library of the package
 //! dependencies              package → models → libraries
@@ -19,7 +19,7 @@ use super::{Entry, PackageContents, WeightSupply};
 use crate::digest::sha256;
 use crate::error::BundleError;
 use crate::objects::Library;
-use cyclonedx::{Bom, Component, Dependency, Kind, Metadata, Pedigree, Property, Reference, Tools};
+use cyclonedx::{Bom, Component, Dependency, Hash, Kind, Metadata, Pedigree, Property, Reference, Tools};
 use knapsack_artifact::app_config::AppFile;
 
 /// Its name, beside the app config.
@@ -91,7 +91,10 @@ fn model(entry: &Entry, files: &[AppFile]) -> Component {
         (WeightSupply::Packed { .. }, false) => (String::new(), "delivered in packs"),
         (WeightSupply::Download { .. }, _) => (String::new(), "downloaded at first launch"),
     };
-    let files = files.iter().map(|file| Component::file(&format!("{place}{}", file.path), &file.sha256)).collect();
+    let files = files
+        .iter()
+        .map(|file| Component::file(&format!("{place}{}", file.path), Hash::sha256(&file.sha256)))
+        .collect();
     let property = |name: &str, value: &str| Property { name: format!("knapsack:{name}"), value: value.into() };
     let mut properties = vec![
         property("family", &info.family),
@@ -127,7 +130,7 @@ fn source(entry: &Entry) -> Component {
         licenses: origin.license.as_deref().map(licence::choice).into_iter().collect(),
         purl: repository.and_then(|repository| purl(&repository.name, revision)),
         external_references: reference.into_iter().collect(),
-        components: origin.files.iter().map(|file| Component::file(&file.path, &file.sha256)).collect(),
+        components: origin.files.iter().map(|file| Component::file(&file.path, Hash::of(&file.hash))).collect(),
         pedigree: (!bases.is_empty()).then_some(Pedigree { ancestors: bases }),
         ..Component::new(Kind::MachineLearningModel, name)
     }
@@ -147,6 +150,6 @@ fn purl(repository: &str, revision: Option<&str>) -> Option<String> {
 fn library(library: &Library) -> Component {
     Component {
         bom_ref: Some(library_ref(library.name())),
-        ..Component { kind: Kind::Library, ..Component::file(library.name(), &sha256(library.blob())) }
+        ..Component { kind: Kind::Library, ..Component::file(library.name(), Hash::sha256(&sha256(library.blob()))) }
     }
 }

@@ -102,10 +102,28 @@ pub struct Provenance {
     pub license: Option<String>,
     /// Repositories of the models that it was made from.
     pub base_models: Vec<String>,
-    /// The files that were read, by path.
-    pub files: Vec<AppFile>,
+    /// The files that were read.
+    pub files: Vec<SourceFile>,
     /// Whether the weights were converted from them.
     pub converted: bool,
+}
+
+/// A file that a model was made from.
+#[derive(Clone, Debug)]
+pub struct SourceFile {
+    /// Its path in the repository or folder.
+    pub path: String,
+    /// Its content.
+    pub hash: ContentHash,
+}
+
+/// A hash by which a file's content is known, in hexadecimal digits.
+#[derive(Clone, Debug)]
+pub enum ContentHash {
+    /// SHA-256, as hubs and packages name content.
+    Sha256(String),
+    /// BLAKE3, as the cache of conversions does: to hash gigabytes once more takes longer than to convert them.
+    Blake3(String),
 }
 
 /// A repository of a hub.

@@ -3,7 +3,6 @@
 use super::*;
 use crate::testing::{library, weight_folder};
 use knapsack_artifact::AppConfig;
-use knapsack_artifact::app_config::AppFile;
 use knapsack_artifact::app_config::WeightsLocation;
 use std::collections::BTreeMap;
 use std::fs;
@@ -174,13 +173,14 @@ fn a_package_holds_what_the_app_needs() {
 #[test]
 fn a_bill_of_materials_names_what_a_model_was_made_from() {
     let mut bench = Bench::new(DeviceKind::ANDROID);
-    let file = |sha256: &str| AppFile { path: "model.safetensors".into(), size: 1, sha256: sha256.repeat(32) };
+    let file = |path: &str, hash| SourceFile { path: path.into(), hash };
+    let (sha256, blake3) = (ContentHash::Sha256("0a".repeat(32)), ContentHash::Blake3("0b".repeat(32)));
     bench.package.entries[0].revision = Some("1f".repeat(20));
     bench.package.entries[0].provenance = Provenance {
         repository: Some(Repository { name: "org/one".into(), url: "https://huggingface.co/org/one".into() }),
         license: Some("MIT".into()),
         base_models: vec!["org/base".into(), "../x y".into(), String::new()],
-        files: vec![file("0a")],
+        files: vec![file("model.safetensors", sha256), file("config.json", blake3)],
         converted: true,
     };
     bench.package.entries[1].provenance =
@@ -196,6 +196,9 @@ fn a_bill_of_materials_names_what_a_model_was_made_from() {
     let bases = one["pedigree"]["ancestors"][0]["pedigree"]["ancestors"].as_array().unwrap();
     let purls: Vec<_> = bases.iter().map(|base| base.get("purl").and_then(Value::as_str)).collect();
     assert_eq!(purls, [Some("pkg:huggingface/org/base"), None]);
+    let files = one["pedigree"]["ancestors"][0]["components"].as_array().unwrap();
+    let kinds: Vec<_> = files.iter().map(|file| file["hashes"][0]["alg"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["SHA-256", "BLAKE3"]);
     assert_eq!(one["licenses"][0]["license"]["id"], "MIT");
     assert!(!String::from_utf8_lossy(&text).contains(bench.root.path().to_str().unwrap()));
 

@@ -214,17 +214,7 @@ fn linear(places: &Places<'_>, op: &knapsack_ir::Linear, output: Rows) -> Option
         weight: op.weight.storage,
         out_features: op.weight.rows,
         bias: op.bias,
-        epilogue: match op.epilogue {
-            knapsack_ir::Epilogue::None => plan::Epilogue::None,
-            knapsack_ir::Epilogue::Activation(function) => plan::Epilogue::Activation(function),
-            knapsack_ir::Epilogue::Gated(function) => plan::Epilogue::Gated(function),
-            knapsack_ir::Epilogue::ActivationTimes(function, other, start) => {
-                plan::Epilogue::ActivationTimes { function, other: places.rows(other)?, start }
-            }
-            knapsack_ir::Epilogue::Add(residual) => plan::Epilogue::Add(places.rows(residual)?),
-            knapsack_ir::Epilogue::SoftCap(cap) => plan::Epilogue::SoftCap(cap),
-            knapsack_ir::Epilogue::Scale(factor) => plan::Epilogue::Scale(factor),
-        },
+        epilogue: op.epilogue.try_map(|id| places.rows(id).ok_or(())).ok()?,
         output,
     })
 }

@@ -12,7 +12,7 @@ use crate::error::CompileError;
 use crate::memory::{Buffer, aligned, place};
 use knapsack_artifact::library::{CallInputs, Io, MemoryPlan, Parameter};
 use knapsack_artifact::plan::{self, Function, KvLayer, Launch, Lookup, RopeTable, Rows, Scratch, StateLayer};
-use knapsack_ir::{Graph, Growth, Node, Op, RowCount, Type, ValueId, Windows};
+use knapsack_ir::{Graph, Node, Op, RowCount, Type, ValueId, Windows};
 use launch::Places;
 use values::Storage;
 
@@ -83,7 +83,7 @@ pub(crate) fn lower(graph: &Graph, windows: &Windows) -> Result<Lowered, Compile
             .map(|(t, &rows)| RopeTable {
                 frequencies: t.frequencies.clone(),
                 magnitude: t.magnitude,
-                growth: t.growth.map(|Growth { beta, original }| plan::Growth { beta, original }),
+                growth: t.growth,
                 rows,
             })
             .collect(),

@@ -80,7 +80,7 @@ fn times(editor: &Editor<'_>, activated: ValueId, other: ValueId) -> Option<Op> 
         _ => None,
     };
     let (other, start) = columns.unwrap_or((other, 0));
-    Some(Op::Linear(Linear { epilogue: Epilogue::ActivationTimes(function, other, start), ..*linear }))
+    Some(Op::Linear(Linear { epilogue: Epilogue::ActivationTimes { function, other, start }, ..*linear }))
 }
 
 fn with_gate(linear: &Linear, function: Activation) -> Op {

@@ -4,15 +4,16 @@ use super::linear::{Routine, plan, smallest_unit};
 use super::pool::Pool;
 use super::table::Table;
 use super::task::{
-    Acts, Attention, Cache, Conv, Delta, Embed, Finish, Floats, Gate, Linear, Matrix, Norm, Rope, RopeQuery, Rows,
+    Acts, Attention, Cache, Conv, Delta, Embed, Floats, Gate, Linear, Matrix, Norm, Others, Rope, RopeQuery, Rows,
     Shared,
 };
 use super::{attention, conv};
 use crate::DeviceError;
 use crate::call::Call;
 use crate::host::{CachedLayer, Executor, HostMemory};
-use knapsack_artifact::plan::{self, Epilogue, Launch, NormWeights, Op, ParameterId, RowSelect, Scratch, Weight};
+use knapsack_artifact::plan::{self, Launch, NormWeights, Op, ParameterId, RowSelect, Scratch, Weight};
 use knapsack_tensor::Layout;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 /// Elements below which rows of a cheap operation are not worth another thread.
@@ -196,17 +197,10 @@ impl Launcher<'_> {
             output: self.place(op.output.offset),
             matrix: self.matrix(&op.weight),
             bias: op.bias.map(|id| self.floats(id)),
-            finish: match op.epilogue {
-                Epilogue::None => Finish::Nothing,
-                Epilogue::Activation(function) => Finish::Activation(function),
-                Epilogue::Gated(function) => Finish::Gated(function),
-                Epilogue::ActivationTimes { function, other, start } => {
-                    let first = self.place::<f32>(other.offset).wrapping_add(start as usize);
-                    Finish::Times(function, first, other.columns as usize)
-                }
-                Epilogue::Add(residual) => Finish::Add(self.place(residual.offset)),
-                Epilogue::SoftCap(cap) => Finish::SoftCap(cap),
-                Epilogue::Scale(factor) => Finish::Scale(factor),
+            finish: {
+                let other = |rows: plan::Rows| Others { data: self.place(rows.offset), columns: rows.columns as usize };
+                let Ok(finish) = op.epilogue.try_map(|rows| Ok::<_, Infallible>(other(rows)));
+                finish
             },
             acts,
             unit: 0,

@@ -5,7 +5,7 @@
 //! nothing else that it names, except a residual that *is* the output; units of a launch write disjoint parts.
 
 use knapsack_artifact::plan::{KvLayer, NormPlace, QkvOrder};
-use knapsack_tensor::{Activation, DType, Grouping, NormKind};
+use knapsack_tensor::{Activation, DType, Epilogue, Grouping, NormKind};
 
 /// A tensor of stored floats.
 #[derive(Clone, Copy)]
@@ -23,18 +23,16 @@ pub(crate) enum Matrix {
     Grouped { codes: *const u8, scales: Floats, grouping: Grouping, by_rows: bool },
 }
 
-/// What follows a product; see `knapsack_artifact::plan::Epilogue`.
+/// What follows a product.
+pub(crate) type Finish = Epilogue<Others>;
+
+/// Rows that a product is added to or multiplied with.
 #[derive(Clone, Copy)]
-pub(crate) enum Finish {
-    Nothing,
-    Activation(Activation),
-    Gated(Activation),
-    /// The other factor of column 0 of token 0, and columns from one token to the next.
-    Times(Activation, *const f32, usize),
-    /// Rows of as many columns as the output.
-    Add(*const f32),
-    SoftCap(f32),
-    Scale(f32),
+pub(crate) struct Others {
+    /// Column 0 of token 0.
+    pub(crate) data: *const f32,
+    /// Columns from one token to the next.
+    pub(crate) columns: usize,
 }
 
 /// Quantized activations of all tokens, in steps of the weights: for each token `codes` bytes in the order of

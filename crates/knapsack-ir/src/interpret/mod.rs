@@ -206,7 +206,7 @@ impl<'g> Interpreter<'g> {
                     (y.slice(&crate::Columns::range(0, half)), y.slice(&crate::Columns::range(half, half)));
                 gate.zip(&up, |gate, up| function.apply(gate) * up)
             }
-            Epilogue::ActivationTimes(function, other, start) => {
+            Epilogue::ActivationTimes { function, other, start } => {
                 let other = rows(other).slice(&crate::Columns::range(*start, y.columns as u32));
                 y.zip(&other, |y, other| function.apply(y) * other)
             }

@@ -126,7 +126,7 @@ fn write_linear(f: &mut fmt::Formatter<'_>, linear: &Linear) -> fmt::Result {
         Epilogue::None => write!(f, "-"),
         Epilogue::Activation(function) => write!(f, "{}", activation(*function)),
         Epilogue::Gated(function) => write!(f, "gated:{}", activation(*function)),
-        Epilogue::ActivationTimes(function, other, start) => {
+        Epilogue::ActivationTimes { function, other, start } => {
             write!(f, "times:{}:{other}:{start}", activation(*function))
         }
         Epilogue::Add(residual) => write!(f, "add:{residual}"),
@@ -299,9 +299,9 @@ fn read_epilogue(text: &str) -> Result<Epilogue, String> {
         Some(("times", rest)) => {
             let mut parts = Words::split(rest, ':');
             let function = read_activation(parts.next()?)?;
-            let epilogue = Epilogue::ActivationTimes(function, parts.value()?, parts.number()?);
+            let (other, start) = (parts.value()?, parts.number()?);
             parts.end()?;
-            epilogue
+            Epilogue::ActivationTimes { function, other, start }
         }
         Some(("add", residual)) => Epilogue::Add(Words::plain_value(residual)?),
         Some(("soft_cap", cap)) => Epilogue::SoftCap(Words::plain(cap)?),

@@ -1,5 +1,6 @@
 //! The part of CycloneDX 1.5 that a bill of materials uses, as <https://cyclonedx.org/docs/1.5/json/> names it.
 
+use crate::package::ContentHash;
 use serde::Serialize;
 
 const SCHEMA: &str = "http://cyclonedx.org/schema/bom-1.5.schema.json";
@@ -145,8 +146,20 @@ impl Component {
         }
     }
 
-    pub(super) fn file(path: &str, sha256: &str) -> Self {
-        let hashes = vec![Hash { alg: "SHA-256", content: sha256.to_owned() }];
-        Self { hashes, ..Self::new(Kind::File, path) }
+    pub(super) fn file(path: &str, hash: Hash) -> Self {
+        Self { hashes: vec![hash], ..Self::new(Kind::File, path) }
+    }
+}
+
+impl Hash {
+    pub(super) fn sha256(digits: &str) -> Self {
+        Self { alg: "SHA-256", content: digits.to_owned() }
+    }
+
+    pub(super) fn of(hash: &ContentHash) -> Self {
+        match hash {
+            ContentHash::Sha256(digits) => Self::sha256(digits),
+            ContentHash::Blake3(digits) => Self { alg: "BLAKE3", content: digits.clone() },
+        }
     }
 }

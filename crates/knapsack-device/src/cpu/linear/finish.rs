@@ -58,15 +58,16 @@ pub(crate) unsafe fn finish<V: Vector>(
                 y = V::add(y, load_floats::<V>(bias, column + i, some));
             }
             y = match task.finish {
-                Finish::Nothing => y,
+                Finish::None => y,
                 Finish::Activation(function) => activate::<V>(function, y),
                 Finish::SoftCap(cap) => soft_cap::<V>(y, cap),
                 Finish::Scale(factor) => V::mul(V::splat(factor), y),
-                Finish::Times(function, other, stride) => {
-                    let factor = load_some::<V>(other.add(t * stride + column + i), some);
+                Finish::ActivationTimes { function, other, start } => {
+                    let first = other.data.add(t * other.columns + start as usize);
+                    let factor = load_some::<V>(first.add(column + i), some);
                     V::mul(activate::<V>(function, y), factor)
                 }
-                Finish::Add(residual) => V::add(y, load_some::<V>(residual.add(row + i), some)),
+                Finish::Add(residual) => V::add(y, load_some::<V>(residual.data.add(row + i), some)),
                 Finish::Gated(function) => {
                     let mut up = load_some::<V>(up.add(i), some);
                     if let Some(bias) = task.bias {
