@@ -1,5 +1,6 @@
 //! Requests with limits, tried again where that may help.
 
+use crate::lent::is_loopback;
 use knapsack_bundle::cache::StoreError;
 use std::time::Duration;
 use ureq::http::{HeaderMap, Method, Request, Uri, header};
@@ -49,7 +50,7 @@ impl Client {
         let mut config = ureq::Agent::config_builder();
         let uri: Option<Uri> = endpoint.parse().ok();
         let host = uri.as_ref().and_then(Uri::host).unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
-        if host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback()) {
+        if is_loopback(&host) {
             // A proxy, when one is set, cannot reach it.
             config = config.proxy(None);
         }
@@ -133,11 +134,14 @@ pub(crate) fn shown(uri: &Uri) -> String {
 /// What an answer of failure means, for people.
 pub(crate) fn failure(place: &str, answer: &Answer, is_write: bool) -> StoreError {
     let text = String::from_utf8_lossy(&answer.body);
-    // S3 and its like answer in XML, with a word for what is wrong.
-    let word = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(word, _)| word);
+    // A word for what is wrong: in XML, or Google's in JSON.
+    let between = |start: &str, end: &str| text.split_once(start)?.1.split_once(end).map(|(word, _)| word.trim());
+    let word = between("<Code>", "</Code>").or_else(|| between("\"reason\":", ",").map(|word| word.trim_matches('"')));
     let word = word.filter(|word| word.len() < 64 && word.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     let meaning = match (answer.status, word) {
         (401 | 403, _) => " (the credentials do not allow it)",
+        (404, _) if text.contains("bucket does not exist") => " (there is no such bucket)",
+        (404, Some("ContainerNotFound")) => " (there is no such container)",
         (404, Some("NoSuchBucket")) => " (there is no such bucket)",
         (301 | 302 | 307 | 308, _) => " (it is somewhere else: another region, or another address)",
         _ => "",

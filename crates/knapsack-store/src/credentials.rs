@@ -1,19 +1,13 @@
 //! Amazon's chain of credentials, without `~/.aws/config`: the environment, a job's token, the file that `aws configure` writes, the role of the container or of
 //! the machine.
 
-use crate::roles::{Lent, Role};
+use crate::lent::{Held, read_small};
+use crate::roles::Role;
 use crate::variable;
 use knapsack_bundle::cache::StoreError;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
-
-/// Longest file of credentials that is read.
-const MAX_FILE: u64 = 1 << 20;
-/// How long before they expire lent credentials are asked for anew.
-const AHEAD: Duration = Duration::from_secs(300);
+use std::path::PathBuf;
 
 /// Where credentials come from.
 #[derive(Debug)]
@@ -21,7 +15,7 @@ pub(crate) enum Chain {
     /// They are what they are.
     Own(Credentials),
     /// They are lent for a time; what else was looked for before, where that is the last there is.
-    Role(Role, Option<String>, Mutex<Option<Lent>>),
+    Role(Role, Option<String>, Held<Credentials>),
 }
 
 impl Chain {
@@ -35,7 +29,7 @@ impl Chain {
             return Ok(Chain::Own(own));
         }
         if let Some(role) = Role::of_token(lookup, region)? {
-            return Ok(Chain::Role(role, None, Mutex::default()));
+            return Ok(Chain::Role(role, None, Held::default()));
         }
         let missing = match Credentials::of_file(lookup) {
             Ok(own) => return Ok(Chain::Own(own)),
@@ -44,35 +38,24 @@ impl Chain {
         // Who names a profile wants that one.
         let role = if variable(lookup, "AWS_PROFILE").is_some() { None } else { Role::of_machine(lookup)? };
         match role {
-            Some(role) => Ok(Chain::Role(role, Some(missing.problem), Mutex::default())),
+            Some(role) => Ok(Chain::Role(role, Some(missing.problem), Held::default())),
             None => Err(missing),
         }
     }
 
     pub(crate) fn credentials(&self) -> Result<Credentials, StoreError> {
-        let (role, missing, held) = match self {
-            Chain::Own(own) => return Ok(own.clone()),
-            Chain::Role(role, missing, held) => (role, missing, held),
-        };
-        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = SystemTime::now() + AHEAD;
-        match &*held {
-            Some((credentials, expires)) if expires.is_none_or(|expires| expires > last) => Ok(credentials.clone()),
-            _ => {
-                let lent = role.ask().map_err(|error| match missing {
-                    Some(missing) => StoreError::new(format!("{missing}, and {}", error.problem)),
+        match self {
+            Chain::Own(own) => Ok(own.clone()),
+            Chain::Role(role, missing, held) => held.get(|| {
+                role.ask().map_err(|error| match missing {
+                    Some(missing) => {
+                        StoreError::new(format!("{missing}; nor has the machine a role: {}", error.problem))
+                    }
                     None => error,
-                })?;
-                Ok(held.insert(lent).0.clone())
-            }
+                })
+            }),
         }
     }
-}
-
-/// The text of a file that is small enough to be one of credentials.
-pub(crate) fn read_small(file: &Path) -> Option<String> {
-    let small = std::fs::metadata(file).is_ok_and(|found| found.is_file() && found.len() <= MAX_FILE);
-    small.then(|| std::fs::read_to_string(file).ok()).flatten()
 }
 
 #[derive(Clone, PartialEq, Eq)]

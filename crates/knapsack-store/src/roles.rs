@@ -1,30 +1,17 @@
 //! Credentials of the role that a machine or a job has. Somebody has to be asked for them, and they expire; in the order in which Amazon's
 //! own tools look: <https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html>.
 
-use crate::client::{Answer, Client};
-use crate::credentials::{Credentials, read_small};
+use crate::credentials::Credentials;
+use crate::lent::{FAR, Lent, NEAR, ask, read_small, safe, time};
 use crate::sign::query;
-use crate::{Patience, variable};
+use crate::variable;
+use crate::xml::walk;
 use knapsack_bundle::cache::StoreError;
-use quick_xml::Reader;
-use quick_xml::events::Event;
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
-use ureq::http::{Request, Uri};
 
-/// Longest answer that is read.
-const MAX_ANSWER: u64 = 64 << 10;
-/// Whoever answers is on the machine itself or beside it, but for the service of tokens.
-const NEAR: Patience = Patience {
-    connect: Duration::from_secs(1),
-    answer: Duration::from_secs(5),
-    whole: Duration::from_secs(10),
-    attempts: 2,
-    pause: Duration::from_millis(100),
-};
 /// What a container's orchestrator answers at, where only a path is given.
 const CONTAINER: &str = "http://169.254.170.2";
 /// Hosts that may be asked without TLS besides loopback: those of Amazon's orchestrators.
@@ -50,9 +37,6 @@ impl fmt::Debug for Role {
         })
     }
 }
-
-/// Credentials and when they expire.
-pub(crate) type Lent = (Credentials, Option<SystemTime>);
 
 impl Role {
     /// A job's token, as Kubernetes and CI services place it.
@@ -91,7 +75,7 @@ impl Role {
     }
 
     /// Asks.
-    pub(crate) fn ask(&self) -> Result<Lent, StoreError> {
+    pub(crate) fn ask(&self) -> Result<Lent<Credentials>, StoreError> {
         match self {
             Role::WebIdentity { endpoint, token, role, session } => {
                 let token = read_small(token).ok_or_else(|| wrong("the file of the job's token cannot be read"))?;
@@ -103,9 +87,7 @@ impl Role {
                     ("WebIdentityToken", token.trim()),
                 ]);
                 let header = [("content-type", "application/x-www-form-urlencoded")];
-                let patience = Patience { connect: Duration::from_secs(10), answer: Duration::from_secs(30), ..NEAR };
-                let client = Client::new(endpoint, Patience { whole: Duration::from_secs(60), ..patience });
-                let answer = ask(&client, "POST", &format!("{endpoint}/"), &header, &form)?;
+                let answer = ask(FAR, "POST", &format!("{endpoint}/"), &header, &form)?;
                 of_xml(&answer.body).ok_or_else(|| wrong("the service of tokens answers something else"))
             }
             Role::Container { address, token, token_file } => {
@@ -114,69 +96,31 @@ impl Role {
                 });
                 let token = from_file.transpose()?.or_else(|| token.clone());
                 let header: Vec<_> = token.iter().map(|token| ("authorization", token.trim())).collect();
-                of_json(&ask(&Client::new(address, NEAR), "GET", address, &header, "")?.body)
+                of_json(&ask(NEAR, "GET", address, &header, "")?.body)
             }
             Role::Instance { endpoint } => {
-                let client = Client::new(endpoint, NEAR);
                 // Whoever can only make this machine fetch an address cannot get a token.
                 let life = [("x-aws-ec2-metadata-token-ttl-seconds", "21600")];
-                let token = text(&ask(&client, "PUT", &format!("{endpoint}/latest/api/token"), &life, "")?)?;
+                let token = text(&ask(NEAR, "PUT", &format!("{endpoint}/latest/api/token"), &life, "")?)?;
                 let header = [("x-aws-ec2-metadata-token", token.as_str())];
                 let place = format!("{endpoint}/latest/meta-data/iam/security-credentials/");
-                let names = text(&ask(&client, "GET", &place, &header, "")?)?;
+                let names = text(&ask(NEAR, "GET", &place, &header, "")?)?;
                 let name = names.lines().next().unwrap_or_default().trim();
-                of_json(&ask(&client, "GET", &format!("{place}{name}"), &header, "")?.body)
+                of_json(&ask(NEAR, "GET", &format!("{place}{name}"), &header, "")?.body)
             }
         }
     }
 }
 
 fn wrong(problem: &str) -> StoreError {
-    StoreError::new(format!("no credentials of a role: {problem}"))
+    crate::lent::wrong(&format!("of a role: {problem}"))
 }
 
-/// An address that a token may go to: with TLS, or to this machine or one of `also`.
-fn safe(address: &str, also: &[&str]) -> Result<String, StoreError> {
-    let uri: Option<Uri> = address.parse().ok();
-    let is_near = |host: &str| {
-        let bare = host.trim_matches(['[', ']']);
-        host == "localhost" || also.contains(&host) || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    };
-    let is_safe = uri.as_ref().is_some_and(|uri| match uri.scheme_str() {
-        Some("https") => uri.host().is_some(),
-        Some("http") => uri.host().is_some_and(is_near),
-        _ => false,
-    });
-    if is_safe { Ok(address.to_owned()) } else { Err(wrong("a token would go over an open network")) }
-}
-
-fn ask(
-    client: &Client,
-    method: &str,
-    address: &str,
-    headers: &[(&str, &str)],
-    body: &str,
-) -> Result<Answer, StoreError> {
-    let request = || {
-        let request = headers.iter().fold(Request::builder().method(method).uri(address), |r, (k, v)| r.header(*k, *v));
-        request.body(body.as_bytes().to_vec()).map_err(|_| wrong("an address or a token cannot be sent"))
-    };
-    let answer = client.send(MAX_ANSWER, &request).map_err(|error| wrong(&error.problem))?;
-    match answer.status {
-        200 => Ok(answer),
-        status => Err(wrong(&format!("status {status}"))),
-    }
-}
-
-fn text(answer: &Answer) -> Result<String, StoreError> {
+fn text(answer: &crate::client::Answer) -> Result<String, StoreError> {
     std::str::from_utf8(&answer.body).map(|text| text.trim().to_owned()).map_err(|_| wrong("the answer is no text"))
 }
 
-fn time(text: &str) -> Option<SystemTime> {
-    chrono::DateTime::parse_from_rfc3339(text.trim()).ok().map(SystemTime::from)
-}
-
-fn of_json(answer: &[u8]) -> Result<Lent, StoreError> {
+fn of_json(answer: &[u8]) -> Result<Lent<Credentials>, StoreError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Written {
@@ -191,72 +135,32 @@ fn of_json(answer: &[u8]) -> Result<Lent, StoreError> {
 }
 
 /// The elements of `<Credentials>`.
-fn of_xml(answer: &[u8]) -> Option<Lent> {
-    let mut reader = Reader::from_str(std::str::from_utf8(answer).ok()?);
-    let (mut inside, mut value) = (false, String::new());
+fn of_xml(answer: &[u8]) -> Option<Lent<Credentials>> {
     let (mut id, mut secret, mut session, mut expires) = (None, None, None, None);
-    loop {
-        match reader.read_event().ok()? {
-            Event::Start(tag) => {
-                inside |= tag.local_name().into_inner() == "Credentials";
-                value.clear();
+    walk(answer, |path, text| {
+        if let ([.., "Credentials", name], Some(text)) = (path, text) {
+            match *name {
+                "AccessKeyId" => id = Some(text.to_owned()),
+                "SecretAccessKey" => secret = Some(text.to_owned()),
+                "SessionToken" => session = Some(text.to_owned()),
+                "Expiration" => expires = time(text),
+                _ => {}
             }
-            Event::Text(piece) => value.push_str(&piece.xml10_content()),
-            Event::End(tag) if inside => {
-                let value = std::mem::take(&mut value);
-                match tag.local_name().into_inner() {
-                    "AccessKeyId" => id = Some(value),
-                    "SecretAccessKey" => secret = Some(value),
-                    "SessionToken" => session = Some(value),
-                    "Expiration" => expires = time(&value),
-                    "Credentials" => return Some((Credentials { id: id?, secret: secret?, session }, expires)),
-                    _ => {}
-                }
-            }
-            Event::Eof => return None,
-            _ => {}
         }
-    }
+        Some(())
+    })?;
+    Some((Credentials { id: id?, secret: secret?, session }, expires))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufRead, BufReader, Read, Write};
-    use std::net::TcpListener;
-
-    /// Answers one connection after the other with what `answer` makes of the request's first line, headers and body.
-    fn server(answer: impl Fn(&str, &str, &str) -> (u16, String) + Send + 'static) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = BufReader::new(stream.unwrap());
-                let mut lines = String::new();
-                while stream.read_line(&mut lines).unwrap() > 2 {}
-                let lines = lines.to_ascii_lowercase();
-                let length = lines.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-                let mut body = vec![0; length.unwrap_or(0)];
-                stream.read_exact(&mut body).unwrap();
-                let first = lines.lines().next().unwrap().trim_end_matches(" http/1.1").to_owned();
-                let (status, text) = answer(&first, &lines, &String::from_utf8(body).unwrap());
-                let head =
-                    format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
-                stream.get_mut().write_all(format!("{head}{text}").as_bytes()).unwrap();
-            }
-        });
-        address
-    }
+    use crate::lent::peer::{lookup, server};
 
     const JSON: &str = r#"{"Code": "Success", "AccessKeyId": "A", "SecretAccessKey": "B", "Token": "C",
         "Expiration": "2030-01-01T00:00:00Z"}"#;
 
-    fn lookup(pairs: &[(&str, &str)]) -> impl Fn(&str) -> Option<OsString> {
-        let pairs: Vec<(String, OsString)> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect();
-        move |name| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
-    }
-
-    fn expected() -> Lent {
+    fn expected() -> Lent<Credentials> {
         let credentials = Credentials { id: "A".into(), secret: "B".into(), session: Some("C".into()) };
         (credentials, time("2030-01-01T00:00:00Z"))
     }

@@ -2,18 +2,22 @@
 
 use crate::client::{Answer, Client, failure};
 use crate::credentials::Chain;
+use crate::pages::{MAX_PAGE, Page, Shape, all, unreadable};
 use crate::sign::{Unsigned, escape, query, sign};
 use crate::{Patience, variable};
 use knapsack_bundle::cache::{Object, Store, StoreError};
-use quick_xml::Reader;
-use quick_xml::events::Event;
 use std::ffi::OsString;
 use std::time::SystemTime;
 use ureq::http::{Request, Uri};
 
-/// Longest page of a list that is read, and most objects that are listed.
-const MAX_PAGE: u64 = 8 << 20;
-const MAX_OBJECTS: usize = 1_000_000;
+/// `ListObjectsV2`.
+const LIST: Shape = Shape {
+    object: &["Contents"],
+    name: &["Key"],
+    size: &["Size"],
+    modified: &["LastModified"],
+    next: &["NextContinuationToken"],
+};
 
 #[derive(Debug)]
 pub(crate) struct S3 {
@@ -28,6 +32,17 @@ pub(crate) struct S3 {
     prefix: String,
 }
 
+/// The two parts of an address; the prefix is empty or has `/` at its end.
+pub(crate) fn bucket_and_prefix(scheme: &str, rest: &str) -> Result<(String, String), StoreError> {
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let is_name = !bucket.is_empty() && bucket.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    if !is_name || prefix.contains(['?', '#']) {
+        return Err(StoreError::new(format!("it is not an address of a bucket: {scheme}://bucket/prefix")));
+    }
+    let prefix = prefix.trim_matches('/');
+    Ok((bucket.to_owned(), if prefix.is_empty() { String::new() } else { format!("{prefix}/") }))
+}
+
 impl S3 {
     pub(crate) fn open(
         scheme: &str,
@@ -35,12 +50,7 @@ impl S3 {
         lookup: &dyn Fn(&str) -> Option<OsString>,
         patience: Patience,
     ) -> Result<Self, StoreError> {
-        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let is_name = !bucket.is_empty() && bucket.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-        if !is_name || prefix.contains(['?', '#']) {
-            return Err(StoreError::new(format!("it is not an address of a bucket: {scheme}://bucket/prefix")));
-        }
-        let prefix = prefix.trim_matches('/');
+        let (bucket, prefix) = bucket_and_prefix(scheme, rest)?;
         let get = |name: &str| variable(lookup, name);
         let region = get("AWS_REGION").or_else(|| get("AWS_DEFAULT_REGION"));
         let region = region.unwrap_or_else(|| if scheme == "gs" { "auto" } else { "us-east-1" }.to_owned());
@@ -62,8 +72,8 @@ impl S3 {
             endpoint,
             host,
             region,
-            bucket: bucket.to_owned(),
-            prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
+            bucket,
+            prefix,
         })
     }
 
@@ -151,87 +161,20 @@ impl Store for S3 {
 
     fn list(&self, prefix: &str) -> Result<Vec<Object>, StoreError> {
         let (path, prefix) = (format!("/{}", escape(&self.bucket, false)), format!("{}{prefix}", self.prefix));
-        let (mut objects, mut token) = (Vec::new(), None::<String>);
-        loop {
+        all(&self.prefix, &mut |token| {
             let mut pairs = vec![("list-type", "2"), ("prefix", &*prefix)];
-            pairs.extend(token.as_deref().map(|token| ("continuation-token", token)));
+            pairs.extend(token.map(|token| ("continuation-token", token)));
             let answer = self.send("GET", &path, &pairs, None, b"", MAX_PAGE)?;
-            if answer.status != 200 {
-                return Err(failure(&self.place(""), &answer, false));
+            match answer.status {
+                200 => Page::of_xml(&answer.body, &LIST).ok_or_else(unreadable),
+                _ => Err(failure(&self.place(""), &answer, false)),
             }
-            let page = Page::read(&answer.body).ok_or_else(|| StoreError::new("its list of objects cannot be read"))?;
-            let is_empty = page.objects.is_empty();
-            let own = page.objects.into_iter().filter_map(|object| {
-                let name = object.name.strip_prefix(&self.prefix)?.to_owned();
-                Some(Object { name, ..object })
-            });
-            objects.extend(own);
-            if objects.len() > MAX_OBJECTS
-                || (is_empty && page.next.is_some())
-                || (page.next.is_some() && page.next == token)
-            {
-                return Err(StoreError::new("its list of objects does not end"));
-            }
-            token = match page.next {
-                Some(next) => Some(next),
-                None => return Ok(objects),
-            };
-        }
+        })
     }
 }
 
 fn is_no_bucket(answer: &Answer) -> bool {
     String::from_utf8_lossy(&answer.body).contains("NoSuchBucket")
-}
-
-/// A page of `ListObjectsV2`.
-#[derive(Debug, Default)]
-struct Page {
-    objects: Vec<Object>,
-    next: Option<String>,
-}
-
-impl Page {
-    fn read(text: &[u8]) -> Option<Self> {
-        let mut reader = Reader::from_str(std::str::from_utf8(text).ok()?);
-        let (mut page, mut path, mut text) = (Self::default(), Vec::<String>::new(), String::new());
-        loop {
-            match reader.read_event().ok()? {
-                Event::Start(tag) => {
-                    path.push(tag.local_name().into_inner().to_owned());
-                    text.clear();
-                    if path.len() == 2 && path[1] == "Contents" {
-                        page.objects.push(Object { name: String::new(), size: 0, modified: None });
-                    }
-                }
-                Event::Text(piece) => text.push_str(&piece.xml10_content()),
-                Event::GeneralRef(name) => text.push(match &*name {
-                    "amp" => '&',
-                    "lt" => '<',
-                    "gt" => '>',
-                    "quot" => '"',
-                    "apos" => '\'',
-                    _ => name.resolve_char_ref().ok()??,
-                }),
-                Event::End(_) => {
-                    let names: Vec<&str> = path.iter().map(String::as_str).collect();
-                    match (names.as_slice(), page.objects.last_mut()) {
-                        ([_, "Contents", "Key"], Some(object)) => object.name = std::mem::take(&mut text),
-                        ([_, "Contents", "Size"], Some(object)) => object.size = text.trim().parse().ok()?,
-                        ([_, "Contents", "LastModified"], Some(object)) => {
-                            let time = chrono::DateTime::parse_from_rfc3339(text.trim()).ok();
-                            object.modified = time.map(SystemTime::from);
-                        }
-                        ([_, "NextContinuationToken"], _) => page.next = Some(std::mem::take(&mut text)),
-                        _ => {}
-                    }
-                    path.pop()?;
-                }
-                Event::Eof => return path.is_empty().then_some(page),
-                _ => {}
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -244,13 +187,13 @@ mod tests {
             <IsTruncated>true</IsTruncated><NextContinuationToken>a&amp;b=</NextContinuationToken>
             <Contents><Key>p/x</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>7</Size></Contents>
             <Contents><Key>p/y</Key><Size>8</Size><Owner><ID>Key</ID></Owner></Contents></ListBucketResult>"#;
-        let page = Page::read(text.as_bytes()).unwrap();
+        let page = Page::of_xml(text.as_bytes(), &LIST).unwrap();
         assert_eq!(page.next.as_deref(), Some("a&b="));
         let names: Vec<_> = page.objects.iter().map(|object| (object.name.as_str(), object.size)).collect();
         assert_eq!(names, [("p/x", 7), ("p/y", 8)]);
         assert!(page.objects[0].modified.is_some() && page.objects[1].modified.is_none());
         for nonsense in ["<a>", "<a></b>", "<r><Contents><Size>-1</Size></Contents></r>", "</a>"] {
-            assert!(Page::read(nonsense.as_bytes()).is_none(), "{nonsense}");
+            assert!(Page::of_xml(nonsense.as_bytes(), &LIST).is_none(), "{nonsense}");
         }
     }
 

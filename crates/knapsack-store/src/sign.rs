@@ -2,6 +2,7 @@
 //! <https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>.
 
 use crate::credentials::Credentials;
+use ring::hmac;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 
@@ -46,7 +47,7 @@ pub(crate) fn sign(
     let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex::encode(Sha256::digest(canonical)));
     let key = [day, region, "s3", "aws4_request"]
         .iter()
-        .fold(format!("AWS4{}", credentials.secret).into_bytes(), |key, part| hmac(&key, part.as_bytes()).to_vec());
+        .fold(format!("AWS4{}", credentials.secret).into_bytes(), |key, part| hmac(&key, part.as_bytes()));
     let signature = hex::encode(hmac(&key, text.as_bytes()));
     let id = &credentials.id;
     let authorization = format!("AWS4-HMAC-SHA256 Credential={id}/{scope},SignedHeaders={names},Signature={signature}");
@@ -76,16 +77,8 @@ pub(crate) fn escape(text: &str, is_path: bool) -> String {
     })
 }
 
-/// RFC 2104 over SHA-256.
-fn hmac(key: &[u8], text: &[u8]) -> [u8; 32] {
-    let mut block = [0u8; 64];
-    match key.len() {
-        0..=64 => block[..key.len()].copy_from_slice(key),
-        _ => block[..32].copy_from_slice(&Sha256::digest(key)),
-    }
-    let padded = |pad: u8| block.map(|byte| byte ^ pad);
-    let inner = Sha256::new().chain_update(padded(0x36)).chain_update(text).finalize();
-    Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().into()
+fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Any server that answers GET, HEAD, PUT and DELETE below an address.
 
 use crate::client::{Answer, Client, failure, shown};
+use crate::lent::is_loopback;
 use crate::sign::escape;
 use crate::{Patience, variable};
 use knapsack_bundle::cache::{Object, Store, StoreError};
@@ -12,10 +13,9 @@ pub(crate) struct Web {
     client: Client,
     /// Without `/` at the end.
     base: String,
-    /// Sent with every request, as Azure's signatures are.
+    /// Sent with every request, as signatures are.
     query: Option<String>,
     token: Option<String>,
-    is_azure: bool,
     /// For messages: no query.
     place: String,
 }
@@ -48,7 +48,6 @@ impl Web {
             client: Client::new(&base, patience),
             query: uri.query().map(str::to_owned),
             token,
-            is_azure: authority.host().ends_with(".blob.core.windows.net"),
             place: shown(&uri),
             base,
         })
@@ -65,9 +64,6 @@ impl Web {
             if only_new {
                 request = request.header(header::IF_NONE_MATCH, "*");
             }
-            if self.is_azure && method == "PUT" {
-                request = request.header("x-ms-blob-type", "BlockBlob");
-            }
             request.body(body.to_vec()).map_err(|_| StoreError::new("a name or the token cannot be sent"))
         };
         self.client.send(limit, &request)
@@ -76,11 +72,6 @@ impl Web {
     fn failure(&self, name: &str, answer: &Answer, is_write: bool) -> StoreError {
         failure(&format!("{}/{name}", self.place.trim_end_matches('/')), answer, is_write)
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let host = host.trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 impl Store for Web {

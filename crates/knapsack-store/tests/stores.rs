@@ -272,3 +272,56 @@ fn eight_processes_at_once_make_it_once() {
     assert_eq!(made, 1, "{outcomes:#?}");
     assert!(outcomes.iter().all(|outcome| outcome.ends_with(" []")), "{outcomes:#?}");
 }
+
+/// The emulator of a Python package, which knows no conditions.
+#[test]
+fn an_emulator_of_googles_is_a_store() {
+    let Some(python) = knapsack_testkit::python_that_has("gcp_storage_emulator", "KNAPSACK_REQUIRE_STORES") else {
+        return;
+    };
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = Command::new(python)
+        .args(["-m", "gcp_storage_emulator", "start", "--in-memory", "--default-bucket", "team", "--quiet"])
+        .args(["--host", "127.0.0.1", "--port", &port.to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() && start.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let open = |address: &str| {
+        let lookup = |name: &str| (name == "STORAGE_EMULATOR_HOST").then(|| format!("127.0.0.1:{port}").into());
+        let patience = Patience { answer: Duration::from_secs(20), whole: Duration::from_secs(60), ..patience() };
+        knapsack_store::open(address, &lookup, patience).unwrap()
+    };
+    let outcome = std::panic::catch_unwind(|| {
+        let store = open("gs://team/some folder/caf\u{e9}");
+        assert_eq!(store.get("a/b", 10).unwrap(), None);
+        assert_eq!(store.size("a/b").unwrap(), None);
+        assert!(store.put("a/b", b"one", true).unwrap());
+        assert_eq!(store.get("a/b", 10).unwrap().unwrap(), b"one");
+        assert_eq!(store.get("a/b", 1).unwrap().unwrap().len(), 2, "one byte more tells that it is longer");
+        assert_eq!(store.size("a/b").unwrap(), Some(3));
+        for number in 0..3 {
+            store.put(&format!("many & more/{number}"), &[b'x'; 7], false).unwrap();
+        }
+        let listed = store.list("many & more/").unwrap();
+        let mut names: Vec<_> = listed.iter().map(|object| (object.name.as_str(), object.size)).collect();
+        names.sort_unstable();
+        assert_eq!(names, [("many & more/0", 7), ("many & more/1", 7), ("many & more/2", 7)]);
+        assert!(listed[0].modified.unwrap().elapsed().unwrap() < Duration::from_secs(600));
+        store.delete("a/b").unwrap();
+        store.delete("a/b").unwrap();
+        assert_eq!(store.size("a/b").unwrap(), None);
+        let folders = tempfile::tempdir().unwrap();
+        let first = package(open("gs://team/shared"), &folders.path().join("first"));
+        assert_eq!(first, (Reason::First, vec![]));
+        let (second, warnings) = package(open("gs://team/shared"), &folders.path().join("second"));
+        assert!(second != Reason::First && warnings.is_empty(), "{second}: {warnings:?}");
+    });
+    let _ = server.kill();
+    let _ = server.wait();
+    outcome.unwrap();
+}

@@ -14,5 +14,5 @@ pub use fixtures::{
     CATALOGUE, FixtureModel, GENERATED, GeneratedModel, ReferenceSequence, catalogue, fixture, fixtures, mlc_fixture,
     reference_logits, tiny_assistant,
 };
-pub use python::python;
+pub use python::{python, python_that_has};
 pub use tokenizers::real_tokenizers;

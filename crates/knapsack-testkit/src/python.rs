@@ -8,6 +8,14 @@ use std::process::Command;
 /// # Panics
 /// When there is none and `KNAPSACK_REQUIRE_PYTHON=1`, as in CI.
 pub fn python(module: &str) -> Option<PathBuf> {
+    python_that_has(module, "KNAPSACK_REQUIRE_PYTHON")
+}
+
+/// The same for modules that another variable requires.
+///
+/// # Panics
+/// When there is none and that variable is 1.
+pub fn python_that_has(module: &str, required_by: &str) -> Option<PathBuf> {
     let python = std::env::var_os("KNAPSACK_TEST_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
     let outcome = Command::new(&python).args(["-c", &format!("import {module}")]).output();
     let problem = match outcome {
@@ -16,8 +24,8 @@ pub fn python(module: &str) -> Option<PathBuf> {
         Err(error) => error.to_string(),
     };
     let problem = format!("{} cannot import {module}: {problem}", python.display());
-    let required = std::env::var_os("KNAPSACK_REQUIRE_PYTHON").is_some_and(|value| value == "1");
-    assert!(!required, "KNAPSACK_REQUIRE_PYTHON=1, but {problem}");
+    let required = std::env::var_os(required_by).is_some_and(|value| value == "1");
+    assert!(!required, "{required_by}=1, but {problem}");
     // Not by `eprintln!`, which the test harness holds back.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {problem}; set KNAPSACK_TEST_PYTHON to one that can");
     None
