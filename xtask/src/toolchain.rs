@@ -157,6 +157,23 @@ impl Toolchain {
         }
         Ok(())
     }
+
+    /// A folder with those objects of a standard library that cargo does not build, if it builds the library.
+    pub(crate) fn objects(&self, root: &Path, names: &[&str]) -> Result<Option<PathBuf>> {
+        let Some(toolchain) = &self.from_source else { return Ok(None) };
+        let folder = target(root).join(&self.target).join("objects");
+        std::fs::create_dir_all(&folder)?;
+        for name in names {
+            let source = toolchain.join("lib/rustlib/src/rust/library/rtstartup").join(format!("{name}.rs"));
+            let mut rustc = Command::new(toolchain.join("bin/rustc"));
+            rustc
+                .args(["--emit=obj", "--target", &self.target, "-o"])
+                .arg(folder.join(format!("{name}.o")))
+                .arg(source);
+            output(rustc.env("RUSTC_BOOTSTRAP", "1").env_remove("LD_LIBRARY_PATH"))?;
+        }
+        Ok(Some(folder))
+    }
 }
 
 /// A copy of the toolchain, by hard links, that has the source where cargo looks for it.

@@ -1,7 +1,7 @@
 //! The command line for Windows, on any machine: cross-built with MinGW-w64 and run under wine, its tests too. Wine is not Windows: what
 //! is shown is that nothing depends on Unix, not what an antivirus or a file system of Windows adds.
 
-use crate::toolchain::{Unavailable, output, run, target, tool};
+use crate::toolchain::{STD, Toolchain, output, run, target, tool};
 use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,31 +11,58 @@ use std::time::Duration;
 const TARGET: &str = "x86_64-pc-windows-gnu";
 
 /// Tests of the command line.
-const TESTS: [&str; 3] = ["desks", "cli_manifest", "package"];
-/// What is tried is not speed: compiling takes longest.
-const FAST_TO_BUILD: [&str; 2] =
-    [r#"profile.dev.package."*".opt-level=0"#, "profile.dev.package.knapsack-device.opt-level=1"];
+const TESTS: [&str; 5] = ["desks", "cli_manifest", "package", "first_use", "running"];
+/// What is tried is not speed: compiling takes longest, and nobody debugs it.
+const FAST_TO_BUILD: [&str; 5] = [
+    "profile.dev.opt-level=0",
+    "profile.dev.debug=false",
+    r#"profile.dev.package."*".opt-level=0"#,
+    "profile.dev.package.knapsack-device.opt-level=1",
+    "profile.dev.package.sha2.opt-level=1",
+];
 
 /// Builds and runs.
-///
-/// # Errors
-/// [`Unavailable`] where the toolchain has no standard library for Windows: it cannot be built from source without files that only
-/// rustup has.
 pub(crate) fn check(root: &Path) -> Result<()> {
-    let libraries = output(Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]))?;
-    if !Path::new(libraries.trim()).is_dir() {
-        return Err(Unavailable(format!("no standard library for Windows: rustup target add {TARGET}")).into());
-    }
     let wine = Wine::new(root)?;
-    let program = build(root, &wine)?;
-    first_command(root, &wine, &program)?;
-    interrupt(&wine, &program)?;
-    let mut tests = cargo(root, &wine, "test");
+    let windows = Windows { toolchain: Toolchain::of(root, TARGET)?, wine };
+    let program = windows.build(root)?;
+    let wine = &windows.wine;
+    first_command(root, wine, &program)?;
+    interrupt(wine, &program)?;
+    let mut tests = windows.cargo(root, "test")?;
     tests.args(["--package", "knapsack"]);
     for test in TESTS {
         tests.args(["--test", test]);
     }
     run(&mut tests)
+}
+
+/// What builds for Windows and what runs it.
+struct Windows {
+    toolchain: Toolchain,
+    wine: Wine,
+}
+
+impl Windows {
+    fn cargo(&self, root: &Path, verb: &str) -> Result<Command> {
+        let mut command = self.toolchain.cargo(root, verb, &format!("{STD},test"))?;
+        for setting in FAST_TO_BUILD {
+            command.args(["--config", setting]);
+        }
+        let name = TARGET.to_uppercase().replace('-', "_");
+        command.env(format!("CARGO_TARGET_{name}_LINKER"), &self.wine.gcc);
+        command.env(format!("CARGO_TARGET_{name}_RUNNER"), &self.wine.program);
+        if let Some(objects) = self.toolchain.objects(root, &["rsbegin", "rsend"])? {
+            command.env(format!("CARGO_TARGET_{name}_RUSTFLAGS"), format!("-Lnative={}", objects.display()));
+        }
+        self.wine.enter(&mut command);
+        Ok(command)
+    }
+
+    fn build(&self, root: &Path) -> Result<PathBuf> {
+        run(self.cargo(root, "build")?.args(["--package", "knapsack"]))?;
+        Ok(target(root).join(TARGET).join("debug/knapsack.exe"))
+    }
 }
 
 /// A wine of this project's own, with the tests' temporary files where the tests' other files are.
@@ -77,25 +104,6 @@ impl Wine {
 /// Wine shows the root of the file system as drive Z.
 fn windows_path(path: &Path) -> String {
     format!("Z:{}", path.display()).replace('/', "\\")
-}
-
-fn cargo(root: &Path, wine: &Wine, verb: &str) -> Command {
-    let mut command = Command::new("cargo");
-    command.args([verb, "--locked", "--target", TARGET]).current_dir(root);
-    for setting in FAST_TO_BUILD {
-        command.args(["--config", setting]);
-    }
-    command.env("CARGO_TARGET_DIR", target(root)).env_remove("CARGO_RESOLVER_FEATURE_UNIFICATION");
-    let name = TARGET.to_uppercase().replace('-', "_");
-    command.env(format!("CARGO_TARGET_{name}_LINKER"), &wine.gcc);
-    command.env(format!("CARGO_TARGET_{name}_RUNNER"), &wine.program);
-    wine.enter(&mut command);
-    command
-}
-
-fn build(root: &Path, wine: &Wine) -> Result<PathBuf> {
-    run(cargo(root, wine, "build").args(["--package", "knapsack"]))?;
-    Ok(target(root).join(TARGET).join("debug/knapsack.exe"))
 }
 
 /// The README's first command, and the answer.
