@@ -8,7 +8,7 @@
 //! * [`Delivery`]: how weights get onto a device ([`delivery`]).
 //! * [`ModelLibrary`]: one compiled model, as data ([`library`], [`plan`]); validated as a whole before anything executes it;
 //!   module `container` (a feature) finds it in the files that carry it.
-//! * How files of models are read, whoever wrote them ([`json`], [`encoding`]).
+//! * How files of models are read, whoever wrote them ([`json`], [`encoding`]), and how files get their place ([`files`]).
 //! * [`ModelTable`]: all libraries of a package behind one symbol ([`table`]).
 //! * [`TokenTables`]: a tokenizer that is mapped instead of built ([`token_tables`]).
 //!
@@ -23,6 +23,7 @@ pub mod conv_template;
 pub mod delivery;
 pub mod device;
 pub mod encoding;
+pub mod files;
 pub mod json;
 pub mod library;
 pub mod names;

@@ -1,8 +1,12 @@
 //! Small file operations that the standard library leaves to its users.
 
+pub(crate) use knapsack_artifact::files::{sync_file, sync_folder};
+
+use knapsack_artifact::files::{patiently, rename};
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, mpsc};
 
 /// How bundled files get into the package.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,9 +69,9 @@ pub(crate) fn make_read_only(path: &Path) -> io::Result<()> {
 /// first; that depends on its file system.
 pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
-        Err(error) if cfg!(windows) && error.kind() == io::ErrorKind::PermissionDenied => {
+        Err(error) if cfg!(windows) && error.kind() != io::ErrorKind::NotFound => {
             make_all_ordinary(path)?;
-            fs::remove_dir_all(path)
+            patiently(|| fs::remove_dir_all(path))
         }
         result => result,
     }
@@ -129,15 +133,32 @@ pub(crate) fn is_same_device(source: &Path, metadata: &fs::Metadata) -> bool {
     }
 }
 
-/// Waits until a file is on the disk, not only on its way there: what is renamed into place must not turn out empty after a loss
-/// of power.
-pub(crate) fn sync_file(path: &Path) -> io::Result<()> {
-    fs::File::options().read(true).write(cfg!(windows)).open(path)?.sync_all()
-}
+/// Files that wait for the disk at the same time: a file system takes several into one transaction.
+const SYNCERS: usize = 4;
 
-/// The same for the names in a folder. Only Unix can wait for that; elsewhere the file system's journal has to do.
-pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
-    if cfg!(unix) { sync_file(path) } else { Ok(()) }
+/// Does what writes files and tells of each that is written; they go to the disk meanwhile, and are there when it is over.
+pub(crate) fn syncing<T, E: Send>(
+    failed: &(dyn Fn(&Path, io::Error) -> E + Sync),
+    work: impl FnOnce(&dyn Fn(PathBuf)) -> Result<T, E>,
+) -> Result<T, E> {
+    let (sender, receiver) = mpsc::channel::<PathBuf>();
+    let receiver = Mutex::new(receiver);
+    let next = || receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+    let sync = || -> Result<(), E> {
+        while let Some(path) = next() {
+            sync_file(&path).map_err(|error| failed(&path, error))?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..SYNCERS).map(|_| scope.spawn(sync)).collect();
+        let done = work(&|path| drop(sender.send(path)));
+        drop(sender);
+        let synced: Vec<_> = threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        let value = done?;
+        synced.into_iter().try_for_each(|outcome| outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))?;
+        Ok(value)
+    })
 }
 
 /// Writes beside and renames, so that readers see the old file or the new one.
@@ -146,8 +167,23 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    persist(file, path)
+}
+
+/// Gives a temporary file its name, in place of whatever has it.
+///
+/// # Errors
+/// The system refuses.
+pub fn persist(file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
+    let mut held = Some(file);
+    patiently(|| {
+        let file = held.take().ok_or(io::ErrorKind::NotFound)?;
+        let persisted = file.persist(path).map_err(|error| {
+            held = Some(error.file);
+            error.error
+        });
+        persisted.map(drop)
+    })
 }
 
 /// What a swap did with the folder that was there.
@@ -162,20 +198,20 @@ pub(crate) enum Swapped {
 /// exchange names; elsewhere through `aside`, and `recover` undoes a half-done one.
 pub(crate) fn swap(new: &Path, place: &Path, aside: &Path) -> io::Result<Swapped> {
     if place.symlink_metadata().is_err() {
-        fs::rename(new, place)?;
+        rename(new, place)?;
         return Ok(Swapped::Moved);
     }
     if !in_turn::forced() && exchange(new, place) {
         return Ok(Swapped::Exchanged);
     }
-    fs::rename(place, aside)?;
+    rename(place, aside)?;
     in_turn::renamed(1);
-    if let Err(error) = fs::rename(new, place) {
-        fs::rename(aside, place)?;
+    if let Err(error) = rename(new, place) {
+        rename(aside, place)?;
         return Err(error);
     }
     in_turn::renamed(2);
-    fs::rename(aside, new)?;
+    rename(aside, new)?;
     in_turn::renamed(3);
     Ok(Swapped::Exchanged)
 }

@@ -21,7 +21,7 @@ pub mod package;
 pub use cache::{Cache, CacheError};
 pub use digest::{Digests, FileDigests};
 pub use error::BundleError;
-pub use files::LinkMode;
+pub use files::{LinkMode, persist};
 pub use objects::Library;
 pub use package::{
     BILL_OF_MATERIALS, ContentHash, Entry, FileReport, PackageChanges, PackageContents, Provenance, Repository,

@@ -3,6 +3,7 @@
 //! The file is JSON with one line per file, in a fixed order, so that a diff shows what moved. `version` is breaking: another
 //! version is refused. `revision` is additive: a file of a later revision is read, what this version does not know is ignored.
 
+use knapsack_artifact::files;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Read as _;
@@ -219,11 +220,7 @@ impl Lockfile {
         let failed = |source| LockfileError::Io { action: "write", path: path.to_owned(), source };
         let name = path.file_name().unwrap_or(LOCKFILE_NAME.as_ref()).to_string_lossy();
         let beside = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-        let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, path));
-        if written.is_err() {
-            let _ = std::fs::remove_file(&beside);
-        }
-        written.map(|()| true).map_err(failed)
+        files::replace(path, &beside, text.as_bytes()).map(|()| true).map_err(failed)
     }
 
     fn sort(&mut self) {

@@ -117,11 +117,11 @@ fn a_file_that_is_shortened_while_it_is_in_use_is_an_error() {
     // Replaced or removed: what is mapped stays.
     let bytes = std::fs::read(&shard).unwrap();
     std::fs::write(folder.path().join("new"), &bytes[..7]).unwrap();
-    std::fs::rename(&shard, folder.path().join("old")).unwrap();
+    knapsack_artifact::files::rename(&shard, folder.path().join("old")).unwrap();
     running.forward(&[1, 2, 3], 3).unwrap();
-    std::fs::rename(folder.path().join("new"), &shard).unwrap();
+    knapsack_artifact::files::rename(folder.path().join("new"), &shard).unwrap();
     running.forward(&[1, 2, 3], 6).unwrap();
-    std::fs::rename(folder.path().join("old"), &shard).unwrap();
+    knapsack_artifact::files::rename(folder.path().join("old"), &shard).unwrap();
     std::fs::File::options().write(true).open(&shard).unwrap().set_len(4096).unwrap();
     let error = running.forward(&[1, 2, 3], 9).unwrap_err();
     assert!(error.to_string().contains("params_shard_0.bin was shortened"), "{error}");

@@ -586,10 +586,10 @@ fn a_load_that_fails_is_an_error_and_the_next_one_works() {
     }
     let models = Setup { bundle: &copy, on_event: Some(event), ..Setup::bundled() }.open().unwrap();
     let (shard, aside) = (copy.join(MODEL).join("params_shard_0.bin"), folder.path().join("aside"));
-    std::fs::rename(&shard, &aside).unwrap();
+    knapsack_artifact::files::rename(&shard, &aside).unwrap();
     let failure = models.load().unwrap_err();
     assert_eq!(failure.code, 13, "{failure:?}");
-    std::fs::rename(&aside, &shard).unwrap();
+    knapsack_artifact::files::rename(&aside, &shard).unwrap();
     assert!(models.ask(SUM).0.contains("85"));
     let events = EVENTS.lock().unwrap();
     let kinds: Vec<u32> = events.iter().map(|(kind, _)| *kind).filter(|kind| *kind != 0).collect();

@@ -461,7 +461,9 @@ fn odd_mlc_folders() {
     let chat = "mlc-chat-config.json";
     let plain = Odd::mlc().say();
     let accepted: &[(&str, Change)] = &[
-        ("an index of 2023", |odd| fs::rename(odd.path("tensor-cache.json"), odd.path("ndarray-cache.json")).unwrap()),
+        ("an index of 2023", |odd| {
+            knapsack_artifact::files::rename(odd.path("tensor-cache.json"), odd.path("ndarray-cache.json")).unwrap()
+        }),
         ("beside the checkpoint that it was made of", |odd| {
             for name in ["config.json", WEIGHTS] {
                 fs::copy(fixture("llama").join(name), odd.path(name)).unwrap();

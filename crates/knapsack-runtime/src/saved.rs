@@ -17,6 +17,7 @@
 //! counts: a file that is damaged, cut short or of another model leaves an empty session.
 
 use crate::session::Session;
+use knapsack_artifact::files::rename;
 use knapsack_artifact::plan::KvLayer;
 use knapsack_device::{CacheHalf, DeviceError, LoadedModel, StateCopy, kept_bytes};
 use sha2::{Digest, Sha256};
@@ -111,7 +112,7 @@ impl Session {
         let saved = File::create(&beside)
             .map_err(io)
             .and_then(|file| self.write_state(file).map_err(|error| error.of(path)))
-            .and_then(|()| fs::rename(&beside, path).map_err(io));
+            .and_then(|()| rename(&beside, path).map_err(io));
         if let Err(error) = &saved {
             let _ = fs::remove_file(&beside);
             if matches!(error, SavedError::Device(_)) {

@@ -10,6 +10,7 @@
 //!
 //! Where links are not possible (FAT, Windows without the privilege), the snapshot holds the file itself and there is no blob.
 
+use knapsack_artifact::files::{self, rename};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -77,7 +78,7 @@ impl HubCache {
         let path = self.repository(repository).join("refs").join(revision);
         create_parent(&path)?;
         let beside = beside(&self.repository(repository).join("ref"));
-        fs::write(&beside, commit).and_then(|()| fs::rename(&beside, &path)).map_err(Error::io("write", &path))
+        files::replace(&path, &beside, commit.as_bytes()).map_err(Error::io("write", &path))
     }
 
     /// Waits until no other process writes the blob. `waiting` is called about ten times a second meanwhile and may give up.
@@ -114,7 +115,7 @@ impl HubCache {
         let target: PathBuf = std::iter::repeat_n("..", depth).chain(["blobs", id]).collect();
         if self.links {
             let beside = beside(&pointer);
-            match symlink(&target, &beside).and_then(|()| fs::rename(&beside, &pointer)) {
+            match symlink(&target, &beside).and_then(|()| rename(&beside, &pointer)) {
                 Ok(()) => return Ok(pointer),
                 Err(error) if links_are_refused(&error) => {}
                 Err(error) => return Err(Error::io("link", &pointer)(error)),
@@ -122,8 +123,8 @@ impl HubCache {
         }
         let beside = beside(&blob);
         let moved = match fresh {
-            true => fs::rename(&blob, &pointer),
-            false => fs::copy(&blob, &beside).and_then(|_| fs::rename(&beside, &pointer)),
+            true => rename(&blob, &pointer),
+            false => fs::copy(&blob, &beside).and_then(|_| rename(&beside, &pointer)),
         };
         moved.map(|()| pointer.clone()).map_err(Error::io("write", &pointer))
     }

@@ -3,6 +3,7 @@
 //! A note holds for a file of the same size, modification time and (on Unix) inode, as in Git's index. A file that changed less
 //! than two seconds before it was hashed is not noted: its time could not tell a further change.
 
+use knapsack_artifact::files;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -102,9 +103,7 @@ impl Stamps {
         create_parent(&self.path)?;
         let beside = beside(&self.path);
         let text = serde_json::to_vec(&notes.0).unwrap_or_default();
-        fs::write(&beside, text)
-            .and_then(|()| fs::rename(&beside, &self.path))
-            .map_err(Error::io("write", &self.path))?;
+        files::replace(&self.path, &beside, &text).map_err(Error::io("write", &self.path))?;
         notes.1 = false;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! One file from the hub into the cache: resumed, hashed while it arrives, and renamed there only when it is right.
 
-use std::fs::{self, File};
+use knapsack_artifact::files::{self, rename};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -131,11 +132,10 @@ impl Transfers<'_> {
         }
         let path = self.cache.partial(&wanted.repository, wanted.key());
         let (found, etag) = Download { hub, wanted, number, etag: None }.run(&path)?;
-        let synced = File::options().read(true).write(cfg!(windows)).open(&path).and_then(|file| file.sync_all());
-        synced.map_err(Error::io("write", &path))?;
+        files::sync_file(&path).map_err(Error::io("write", &path))?;
         let id = blob_name(wanted, &found, etag.as_deref());
         let blob = self.cache.blob(&wanted.repository, &id);
-        fs::rename(&path, &blob).map_err(Error::io("write", &blob))?;
+        rename(&path, &blob).map_err(Error::io("write", &blob))?;
         let path = self.cache.link(&wanted.repository, &wanted.commit, &wanted.path, &id, true)?;
         self.stamps.note(&path, &found)?;
         Ok(Cached { path, found })

@@ -1,5 +1,6 @@
 //! When Knapsack last used a repository of the shared cache, and which lockfiles it has seen: what `cache list` tells.
 
+use knapsack_artifact::files;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,7 +61,7 @@ impl Usage {
         create_parent(&path)?;
         let beside = beside(&path);
         let text = serde_json::to_vec_pretty(&usage).unwrap_or_default();
-        fs::write(&beside, text).and_then(|()| fs::rename(&beside, &path)).map_err(Error::io("write", &path))
+        files::replace(&path, &beside, &text).map_err(Error::io("write", &path))
     }
 
     pub(crate) fn last_used(&self, repository: &RepoId) -> Option<SystemTime> {

@@ -1,7 +1,9 @@
 //! The folder that a conversion writes: made beside its place, moved there when it is complete.
 
 use crate::error::ConvertError;
+use knapsack_artifact::files::{rename, sync_folder};
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Marks a folder that is being written. It is locked for as long as its writer lives.
@@ -51,7 +53,8 @@ impl Output {
 
     pub(crate) fn write(&self, name: &str, content: &[u8]) -> Result<(), ConvertError> {
         let path = self.folder.join(name);
-        std::fs::write(&path, content).map_err(ConvertError::io("write", path))
+        let written = File::create(&path).and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
+        written.map_err(ConvertError::io("write", path))
     }
 
     /// Puts the folder in its place.
@@ -63,7 +66,12 @@ impl Output {
         }
         // An empty folder in the place is replaced.
         let _ = std::fs::remove_dir(&self.target);
-        std::fs::rename(&self.folder, &self.target).map_err(ConvertError::io("create", &self.target))?;
+        // Its files are on the disk.
+        let parent = self.target.parent().unwrap_or(&self.target);
+        sync_folder(&self.folder)
+            .and_then(|()| rename(&self.folder, &self.target))
+            .and_then(|()| sync_folder(parent))
+            .map_err(ConvertError::io("create", &self.target))?;
         self.folder = PathBuf::new();
         Ok(())
     }

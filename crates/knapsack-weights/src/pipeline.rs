@@ -59,6 +59,8 @@ struct State {
     waiting: Vec<usize>,
     /// Shards to be hashed.
     ready: Vec<usize>,
+    /// Shards that are on their way to the disk.
+    written: Vec<(usize, Arc<File>)>,
     /// Shards without a sum.
     unhashed: usize,
     sums: Vec<Option<String>>,
@@ -90,6 +92,7 @@ pub(crate) fn run(
         files: vec![None; shards],
         waiting: layout.blocks_of_shard.clone(),
         ready: Vec::new(),
+        written: Vec::new(),
         unhashed: shards,
         sums: vec![None; shards],
         unusual: BTreeMap::new(),
@@ -114,6 +117,7 @@ pub(crate) fn run(
         for _ in 1..threads {
             scope.spawn(|| work.thread());
         }
+        scope.spawn(|| work.sync());
         work.thread();
     });
     let state = work.state.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -199,7 +203,8 @@ impl Work<'_> {
             for shard in shards {
                 state.waiting[shard] -= 1;
                 if state.waiting[shard] == 0 {
-                    state.files[shard] = None;
+                    let file = state.files[shard].take();
+                    state.written.extend(file.map(|file| (shard, file)));
                     state.ready.push(shard);
                     self.changed.notify_all();
                 }
@@ -209,6 +214,25 @@ impl Work<'_> {
         let done = self.done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         (self.progress)(ConvertProgress { done, total: self.layout.source_bytes });
         ready
+    }
+
+    /// Waits for the disk while the others convert and hash: what is renamed into place must be there, and then costs no time of its own.
+    fn sync(&self) {
+        loop {
+            let mut state = self.lock();
+            while state.written.is_empty() && state.unhashed > 0 && state.error.is_none() {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.error.is_some() {
+                return;
+            }
+            let Some((shard, file)) = state.written.pop() else { return };
+            drop(state);
+            if let Err(error) = file.sync_all() {
+                self.lock().error.get_or_insert(self.write_error(shard, error));
+                self.changed.notify_all();
+            }
+        }
     }
 
     /// Hashes shards that are ready, `most` of them.

@@ -33,8 +33,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Ok(old) = fs::metadata(&place) {
         file.as_file().set_permissions(old.permissions()).with_context(shown)?;
     }
-    file.persist(&place).map_err(|error| error.error).with_context(shown)?;
-    Ok(())
+    knapsack_bundle::persist(file, &place).with_context(shown)
 }
 
 /// Temporary files with the permissions of any other file, not for their owner alone.

@@ -353,7 +353,7 @@ fn an_apk_that_android_tools_made_of_the_aar() {
     ];
     tool("aapt2", &sandbox, &link);
     // As Gradle merges the folder jni of a library.
-    fs::rename(sandbox.path("aar/jni"), sandbox.path("lib")).unwrap();
+    knapsack_artifact::files::rename(sandbox.path("aar/jni"), sandbox.path("lib")).unwrap();
     for abi in Abi::ALL {
         let from = sandbox.path("lib").join(abi.name);
         fs::copy(from.join("libmodel_android.so"), from.join("libknapsack.so")).unwrap();

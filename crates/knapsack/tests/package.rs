@@ -269,3 +269,27 @@ fn compiling_needs_the_configuration_only() {
         assert!(fs::metadata(sandbox.path(device)).unwrap().len() > 10_000);
     }
 }
+
+/// A disk that is full, or whatever else ends a write: here a limit of the size of files.
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_be_written_is_named_and_nothing_is_left_of_it() {
+    let sandbox = Sandbox::new();
+    write_manifest(&sandbox, &json!({ "device": "iphone", "model_list": [entry(&tiny_assistant(), "tiny")] }));
+    let limited = || {
+        let program = sandbox.knapsack();
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "trap '' XFSZ; ulimit -f 1500; exec \"$0\" package"]).arg(program.get_program());
+        shell.current_dir(sandbox.folder.path()).env_clear();
+        shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        support::outcome(&mut shell).expect(1)
+    };
+    let converting = limited().stderr;
+    assert!(converting.contains("converted-v1") && converting.contains(".bin"), "{converting}");
+    assert!(!sandbox.names().iter().any(|name| name.contains("dist")), "{:?}", sandbox.names());
+    package(&sandbox, &[]);
+    fs::remove_dir_all(sandbox.path("dist")).unwrap();
+    let copying = limited().stderr;
+    assert!(copying.contains("dist") && copying.contains(".bin`"), "{copying}");
+    assert!(!sandbox.names().iter().any(|name| name.contains("dist")), "{:?}", sandbox.names());
+}

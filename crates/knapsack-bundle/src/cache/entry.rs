@@ -5,6 +5,7 @@ use super::record::{CONTENT, EntryRecord};
 use super::shared::{Obtained, Shared};
 use super::{Bucket, Cache, CacheError};
 use crate::files;
+use knapsack_artifact::files::rename;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -136,7 +137,7 @@ impl Cache {
             return Err(error);
         }
         remove_folder(&place)?;
-        fs::rename(&staging, &place).map_err(CacheError::io("rename", &staging))?;
+        rename(&staging, &place).map_err(CacheError::io("rename", &staging))?;
         if let (Some(shared), Some(_)) = (&self.shared, &claim) {
             shared.offer(bucket, &place);
         }
@@ -176,7 +177,7 @@ impl Cache {
         EntryRecord::seal(inputs, staging)?;
         let place = self.bucket(bucket).join(&inputs.key().0);
         remove_folder(&place)?;
-        fs::rename(staging, &place).map_err(CacheError::io("rename", staging))
+        rename(staging, &place).map_err(CacheError::io("rename", staging))
     }
 
     fn create(&self) -> Result<(), CacheError> {

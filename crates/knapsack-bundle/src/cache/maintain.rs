@@ -4,6 +4,7 @@ use super::record::EntryRecord;
 use super::{Bucket, Cache, CacheError, Inputs, Key};
 use crate::digest::{FileDigests, Wanted};
 use crate::files;
+use knapsack_artifact::files::rename;
 use std::fs::{self, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -127,7 +128,7 @@ impl Cache {
         // Renamed first: a half-removed entry must not look like one.
         let gone = self.root.join(summary.bucket.folder()).join(format!(".tmp-{}", summary.key));
         let _ = files::remove_folder(&gone);
-        fs::rename(&summary.path, &gone).map_err(CacheError::io("remove", &summary.path))?;
+        rename(&summary.path, &gone).map_err(CacheError::io("remove", &summary.path))?;
         files::remove_folder(&gone).map_err(CacheError::io("remove", &gone))?;
         Ok(true)
     }

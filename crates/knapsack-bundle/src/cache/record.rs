@@ -91,8 +91,9 @@ impl EntryRecord {
         let path = staging.join(RECORD);
         fs::write(&path, text).map_err(CacheError::io("write", &path))?;
         // An entry that is found whole by its sizes must be whole after a loss of power too.
+        let failed = |path: &Path, error| CacheError::io("write", path)(error);
+        files::syncing(&failed, |written| Ok(paths.iter().chain([&path]).cloned().for_each(written)))?;
         for path in paths.iter().chain([&path]) {
-            files::sync_file(path).map_err(CacheError::io("write", path))?;
             files::make_read_only(path).map_err(CacheError::io("protect", path))?;
         }
         files::sync_folder(&content)

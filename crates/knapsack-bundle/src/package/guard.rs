@@ -5,6 +5,7 @@ use super::{PackageContents, WeightSupply, WriteOptions};
 use crate::digest::sha256;
 use crate::error::BundleError;
 use crate::files;
+use knapsack_artifact::files::rename;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Component, Path, PathBuf};
@@ -184,7 +185,7 @@ fn clear_leftovers(target: &Target) -> Result<(), BundleError> {
         }
         // Killed between the two renames of a swap: the old package is the only one.
         if leftover == target.aside() && !target.path.exists() {
-            fs::rename(&leftover, &target.path).map_err(BundleError::io("move", &leftover))?;
+            rename(&leftover, &target.path).map_err(BundleError::io("move", &leftover))?;
             continue;
         }
         // Staging writes its record first: a folder without one holds nothing, or half a record.
@@ -217,7 +218,7 @@ pub(super) fn retire(
         } else if move_foreign {
             let to = package.join(&path);
             if to.symlink_metadata().is_err() && to.parent().is_some_and(|parent| fs::create_dir_all(parent).is_ok()) {
-                let _ = fs::rename(&from, &to);
+                let _ = rename(&from, &to);
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::objects::{self, Library};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What is to be done, as the report will tell it.
 pub(super) struct Decision {
@@ -127,8 +127,14 @@ pub(super) fn write(
     fs::create_dir_all(&target.parent).map_err(BundleError::io("create", &target.parent))?;
     let staging = target.staging();
     fs::create_dir(&staging).map_err(BundleError::io("create", &staging))?;
-    let filled = fill(package, outputs, target, &decision, options, &staging)
-        .and_then(|()| if options.sync { sync(outputs, &decision, &staging) } else { Ok(()) });
+    let fill = |written: &dyn Fn(PathBuf)| fill(package, outputs, target, &decision, options, &staging, written);
+    let filled = match options.sync {
+        true => {
+            let failed = |path: &Path, error| BundleError::io("write", path)(error);
+            files::syncing(&failed, fill).and_then(|()| sync_folders(outputs, &staging))
+        }
+        false => fill(&drop),
+    };
     let written = filled.and_then(|()| {
         files::swap(&staging, &target.path, &target.aside()).map_err(BundleError::io("replace", &target.path))
     });
@@ -152,14 +158,11 @@ pub(super) fn write(
     Ok(decision.report)
 }
 
-/// Waits until what was written, and the names of everything, are on the disk.
-fn sync(outputs: &[Output], decision: &Decision, staging: &Path) -> Result<(), BundleError> {
+/// Waits until the names of everything are on the disk.
+fn sync_folders(outputs: &[Output], staging: &Path) -> Result<(), BundleError> {
     let mut folders = BTreeSet::from([staging.to_path_buf()]);
     for output in outputs {
         let path = staging.join(&output.path);
-        if !decision.kept.contains(&output.path) {
-            files::sync_file(&path).map_err(BundleError::io("write", &path))?;
-        }
         let parents = path.ancestors().skip(1).take_while(|parent| *parent != staging);
         folders.extend(parents.map(Path::to_path_buf));
     }
@@ -170,6 +173,7 @@ fn sync(outputs: &[Output], decision: &Decision, staging: &Path) -> Result<(), B
     Ok(())
 }
 
+/// Writes everything, and tells of each file that is on no disk yet.
 fn fill(
     package: &PackageContents,
     outputs: &[Output],
@@ -177,6 +181,7 @@ fn fill(
     decision: &Decision,
     options: &WriteOptions<'_>,
     staging: &Path,
+    written: &dyn Fn(PathBuf),
 ) -> Result<(), BundleError> {
     let libraries: Vec<Library> = package.entries.iter().map(|entry| entry.library.clone()).collect();
     // The record, which is last in the list, is written first: it makes the folder ours from the start.
@@ -194,6 +199,7 @@ fn fill(
                 Some(first) => files::share(&first, &path).map_err(BundleError::io("write", &path))?,
                 None => write_one(output, &path, &libraries, options)?,
             }
+            written(path);
         }
     }
     Ok(())

@@ -401,7 +401,7 @@ fn a_half_done_swap_is_undone() {
     let bench = Bench::new(DeviceKind::ANDROID);
     bench.write().unwrap();
     let before = contents(&bench.dist());
-    fs::rename(bench.dist(), bench.root.path().join(".dist.old")).unwrap();
+    knapsack_artifact::files::rename(bench.dist(), bench.root.path().join(".dist.old")).unwrap();
     fs::create_dir_all(bench.root.path().join(".dist.tmp-1/.knapsack")).unwrap();
     fs::write(bench.root.path().join(".dist.tmp-1/.knapsack/package.json"), "{\"form").unwrap();
     // Not ours: a folder of a name that only looks so.
@@ -526,7 +526,7 @@ fn links_are_what_the_mode_says() {
     // Sources as in the Hugging Face cache: symbolic links to read-only files.
     let source = bench.root.path().join("models/one/params_shard_0.bin");
     let real = bench.root.path().join("models/blob");
-    fs::rename(&source, &real).unwrap();
+    knapsack_artifact::files::rename(&source, &real).unwrap();
     fs::set_permissions(&real, std::os::unix::fs::PermissionsExt::from_mode(0o444)).unwrap();
     std::os::unix::fs::symlink(&real, &source).unwrap();
 

@@ -3,6 +3,7 @@
 //! A file is a checksum of the rest, then the driver's binary. Drivers are not robust against damaged binaries, so nothing
 //! that fails the checksum reaches them. A cache that cannot be read or written only costs time.
 
+use knapsack_artifact::files::rename;
 use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,7 @@ pub(super) fn write(file: &Path, binary: &[u8]) {
             out.write_all(&Sha256::digest(binary))?;
             out.write_all(binary)
         })
-        .and_then(|()| std::fs::rename(&beside, file));
+        .and_then(|()| rename(&beside, file));
     if written.is_err() {
         let _ = std::fs::remove_file(&beside);
     }

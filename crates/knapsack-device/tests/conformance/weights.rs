@@ -39,6 +39,7 @@ pub(crate) fn suite(instance: &Instance<'_>) {
     let mut b = Builder::new(4, 8, 1);
     let (rows, _): (Rows, _) = b.input(16, 16);
     let sample = b.finish(rows);
-    std::fs::rename(sample.folder.path().join(FILE_NAME), sample.folder.path().join(OLD_FILE_NAME)).unwrap();
+    knapsack_artifact::files::rename(sample.folder.path().join(FILE_NAME), sample.folder.path().join(OLD_FILE_NAME))
+        .unwrap();
     assert!(instance.device.load((instance.prepare)(&sample.library), sample.folder.path()).is_ok());
 }

@@ -109,7 +109,7 @@ impl Compiler {
         objects.push(self.cached_runtime(&folder)?);
         let linked = work.path().join("kernels.so");
         run(Command::new(&self.clang).args(["-shared", "-o"]).arg(&linked).args(&objects).args(["-lstdc++", "-lm"]))?;
-        std::fs::rename(&linked, &object).map_err(|error| error.to_string())?;
+        knapsack_artifact::files::rename(&linked, &object).map_err(|error| error.to_string())?;
         Ok(object)
     }
 
@@ -125,7 +125,7 @@ impl Compiler {
             std::fs::write(&source, RUNTIME).map_err(text)?;
             let mut command = Command::new(&self.clang);
             run(command.args(["-std=c++17", "-O2", "-fPIC", "-c"]).arg(&source).arg("-o").arg(&built))?;
-            std::fs::rename(&built, &object).map_err(text)?;
+            knapsack_artifact::files::rename(&built, &object).map_err(text)?;
         }
         Ok(object)
     }

@@ -5,6 +5,7 @@ use super::fetch::{self, hash_file};
 use super::{DownloadError, RECORD, Store, address, file_url};
 use crate::cancel::CancelFlag;
 use knapsack_artifact::app_config::{AppFile, AppModel};
+use knapsack_artifact::files::rename;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -105,7 +106,7 @@ fn take(file: &AppFile, downloaded: &Path, partial: &Path) -> Result<(), Downloa
     for folder in [&target, &part].into_iter().filter_map(|path| path.parent()) {
         fs::create_dir_all(folder).map_err(io(folder))?;
     }
-    match fs::rename(downloaded, &part) {
+    match rename(downloaded, &part) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::CrossesDevices => {
             fs::copy(downloaded, &part).map_err(io(&part))?;
@@ -117,7 +118,7 @@ fn take(file: &AppFile, downloaded: &Path, partial: &Path) -> Result<(), Downloa
         fs::remove_file(&part).map_err(io(&part))?;
         return Err(DownloadError::WrongContent { url: downloaded.display().to_string(), problem });
     }
-    fs::rename(&part, &target).map_err(io(&target))
+    rename(&part, &target).map_err(io(&target))
 }
 
 /// What is wrong with a file.

@@ -7,6 +7,7 @@ use super::error::io;
 use super::{DownloadError, Pace, Transport, TransportError};
 use crate::cancel::CancelFlag;
 use knapsack_artifact::app_config::AppFile;
+use knapsack_artifact::files::rename;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -65,7 +66,7 @@ impl Fetch<'_> {
         for _ in 0..WRONG {
             let (bytes, sha256) = self.bytes(url, file, &part)?;
             if sha256 == file.sha256 {
-                return fs::rename(&part, &target).map_err(io(&target));
+                return rename(&part, &target).map_err(io(&target));
             }
             fs::remove_file(&part).map_err(io(&part))?;
             (self.count)(-(bytes as i64));

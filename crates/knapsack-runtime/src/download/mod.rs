@@ -30,6 +30,7 @@ use crate::text::bring_up_to_date;
 use error::io;
 use fetch::{Fetch, hash_file};
 use knapsack_artifact::app_config::{AppFile, AppModel, WeightsLocation};
+use knapsack_artifact::files::{rename, sync_file, sync_folder};
 use knapsack_artifact::token_tables;
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
@@ -185,7 +186,7 @@ impl Store {
             let _ = fs::remove_dir_all(&partial);
             fs::create_dir_all(self.root.join(PARTIAL)).map_err(io(&partial))?;
             let _lock = self.lock(&model.model_id, &CancelFlag::new())?;
-            fs::rename(&folder, &partial).map_err(io(&folder))?;
+            rename(&folder, &partial).map_err(io(&folder))?;
             for file in &bad {
                 let _ = fs::remove_file(partial.join(&file.path));
             }
@@ -299,13 +300,15 @@ impl Store {
         let record = partial.join(RECORD);
         fs::write(&record, encode(&model.files)).map_err(io(&record))?;
         make_tables(model, partial);
+        // The files are on the disk as they were fetched.
+        sync_file(&record).and_then(|()| sync_folder(partial)).map_err(io(partial))?;
         let folder = self.root.join(&model.model_id);
         let old = self.root.join(PARTIAL).join(format!("{}.old", model.model_id));
         let _ = fs::remove_dir_all(&old);
         if folder.exists() {
-            fs::rename(&folder, &old).map_err(io(&folder))?;
+            rename(&folder, &old).map_err(io(&folder))?;
         }
-        fs::rename(partial, &folder).map_err(io(partial))?;
+        rename(partial, &folder).and_then(|()| sync_folder(&self.root)).map_err(io(partial))?;
         let _ = fs::remove_dir_all(&old);
         Ok(folder)
     }

@@ -1,10 +1,11 @@
 //! Tokenizer tables of models that come without them, as from a hub: what one load makes, the next one maps.
 
 use super::tokenizer::MAX_FILE_BYTES;
+use knapsack_artifact::files;
 use knapsack_artifact::token_tables::{self, Source};
 use knapsack_device::{Folder, WeightFiles};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -62,13 +63,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let beside = folder.join(format!(".tokenizer-tables-{}-{count}", process::id()));
-    let write = || {
-        let mut file = File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    write().inspect_err(|_| drop(fs::remove_file(&beside)))
+    files::replace(path, &beside, bytes)
 }
 
 #[cfg(test)]

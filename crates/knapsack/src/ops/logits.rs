@@ -37,7 +37,7 @@ pub fn run(args: &LogitsArgs, reporter: &Reporter) -> anyhow::Result<()> {
     session.score(&args.tokens, &CancelFlag::new(), &mut sink).map_err(engine_error)?;
     written.and_then(|()| writer.flush()).with_context(context)?;
     drop(writer);
-    file.persist(&args.output).with_context(context)?;
+    knapsack_bundle::persist(file, &args.output).with_context(context)?;
     reporter.status("Wrote", format_args!("{} ({} x {columns} logits)", args.output.display(), args.tokens.len()));
     Ok(())
 }

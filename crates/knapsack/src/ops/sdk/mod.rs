@@ -9,6 +9,7 @@ use crate::cli::{SdkArgs, SdkBuildArgs, SdkCommand, SdkTarget};
 use crate::exit::wrong_input;
 use crate::report::Reporter;
 use anyhow::{Context, Result, bail};
+use knapsack_artifact::files::rename;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -130,11 +131,11 @@ fn replace_folder(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resu
     fill(&fresh)?;
     let shown = || format!("cannot replace {}", target.display());
     if target.exists() {
-        fs::rename(target, &old).with_context(shown)?;
+        rename(target, &old).with_context(shown)?;
     }
-    if let Err(error) = fs::rename(&fresh, target) {
+    if let Err(error) = rename(&fresh, target) {
         // As it was.
-        let _ = fs::rename(&old, target);
+        let _ = rename(&old, target);
         return Err(error).with_context(shown);
     }
     Ok(())
