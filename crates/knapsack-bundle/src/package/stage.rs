@@ -238,8 +238,10 @@ fn write_one(
         }
         Content::Copy(source, stamp) => {
             files::place(source, path, options.link_mode).map_err(|error| match error.kind() {
-                // The source is not to blame for a full disk.
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => BundleError::io("write", path)(error),
+                // The source is not to blame for a full disk, nor for what its files may not exceed.
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                    BundleError::io("write", path)(error)
+                }
                 _ => BundleError::io("copy", source)(error),
             })?;
             let now = fs::metadata(source).map_err(BundleError::io("read", source))?;
