@@ -37,8 +37,11 @@ impl World {
         let dist = sandbox.package(&manifest, |command| {
             command.env("HF_ENDPOINT", hub.url()).env("HF_HOME", sandbox.path("hf")).env("HF_TOKEN", "hf_right");
         });
-        std::fs::remove_dir_all(sandbox.path("cache")).unwrap();
-        std::fs::remove_dir_all(sandbox.path("hf")).unwrap();
+        // Not removed: its files are read-only, which some Windows file systems keep.
+        for folder in ["cache", "hf"] {
+            knapsack_artifact::files::rename(sandbox.path(folder), sandbox.path(&format!("{folder} of the packager")))
+                .unwrap();
+        }
         hub.take_log();
         World { sandbox, hub, dist }
     }
