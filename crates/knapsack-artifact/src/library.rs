@@ -148,6 +148,33 @@ pub struct Kernel {
     pub name: String,
     /// Threads of a work group in x, y, z.
     pub threads: [u32; 3],
+    /// Arguments that an OpenCL device gives as images where it builds the source so: buffers that are only read 16 bytes at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<u32>,
+}
+
+/// How kernels tile products of many tokens: a switch of their source, which a device sets by what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tiles {
+    /// In local memory.
+    #[default]
+    Local,
+    /// In the registers of each thread: for GPUs whose local memory is memory as any other.
+    Registers,
+    /// In local memory, multiplied by the matrices of simdgroups.
+    Matrices,
+}
+
+impl Tiles {
+    /// The value of the switch.
+    pub const fn switch(self) -> u32 {
+        match self {
+            Tiles::Local => 0,
+            Tiles::Registers => 1,
+            Tiles::Matrices => 2,
+        }
+    }
 }
 
 /// The GPU kernels of a library: one source that holds them all.
@@ -170,6 +197,9 @@ pub struct KernelModule {
 pub struct Metallib {
     /// `ios`, `ios-simulator` or `macabi`.
     pub platform: String,
+    /// How it was compiled.
+    #[serde(default)]
+    pub tiles: Tiles,
     /// What Apple's compiler wrote; hexadecimal in the payload.
     #[serde(with = "hex")]
     pub data: Vec<u8>,

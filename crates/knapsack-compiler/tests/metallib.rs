@@ -3,7 +3,7 @@
 
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::device::AppleSlice;
-use knapsack_artifact::library::Target;
+use knapsack_artifact::library::{Target, Tiles};
 use knapsack_compiler::codegen::emit;
 use knapsack_compiler::codegen::metallib::{MetalToolchain, MetallibError};
 use std::os::unix::fs::PermissionsExt;
@@ -43,17 +43,21 @@ fn every_slice_is_compiled_with_its_own_command_line() {
     let mut library = metal_library();
     toolchain.precompile(&mut library, &AppleSlice::ALL, folder.path()).unwrap();
     let module = library.kernels.as_ref().unwrap();
-    let built: Vec<_> = module.metallibs.iter().map(|lib| (lib.platform.as_str(), lib.data.as_slice())).collect();
-    assert_eq!(
-        built,
-        [("ios", &b"MTLB iphoneos"[..]), ("ios-simulator", b"MTLB iphonesimulator"), ("macabi", b"MTLB macosx")]
-    );
+    let built: Vec<_> =
+        module.metallibs.iter().map(|lib| (lib.platform.as_str(), lib.tiles, lib.data.as_slice())).collect();
+    let slices =
+        [("ios", &b"MTLB iphoneos"[..]), ("ios-simulator", b"MTLB iphonesimulator"), ("macabi", b"MTLB macosx")];
+    let both = slices.map(|(name, data)| [Tiles::Matrices, Tiles::Local].map(|tiles| (name, tiles, data)));
+    assert_eq!(built, both.concat());
     let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
     insta::assert_snapshot!(log.replace(folder.path().to_str().unwrap(), "<folder>"), @r"
     -sdk iphoneos -find metal
-    -sdk iphoneos metal -target air64-apple-ios15.0 -O2 -DKNAPSACK_FP16=1 -DKNAPSACK_SUBGROUPS=1 <folder>/kernels.metal -o <folder>/kernels-ios.metallib
-    -sdk iphonesimulator metal -target air64-apple-ios15.0-simulator -O2 -DKNAPSACK_FP16=1 -DKNAPSACK_SUBGROUPS=1 <folder>/kernels.metal -o <folder>/kernels-ios-simulator.metallib
-    -sdk macosx metal -target air64-apple-ios15.0-macabi -O2 -DKNAPSACK_FP16=1 -DKNAPSACK_SUBGROUPS=1 <folder>/kernels.metal -o <folder>/kernels-macabi.metallib
+    -sdk iphoneos metal -target air64-apple-ios15.0 -O2 -DKNAPSACK_FP16=1 -DKNAPSACK_SUBGROUPS=1 -DKNAPSACK_TILES=2 <folder>/kernels.metal -o <folder>/kernels-ios-2.metallib
+    -sdk iphoneos metal -target air64-apple-ios15.0 -O2 -DKNAPSACK_FP16=1 -DKNAPSACK_SUBGROUPS=1 -DKNAPSACK_TILES=0 <folder>/kernels.metal -o <folder>/kernels-ios-0.metallib
+    -sdk iphonesimulator metal -target air64-apple-ios15.0-simulator -O2 -DKNAPSACK_FP16=1 -DKNAPSACK_SUBGROUPS=1 -DKNAPSACK_TILES=2 <folder>/kernels.metal -o <folder>/kernels-ios-simulator-2.metallib
+    -sdk iphonesimulator metal -target air64-apple-ios15.0-simulator -O2 -DKNAPSACK_FP16=1 -DKNAPSACK_SUBGROUPS=1 -DKNAPSACK_TILES=0 <folder>/kernels.metal -o <folder>/kernels-ios-simulator-0.metallib
+    -sdk macosx metal -target air64-apple-ios15.0-macabi -O2 -DKNAPSACK_FP16=1 -DKNAPSACK_SUBGROUPS=1 -DKNAPSACK_TILES=2 <folder>/kernels.metal -o <folder>/kernels-macabi-2.metallib
+    -sdk macosx metal -target air64-apple-ios15.0-macabi -O2 -DKNAPSACK_FP16=1 -DKNAPSACK_SUBGROUPS=1 -DKNAPSACK_TILES=0 <folder>/kernels.metal -o <folder>/kernels-macabi-0.metallib
     ");
     assert_eq!(std::fs::read_to_string(folder.path().join("kernels.metal")).unwrap(), module.source);
 }

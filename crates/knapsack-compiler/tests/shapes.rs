@@ -2,7 +2,7 @@
 //! needs. `KNAPSACK_BLESS=1 cargo test -p knapsack-compiler --test shapes` writes that file anew.
 
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::library::{MemoryPlan, Target};
+use knapsack_artifact::library::{MemoryPlan, Target, Tiles};
 use knapsack_artifact::plan::{Function, Op};
 use knapsack_compiler::codegen::{KernelTraffic, ThreadCount, count_threads, kernel_traffic};
 use knapsack_compiler::{Chosen, CompileRequest, GivenSizes, Own, choose, compile};
@@ -344,8 +344,10 @@ fn check_loads(library: &ModelLibrary, row: &KernelTraffic, what: &str) {
     if !row.summary.starts_with("linear") && !row.summary.starts_with("attention") {
         return;
     }
-    let text = section(library, &row.kernel);
-    let wide = ["((GLOBAL const uint4*)codes)[", "define WEIGHT8(p, i, end) LOAD8_", "LOAD8(p, (start) + 8 * (part8))"];
+    // A thread that has rows of a matrix in registers reads four words next to each other one by one.
+    let text = section(library, &row.kernel).lines().filter(|line| !line.starts_with("#define WORDS4(step, word, column)"));
+    let text = &text.collect::<Vec<_>>().join("\n");
+    let wide = ["((GLOBAL const uint4*)codes)[", "WORDS_OF(codes", "define WEIGHT8(p, i, end) LOAD8_", "LOAD8(p, (start) + 8 * (part8))"];
     assert!(wide.iter().any(|load| text.contains(load)), "{what}, {}: no load of 16 bytes\n{text}", row.summary);
     for narrow in ["uint2*)codes", "UINT4(codes[", "codes[(row)"] {
         assert!(!text.contains(narrow), "{what}, {}: {narrow}", row.summary);
@@ -353,7 +355,7 @@ fn check_loads(library: &ModelLibrary, row: &KernelTraffic, what: &str) {
 }
 
 /// In every format of every family: a decoded token reads each weight once and takes few launches, a chunk reads each weight
-/// once for 32 tokens, and all of it 16 bytes at once.
+/// once for 64 tokens, and all of it 16 bytes at once.
 #[test]
 fn memory_is_read_once_in_wide_loads_by_few_launches() {
     let mut families = HashSet::new();
@@ -387,7 +389,7 @@ fn memory_is_read_once_in_wide_loads_by_few_launches() {
                 for row in &table {
                     check_loads(&library, row, &what);
                     let linear = row.summary.starts_with("linear") && row.must.weights > 1 << 20;
-                    let reads = if row.function == "prefill" { chosen.windows.chunk.div_ceil(32) } else { 1 };
+                    let reads = if row.function == "prefill" { chosen.windows.chunk.div_ceil(64) } else { 1 };
                     let most = f64::from(reads) * row.must.weights as f64 * 1.02;
                     assert!(!linear || row.moves.weights as f64 <= most, "{what}: {row:?}");
                 }
@@ -423,7 +425,7 @@ impl Counted {
         let missing: Vec<_> =
             rows.iter().zip(&keys).filter(|(_, key)| !self.0.contains_key(key)).map(|(row, _)| row.clone()).collect();
         if !missing.is_empty() {
-            let threads = count_threads(library, &missing, fp16).unwrap_or_else(|error| panic!("{error}"));
+            let threads = count_threads(library, &missing, fp16, Tiles::Local).unwrap_or_else(|error| panic!("{error}"));
             self.0.extend(missing.iter().map(key).zip(threads));
         }
         rows.iter().zip(&keys).map(|(row, key)| row.operations(&self.0[key])).sum()
@@ -468,6 +470,45 @@ fn a_token_takes_few_operations_and_reads_its_input_seldom() {
     }
 }
 
+/// The inner loop of a product of many tokens has at least 32 multiplications for 16 bytes that it reads, however it is tiled, and no
+/// thread idles while a tile is filled.
+#[test]
+fn products_of_a_chunk_read_little_for_what_they_do() {
+    let mut known = HashSet::new();
+    for entry in entries() {
+        for quantization in &QUANTIZATIONS {
+            let library = compile_for(&entry, quantization, &chosen(&entry, quantization), Target::OpenCl);
+            let products = kernel_traffic(&library).into_iter().filter(|row| {
+                let key = section(&library, &row.kernel).replace(&row.kernel, "kernel");
+                row.function == "prefill" && row.summary.starts_with("linear") && known.insert(shape_aside(&key))
+            });
+            for row in products.collect::<Vec<_>>() {
+                assert_eq!(row.threads, 64, "a row of a tile for each thread");
+                let packed = row.summary.contains("-BIT");
+                for tiles in [Tiles::Local, Tiles::Registers, Tiles::Matrices] {
+                    let counts = count_threads(&library, std::slice::from_ref(&row), true, tiles).unwrap();
+                    let each = 16.0 * counts[0].inner_products as f64 / counts[0].inner_bytes as f64;
+                    if std::env::var_os("KNAPSACK_SHOW").is_some() {
+                        eprintln!("{} {quantization} {tiles:?}, {}: {each:.1}", entry.name, row.summary);
+                    }
+                    assert!(each >= 32.0, "{} {quantization} {tiles:?}, {}: {each:.1}", entry.name, row.summary);
+                    // Dense weights have no other way than local memory.
+                    let local = counts[0].local_bytes > 0;
+                    assert_eq!(local, tiles != Tiles::Registers || !packed, "{tiles:?}, {}", row.summary);
+                }
+            }
+        }
+    }
+    assert!(known.len() >= 8, "{}", known.len());
+}
+
+/// A kernel's text without its sizes, which do not change what its inner loop is.
+fn shape_aside(text: &str) -> String {
+    let sizes = ["COLUMNS", "OUT_FEATURES", "OUT_COLUMNS", "STEPS", "//"];
+    let is_size = |line: &&str| sizes.iter().any(|name| line.trim_start_matches("#define ").starts_with(name));
+    text.lines().filter(|line| !is_size(line)).collect::<Vec<_>>().join("\n")
+}
+
 /// A chunk's attention reads keys and values once for several query heads, where these share them and are of usual size.
 #[test]
 fn attention_of_a_chunk_shares_keys_and_values() {
@@ -478,6 +519,11 @@ fn attention_of_a_chunk_shares_keys_and_values() {
             let Op::Attention(op) = &launches[0].op else { continue };
             let (sharing, each) = (op.heads / op.kv_heads, op.heads / call.groups[0].count);
             assert!(sharing.is_multiple_of(each), "{}: {each} of {sharing} heads", entry.name);
+            // Registers of queries and sums, four for each of theirs.
+            let kernel = &library.kernels.as_ref().unwrap().kernels[call.kernel as usize].name;
+            let chunks = section(&library, kernel).split_once("#define CHUNKS ").unwrap().1;
+            let chunks: u32 = chunks.split_once('u').unwrap().0.parse().unwrap();
+            assert!(each * chunks * 8 <= 64, "{}: {each} heads of {}: {chunks} fours", entry.name, op.head_dim);
             if sharing.is_multiple_of(2) && op.head_dim <= 128 {
                 assert!(each >= 2, "{}: {sharing} heads of {} share keys, {each} at once", entry.name, op.head_dim);
                 shared += 1;

@@ -5,17 +5,27 @@ mod standin;
 mod support;
 
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::library::Target;
+use knapsack_artifact::library::{Target, Tiles};
 use knapsack_device::Device;
 use knapsack_device::DeviceError;
 use standin::{Order, Standin, Variant};
 use support::{Calls, Model, error, error_to_reference_device, tokens, try_all_logits};
 
-const METAL: Variant =
-    Variant { target: Target::Metal, fp16: true, subgroups: true, subgroup_size: 32, order: Order::Forward };
-const METAL_PLAIN: Variant = Variant { fp16: false, subgroups: false, order: Order::Reverse, ..METAL };
+const METAL: Variant = Variant {
+    target: Target::Metal,
+    fp16: true,
+    subgroups: true,
+    subgroup_size: 32,
+    tiles: Tiles::Matrices,
+    images: false,
+    order: Order::Forward,
+};
+const METAL_PLAIN: Variant =
+    Variant { fp16: false, subgroups: false, tiles: Tiles::Local, order: Order::Reverse, ..METAL };
+/// As an Adreno runs kernels, and as a Mali does.
 const OPENCL: Variant =
-    Variant { target: Target::OpenCl, fp16: true, subgroups: true, subgroup_size: 16, order: Order::Shuffled };
+    Variant { target: Target::OpenCl, subgroup_size: 16, tiles: Tiles::Local, images: true, order: Order::Shuffled, ..METAL };
+const OPENCL_REGISTERS: Variant = Variant { tiles: Tiles::Registers, images: false, ..OPENCL };
 
 fn bound(variant: &Variant) -> f64 {
     if variant.fp16 { 0.02 } else { 0.005 }
@@ -23,14 +33,16 @@ fn bound(variant: &Variant) -> f64 {
 
 #[test]
 fn chunks_of_all_sizes_in_every_order() {
-    for (variant, order) in [(METAL, Order::Shuffled), (METAL_PLAIN, Order::Forward), (OPENCL, Order::Reverse)] {
-        let variant = Variant { order, ..variant };
-        let Some(device) = Standin::new(variant) else { return };
-        for (family, quantization) in [("llama", "q4f16_0"), ("llama", "q3f16_1"), ("gemma2", "q4f16_1")] {
-            let model = Model::fixture(family, quantization);
-            let library = model.library(variant.target, |windows| windows.chunk = 31);
-            let error = model.error_on(&device, &library, Calls::Rising);
-            assert!(error <= bound(&variant), "{variant:?} {family} {quantization}: {error}");
+    for variant in [METAL, METAL_PLAIN, OPENCL, OPENCL_REGISTERS] {
+        for order in [Order::Forward, Order::Reverse, Order::Shuffled] {
+            let variant = Variant { order, ..variant };
+            let Some(device) = Standin::new(variant) else { return };
+            for (family, quantization) in [("llama", "q4f16_0"), ("llama", "q3f16_1"), ("gemma2", "q4f16_1")] {
+                let model = Model::fixture(family, quantization);
+                let library = model.library(variant.target, |windows| windows.chunk = 31);
+                let error = model.error_on(&device, &library, Calls::Rising);
+                assert!(error <= bound(&variant), "{variant:?} {family} {quantization}: {error}");
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 mod support;
 
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::library::{Kernel, Target};
+use knapsack_artifact::library::{Kernel, Target, Tiles};
 use knapsack_device::opencl::{OpenClDevice, OpenClOptions};
 use knapsack_device::{Device, DeviceError};
 use std::path::PathBuf;
@@ -27,6 +27,26 @@ fn chunking_changes_nothing_beyond_rounding() {
             let library = model.library(Target::OpenCl, |windows| windows.chunk = chunk);
             let error = model.error_on(&device, &library, calls);
             assert!(error <= bound(&device), "{family} {quantization} chunk {chunk} {calls:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn products_of_many_tokens_are_tiled_in_every_way() {
+    let folder = tempfile::tempdir().unwrap();
+    for (tiles, images) in [(Tiles::Local, false), (Tiles::Local, true), (Tiles::Registers, false)] {
+        let options = OpenClOptions { tiles: Some(tiles), images: Some(images), ..OpenClOptions::default() };
+        let Some(device) = opencl(OpenClOptions { cache: Some(folder.path().to_owned()), ..options }) else { return };
+        let programs = || std::fs::read_dir(folder.path()).unwrap().count();
+        for quantization in ["q4f16_0", "q4f16_1"] {
+            let model = Model::fixture("llama", quantization);
+            let library = model.library(Target::OpenCl, |windows| windows.chunk = 40);
+            let before = programs();
+            let error = model.error_on(&device, &library, Calls::Chunks);
+            assert!(error <= bound(&device), "{quantization} {tiles:?}, images {images}: {error}");
+            // A program of its own, so not the one without images.
+            let own = !images || device.info().image_pixels > 0;
+            assert_eq!(programs() - before, usize::from(own), "{quantization} {tiles:?}, images {images}");
         }
     }
 }

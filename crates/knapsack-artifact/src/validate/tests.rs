@@ -156,7 +156,7 @@ fn gpu_library() -> ModelLibrary {
     library.target = Target::OpenCl;
     library.kernels = Some(KernelModule {
         source: "…".into(),
-        kernels: vec![Kernel { name: "k".into(), threads: [64, 1, 1] }],
+        kernels: vec![Kernel { name: "k".into(), threads: [64, 1, 1], images: Vec::new() }],
         metallibs: vec![],
         top: vec![Top { count: 1, gpu: top_call() }],
     });

@@ -13,16 +13,14 @@ use knapsack_tensor::{DType, NormKind};
 const THREADS: u32 = 128;
 /// Positions of a block of `attention_decode` and of a tile of `attention_prefill`.
 const BLOCK: u32 = 32;
-/// Query tokens of a tile of `attention_prefill`.
-const QUERIES: u32 = THREADS / 8;
 /// Largest head: 8 elements for each thread of a work group.
 const MAX_HEAD_DIM: u32 = 8 * THREADS;
 /// Local memory that `attention_decode` may use; devices in the field have at least 16 KiB.
 const MAX_LOCAL_BYTES: u32 = 16 << 10;
 /// Most query heads of a work group of `attention_decode`: each takes 16 registers of every thread.
 const MOST_HEADS: u32 = 7;
-/// Most quarters of 32 elements of heads that a thread of `attention_prefill` has when it has several heads: each takes 8 registers.
-const MOST_QUARTERS: u32 = 8;
+/// Most fours of elements of heads that a thread of `attention_prefill` has: each takes 8 registers.
+const MOST_FOURS: u32 = 8;
 
 fn kv_layer(library: &ModelLibrary, layer: u32, kv_heads: u32, head_dim: u32) -> Result<&KvLayer, String> {
     let kv = library.kv_cache.get(layer as usize).ok_or_else(|| format!("there is no cache layer {layer}"))?;
@@ -240,12 +238,29 @@ fn heads_each(heads: u32, kv_heads: u32, lanes: u32) -> (u32, u32) {
         .unwrap_or((1, BLOCK))
 }
 
-/// Query heads of one kv head that a work group of `attention_prefill` takes: as many as fit into registers and local memory.
-fn heads_of_tile(op: &Attention) -> u32 {
-    let (sharing, chunks) = (op.heads / op.kv_heads, op.head_dim.div_ceil(32));
-    let local_bytes = |each: u32| 4 * 9 * (each * QUERIES * (4 + 1) + 4 * BLOCK);
-    let fits = |each: &u32| each * chunks <= MOST_QUARTERS && local_bytes(*each) <= MAX_LOCAL_BYTES;
-    (2..=sharing).rev().filter(|each| sharing.is_multiple_of(*each)).find(fits).unwrap_or(1)
+/// How a work group of `attention_prefill` is used.
+struct PrefillTile {
+    /// Threads that share a token.
+    lanes: u32,
+    /// Query tokens.
+    queries: u32,
+    /// Query heads of one kv head.
+    each: u32,
+    /// Fours of elements of a head that a thread has.
+    chunks: u32,
+}
+
+impl PrefillTile {
+    /// As few threads for a token as have no more of it than [`MOST_FOURS`], and as many heads as fit into registers and local memory.
+    fn of(op: &Attention) -> Self {
+        let lanes = op.head_dim.div_ceil(4 * MOST_FOURS).next_power_of_two().max(8);
+        let (queries, chunks) = (THREADS / lanes, op.head_dim.div_ceil(4 * lanes));
+        let local_bytes = |each: u32| 4 * (lanes + 1) * (each * queries * (4 + 1) + 4 * BLOCK);
+        let fits = |each: &u32| each * chunks <= MOST_FOURS && local_bytes(*each) <= MAX_LOCAL_BYTES;
+        let sharing = op.heads / op.kv_heads;
+        let each = (2..=sharing).rev().filter(|each| sharing.is_multiple_of(*each)).find(fits).unwrap_or(1);
+        PrefillTile { lanes, queries, each, chunks }
+    }
 }
 
 pub(super) fn attention(
@@ -276,14 +291,15 @@ pub(super) fn attention(
             kernel
         }
         Tokens::Many => {
-            let each = heads_of_tile(op);
-            let groups = [fixed(op.heads / each), per_tokens(QUERIES), fixed(1)];
-            let summary = format!("attention, tiles of {QUERIES} tokens, {heads}");
+            let PrefillTile { lanes, queries, each, chunks } = PrefillTile::of(op);
+            let groups = [fixed(op.heads / each), per_tokens(queries), fixed(1)];
+            let summary = format!("attention, tiles of {queries} tokens, {heads}");
             let mut kernel = Specialization::new(Template::AttentionPrefill, summary, THREADS, groups);
             kernel.define("HEADS_EACH", format!("{each}u"));
-            kernel.define("QUERIES", format!("{QUERIES}u"));
+            kernel.define("LANES", format!("{lanes}u"));
+            kernel.define("QUERIES", format!("{queries}u"));
             kernel.define("TILE", format!("{BLOCK}u"));
-            kernel.define("CHUNKS", format!("{}u", op.head_dim.div_ceil(32)));
+            kernel.define("CHUNKS", format!("{chunks}u"));
             kernel
         }
     };

@@ -18,12 +18,11 @@ const COLUMN_SETS: u32 = 2;
 /// Inputs that are in local memory at once: as many steps of packed codes at most, or of dense weights.
 const TILE_STEPS: u32 = 64;
 const DENSE_TILE_STEPS: u32 = 256;
-/// Tokens of a tile of `gemm`: weights are read once for as many.
-pub(super) const TILE_TOKENS: u32 = 32;
-/// Weight rows of a tile of `gemm`.
-const TILE_ROWS: u32 = 64;
-/// Threads of a work group of `gemm`: 4 x 4 outputs each.
-const TILE_THREADS: u32 = TILE_TOKENS * TILE_ROWS / 16;
+/// Tokens and weight rows of a tile of `gemm`, and its threads: weights are read once for as many tokens.
+pub(super) const TILE: u32 = 64;
+/// Elements between two inner indices of its tile of inputs: a few more than there are tokens, so that neighbours do not meet in
+/// one bank of local memory.
+const TILE_STRIDE: u32 = TILE + 4;
 
 /// What the kernels need to know of a linear launch.
 struct Shape<'a> {
@@ -117,8 +116,15 @@ impl<'a> Shape<'a> {
             }
             Weight::Grouped { scales, .. } => {
                 kernel.input("codes", "uint");
+                let words = self.reads_words_alone(kernel);
+                kernel.arguments.last_mut().expect("the codes").words = words;
                 let suffix = kernel.parameter(self.library, scales, "scales", "LOAD_SCALE")?;
-                self.define_column_access(kernel, suffix);
+                if kernel.template != Template::MatvecRows {
+                    self.define_outputs4(kernel, suffix);
+                }
+                if kernel.template == Template::MatvecColumns {
+                    self.define_column_sets(kernel, suffix);
+                }
             }
         }
         match self.op.bias {
@@ -179,48 +185,68 @@ impl<'a> Shape<'a> {
         kernel.define("WEIGHT8(p, i, end)", text);
     }
 
-    /// Access to neighbouring columns of transposed weights, one load where they are aligned.
-    fn define_column_access(&self, kernel: &mut Specialization, suffix: &str) {
-        if self.format.is_none_or(|f| f.layout != Layout::Kn) {
-            return;
-        }
-        let inside = |c: u32| format!("min((uint)(column) + {c}u, OUT_FEATURES - 1u)");
-        let aligned = self.n.is_multiple_of(4) && self.columns.is_multiple_of(4);
-        let word = |c: u32| format!("codes[(row) * OUT_FEATURES + {}]", inside(c));
-        let scale = |c: u32| format!("LOAD_SCALE(scales, (group) * OUT_FEATURES + {})", inside(c));
+    /// Whether four outputs that begin at a multiple of four lie in the matrix, and in transposed weights 16 bytes of them.
+    fn in_fours(&self) -> bool {
+        self.n.is_multiple_of(4) && self.columns.is_multiple_of(4)
+    }
+
+    /// Whether a kernel reads the packed codes 16 bytes at once and no other way, so that they can come through an image.
+    fn reads_words_alone(&self, kernel: &Specialization) -> bool {
+        let layout = self.format.map(|f| f.layout);
+        kernel.template == Template::Gemm && (layout == Some(Layout::Nk) || layout == Some(Layout::Kn) && self.in_fours())
+    }
+
+    /// Access to the packed codes and scales of four neighbouring outputs from `column` on, one load where they are aligned.
+    fn define_outputs4(&self, kernel: &mut Specialization, suffix: &str) {
+        let Some(layout) = self.format.map(|f| f.layout) else { return };
+        let aligned = self.in_fours();
+        let one = |c: u32| match aligned {
+            true => format!("((column) + {c}u)"),
+            false => format!("min((uint)(column) + {c}u, OUT_FEATURES - 1u)"),
+        };
         let four = |f: &dyn Fn(u32) -> String| [0, 1, 2, 3].map(f).join(", ");
-        if kernel.template == Template::MatvecColumns {
-            let (place, words, scales) = if aligned {
-                let words =
-                    |quarter: u32| format!("((GLOBAL const uint4*)codes)[first_word + {quarter} * (OUT_FEATURES / 4)]");
-                let start = "const uint first_word = (step) * OUT_FEATURES + place[set] / 4;";
-                let words = [0, 1, 2, 3].map(words);
-                let scales = format!("LOAD4_{suffix}(scales, SCALE_OF(step) * OUT_FEATURES + place[set])");
-                ("min((uint)SET_COLUMN(set), (uint)(OUT_FEATURES - 4))", (start.to_owned(), words), scales)
-            } else {
-                let words = [0, 1, 2, 3].map(|row| format!("WORDS4(4 * (step) + {row}, place[set])"));
-                ("SET_COLUMN(set)", (String::new(), words), "SCALES4(SCALE_OF(step), place[set])".to_owned())
-            };
-            let (start, [a, b, c, d]) = words;
-            let places =
-                format!("uint place[SETS]; UNROLL for (uint set = 0; set < SETS; set++) place[set] = {place};");
-            kernel.define("COLUMN_PLACES", places);
-            kernel.define(
-                "COLUMN_STEP(set, step)",
-                format!(
-                    "{start} const uint4 a = {a}; const uint4 b = {b}; const uint4 c = {c}; const uint4 d = {d}; \
-                     const float4 scales4 = {scales};"
-                ),
-            );
-        }
-        if aligned {
-            let at = "OUT_FEATURES + min((uint)(column), OUT_FEATURES - 4u)";
-            kernel.define("WORDS4(row, column)", format!("(((GLOBAL const uint4*)codes)[((row) * {at}) / 4])"));
-            kernel.define("SCALES4(group, column)", format!("LOAD4_{suffix}(scales, (group) * {at})"));
+        let place = if aligned { "min((uint)(column), OUT_FEATURES - 4u)" } else { "((uint)(column))" };
+        kernel.define("PLACE4(column)", place);
+        kernel.define("WORDS_AT(i)", "WORDS_OF(codes, i)");
+        let (words, scales) = match layout {
+            Layout::Kn if aligned => (
+                "WORDS_AT((((step) * 4 + (word)) * OUT_FEATURES + (column)) / 4)".to_owned(),
+                format!("LOAD4_{suffix}(scales, SCALE_OF(step) * OUT_FEATURES + (column))"),
+            ),
+            Layout::Kn => (
+                format!("UINT4({})", four(&|c| format!("codes[((step) * 4 + (word)) * OUT_FEATURES + {}]", one(c)))),
+                format!("FLOAT4({})", four(&|c| format!("LOAD_SCALE(scales, SCALE_OF(step) * OUT_FEATURES + {})", one(c)))),
+            ),
+            Layout::Nk => (
+                format!("UINT4({})", four(&|c| format!("codes[({} * STEPS + (step)) * 4 + (word)]", one(c)))),
+                format!("FLOAT4({})", four(&|c| format!("LOAD_SCALE(scales, SCALE_OF({} * STEPS + (step)))", one(c)))),
+            ),
+        };
+        kernel.define("WORDS4(step, word, column)", words);
+        kernel.define("SCALES4(step, column)", scales);
+    }
+
+    /// Access to a thread's columns of transposed weights.
+    fn define_column_sets(&self, kernel: &mut Specialization, suffix: &str) {
+        let (place, words, scales) = if self.in_fours() {
+            let words = |quarter: u32| format!("((GLOBAL const uint4*)codes)[first_word + {quarter} * (OUT_FEATURES / 4)]");
+            let start = "const uint first_word = (step) * OUT_FEATURES + place[set] / 4;";
+            let scales = format!("LOAD4_{suffix}(scales, SCALE_OF(step) * OUT_FEATURES + place[set])");
+            ("min((uint)SET_COLUMN(set), (uint)(OUT_FEATURES - 4))", (start.to_owned(), [0, 1, 2, 3].map(words)), scales)
         } else {
-            kernel.define("WORDS4(row, column)", format!("UINT4({})", four(&word)));
-            kernel.define("SCALES4(group, column)", format!("FLOAT4({})", four(&scale)));
-        }
+            let words = [0, 1, 2, 3].map(|row| format!("WORDS4(step, {row}, place[set])"));
+            ("SET_COLUMN(set)", (String::new(), words), "SCALES4(step, place[set])".to_owned())
+        };
+        let (start, [a, b, c, d]) = words;
+        let places = format!("uint place[SETS]; UNROLL for (uint set = 0; set < SETS; set++) place[set] = {place};");
+        kernel.define("COLUMN_PLACES", places);
+        kernel.define(
+            "COLUMN_STEP(set, step)",
+            format!(
+                "{start} const uint4 a = {a}; const uint4 b = {b}; const uint4 c = {c}; const uint4 d = {d}; \
+                 const float4 scales4 = {scales};"
+            ),
+        );
     }
 
     /// `INPUT4(row, k)`: four inputs from inner index `k` on of the row that starts at `row`; zeros past its end. `k` is a multiple
@@ -235,6 +261,19 @@ impl<'a> Shape<'a> {
             format!("((k) < COLUMNS ? {load} : FLOAT4(0.0f, 0.0f, 0.0f, 0.0f))")
         };
         kernel.define("INPUT4(row, k)", text);
+    }
+
+    /// `INPUT2(row, k)`: two inputs, as [`Self::define_input`] says of four; `k` is even.
+    fn define_input2(&self, kernel: &mut Specialization, depth: u32) {
+        let load = "(((GLOBAL const float2*)input)[((row) + (k)) / 2])";
+        let text = if !self.k.is_multiple_of(2) {
+            "GUARDED2(LOAD_F32, input, (row) + (k), (row) + COLUMNS)".to_owned()
+        } else if self.k.is_multiple_of(depth) {
+            load.to_owned()
+        } else {
+            format!("((k) < COLUMNS ? {load} : FLOAT2(0.0f, 0.0f))")
+        };
+        kernel.define("INPUT2(row, k)", text);
     }
 
     /// How the input of one token gets into local memory, and what the products do with it.
@@ -325,33 +364,41 @@ fn matvec_columns(shape: &Shape<'_>) -> Specialization {
 fn gemm(shape: &Shape<'_>) -> Specialization {
     let depth = shape.format.map_or(32, |f| f.grouping().step());
     let steps = shape.format.map_or(shape.k.div_ceil(depth), |_| shape.steps());
-    let per_group = if shape.gated { TILE_ROWS / 2 } else { TILE_ROWS };
-    let groups = [fixed(shape.columns.div_ceil(per_group)), per_tokens(TILE_TOKENS), fixed(1)];
-    let how = format!("tiles of {TILE_TOKENS} tokens");
-    let mut kernel = Specialization::new(Template::Gemm, shape.summary(&how), TILE_THREADS, groups);
-    kernel.define("TOKENS", format!("{TILE_TOKENS}u"));
-    kernel.define("ROWS", format!("{TILE_ROWS}u"));
+    let outputs = if shape.gated { TILE / 2 } else { TILE };
+    let groups = [fixed(shape.columns.div_ceil(outputs)), per_tokens(TILE), fixed(1)];
+    let how = format!("tiles of {TILE} tokens");
+    let mut kernel = Specialization::new(Template::Gemm, shape.summary(&how), TILE, groups);
+    kernel.define("TOKENS", format!("{TILE}u"));
+    kernel.define("ROWS", format!("{TILE}u"));
+    kernel.define("OUTPUTS", format!("{outputs}u"));
+    kernel.define("STRIDE", format!("{TILE_STRIDE}u"));
     kernel.define("DEPTH", format!("{depth}u"));
     kernel.define("STEPS", format!("{steps}u"));
-    // The weight row of a tile's row, and the tile's row for which neighbouring `i` are neighbouring weight rows.
-    let (row, tile_row) = if shape.gated {
-        let row = "((group) * (ROWS / 2) + (r) / 4 * 2 + (r) % 2 + (r) / 2 % 2 * OUT_COLUMNS)";
-        (row, "((i) % (ROWS / 2) / 2 * 4 + (i) % 2 + (i) / (ROWS / 2) * 2)")
-    } else {
-        ("((group) * ROWS + (r))", "(i)")
+    // The weight row of a tile's row; neighbouring fours are neighbours.
+    let row = match shape.gated {
+        true => "((group) * OUTPUTS + (r) / 8 * 4 + (r) % 4 + (r) / 4 % 2 * OUT_COLUMNS)",
+        false => "((group) * OUTPUTS + (r))",
     };
     kernel.define("WEIGHT_ROW(group, r)", row);
-    kernel.define("TILE_ROW(i)", tile_row);
     let layout = shape.format.map(|f| f.layout);
     kernel.flag("WEIGHTS_BY_ROWS", layout == Some(Layout::Nk));
     kernel.flag("WEIGHTS_BY_COLUMNS", layout == Some(Layout::Kn));
     if let Some(format) = shape.format {
+        let at_once = if format.codes_per_word().is_multiple_of(4) { 4 } else { 2 };
         kernel.define("PER_WORD", format!("{}u", format.codes_per_word()));
+        kernel.define("AT_ONCE", format!("{at_once}u"));
+        kernel.define("BITS", format!("{}u", format.bits));
+        kernel.define("MASK", format!("{}u", (1u64 << format.bits) - 1));
+        kernel.define("ZERO", format.max_int());
+        kernel.define("TOKENS4(x, from)", format!("TOKENS4_BY_{at_once}(x, from)"));
+        if at_once == 2 {
+            shape.define_input2(&mut kernel, format.group);
+        }
         kernel.define("FILL_WORD(tile, k, at, word, s)", format!("FILL_WORD_Q{}(tile, k, at, word, s)", format.bits));
         kernel.define_grouping(format.grouping());
     }
     shape.define_input(&mut kernel, shape.format.map_or(depth, |f| f.group));
-    kernel.reads.weights = u64::from(TILE_ROWS) * shape.row_bytes;
-    kernel.reads.inputs = u64::from(TILE_TOKENS) * 4 * u64::from(shape.k);
+    kernel.reads.weights = u64::from(TILE) * shape.row_bytes;
+    kernel.reads.inputs = u64::from(TILE) * 4 * u64::from(shape.k);
     kernel
 }

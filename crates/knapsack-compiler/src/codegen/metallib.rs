@@ -1,10 +1,10 @@
 //! Metal kernels compiled ahead by Apple's own compiler, on a machine that has it (a Mac with Xcode). Elsewhere the library's
 //! source is compiled on the phone, at load.
 
-use super::{FP16_SWITCH, SUBGROUPS_SWITCH};
+use super::{FP16_SWITCH, SUBGROUPS_SWITCH, TILES_SWITCH};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::device::AppleSlice;
-use knapsack_artifact::library::Metallib;
+use knapsack_artifact::library::{Metallib, Tiles};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,12 +62,13 @@ impl MetalToolchain {
         Ok(String::from_utf8_lossy(&ran.stdout).trim().to_owned())
     }
 
-    /// Arguments of `xcrun` that compile `source` into `output`.
-    pub fn arguments(slice: &AppleSlice, source: &Path, output: &Path) -> Vec<OsString> {
+    /// Arguments of `xcrun` that compile `source` with these tiles into `output`.
+    pub fn arguments(slice: &AppleSlice, tiles: Tiles, source: &Path, output: &Path) -> Vec<OsString> {
         let mut arguments: Vec<OsString> =
             ["-sdk", slice.sdk, "metal", "-target"].into_iter().map(OsString::from).collect();
         arguments.push(triple(slice).into());
         arguments.extend(["-O2".into(), format!("-D{FP16_SWITCH}=1").into(), format!("-D{SUBGROUPS_SWITCH}=1").into()]);
+        arguments.push(format!("-D{TILES_SWITCH}={}", tiles.switch()).into());
         arguments.extend([source.into(), "-o".into(), output.into()]);
         arguments
     }
@@ -88,14 +89,22 @@ impl MetalToolchain {
         }
         let source = folder.join("kernels.metal");
         std::fs::write(&source, &module.source).map_err(io(&source))?;
-        let compiled = slices.iter().map(|slice| self.compile(slice, &source, folder));
+        // For GPUs that multiply matrices, and for those before them.
+        let forms = slices.iter().flat_map(|slice| [Tiles::Matrices, Tiles::Local].map(|tiles| (slice, tiles)));
+        let compiled = forms.map(|(slice, tiles)| self.compile(slice, tiles, &source, folder));
         module.metallibs = compiled.collect::<Result<_, _>>()?;
         Ok(())
     }
 
-    fn compile(&self, slice: &AppleSlice, source: &Path, folder: &Path) -> Result<Metallib, MetallibError> {
-        let output = folder.join(format!("kernels-{}.metallib", slice.name));
-        let arguments = Self::arguments(slice, source, &output);
+    fn compile(
+        &self,
+        slice: &AppleSlice,
+        tiles: Tiles,
+        source: &Path,
+        folder: &Path,
+    ) -> Result<Metallib, MetallibError> {
+        let output = folder.join(format!("kernels-{}-{}.metallib", slice.name, tiles.switch()));
+        let arguments = Self::arguments(slice, tiles, source, &output);
         let words = arguments.iter().map(|word| word.to_string_lossy());
         let command = format!("xcrun {}", words.collect::<Vec<_>>().join(" "));
         let ran = Command::new(&self.xcrun).args(&arguments).output().map_err(io(&self.xcrun))?;
@@ -106,7 +115,7 @@ impl MetalToolchain {
         if !data.starts_with(b"MTLB") {
             return Err(MetallibError::NoLibrary { command });
         }
-        Ok(Metallib { platform: slice.name.to_owned(), data })
+        Ok(Metallib { platform: slice.name.to_owned(), tiles, data })
     }
 }
 

@@ -6,7 +6,8 @@
 //! for a launch's shapes by macros that stand before it and are undefined after it.
 //!
 //! What differs between GPUs of one language stays a switch in the source, for the device to set when it builds it
-//! ([`FP16_SWITCH`], [`SUBGROUPS_SWITCH`]): half or single precision products, reductions through subgroups or local memory.
+//! ([`FP16_SWITCH`], [`SUBGROUPS_SWITCH`], [`TILES_SWITCH`]): half or single precision products, reductions through subgroups or
+//! local memory, tiles in local memory, in registers or as matrices of simdgroups.
 
 mod attention;
 mod count;
@@ -33,6 +34,8 @@ use module::{ModuleBuilder, Specialization};
 pub const FP16_SWITCH: &str = "KNAPSACK_FP16";
 /// Macro that selects reductions through subgroups (simdgroups) when it is 1.
 pub const SUBGROUPS_SWITCH: &str = "KNAPSACK_SUBGROUPS";
+/// Macro that selects how products of many tokens are tiled: [`knapsack_artifact::library::Tiles`].
+pub const TILES_SWITCH: &str = "KNAPSACK_TILES";
 
 /// A launch that no kernel can execute.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

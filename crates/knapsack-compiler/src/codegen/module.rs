@@ -85,6 +85,8 @@ pub(super) struct Argument {
     pub(super) name: String,
     pub(super) element: &'static str,
     pub(super) writable: bool,
+    /// Packed codes that are only read 16 bytes at once: an image where a device reads them so.
+    pub(super) words: bool,
 }
 
 /// What a work group reads, in bytes; what the launch as a whole reads follows from its grid. See [`super::traffic`].
@@ -160,12 +162,12 @@ impl Specialization {
 
     /// Adds a buffer that is only read.
     pub(super) fn input(&mut self, name: &'static str, element: &'static str) {
-        self.arguments.push(Argument { name: name.to_owned(), element, writable: false });
+        self.arguments.push(Argument { name: name.to_owned(), element, writable: false, words: false });
     }
 
     /// Adds a buffer that is written.
     pub(super) fn output(&mut self, name: &'static str, element: &'static str) {
-        self.arguments.push(Argument { name: name.to_owned(), element, writable: true });
+        self.arguments.push(Argument { name: name.to_owned(), element, writable: true, words: false });
     }
 
     /// Adds the launch's scratch, after all other buffers.
@@ -242,10 +244,14 @@ impl Specialization {
         let passed: Vec<String> = numbers[1..].iter().map(|start| format!("(uint)(GROUP_X >= {start})")).collect();
         let mut choose = format!("const uint matrix = {};", passed.join(" + "));
         for argument in &kernels[0].arguments {
-            let Argument { name, element, writable } = argument;
+            let Argument { name, element, writable, words } = argument;
             let access = if *writable { "" } else { "const " };
             let names: Vec<String> = (0..kernels.len()).map(|i| format!("{name}_{i}")).collect();
-            let _ = write!(choose, " GLOBAL {access}{element}* {name} = {};", one_of(&names));
+            let pointer = format!("GLOBAL {access}{element}* {name} = {};", one_of(&names));
+            let _ = match words {
+                true => write!(choose, " UNLESS_IMAGES({pointer})"),
+                false => write!(choose, " {pointer}"),
+            };
         }
         let sizes = SIZES.map(|size| {
             let value =
@@ -257,6 +263,10 @@ impl Specialization {
         merged.defines.retain(|(name, _)| !SIZES.contains(&name.as_str()));
         for (name, value) in sizes {
             merged.define(name, value);
+        }
+        if let Some((_, text)) = merged.defines.iter_mut().find(|(name, _)| name == "WORDS_AT(i)") {
+            let each: Vec<String> = (0..kernels.len()).map(|i| format!("WORDS_OF(codes_{i}, i)")).collect();
+            *text = format!("WORDS_OF_ONE(codes, {}, i)", one_of(&each));
         }
         merged.define("CHOOSE_MATRIX", choose);
         merged.define("MATRIX_GROUP", format!("(GROUP_X - {})", one_of(&numbers)));
@@ -332,7 +342,11 @@ impl ModuleBuilder {
         let name = format!("{}_{index}", kernel.template.name());
         let text = self.text(&kernel, &name);
         self.source.push_str(&text);
-        self.kernels.push(Kernel { name, threads: [kernel.threads, 1, 1] });
+        let images = match self.target {
+            Target::OpenCl => kernel.arguments.iter().zip(0..).filter(|(of, _)| of.words).map(|(_, at)| at).collect(),
+            Target::Metal | Target::Host => Vec::new(),
+        };
+        self.kernels.push(Kernel { name, threads: [kernel.threads, 1, 1], images });
         self.known.insert(key, index);
         index
     }
@@ -374,7 +388,10 @@ fn opencl_signature(kernel: &Specialization, name: &str) -> String {
     );
     for argument in &kernel.arguments {
         let access = if argument.writable { "" } else { "const " };
-        let _ = write!(text, "\n    __global {access}{}* {},", argument.element, argument.name);
+        let _ = match argument.words {
+            true => write!(text, "\n    WORDS_ARGUMENT {},", argument.name),
+            false => write!(text, "\n    __global {access}{}* {},", argument.element, argument.name),
+        };
     }
     text.push_str("\n    __global const uint* call)");
     text

@@ -1,6 +1,7 @@
 //! What a token takes of a GPU, and so how many tokens a second it can write at most.
 
 use super::{KernelTraffic, ThreadCount, count_threads, kernel_traffic};
+use knapsack_artifact::library::Tiles;
 use knapsack_artifact::ModelLibrary;
 
 /// What one decoded token takes, its logits included, when every position of the cache is in use. Counted, not measured.
@@ -25,7 +26,7 @@ impl TokenCost {
     /// The cost of a library's token; `None` without kernels of this compiler.
     pub fn of(library: &ModelLibrary) -> Option<Self> {
         let table = kernel_traffic(library);
-        let threads = count_threads(library, &table, true).ok()?;
+        let threads = count_threads(library, &table, true, Tiles::default()).ok()?;
         Self::sum(&table, &threads)
     }
 

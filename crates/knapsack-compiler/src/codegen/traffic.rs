@@ -7,6 +7,7 @@ use super::count::{Counter, Place, ThreadCount};
 use super::module::{Specialization, without_prelude};
 use super::{Tokens, functions, specialize};
 use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::Tiles;
 use knapsack_artifact::plan::{Attention, CausalConv, GatedDelta, KernelCall, KvLayer, Launch, Op, Operand, RowSelect};
 
 /// Bytes, by what they hold.
@@ -157,14 +158,19 @@ const SAMPLES: u32 = 4;
 
 /// What a thread of each row of `table`, which is the library's [`kernel_traffic`], does in one launch: the mean of four threads,
 /// evenly spaced, of the last work group along y, of a whole chunk from position 0 or of a token that sees every cache position.
-/// `fp16`: as built with half precision products.
+/// `fp16`: as built with half precision products; `tiles`: as products of many tokens are tiled.
 ///
 /// # Errors
 /// A source that this compiler would not write.
-pub fn count_threads(library: &ModelLibrary, table: &[KernelTraffic], fp16: bool) -> Result<Vec<ThreadCount>, String> {
+pub fn count_threads(
+    library: &ModelLibrary,
+    table: &[KernelTraffic],
+    fp16: bool,
+    tiles: Tiles,
+) -> Result<Vec<ThreadCount>, String> {
     let Some(module) = &library.kernels else { return Ok(Vec::new()) };
     let source = without_prelude(&module.source).ok_or("the source begins with another prelude")?;
-    let counter = Counter::new(source, fp16)?;
+    let counter = Counter::new(source, fp16, tiles)?;
     let mut counts = Vec::with_capacity(table.len());
     for row in table {
         let (_, function, tokens) =

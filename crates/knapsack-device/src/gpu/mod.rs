@@ -61,7 +61,7 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// Source that does not build, or kernels that need more than the device has.
-    fn prepare(&mut self, module: &KernelModule) -> Result<(), DeviceError>;
+    fn prepare(&mut self, library: &ModelLibrary, module: &KernelModule) -> Result<(), DeviceError>;
 
     /// Allocates zeroed memory.
     ///
@@ -408,7 +408,7 @@ impl<B: Backend> Resident<B> {
             _ => return Err(DeviceError::WrongTarget { device, found: library.target }),
         };
         proceed(watch)?;
-        backend.prepare(module)?;
+        backend.prepare(library, module)?;
         let mut memory = Memory::allocate(&mut backend, library, weights, account, watch)?;
         let chunk = library.model.prefill_chunk_size;
         let many = Places { library, inputs, n: chunk, one: false };

@@ -22,7 +22,7 @@ fn top() -> Top {
 
 /// One kernel for all launches.
 fn kernels() -> KernelModule {
-    let kernel = Kernel { name: "kernel".into(), threads: [1, 1, 1] };
+    let kernel = Kernel { name: "kernel".into(), threads: [1, 1, 1], images: Vec::new() };
     KernelModule { source: String::new(), kernels: vec![kernel], metallibs: Vec::new(), top: vec![top()] }
 }
 
@@ -190,7 +190,7 @@ impl Backend for Idle {
         u64::MAX
     }
 
-    fn prepare(&mut self, _: &KernelModule) -> Result<(), DeviceError> {
+    fn prepare(&mut self, _: &ModelLibrary, _: &KernelModule) -> Result<(), DeviceError> {
         Ok(())
     }
 

@@ -5,15 +5,16 @@ use crate::gpu::Backend;
 use crate::memory::Part;
 use crate::{DeviceError, Weights};
 use dispatch2::DispatchData;
-use knapsack_artifact::library::{Kernel, KernelModule, Target};
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::{Kernel, KernelModule, Target, Tiles};
 use knapsack_artifact::plan::{KernelCall, ParameterId};
 use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::{NSObject, ProtocolObject};
 use objc2_foundation::{NSDictionary, NSError, NSNumber, NSString};
 use objc2_metal::{
     MTLBuffer, MTLCommandBuffer, MTLCommandBufferError, MTLCommandBufferStatus, MTLCommandEncoder, MTLCommandQueue,
-    MTLCompileOptions, MTLComputeCommandEncoder, MTLComputePipelineState, MTLDevice, MTLLibrary, MTLResourceOptions,
-    MTLSize,
+    MTLCompileOptions, MTLComputeCommandEncoder, MTLComputePipelineState, MTLDevice, MTLGPUFamily, MTLLibrary,
+    MTLResourceOptions, MTLSize,
 };
 use std::collections::VecDeque;
 use std::ptr::NonNull;
@@ -94,17 +95,23 @@ impl MetalBackend {
         MetalBackend { device, kernels: Vec::new() }
     }
 
-    /// The library that was compiled ahead for this platform, where there is one that loads.
-    fn precompiled(&self, module: &KernelModule) -> Option<Retained<ProtocolObject<dyn MTLLibrary>>> {
-        let compiled = module.metallibs.iter().find(|compiled| Some(compiled.platform.as_str()) == platform())?;
+    /// The library that was compiled ahead for this platform with these tiles, where there is one that loads.
+    fn precompiled(&self, module: &KernelModule, tiles: Tiles) -> Option<Retained<ProtocolObject<dyn MTLLibrary>>> {
+        let mut all = module.metallibs.iter().filter(|compiled| compiled.tiles == tiles);
+        let compiled = all.find(|compiled| Some(compiled.platform.as_str()) == platform())?;
         let data = DispatchData::from_bytes(&compiled.data);
         self.device.device().newLibraryWithData_error(&data).ok()
     }
 
-    fn compile(&self, source: &str, subgroups: bool) -> Result<Retained<ProtocolObject<dyn MTLLibrary>>, DeviceError> {
+    fn compile(
+        &self,
+        source: &str,
+        subgroups: bool,
+        tiles: Tiles,
+    ) -> Result<Retained<ProtocolObject<dyn MTLLibrary>>, DeviceError> {
         let options = MTLCompileOptions::new();
-        let names = ["KNAPSACK_FP16", "KNAPSACK_SUBGROUPS"].map(NSString::from_str);
-        let values = [true, subgroups].map(|on| NSNumber::new_u32(u32::from(on)));
+        let names = ["KNAPSACK_FP16", "KNAPSACK_SUBGROUPS", "KNAPSACK_TILES"].map(NSString::from_str);
+        let values = [1, u32::from(subgroups), tiles.switch()].map(NSNumber::new_u32);
         let names: Vec<&NSString> = names.iter().map(|name| &**name).collect();
         let values: Vec<&NSObject> = values.iter().map(|value| -> &NSObject { value }).collect();
         let macros = NSDictionary::from_slices(&names, &values);
@@ -143,6 +150,16 @@ impl MetalBackend {
             pipelines.push((pipeline, size(kernel.threads)));
         }
         Ok((pipelines, as_expected))
+    }
+
+    /// The pipelines as [`Self::pipelines`] gives them, compiled ahead where they are.
+    fn built(&self, module: &KernelModule, tiles: Tiles) -> Result<(Vec<(Pipeline, MTLSize)>, bool), DeviceError> {
+        if let Some(library) = self.precompiled(module, tiles)
+            && let Ok((pipelines, true)) = self.pipelines(&library, &module.kernels)
+        {
+            return Ok((pipelines, true));
+        }
+        self.pipelines(&*self.compile(&module.source, true, tiles)?, &module.kernels)
     }
 
     fn make(&self, part: Part, bytes: usize) -> Result<Buffer, DeviceError> {
@@ -211,17 +228,18 @@ impl Backend for MetalBackend {
         self.device.device().maxBufferLength() as u64
     }
 
-    fn prepare(&mut self, module: &KernelModule) -> Result<(), DeviceError> {
-        if let Some(library) = self.precompiled(module)
-            && let Ok((pipelines, true)) = self.pipelines(&library, &module.kernels)
+    fn prepare(&mut self, _: &ModelLibrary, module: &KernelModule) -> Result<(), DeviceError> {
+        if self.device.device().supportsFamily(MTLGPUFamily::Apple7)
+            && let Ok((pipelines, true)) = self.built(module, Tiles::Matrices)
         {
             self.kernels = pipelines;
             return Ok(());
         }
-        let (mut pipelines, as_expected) = self.pipelines(&*self.compile(&module.source, true)?, &module.kernels)?;
+        let (mut pipelines, as_expected) = self.built(module, Tiles::Local)?;
         if !as_expected {
             // GPUs that are not Apple's, in older Macs: no assumption on simdgroups.
-            pipelines = self.pipelines(&*self.compile(&module.source, false)?, &module.kernels)?.0;
+            let library = self.compile(&module.source, false, Tiles::Local)?;
+            pipelines = self.pipelines(&*library, &module.kernels)?.0;
         }
         self.kernels = pipelines;
         Ok(())

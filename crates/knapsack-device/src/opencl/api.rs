@@ -24,6 +24,8 @@ pub(super) type Name = u32;
 const CONTEXT_PLATFORM: isize = 0x1084;
 pub(super) const DEVICE_TYPE_ALL: u64 = 0xFFFF_FFFF;
 const MEM_READ_WRITE: u64 = 1;
+const MEM_READ_ONLY: u64 = 4;
+const MEM_OBJECT_IMAGE1D_BUFFER: Name = 0x10F6;
 const BUFFER_CREATE_TYPE_REGION: Name = 0x1220;
 const PROGRAM_BINARY_SIZES: Name = 0x1165;
 const PROGRAM_BINARIES: Name = 0x1166;
@@ -33,6 +35,22 @@ const KERNEL_LOCAL_MEM_SIZE: Name = 0x11B2;
 const EVENT_COMMAND_EXECUTION_STATUS: Name = 0x11D3;
 const TRUE: u32 = 1;
 const FALSE: u32 = 0;
+
+/// `cl_image_format`: `CL_RGBA` of `CL_UNSIGNED_INT32`, 16 bytes a pixel.
+static PIXEL: [Name; 2] = [0x10B5, 0x10DC];
+/// Bytes of a [`PIXEL`].
+pub(super) const PIXEL_BYTES: usize = 16;
+
+/// `cl_image_desc`.
+#[repr(C)]
+struct ImageDescription {
+    kind: Name,
+    /// Width, height, depth, array size, row pitch, slice pitch.
+    sizes: [usize; 6],
+    mip_levels: u32,
+    samples: u32,
+    memory: RawMemory,
+}
 
 type Info<T> = unsafe extern "C" fn(T, Name, usize, *mut c_void, *mut usize) -> i32;
 type Release = unsafe extern "C" fn(*mut c_void) -> i32;
@@ -111,6 +129,9 @@ functions! {
         unsafe extern "C" fn(RawContext, u64, usize, *mut c_void, *mut i32) -> RawMemory;
     create_sub_buffer: "clCreateSubBuffer" =
         unsafe extern "C" fn(RawMemory, u64, Name, *const c_void, *mut i32) -> RawMemory;
+    create_image: "clCreateImage" = unsafe extern "C" fn(
+        RawContext, u64, *const [Name; 2], *const ImageDescription, *mut c_void, *mut i32,
+    ) -> RawMemory;
     release_memory: "clReleaseMemObject" = Release;
     program_from_source: "clCreateProgramWithSource" =
         unsafe extern "C" fn(RawContext, u32, *const *const c_char, *const usize, *mut i32) -> RawProgram;
@@ -322,7 +343,23 @@ impl Context {
         check(code).map(|()| sub)
     }
 
-    /// Releases a buffer of `allocated` bytes, or a region, which has none of its own.
+    /// An image over the first `bytes` of a buffer, 16 of them a pixel.
+    ///
+    /// # Safety
+    /// `memory` is a live buffer of this context with at least `bytes` bytes.
+    pub(super) unsafe fn image(&self, memory: RawMemory, bytes: usize) -> Result<RawMemory, Status> {
+        let sizes = [bytes / PIXEL_BYTES, 0, 0, 0, 0, 0];
+        let of = ImageDescription { kind: MEM_OBJECT_IMAGE1D_BUFFER, sizes, mip_levels: 0, samples: 0, memory };
+        let mut code = 0;
+        // SAFETY: a format and a description that outlive the call; images of buffers take no host pointer.
+        let image = unsafe {
+            let create = self.api.functions.create_image;
+            create(self.context, MEM_READ_ONLY, &raw const PIXEL, &raw const of, null_mut(), &mut code)
+        };
+        check(code).map(|()| image)
+    }
+
+    /// Releases a buffer of `allocated` bytes, or a region or an image, which have none of their own.
     ///
     /// # Safety
     /// `memory` is a live memory object of this context and not used after this.

@@ -1,15 +1,20 @@
 //! OpenCL under the GPU executor.
 
-use super::api::{BuildError, Context, Event, Kernel, Memory, Program};
+use super::api::{BuildError, Context, Event, Kernel, Memory, PIXEL_BYTES, Program};
 use super::status::Status;
 use super::{NAME, OpenClDevice, cache, refused};
 use crate::gpu::Backend;
 use crate::memory::Part;
 use crate::{DeviceError, Weights};
-use knapsack_artifact::library::{KernelModule, Target};
+use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::{KernelModule, Parameter, Target, Tiles};
 use knapsack_artifact::plan::{KernelCall, ParameterId};
+use knapsack_tensor::DType;
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// Local memory that two tiles of products of many tokens take at most, in half precision.
+const TWO_TILES: u64 = 24 << 10;
 
 /// Options of every build: nothing that changes results beyond the contraction of multiply and add.
 const BUILD_OPTIONS: &str = "-cl-mad-enable";
@@ -38,6 +43,8 @@ pub(super) struct Launch {
     context: Arc<Context>,
     kernel: Kernel,
     threads: [u32; 3],
+    /// Views of its buffers.
+    images: Vec<Buffer>,
 }
 
 impl Drop for Launch {
@@ -93,6 +100,8 @@ struct Built {
     /// `Some` until it is dropped.
     program: Option<Program>,
     module: KernelModule,
+    /// Whether its kernels take images where they can.
+    images: bool,
 }
 
 impl Drop for Built {
@@ -119,27 +128,49 @@ impl OpenClBackend {
         &self.device.context
     }
 
-    /// Build options, the ones that use most of the device first. A driver that fails with subgroups, which OpenCL C 1.2 only
-    /// knows as an extension, still works without them.
-    fn variants(&self) -> Vec<String> {
+    /// Whether products of many tokens of this library can read their packed codes through images.
+    fn has_images(&mut self, library: &ModelLibrary, tiles: Tiles) -> bool {
         let (info, options) = (&self.device.info, &self.device.options);
-        let fp16 = u8::from(options.fp16.unwrap_or(info.fp16));
-        let plain = format!("{BUILD_OPTIONS} -DKNAPSACK_FP16={fp16} -DKNAPSACK_SUBGROUPS=0");
-        if !options.subgroups.unwrap_or(info.subgroups) {
-            return vec![plain];
+        let codes = library.parameters.iter().filter(|parameter| parameter.dtype == DType::U32);
+        let largest = codes.filter_map(Parameter::bytes).max().unwrap_or(0).div_ceil(PIXEL_BYTES as u64);
+        if !options.images.unwrap_or(true) || tiles != Tiles::Local || largest > info.image_pixels {
+            return false;
         }
-        let language = if info.language.starts_with("OpenCL C 3") {
-            " -cl-std=CL3.0"
-        } else if info.language.starts_with("OpenCL C 2") {
-            " -cl-std=CL2.0"
-        } else {
-            ""
-        };
-        let with = format!("{BUILD_OPTIONS}{language} -DKNAPSACK_FP16={fp16} -DKNAPSACK_SUBGROUPS=1");
-        match info.pins_subgroups {
-            true => vec![format!("{with} -DKNAPSACK_QCOM=1"), with, plain],
-            false => vec![with, plain],
+        // What a driver says of images is one thing, what it makes another.
+        let Ok(buffer) = self.allocate_uncleared(Part::Workspace, PIXEL_BYTES as u64) else { return false };
+        self.image(&buffer).is_ok()
+    }
+
+    /// Build options, the ones that use most of the device first, and whether they make kernels take images. A driver that fails with
+    /// subgroups, which OpenCL C 1.2 only knows as an extension, or with images still works without them.
+    fn variants(&mut self, library: &ModelLibrary) -> Vec<(String, bool)> {
+        let (info, options) = (&self.device.info, &self.device.options);
+        let tiles = if info.local_apart { Tiles::Local } else { Tiles::Registers };
+        let tiles = options.tiles.unwrap_or(tiles);
+        let fp16 = options.fp16.unwrap_or(info.fp16);
+        let buffers = if fp16 && info.local_memory >= TWO_TILES { 2 } else { 1 };
+        let (fp16, number) = (u8::from(fp16), tiles.switch());
+        let common = format!("-DKNAPSACK_FP16={fp16} -DKNAPSACK_TILES={number} -DKNAPSACK_BUFFERS={buffers}");
+        let plain = format!("{BUILD_OPTIONS} {common} -DKNAPSACK_SUBGROUPS=0");
+        let mut forms = vec![plain];
+        if options.subgroups.unwrap_or(info.subgroups) {
+            let language = if info.language.starts_with("OpenCL C 3") {
+                " -cl-std=CL3.0"
+            } else if info.language.starts_with("OpenCL C 2") {
+                " -cl-std=CL2.0"
+            } else {
+                ""
+            };
+            let with = format!("{BUILD_OPTIONS}{language} {common} -DKNAPSACK_SUBGROUPS=1");
+            if info.pins_subgroups {
+                forms.insert(0, format!("{with} -DKNAPSACK_QCOM=1"));
+            }
+            forms.insert(forms.len() - 1, with);
         }
+        let images = self.has_images(library, tiles);
+        let with = forms.iter().filter(|_| images).map(|form| (format!("{form} -DKNAPSACK_IMAGES=1"), true));
+        let without = forms.iter().map(|form| (form.clone(), false));
+        with.chain(without).collect()
     }
 
     fn build(&self, source: &str, options: &str) -> Result<Program, BuildError> {
@@ -157,6 +188,20 @@ impl OpenClBackend {
             cache::write(file, &binary);
         }
         Ok(program)
+    }
+
+    /// A view of a buffer as an image.
+    fn image(&self, buffer: &Buffer) -> Result<Buffer, DeviceError> {
+        // SAFETY: the buffer is alive, with this many bytes.
+        let memory = unsafe { self.context().image(buffer.memory, buffer.bytes) };
+        let memory = memory.map_err(refused("view a buffer as an image"))?;
+        Ok(Buffer { context: self.context().clone(), memory, bytes: buffer.bytes, allocated: 0 })
+    }
+
+    /// The arguments of a kernel that are images.
+    fn images(&self, index: u32) -> &[u32] {
+        let built = self.built.as_ref().filter(|built| built.images);
+        built.and_then(|built| built.module.kernels.get(index as usize)).map_or(&[], |kernel| &kernel.images)
     }
 
     fn kernel(&self, index: u32) -> Result<(Kernel, [u32; 3]), DeviceError> {
@@ -230,13 +275,13 @@ impl Backend for OpenClBackend {
         self.device.info.largest_buffer
     }
 
-    fn prepare(&mut self, module: &KernelModule) -> Result<(), DeviceError> {
+    fn prepare(&mut self, library: &ModelLibrary, module: &KernelModule) -> Result<(), DeviceError> {
         let mut failure = None;
-        for options in self.variants() {
+        for (options, images) in self.variants(library) {
             match self.build(&module.source, &options) {
                 Ok(program) => {
                     let context = self.context().clone();
-                    self.built = Some(Built { context, program: Some(program), module: module.clone() });
+                    self.built = Some(Built { context, program: Some(program), module: module.clone(), images });
                     return self.check_needs(module);
                 }
                 Err(error) => {
@@ -277,11 +322,18 @@ impl Backend for OpenClBackend {
     }
 
     fn bind(&mut self, kernel: u32, buffers: &[&Buffer]) -> Result<Launch, DeviceError> {
+        let images = self.images(kernel).to_vec();
         let (kernel, threads) = self.kernel(kernel)?;
-        let mut launch = Launch { context: self.context().clone(), kernel, threads };
-        for (index, buffer) in buffers.iter().enumerate() {
-            // SAFETY: a model's buffers outlive its launches.
-            unsafe { self.device.context.set_memory(&mut launch.kernel, index as u32, buffer.memory) }
+        let mut launch = Launch { context: self.context().clone(), kernel, threads, images: Vec::new() };
+        for (index, buffer) in (0..).zip(buffers) {
+            let memory = if images.contains(&index) {
+                launch.images.push(self.image(buffer)?);
+                launch.images.last().expect("it was just pushed").memory
+            } else {
+                buffer.memory
+            };
+            // SAFETY: a model's buffers outlive its launches, which keep their images.
+            unsafe { self.device.context.set_memory(&mut launch.kernel, index, memory) }
                 .map_err(refused("set a kernel's buffer"))?;
         }
         Ok(launch)

@@ -15,7 +15,7 @@ use crate::gpu::GpuModel;
 use crate::{Device, DeviceError, LoadedModel, Watch, WeightFiles, Weights};
 use api::{Api, RawDevice, RawPlatform};
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::library::Target;
+use knapsack_artifact::library::{Target, Tiles};
 use knapsack_artifact::plan::ALIGNMENT;
 use status::Status;
 use std::path::PathBuf;
@@ -27,7 +27,9 @@ const DEVICE_TYPE: u32 = 0x1000;
 const DEVICE_MAX_WORK_GROUP_SIZE: u32 = 0x1004;
 const DEVICE_MAX_MEM_ALLOC_SIZE: u32 = 0x1010;
 const DEVICE_MEM_BASE_ADDR_ALIGN: u32 = 0x1019;
+const DEVICE_IMAGE_SUPPORT: u32 = 0x1016;
 const DEVICE_GLOBAL_MEM_SIZE: u32 = 0x101F;
+const DEVICE_LOCAL_MEM_TYPE: u32 = 0x1022;
 const DEVICE_LOCAL_MEM_SIZE: u32 = 0x1023;
 const DEVICE_AVAILABLE: u32 = 0x1027;
 const DEVICE_COMPILER_AVAILABLE: u32 = 0x1028;
@@ -36,7 +38,10 @@ const DRIVER_VERSION: u32 = 0x102D;
 const DEVICE_VERSION: u32 = 0x102F;
 const DEVICE_EXTENSIONS: u32 = 0x1030;
 const DEVICE_OPENCL_C_VERSION: u32 = 0x103D;
+const DEVICE_IMAGE_MAX_BUFFER_SIZE: u32 = 0x1040;
 const TYPE_GPU: u64 = 4;
+/// `CL_LOCAL`: local memory is not memory as any other.
+const LOCAL_APART: u64 = 1;
 
 /// How to open an OpenCL device.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +56,10 @@ pub struct OpenClOptions {
     pub fp16: Option<bool>,
     /// Reductions through subgroups; by default where the device has them.
     pub subgroups: Option<bool>,
+    /// How products of many tokens are tiled; by default in registers where local memory is memory as any other.
+    pub tiles: Option<Tiles>,
+    /// Whether these read packed codes through images; by default where tiles are in local memory and the device has images.
+    pub images: Option<bool>,
     /// Bytes that all models may take together, where that is less than the device's memory.
     pub memory: Option<u64>,
     /// Bytes of the largest buffer, where that is less than the device's.
@@ -82,6 +91,10 @@ pub struct OpenClInfo {
     pub memory: u64,
     /// Bytes of its largest buffer.
     pub largest_buffer: u64,
+    /// Pixels of its largest image over a buffer; 0 without images.
+    pub image_pixels: u64,
+    /// Whether local memory is apart from the rest, as fast as registers nearly.
+    pub local_apart: bool,
     /// Bytes of local memory of a work group.
     pub local_memory: u64,
     /// Most threads of a work group.
@@ -110,6 +123,11 @@ impl OpenClInfo {
             pins_subgroups: has("cl_qcom_reqd_sub_group_size"),
             memory: number(DEVICE_GLOBAL_MEM_SIZE)?,
             largest_buffer: number(DEVICE_MAX_MEM_ALLOC_SIZE)?,
+            image_pixels: match number(DEVICE_IMAGE_SUPPORT)? {
+                0 => 0,
+                _ => number(DEVICE_IMAGE_MAX_BUFFER_SIZE).unwrap_or(0),
+            },
+            local_apart: number(DEVICE_LOCAL_MEM_TYPE)? == LOCAL_APART,
             local_memory: number(DEVICE_LOCAL_MEM_SIZE)?,
             threads: number(DEVICE_MAX_WORK_GROUP_SIZE)?,
             alignment: number(DEVICE_MEM_BASE_ADDR_ALIGN)? / 8,

@@ -138,6 +138,8 @@ pub(crate) fn linear(instance: &Instance<'_>) {
     for (index, storage) in grouped.chain([Storage::Dense(DType::F16)]).enumerate() {
         let ending = if index % 2 == 0 { Ending::Nothing } else { Ending::Gated(Activation::Silu) };
         linear_case(instance, (80, 5400), storage, ending, false, 1, index as u64).unwrap();
+        // More tokens than a tile has, and more rows.
+        linear_case(instance, (132, 96), storage, ending, false, 70, index as u64).unwrap();
     }
 }
 
@@ -150,7 +152,8 @@ fn linear_case(
     count: usize,
     seed: u64,
 ) -> Result<(), TestCaseError> {
-    let mut b = Builder::new(32, 64, seed);
+    let chunk = count.max(32) as u32;
+    let mut b = Builder::new(chunk, 2 * chunk, seed);
     b.fine = seed % 2 == 1;
     let features = if matches!(ending, Ending::Gated(_)) { 2 * columns } else { columns };
     let ids = (columns as u32).max(1);
@@ -221,13 +224,13 @@ fn linear_case(
     let kind = if let Storage::Grouped(_) = storage { grouped } else { Kind::Exact };
     // A handful of outputs is no sample of the error: single ones may be near zero.
     if columns * count.min(columns) < 64 && matches!(kind, Kind::Quantized | Kind::Fine) {
-        instance.run(&sample, &tokens, 32);
+        instance.run(&sample, &tokens, chunk);
         return Ok(());
     }
     check(
         instance,
         kind,
-        &instance.run(&sample, &tokens, 32),
+        &instance.run(&sample, &tokens, chunk),
         &expected,
         &format!("{columns} x {k} {storage:?} {ending:?}, {count} tokens"),
     )

@@ -3,7 +3,7 @@
 use super::standin::{Order, Standin, Variant};
 use super::{Bounds, Instance, suite};
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::library::Target;
+use knapsack_artifact::library::{Target, Tiles};
 use knapsack_device::Device;
 use std::sync::Arc;
 
@@ -36,46 +36,52 @@ pub(crate) fn run(name: String, device: &dyn Device, target: Target, fp16: bool,
     suite(&Instance { name, device, prepare, bounds: bounds(fp16), cases: CASES, models, exact_memory: true });
 }
 
-/// The other seven of the eight ways in which the two languages build kernels; every order of threads for Metal.
-fn standin(target: Target, fp16: bool, subgroups: Option<u32>, order: Order) {
-    let variant =
-        Variant { target, fp16, subgroups: subgroups.is_some(), subgroup_size: subgroups.unwrap_or(32), order };
+/// The other seven of the eight ways in which the two languages build kernels, every way of tiling products of many tokens, every
+/// order of threads for Metal.
+fn standin(target: Target, fp16: bool, subgroups: Option<u32>, order: Order, (tiles, images): (Tiles, bool)) {
+    let subgroup_size = subgroups.unwrap_or(32);
+    let variant = Variant { target, fp16, subgroups: subgroups.is_some(), subgroup_size, tiles, images, order };
     if let Some(device) = Standin::new(variant) {
         run(format!("stand-in {variant:?}"), &device, target, fp16, &[]);
     }
 }
 
+const LOCAL: (Tiles, bool) = (Tiles::Local, false);
+const IMAGES: (Tiles, bool) = (Tiles::Local, true);
+const REGISTERS: (Tiles, bool) = (Tiles::Registers, false);
+const MATRICES: (Tiles, bool) = (Tiles::Matrices, false);
+
 #[test]
 fn metal_standin_half_precision_simdgroups() {
-    standin(Target::Metal, true, Some(32), Order::Forward);
+    standin(Target::Metal, true, Some(32), Order::Forward, MATRICES);
 }
 
 #[test]
 fn metal_standin_half_precision_local_memory() {
-    standin(Target::Metal, true, None, Order::Shuffled);
+    standin(Target::Metal, true, None, Order::Shuffled, LOCAL);
 }
 
 #[test]
 fn metal_standin_single_precision_simdgroups() {
-    standin(Target::Metal, false, Some(32), Order::Reverse);
+    standin(Target::Metal, false, Some(32), Order::Reverse, MATRICES);
 }
 
 #[test]
 fn metal_standin_single_precision_local_memory() {
-    standin(Target::Metal, false, None, Order::Reverse);
+    standin(Target::Metal, false, None, Order::Reverse, LOCAL);
 }
 
 #[test]
 fn opencl_standin_half_precision_subgroups() {
-    standin(Target::OpenCl, true, Some(16), Order::Shuffled);
+    standin(Target::OpenCl, true, Some(16), Order::Shuffled, IMAGES);
 }
 
 #[test]
 fn opencl_standin_half_precision_local_memory() {
-    standin(Target::OpenCl, true, None, Order::Forward);
+    standin(Target::OpenCl, true, None, Order::Forward, REGISTERS);
 }
 
 #[test]
 fn opencl_standin_single_precision_subgroups() {
-    standin(Target::OpenCl, false, Some(8), Order::Reverse);
+    standin(Target::OpenCl, false, Some(8), Order::Reverse, LOCAL);
 }

@@ -69,7 +69,7 @@ impl Compiler {
 
     fn cached_object(&self, source: &str, glue: &str, variant: &Variant) -> Result<PathBuf, String> {
         let mut hash = DefaultHasher::new();
-        (source, glue, &self.version, &self.half_flags, variant.fp16, variant.subgroups).hash(&mut hash);
+        (source, glue, &self.version, &self.half_flags, switches(variant)).hash(&mut hash);
         RUNTIME.hash(&mut hash);
         for file in ["include/metal_stdlib", "include/opencl_builtins.h"] {
             std::fs::read(here().join(file)).map_err(|error| format!("{file}: {error}"))?.hash(&mut hash);
@@ -135,10 +135,13 @@ const RUNTIME: &str = include_str!("runtime.cpp");
 
 const OPENCL_FLAGS: [&str; 6] = ["-x", "cl", "-cl-std=CL1.2", "-cl-no-stdinc", "-include", "opencl_builtins.h"];
 
-fn switches(variant: &Variant) -> [String; 2] {
+fn switches(variant: &Variant) -> [String; 5] {
     [
         format!("-DKNAPSACK_FP16={}", u8::from(variant.fp16)),
         format!("-DKNAPSACK_SUBGROUPS={}", u8::from(variant.subgroups)),
+        format!("-DKNAPSACK_TILES={}", variant.tiles.switch()),
+        format!("-DKNAPSACK_BUFFERS={}", 1 + u8::from(variant.fp16)),
+        format!("-DKNAPSACK_IMAGES={}", u8::from(variant.images)),
     ]
 }
 
@@ -285,6 +288,7 @@ impl Program {
         let line = |code: u32| if code == 0xffff { "the end".to_owned() } else { format!("line {code}") };
         match code {
             0 => Ok(()),
+            u32::MAX => Err("a thread read beyond an image".to_owned()),
             _ => Err(format!("threads that belong together wait at {} and {}", line(code & 0xffff), line(code >> 16))),
         }
     }

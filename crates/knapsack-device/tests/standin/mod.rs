@@ -15,7 +15,7 @@ mod compile;
 pub(crate) use compile::Compiler;
 
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::library::{KernelModule, Target};
+use knapsack_artifact::library::{KernelModule, Target, Tiles};
 use knapsack_artifact::plan::{KernelCall, ParameterId};
 use knapsack_device::gpu::{Backend, GpuModel};
 use knapsack_device::{Account, Device, DeviceError, LoadedModel, Part, Watch, WeightFiles, Weights};
@@ -38,6 +38,9 @@ pub(crate) struct Variant {
     pub(crate) subgroups: bool,
     /// Threads of a subgroup; 32 on Metal.
     pub(crate) subgroup_size: u32,
+    /// How products of many tokens are tiled, and whether they read packed codes through images.
+    pub(crate) tiles: Tiles,
+    pub(crate) images: bool,
     pub(crate) order: Order,
 }
 
@@ -125,7 +128,7 @@ impl Backend for StandinBackend {
         u64::MAX
     }
 
-    fn prepare(&mut self, module: &KernelModule) -> Result<(), DeviceError> {
+    fn prepare(&mut self, _: &ModelLibrary, module: &KernelModule) -> Result<(), DeviceError> {
         let program = self
             .standin
             .compiler
@@ -171,10 +174,11 @@ impl Backend for StandinBackend {
         for (launch, grid) in launches {
             let kernel = &module.kernels[launch.kernel as usize];
             let groups = grid.groups.map(|axis| axis.at(n));
+            let images = if self.standin.variant.images { &kernel.images[..] } else { &[] };
             let mut guarded = Guarded::copy_in(&launch.buffers);
             let threads = kernel.threads.iter().product();
             program
-                .run(launch.kernel, &mut guarded.pointers(), threads, groups, &self.standin.variant)
+                .run(launch.kernel, &mut guarded.pointers(images), threads, groups, &self.standin.variant)
                 .map_err(|problem| fault(format!("{}: {problem}", kernel.name)))?;
             guarded
                 .copy_out(&launch.buffers)
@@ -193,12 +197,16 @@ struct Guarded {
     copies: Vec<Vec<u64>>,
     /// For each argument its copy.
     of: Vec<usize>,
+    /// Bytes of each argument.
+    sizes: Vec<usize>,
+    /// Where copies that are images begin, and their bytes.
+    images: Vec<Box<[u64; 2]>>,
 }
 
 impl Guarded {
     fn copy_in(buffers: &[(Shared, usize, usize)]) -> Self {
         let mut known = HashMap::new();
-        let mut new = Guarded { copies: Vec::new(), of: Vec::new() };
+        let mut new = Guarded { copies: Vec::new(), of: Vec::new(), sizes: Vec::new(), images: Vec::new() };
         for (memory, offset, bytes) in buffers {
             let key = (Arc::as_ptr(memory), *offset, *bytes);
             let index = *known.entry(key).or_insert_with(|| {
@@ -209,13 +217,20 @@ impl Guarded {
                 new.copies.len() - 1
             });
             new.of.push(index);
+            new.sizes.push(*bytes);
         }
         new
     }
 
-    fn pointers(&mut self) -> Vec<*mut u8> {
+    fn pointers(&mut self, images: &[u32]) -> Vec<*mut u8> {
         let starts: Vec<_> = self.copies.iter_mut().map(|copy| as_bytes(copy)[GUARD..].as_mut_ptr()).collect();
-        self.of.iter().map(|&index| starts[index]).collect()
+        let mut pointers: Vec<_> = self.of.iter().map(|&index| starts[index]).collect();
+        for &argument in images {
+            let bytes = self.sizes[argument as usize] as u64;
+            self.images.push(Box::new([pointers[argument as usize] as u64, bytes]));
+            pointers[argument as usize] = self.images.last_mut().expect("it was just pushed").as_mut_ptr().cast();
+        }
+        pointers
     }
 
     /// The index of the argument whose guards changed is the error.

@@ -18,7 +18,9 @@ struct Fiber {
     char* stack;
     State state;
     unsigned line;
-    float value;
+    // What a subgroup meets for, and with what of this fiber.
+    void (*meet)(void** all, unsigned count);
+    void* mine;
 };
 
 constexpr size_t stack_bytes = 128 << 10;
@@ -31,6 +33,7 @@ struct Group {
     unsigned current, threads, subgroup, position[3];
     void (*body)(void**);
     void** buffers;
+    bool beyond_image;
 } group;
 
 // Switching fibers saves the callee-saved registers and the stack pointer, nothing else.
@@ -106,7 +109,9 @@ void resume(unsigned index) {
 // Whether fibers from..to all wait in `state` at the same line.
 bool together(unsigned from, unsigned to, State state) {
     for (unsigned i = from; i < to; i++)
-        if (group.fibers[i].state != state || group.fibers[i].line != group.fibers[from].line) return false;
+        if (group.fibers[i].state != state || group.fibers[i].line != group.fibers[from].line ||
+            (state == at_subgroup && group.fibers[i].meet != group.fibers[from].meet))
+            return false;
     return true;
 }
 
@@ -116,9 +121,9 @@ int release() {
     for (unsigned from = 0; from < group.threads; from += group.subgroup) {
         unsigned to = from + group.subgroup < group.threads ? from + group.subgroup : group.threads;
         if (!together(from, to, at_subgroup)) continue;
-        float sum = 0.0f;
-        for (unsigned i = from; i < to; i++) sum += group.fibers[i].value;
-        for (unsigned i = from; i < to; i++) group.fibers[i].value = sum, group.fibers[i].state = ready;
+        std::vector<void*> all;
+        for (unsigned i = from; i < to; i++) all.push_back(group.fibers[i].mine), group.fibers[i].state = ready;
+        group.fibers[from].meet(all.data(), to - from);
         any = true;
     }
     if (any) return 0;
@@ -145,11 +150,30 @@ void standin_barrier(unsigned line) {
     to_scheduler();
 }
 
-float standin_subgroup_sum(float value, unsigned line) {
+// Waits for the whole subgroup; the last to come does `meet` with what all of them bring.
+void standin_together(void* mine, void (*meet)(void** all, unsigned count), unsigned line) {
     Fiber& me = group.fibers[group.current];
-    me.state = at_subgroup, me.line = line, me.value = value;
+    me.state = at_subgroup, me.line = line, me.meet = meet, me.mine = mine;
     to_scheduler();
-    return me.value;
+}
+
+static void add_all(void** all, unsigned count) {
+    float sum = 0.0f;
+    for (unsigned i = 0; i < count; i++) sum += *static_cast<float*>(all[i]);
+    for (unsigned i = 0; i < count; i++) *static_cast<float*>(all[i]) = sum;
+}
+
+float standin_subgroup_sum(float value, unsigned line) {
+    standin_together(&value, add_all, line);
+    return value;
+}
+
+// A pixel of an image, which is where its first byte lies and how many there are.
+void standin_pixel(const uint64_t* image, int index, unsigned* pixel) {
+    bool inside = index >= 0 && (uint64_t(index) + 1) * 16 <= image[1];
+    group.beyond_image |= !inside;
+    if (inside) memcpy(pixel, reinterpret_cast<const char*>(image[0]) + 16 * uint64_t(index), 16);
+    else memset(pixel, 0xff, 16);
 }
 
 unsigned standin_local_id() { return group.current; }
@@ -162,10 +186,11 @@ float standin_tanh(float x) { return tanhf(x); }
 float standin_sqrt(float x) { return sqrtf(x); }
 
 // Runs a grid. order 0: forward, 1: reverse, else shuffled from this seed. Returns 0, or the lines where two threads wait that
-// should wait together: first | second << 16, where 0xffff stands for a thread that has returned.
+// should wait together: first | second << 16, where 0xffff stands for a thread that has returned; 0xffffffff where a thread read
+// beyond an image.
 unsigned standin_run(void (*body)(void**), void** buffers, unsigned threads, const unsigned* groups, unsigned subgroup,
                      unsigned order) {
-    group.body = body, group.buffers = buffers;
+    group.body = body, group.buffers = buffers, group.beyond_image = false;
     group.threads = threads, group.subgroup = subgroup;
     if (group.fibers.size() < threads) group.fibers.resize(threads);
     group.order.resize(threads);
@@ -202,7 +227,7 @@ unsigned standin_run(void (*body)(void**), void** buffers, unsigned threads, con
             }
         }
     }
-    return 0;
+    return group.beyond_image ? 0xffffffff : 0;
 }
 
 }

@@ -13,7 +13,8 @@ mod lex;
 mod parse;
 mod run;
 
-use super::{FP16_SWITCH, SUBGROUPS_SWITCH};
+use super::{FP16_SWITCH, SUBGROUPS_SWITCH, TILES_SWITCH};
+use knapsack_artifact::library::Tiles;
 use lex::Macros;
 use parse::{Function, Name, Parser};
 use std::collections::HashMap;
@@ -31,6 +32,11 @@ pub struct ThreadCount {
     pub global_bytes: u64,
     /// Bytes read from local memory.
     pub local_bytes: u64,
+    /// Products of the inner loop: the innermost that is not unrolled, does nearly all products and reads packed codes or local
+    /// memory. 0 where there is none.
+    pub inner_products: u64,
+    /// Bytes read in the inner loop, from wherever.
+    pub inner_bytes: u64,
 }
 
 impl ThreadCount {
@@ -40,6 +46,8 @@ impl ThreadCount {
             products: self.products + other.products,
             global_bytes: self.global_bytes + other.global_bytes,
             local_bytes: self.local_bytes + other.local_bytes,
+            inner_products: self.inner_products + other.inner_products,
+            inner_bytes: self.inner_bytes + other.inner_bytes,
         }
     }
 
@@ -49,6 +57,8 @@ impl ThreadCount {
             products: self.products.div_ceil(by),
             global_bytes: self.global_bytes.div_ceil(by),
             local_bytes: self.local_bytes.div_ceil(by),
+            inner_products: self.inner_products.div_ceil(by),
+            inner_bytes: self.inner_bytes.div_ceil(by),
         }
     }
 }
@@ -69,11 +79,12 @@ pub(super) struct Counter {
 }
 
 impl Counter {
-    /// Reads a source without its prelude, as it is built with half precision products or without.
-    pub(super) fn new(source: &str, fp16: bool) -> Result<Self, String> {
+    /// Reads a source without its prelude, as it is built with half precision products or without, and these tiles.
+    pub(super) fn new(source: &str, fp16: bool, tiles: Tiles) -> Result<Self, String> {
         let mut macros = Macros::default();
         macros.define(&format!("{FP16_SWITCH} {}", u8::from(fp16)))?;
         macros.define(&format!("{SUBGROUPS_SWITCH} 0"))?;
+        macros.define(&format!("{TILES_SWITCH} {}", tiles.switch()))?;
         let condition = |tokens| {
             let expression = Parser::new(tokens).expression()?;
             run::known(&expression).map(|value| value != 0)
@@ -99,7 +110,7 @@ mod tests {
              KERNEL_ void k(__global const float* a, __global float* b, const uint n) {{\n{body}\n}}\n"
         );
         let source = source.replace("KERNEL_", "__kernel __attribute__((reqd_work_group_size(64, 1, 1)))");
-        let counter = Counter::new(&source, true).unwrap();
+        let counter = Counter::new(&source, true, Tiles::Local).unwrap();
         counter.count("k", &Place { n: 5, p: 9, row: 0, group: [2, 1, 0], thread: 3 }).unwrap()
     }
 
@@ -132,6 +143,16 @@ mod tests {
     }
 
     #[test]
+    fn the_inner_loop_is_where_products_meet_what_they_read() {
+        let body = "const float x = a[0]; LOCAL_ARRAY(float, tile, 64); float s = 0.0f;\n\
+                    for (uint i = 0; i < 2; i++) { b[0] = a[1]; for (uint j = 0; j < 3; j++) { const float y = tile[j];\n\
+                    UNROLL for (uint k = 0; k < 4; k++) s += x * y; } }";
+        let counted = count(body);
+        assert_eq!((counted.inner_products, counted.inner_bytes), (2 * 3 * 4, 2 * 3 * 4));
+        assert_eq!(count("b[0] = a[0] * a[1] + a[0];").inner_products, 0);
+    }
+
+    #[test]
     fn what_is_known_ahead_is_free() {
         assert_eq!(operations("UNROLL for (uint i = 0; i < 4; i++) b[i * 2 + 1] = a[i];"), 0);
         assert_eq!(operations("b[THREAD + 3] = a[THREAD + 0];"), 0);
@@ -147,7 +168,7 @@ mod tests {
     fn what_cannot_be_counted_is_said() {
         let problem = |body: &str| {
             let source = format!("void k(__global const uint* a) {{ {body} }}");
-            let counter = Counter::new(&source, true)?;
+            let counter = Counter::new(&source, true, Tiles::Local)?;
             counter.count("k", &Place { n: 1, p: 0, row: 0, group: [0; 3], thread: 0 }).map(|_| String::new())
         };
         assert!(problem("for (uint i = 0; i < a[0]; i++) b[i] = 0;").unwrap_err().contains("not known"));

@@ -28,6 +28,13 @@ float standin_log(float);
 float standin_tanh(float);
 float standin_sqrt(float);
 
+void standin_pixel(__read_only image1d_buffer_t image, int index, uint* pixel);
+OVERLOADED uint4 read_imageui(__read_only image1d_buffer_t image, int index) {
+    uint pixel[4];
+    standin_pixel(image, index, pixel);
+    return (uint4)(pixel[0], pixel[1], pixel[2], pixel[3]);
+}
+
 #define CLK_LOCAL_MEM_FENCE 1
 #define barrier(flags) standin_barrier(__LINE__)
 #define sub_group_reduce_add(value) standin_subgroup_sum(value, __LINE__)

@@ -5,7 +5,7 @@ use crate::report::Reporter;
 use crate::table::{Align, Table, bytes};
 use anyhow::Result;
 use knapsack_artifact::ModelLibrary;
-use knapsack_artifact::library::Target;
+use knapsack_artifact::library::{Target, Tiles};
 use knapsack_artifact::plan::{Function, KvLayer, Op, StateLayer};
 use knapsack_compiler::codegen::{KernelTraffic, Roof, ThreadCount, TokenCost, Traffic, count_threads, kernel_traffic};
 use knapsack_config::Gpu;
@@ -81,7 +81,7 @@ pub(super) fn value(found: &FoundLibrary, show: Show) -> Value {
 /// What kernels move, and what a thread of each does; nothing of the latter where the source is not this compiler's.
 fn counted(library: &ModelLibrary) -> (Vec<KernelTraffic>, Vec<ThreadCount>) {
     let table = kernel_traffic(library);
-    let threads = count_threads(library, &table, true).unwrap_or_default();
+    let threads = count_threads(library, &table, true, Tiles::default()).unwrap_or_default();
     (table, threads)
 }
 
