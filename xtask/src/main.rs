@@ -9,6 +9,7 @@ mod files;
 mod fuzz;
 mod generated;
 mod header;
+mod oclgrind;
 mod peer;
 mod public;
 mod sanitize;
@@ -45,6 +46,8 @@ enum Task {
     Miri,
     /// The CPU device's tests under the address sanitizer (nightly).
     Asan,
+    /// The OpenCL kernels under Oclgrind: data races, and accesses beyond a buffer.
+    Oclgrind,
     /// The command line for Windows, cross-built and run under wine: the README's first command, Ctrl-C, tests.
     Windows,
     /// Every reader under libFuzzer, and the model manager under schedules of `shuttle`, for a while.
@@ -76,6 +79,7 @@ fn perform(root: &Path, task: &Task) -> Result<()> {
         Task::Apple => apple::check(root),
         Task::Miri => sanitize::miri(root),
         Task::Asan => sanitize::address(root),
+        Task::Oclgrind => oclgrind::check(root),
         Task::Windows => windows::check(root),
         Task::Fuzz(arguments) => fuzz::check(root, arguments),
         Task::Bench(arguments) => peer::bench(root, arguments),

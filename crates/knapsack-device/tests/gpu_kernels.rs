@@ -66,7 +66,11 @@ fn windows_with_sinks_go_round_as_on_the_reference_device() {
 
 /// What the kernels of a library compute with threads in one order: the error, in chunks or one token at a time.
 fn outcome(compiled: &ModelLibrary, order: Order, calls: Calls) -> Result<f64, DeviceError> {
-    let device = Standin::new(Variant { order, ..METAL_PLAIN }).expect("checked by the caller");
+    outcome_of(compiled, Variant { order, ..METAL_PLAIN }, calls)
+}
+
+fn outcome_of(compiled: &ModelLibrary, variant: Variant, calls: Calls) -> Result<f64, DeviceError> {
+    let device = Standin::new(variant).expect("checked by the caller");
     let model = Model::fixture("llama", "q4f16_1");
     let sequence = model.sequences.iter().max_by_key(|sequence| sequence.tokens.len()).unwrap();
     let tokens = tokens(sequence);
@@ -77,7 +81,11 @@ fn outcome(compiled: &ModelLibrary, order: Order, calls: Calls) -> Result<f64, D
 
 /// The library with one piece of a kernel's source changed: the `skip`-th occurrence of `from` after `start`.
 fn planted(start: &str, skip: usize, from: &str, to: &str) -> ModelLibrary {
-    let mut library = (*Model::fixture("llama", "q4f16_1").library(Target::Metal, |_| {})).clone();
+    planted_for(Target::Metal, start, skip, from, to)
+}
+
+fn planted_for(target: Target, start: &str, skip: usize, from: &str, to: &str) -> ModelLibrary {
+    let mut library = (*Model::fixture("llama", "q4f16_1").library(target, |_| {})).clone();
     let source = &mut library.kernels.as_mut().unwrap().source;
     let kernel = source.find(start).unwrap_or_else(|| panic!("{start} is in the source"));
     let at = source[kernel..].match_indices(from).nth(skip).unwrap_or_else(|| panic!("{from} is in {start}")).0;
@@ -123,6 +131,34 @@ fn barriers_that_not_all_threads_reach_are_caught() {
         planted("kernel void norm_", 0, "NORMALIZE(v, EPSILON)", "if (THREAD == 0) return;\n    NORMALIZE(v, EPSILON)");
     let failure = outcome(&library, Order::Forward, Calls::Single).unwrap_err().to_string();
     assert!(failure.contains("the end"), "{failure}");
+}
+
+#[test]
+fn faults_of_each_way_of_tiling_are_caught() {
+    if Standin::new(METAL).is_none() {
+        return;
+    }
+    let orders = [Order::Forward, Order::Reverse, Order::Shuffled];
+    // The one barrier of a step, between filling a tile and multiplying it, and those around the outputs; none of them is missed where
+    // two tiles take turns.
+    for (variant, start) in [(METAL, "kernel void gemm_"), (OPENCL, "void gemm_")] {
+        for skip in [0, 2, 3] {
+            let library = planted_for(variant.target, start, skip, "BARRIER();", ";");
+            let run = |order| outcome_of(&library, Variant { order, ..variant }, Calls::Chunks);
+            let caught = orders.iter().any(|&order| !run(order).is_ok_and(|error| error <= 0.02));
+            assert!(caught, "{variant:?}: barrier {skip} removed, and nothing happened");
+        }
+    }
+    let alone = "if (first_token + own_tokens < n && THREAD != 5) {";
+    let library = planted("kernel void gemm_", 0, "if (first_token + own_tokens < n) {", alone);
+    let failure = outcome_of(&library, METAL, Calls::Chunks).unwrap_err().to_string();
+    assert!(failure.contains("gemm_") && failure.contains("wait at line"), "{failure}");
+    let library = planted_for(Target::OpenCl, "void gemm_", 0, "WORDS_AT(at)", "WORDS_AT(at + 100000)");
+    let failure = outcome_of(&library, OPENCL, Calls::Chunks).unwrap_err().to_string();
+    assert!(failure.contains("beyond an image"), "{failure}");
+    // What no tile is between reads other rows' codes.
+    let library = planted_for(Target::OpenCl, "void gemm_", 0, "words[i] = WORDS4(step, word,", "words[i] = WORDS4(step, 0,");
+    assert!(!outcome_of(&library, OPENCL_REGISTERS, Calls::Chunks).is_ok_and(|error| error <= 0.02));
 }
 
 #[test]

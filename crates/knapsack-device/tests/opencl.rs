@@ -70,6 +70,24 @@ fn windows_with_sinks_go_round_as_on_the_reference_device() {
 }
 
 #[test]
+fn what_a_token_runs_is_recorded_and_gives_the_same() {
+    let model = Model::fixture("llama", "q4f16_1");
+    let library = model.library(Target::OpenCl, |_| {});
+    let tokens: Vec<u32> = (1..7).collect();
+    let mut answers = Vec::new();
+    for recorded in [true, false] {
+        let Some(device) = opencl(OpenClOptions { recorded: Some(recorded), ..OpenClOptions::default() }) else { return };
+        if recorded && !device.info().records {
+            return eprintln!("SKIPPED: {} has no cl_khr_command_buffer", device.info().name);
+        }
+        let mut loaded = device.load(library.clone(), &model.folder).unwrap();
+        let logits = all_logits(&mut *loaded, &tokens, Calls::Single);
+        answers.push((logits, loaded.top(0, 1).unwrap()));
+    }
+    assert_eq!(answers[0], answers[1]);
+}
+
+#[test]
 fn compiled_programs_are_kept_and_damage_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let options = OpenClOptions { cache: Some(folder.path().join("programs")), ..OpenClOptions::default() };

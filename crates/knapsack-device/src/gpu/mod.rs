@@ -39,6 +39,8 @@ pub trait Backend: Send {
     type Launch: Send;
     /// A submission. One that is dropped is no longer waited for.
     type Ticket: Send;
+    /// The launches of a function for one token, recorded.
+    type Recorded: Send;
 
     /// Whether the system lets only apps in the foreground use the GPU.
     const FOREGROUND_ONLY: bool = false;
@@ -110,6 +112,15 @@ pub trait Backend: Send {
     /// When the device refuses. Some may have been started then.
     fn submit(&mut self, launches: &[(Self::Launch, KernelCall)], n: u32) -> Result<Self::Ticket, DeviceError>;
 
+    /// Records launches for one token, to be started together, where the interface can. They outlive what is given.
+    fn record(&mut self, launches: &[(Self::Launch, KernelCall)]) -> Option<Self::Recorded>;
+
+    /// Starts what was recorded, as [`Backend::submit`] starts its launches.
+    ///
+    /// # Errors
+    /// When the device refuses. Some may have been started then.
+    fn replay(&mut self, recorded: &Self::Recorded) -> Result<Self::Ticket, DeviceError>;
+
     /// Waits until a submission has ended.
     ///
     /// # Errors
@@ -131,6 +142,8 @@ pub trait Backend: Send {
 
 /// The launches of one function, and for each the work that it is.
 struct Bound<B: Backend> {
+    // Dropped before the launches that it holds.
+    recorded: Option<B::Recorded>,
     launches: Vec<(B::Launch, KernelCall)>,
     work: Vec<Work>,
 }
@@ -414,9 +427,12 @@ impl<B: Backend> Resident<B> {
         let many = Places { library, inputs, n: chunk, one: false };
         let prefill = bind_function(&mut backend, &mut memory, &many, &library.prefill)?;
         let one = Places { n: 1, one: true, ..many };
-        let decode = bind_function(&mut backend, &mut memory, &one, &library.decode)?;
-        let head = bind_function(&mut backend, &mut memory, &one, &library.head)?;
-        let top = bind_top(&mut backend, &mut memory, &one, module)?;
+        let mut decode = bind_function(&mut backend, &mut memory, &one, &library.decode)?;
+        let mut head = bind_function(&mut backend, &mut memory, &one, &library.head)?;
+        let mut top = bind_top(&mut backend, &mut memory, &one, module)?;
+        for bound in [&mut decode, &mut head].into_iter().chain(top.iter_mut().map(|(_, bound)| bound)) {
+            bound.recorded = backend.record(&bound.launches);
+        }
         let found = backend.region(&memory.workspace, inputs.top, TOP_BYTES)?;
         let after = library.lookups.first().filter(|lookup| lookup.rows.offset == inputs.end);
         let end = inputs.end + after.map_or(0, |lookup| 4 * u64::from(lookup.rows.columns));
@@ -474,7 +490,10 @@ fn submit<B: Backend>(
             backend.wait(ticket)?;
         }
         proceed(watch)?;
-        running.push_back(backend.submit(&function.launches[done..done + count], call.n)?);
+        running.push_back(match &function.recorded {
+            Some(recorded) if call.n == 1 && count == function.launches.len() => backend.replay(recorded)?,
+            _ => backend.submit(&function.launches[done..done + count], call.n)?,
+        });
         done += count;
     }
     Ok(())
@@ -487,7 +506,8 @@ fn bind_function<B: Backend>(
     function: &Function,
 ) -> Result<Bound<B>, DeviceError> {
     let library = places.library;
-    let mut bound = Bound { launches: Vec::with_capacity(function.launches.len()), work: Vec::new() };
+    let mut bound =
+        Bound { recorded: None, launches: Vec::with_capacity(function.launches.len()), work: Vec::new() };
     if function.calls().map(|(_, launches)| launches.len()).sum::<usize>() != function.launches.len() {
         return Err(DeviceError::WrongTarget { device: backend.device(), found: Target::Host });
     }

@@ -122,6 +122,8 @@ fn weights(library: &ModelLibrary) -> (tempfile::TempDir, Weights) {
 #[derive(Default)]
 struct Log {
     submitted: usize,
+    /// Of them what was recorded before.
+    replayed: usize,
     waited: usize,
     running: usize,
     written: usize,
@@ -177,6 +179,7 @@ impl Backend for Idle {
     type Buffer = Place;
     type Launch = Vec<Place>;
     type Ticket = Ticket;
+    type Recorded = Vec<(Vec<Place>, KernelCall)>;
 
     fn device(&self) -> &'static str {
         "idle"
@@ -245,6 +248,15 @@ impl Backend for Idle {
         Ok(Ticket(number, false))
     }
 
+    fn record(&mut self, launches: &[(Vec<Place>, KernelCall)]) -> Option<Self::Recorded> {
+        Some(launches.to_vec())
+    }
+
+    fn replay(&mut self, recorded: &Self::Recorded) -> Result<Ticket, DeviceError> {
+        self.log().replayed += 1;
+        self.submit(recorded, 1)
+    }
+
     fn wait(&mut self, mut ticket: Ticket) -> Result<(), DeviceError> {
         ticket.1 = true;
         let mut log = self.log();
@@ -303,6 +315,7 @@ fn a_token_costs_one_write_and_one_read() {
         model.logits(0, &mut [0.0; WIDTH as usize]).unwrap();
         let log = idle.log();
         assert_eq!((log.written, log.read, log.stood), (1, 1, 1));
+        assert_eq!((log.submitted, log.replayed), (2, 2));
         drop(log);
         // The most likely tokens alone: the same, but for what is read.
         *idle.log() = Log::default();

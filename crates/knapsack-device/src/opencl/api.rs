@@ -1,6 +1,7 @@
 //! The part of the OpenCL 1.2 C interface that is used, loaded at run time: phones have no library to link against, and many
 //! machines none at all.
 
+use super::commands;
 use super::status::{Status, check};
 use crate::DeviceError;
 use libloading::Library;
@@ -12,11 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(super) type RawPlatform = *mut c_void;
 pub(super) type RawDevice = *mut c_void;
 type RawContext = *mut c_void;
-type RawQueue = *mut c_void;
+pub(super) type RawQueue = *mut c_void;
 type RawProgram = *mut c_void;
 type RawKernel = *mut c_void;
 type RawMemory = *mut c_void;
-type RawEvent = *mut c_void;
+pub(super) type RawEvent = *mut c_void;
 /// `cl_uint` and friends.
 pub(super) type Name = u32;
 
@@ -55,17 +56,23 @@ struct ImageDescription {
 type Info<T> = unsafe extern "C" fn(T, Name, usize, *mut c_void, *mut usize) -> i32;
 type Release = unsafe extern "C" fn(*mut c_void) -> i32;
 type Notify = *const c_void;
+type GetExtension = unsafe extern "C" fn(RawPlatform, *const c_char) -> *mut c_void;
 
 macro_rules! functions {
     ($($field:ident: $symbol:literal = $type:ty;)*) => {
         /// The loaded functions.
-        struct Functions { $($field: $type,)* }
+        struct Functions { $($field: $type,)* get_extension: Option<GetExtension> }
 
         impl Functions {
             /// The name of the first function that the library lacks is the error.
             fn load(library: &Library) -> Result<Self, &'static str> {
                 let way = Way::of(library);
+                let get_extension = way.find("clGetExtensionFunctionAddressForPlatform\0");
                 Ok(Functions {
+                    // SAFETY: as below.
+                    get_extension: get_extension.map(|address| unsafe {
+                        std::mem::transmute::<NonNull<c_void>, GetExtension>(address)
+                    }),
                     $($field: {
                         let address = way.find(concat!($symbol, "\0")).ok_or($symbol)?;
                         // SAFETY: the OpenCL specification gives the function of this name this C signature.
@@ -239,6 +246,12 @@ impl Api {
         text(|size, value, needed| unsafe { (self.functions.get_device_info)(device, name, size, value, needed) })
     }
 
+    /// The function of an extension by its name.
+    pub(super) fn extension(&self, platform: RawPlatform, name: &std::ffi::CStr) -> Option<NonNull<c_void>> {
+        // SAFETY: `platform` came from `platforms`; a C string, which the function only reads.
+        NonNull::new(unsafe { (self.functions.get_extension?)(platform, name.as_ptr()) })
+    }
+
     /// A number of a device; narrower ones are widened.
     pub(super) fn device_number(&self, device: RawDevice, name: Name) -> Result<u64, Status> {
         let mut value = 0u64;
@@ -279,6 +292,8 @@ pub(super) struct Context {
     device: RawDevice,
     context: RawContext,
     queue: RawQueue,
+    /// How launches are recorded, where they can be.
+    pub(super) commands: Option<commands::Functions>,
     /// Bytes of the buffers that are alive.
     allocated: AtomicU64,
 }
@@ -304,11 +319,17 @@ impl Context {
             unsafe { (api.functions.release_context)(context) };
             return Err(status);
         }
-        Ok(Context { api, device, context, queue, allocated: AtomicU64::new(0) })
+        let extensions = api.device_text(device, super::DEVICE_EXTENSIONS).unwrap_or_default();
+        let commands = commands::Functions::load(&api, platform, device, &extensions);
+        Ok(Context { api, device, context, queue, commands, allocated: AtomicU64::new(0) })
     }
 
     pub(super) fn path(&self) -> &std::path::Path {
         &self.api.path
+    }
+
+    pub(super) const fn queue(&self) -> RawQueue {
+        self.queue
     }
 
     /// Bytes of the buffers that are alive.
@@ -606,6 +627,18 @@ pub(super) struct Program(RawProgram);
 pub(super) struct Kernel(RawKernel);
 /// An event; released by its owner.
 pub(super) struct Event(RawEvent);
+impl Kernel {
+    pub(super) const fn raw(&self) -> *mut c_void {
+        self.0
+    }
+}
+
+impl Event {
+    pub(super) const fn of(raw: RawEvent) -> Self {
+        Event(raw)
+    }
+}
+
 /// A memory object; released by its owner.
 pub(super) type Memory = RawMemory;
 

@@ -1,6 +1,7 @@
 //! OpenCL under the GPU executor.
 
 use super::api::{BuildError, Context, Event, Kernel, Memory, PIXEL_BYTES, Program};
+use super::commands::Commands;
 use super::status::Status;
 use super::{NAME, OpenClDevice, cache, refused};
 use crate::gpu::Backend;
@@ -239,6 +240,13 @@ impl OpenClBackend {
 }
 
 impl OpenClBackend {
+    /// Has the device begin with what was enqueued, of which this is the last event.
+    fn begin(&mut self, event: Event) -> Result<Ticket, DeviceError> {
+        let ticket = Ticket { context: self.context().clone(), event, writes: std::mem::take(&mut self.writes) };
+        self.context().flush().map_err(refused("start the kernels"))?;
+        Ok(ticket)
+    }
+
     fn allocate_uncleared(&self, part: Part, bytes: u64) -> Result<Buffer, DeviceError> {
         let out_of_memory = || DeviceError::OutOfMemory { what: part.name(), bytes };
         if self.context().allocated().saturating_add(bytes) > self.device.info.memory {
@@ -262,6 +270,7 @@ impl Backend for OpenClBackend {
     type Buffer = Buffer;
     type Launch = Launch;
     type Ticket = Ticket;
+    type Recorded = Commands;
 
     fn device(&self) -> &'static str {
         NAME
@@ -376,9 +385,25 @@ impl Backend for OpenClBackend {
                 .map_err(refused("launch a kernel"))?;
         }
         let Some(event) = last else { return Err(DeviceError::InvalidCall("nothing to submit".to_owned())) };
-        let ticket = Ticket { context: self.context().clone(), event, writes: std::mem::take(&mut self.writes) };
-        self.context().flush().map_err(refused("start the kernels"))?;
-        Ok(ticket)
+        self.begin(event)
+    }
+
+    fn record(&mut self, launches: &[(Launch, KernelCall)]) -> Option<Commands> {
+        if !self.device.options.recorded.unwrap_or(true) {
+            return None;
+        }
+        let commands = launches.iter().map(|(launch, grid)| {
+            let groups = grid.groups.map(|axis| axis.at(1));
+            (&launch.kernel, groups, launch.threads)
+        });
+        // SAFETY: as in `submit`; a model's launches outlive what is recorded of them.
+        let recorded = unsafe { Commands::record(self.context(), &commands.collect::<Vec<_>>()) }?;
+        recorded.map_err(|status| log::warn!("launches are not recorded: {status}")).ok()
+    }
+
+    fn replay(&mut self, recorded: &Commands) -> Result<Ticket, DeviceError> {
+        let event = recorded.start().map_err(refused("start recorded kernels"))?;
+        self.begin(event)
     }
 
     fn wait(&mut self, mut ticket: Ticket) -> Result<(), DeviceError> {

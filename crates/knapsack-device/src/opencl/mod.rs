@@ -6,6 +6,7 @@
 mod api;
 mod backend;
 mod cache;
+mod commands;
 mod find;
 mod status;
 
@@ -60,6 +61,8 @@ pub struct OpenClOptions {
     pub tiles: Option<Tiles>,
     /// Whether these read packed codes through images; by default where tiles are in local memory and the device has images.
     pub images: Option<bool>,
+    /// Whether what a token runs is recorded once; by default where the device can (`cl_khr_command_buffer`).
+    pub recorded: Option<bool>,
     /// Bytes that all models may take together, where that is less than the device's memory.
     pub memory: Option<u64>,
     /// Bytes of the largest buffer, where that is less than the device's.
@@ -87,6 +90,8 @@ pub struct OpenClInfo {
     pub subgroups: bool,
     /// Whether kernels may say how wide their subgroups are (`cl_qcom_reqd_sub_group_size`).
     pub pins_subgroups: bool,
+    /// Whether launches can be recorded (`cl_khr_command_buffer`).
+    pub records: bool,
     /// Bytes of device memory.
     pub memory: u64,
     /// Bytes of its largest buffer.
@@ -121,6 +126,7 @@ impl OpenClInfo {
             fp16: has("cl_khr_fp16"),
             subgroups: has("cl_khr_subgroups"),
             pins_subgroups: has("cl_qcom_reqd_sub_group_size"),
+            records: has(commands::EXTENSION),
             memory: number(DEVICE_GLOBAL_MEM_SIZE)?,
             largest_buffer: number(DEVICE_MAX_MEM_ALLOC_SIZE)?,
             image_pixels: match number(DEVICE_IMAGE_SUPPORT)? {
