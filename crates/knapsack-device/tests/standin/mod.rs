@@ -209,7 +209,7 @@ struct Guarded {
     /// Bytes of each argument.
     sizes: Vec<usize>,
     /// Where copies that are images begin, and their bytes.
-    images: Vec<Box<[u64; 2]>>,
+    images: Vec<[u64; 2]>,
 }
 
 impl Guarded {
@@ -234,10 +234,10 @@ impl Guarded {
     fn pointers(&mut self, images: &[u32]) -> Vec<*mut u8> {
         let starts: Vec<_> = self.copies.iter_mut().map(|copy| as_bytes(copy)[GUARD..].as_mut_ptr()).collect();
         let mut pointers: Vec<_> = self.of.iter().map(|&index| starts[index]).collect();
-        for &argument in images {
-            let bytes = self.sizes[argument as usize] as u64;
-            self.images.push(Box::new([pointers[argument as usize] as u64, bytes]));
-            pointers[argument as usize] = self.images.last_mut().expect("it was just pushed").as_mut_ptr().cast();
+        let of = |&argument: &u32| [pointers[argument as usize] as u64, self.sizes[argument as usize] as u64];
+        self.images = images.iter().map(of).collect();
+        for (&argument, image) in images.iter().zip(&mut self.images) {
+            pointers[argument as usize] = image.as_mut_ptr().cast();
         }
         pointers
     }
