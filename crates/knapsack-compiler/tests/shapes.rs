@@ -345,9 +345,15 @@ fn check_loads(library: &ModelLibrary, row: &KernelTraffic, what: &str) {
         return;
     }
     // A thread that has rows of a matrix in registers reads four words next to each other one by one.
-    let text = section(library, &row.kernel).lines().filter(|line| !line.starts_with("#define WORDS4(step, word, column)"));
+    let text =
+        section(library, &row.kernel).lines().filter(|line| !line.starts_with("#define WORDS4(step, word, column)"));
     let text = &text.collect::<Vec<_>>().join("\n");
-    let wide = ["((GLOBAL const uint4*)codes)[", "WORDS_OF(codes", "define WEIGHT8(p, i, end) LOAD8_", "LOAD8(p, (start) + 8 * (part8))"];
+    let wide = [
+        "((GLOBAL const uint4*)codes)[",
+        "WORDS_OF(codes",
+        "define WEIGHT8(p, i, end) LOAD8_",
+        "LOAD8(p, (start) + 8 * (part8))",
+    ];
     assert!(wide.iter().any(|load| text.contains(load)), "{what}, {}: no load of 16 bytes\n{text}", row.summary);
     for narrow in ["uint2*)codes", "UINT4(codes[", "codes[(row)"] {
         assert!(!text.contains(narrow), "{what}, {}: {narrow}", row.summary);
@@ -425,7 +431,8 @@ impl Counted {
         let missing: Vec<_> =
             rows.iter().zip(&keys).filter(|(_, key)| !self.0.contains_key(key)).map(|(row, _)| row.clone()).collect();
         if !missing.is_empty() {
-            let threads = count_threads(library, &missing, fp16, Tiles::Local).unwrap_or_else(|error| panic!("{error}"));
+            let threads =
+                count_threads(library, &missing, fp16, Tiles::Local).unwrap_or_else(|error| panic!("{error}"));
             self.0.extend(missing.iter().map(key).zip(threads));
         }
         rows.iter().zip(&keys).map(|(row, key)| row.operations(&self.0[key])).sum()

@@ -23,8 +23,14 @@ const METAL: Variant = Variant {
 const METAL_PLAIN: Variant =
     Variant { fp16: false, subgroups: false, tiles: Tiles::Local, order: Order::Reverse, ..METAL };
 /// As an Adreno runs kernels, and as a Mali does.
-const OPENCL: Variant =
-    Variant { target: Target::OpenCl, subgroup_size: 16, tiles: Tiles::Local, images: true, order: Order::Shuffled, ..METAL };
+const OPENCL: Variant = Variant {
+    target: Target::OpenCl,
+    subgroup_size: 16,
+    tiles: Tiles::Local,
+    images: true,
+    order: Order::Shuffled,
+    ..METAL
+};
 const OPENCL_REGISTERS: Variant = Variant { tiles: Tiles::Registers, images: false, ..OPENCL };
 
 fn bound(variant: &Variant) -> f64 {
@@ -157,7 +163,8 @@ fn faults_of_each_way_of_tiling_are_caught() {
     let failure = outcome_of(&library, OPENCL, Calls::Chunks).unwrap_err().to_string();
     assert!(failure.contains("beyond an image"), "{failure}");
     // What no tile is between reads other rows' codes.
-    let library = planted_for(Target::OpenCl, "void gemm_", 0, "words[i] = WORDS4(step, word,", "words[i] = WORDS4(step, 0,");
+    let library =
+        planted_for(Target::OpenCl, "void gemm_", 0, "words[i] = WORDS4(step, word,", "words[i] = WORDS4(step, 0,");
     assert!(!outcome_of(&library, OPENCL_REGISTERS, Calls::Chunks).is_ok_and(|error| error <= 0.02));
 }
 

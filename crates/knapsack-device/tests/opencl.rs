@@ -76,7 +76,9 @@ fn what_a_token_runs_is_recorded_and_gives_the_same() {
     let tokens: Vec<u32> = (1..7).collect();
     let mut answers = Vec::new();
     for recorded in [true, false] {
-        let Some(device) = opencl(OpenClOptions { recorded: Some(recorded), ..OpenClOptions::default() }) else { return };
+        let Some(device) = opencl(OpenClOptions { recorded: Some(recorded), ..OpenClOptions::default() }) else {
+            return;
+        };
         if recorded && !device.info().records {
             return eprintln!("SKIPPED: {} has no cl_khr_command_buffer", device.info().name);
         }

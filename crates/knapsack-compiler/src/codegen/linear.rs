@@ -193,7 +193,8 @@ impl<'a> Shape<'a> {
     /// Whether a kernel reads the packed codes 16 bytes at once and no other way, so that they can come through an image.
     fn reads_words_alone(&self, kernel: &Specialization) -> bool {
         let layout = self.format.map(|f| f.layout);
-        kernel.template == Template::Gemm && (layout == Some(Layout::Nk) || layout == Some(Layout::Kn) && self.in_fours())
+        kernel.template == Template::Gemm
+            && (layout == Some(Layout::Nk) || layout == Some(Layout::Kn) && self.in_fours())
     }
 
     /// Access to the packed codes and scales of four neighbouring outputs from `column` on, one load where they are aligned.
@@ -215,7 +216,10 @@ impl<'a> Shape<'a> {
             ),
             Layout::Kn => (
                 format!("UINT4({})", four(&|c| format!("codes[((step) * 4 + (word)) * OUT_FEATURES + {}]", one(c)))),
-                format!("FLOAT4({})", four(&|c| format!("LOAD_SCALE(scales, SCALE_OF(step) * OUT_FEATURES + {})", one(c)))),
+                format!(
+                    "FLOAT4({})",
+                    four(&|c| format!("LOAD_SCALE(scales, SCALE_OF(step) * OUT_FEATURES + {})", one(c)))
+                ),
             ),
             Layout::Nk => (
                 format!("UINT4({})", four(&|c| format!("codes[({} * STEPS + (step)) * 4 + (word)]", one(c)))),
@@ -229,10 +233,15 @@ impl<'a> Shape<'a> {
     /// Access to a thread's columns of transposed weights.
     fn define_column_sets(&self, kernel: &mut Specialization, suffix: &str) {
         let (place, words, scales) = if self.in_fours() {
-            let words = |quarter: u32| format!("((GLOBAL const uint4*)codes)[first_word + {quarter} * (OUT_FEATURES / 4)]");
+            let words =
+                |quarter: u32| format!("((GLOBAL const uint4*)codes)[first_word + {quarter} * (OUT_FEATURES / 4)]");
             let start = "const uint first_word = (step) * OUT_FEATURES + place[set] / 4;";
             let scales = format!("LOAD4_{suffix}(scales, SCALE_OF(step) * OUT_FEATURES + place[set])");
-            ("min((uint)SET_COLUMN(set), (uint)(OUT_FEATURES - 4))", (start.to_owned(), [0, 1, 2, 3].map(words)), scales)
+            (
+                "min((uint)SET_COLUMN(set), (uint)(OUT_FEATURES - 4))",
+                (start.to_owned(), [0, 1, 2, 3].map(words)),
+                scales,
+            )
         } else {
             let words = [0, 1, 2, 3].map(|row| format!("WORDS4(step, {row}, place[set])"));
             ("SET_COLUMN(set)", (String::new(), words), "SCALES4(step, place[set])".to_owned())

@@ -1,8 +1,8 @@
 //! What a token takes of a GPU, and so how many tokens a second it can write at most.
 
 use super::{KernelTraffic, ThreadCount, count_threads, kernel_traffic};
-use knapsack_artifact::library::Tiles;
 use knapsack_artifact::ModelLibrary;
+use knapsack_artifact::library::Tiles;
 
 /// What one decoded token takes, its logits included, when every position of the cache is in use. Counted, not measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -506,8 +506,7 @@ fn bind_function<B: Backend>(
     function: &Function,
 ) -> Result<Bound<B>, DeviceError> {
     let library = places.library;
-    let mut bound =
-        Bound { recorded: None, launches: Vec::with_capacity(function.launches.len()), work: Vec::new() };
+    let mut bound = Bound { recorded: None, launches: Vec::with_capacity(function.launches.len()), work: Vec::new() };
     if function.calls().map(|(_, launches)| launches.len()).sum::<usize>() != function.launches.len() {
         return Err(DeviceError::WrongTarget { device: backend.device(), found: Target::Host });
     }

@@ -99,7 +99,20 @@ impl Commands {
             let code = unsafe {
                 let (sizes, threads) = (global.as_ptr(), local.as_ptr());
                 let record = functions.record;
-                record(raw, null_mut(), null(), kernel.raw(), 3, null(), sizes, threads, waits, before, &mut point, null_mut())
+                record(
+                    raw,
+                    null_mut(),
+                    null(),
+                    kernel.raw(),
+                    3,
+                    null(),
+                    sizes,
+                    threads,
+                    waits,
+                    before,
+                    &mut point,
+                    null_mut(),
+                )
             };
             if let Err(status) = check(code) {
                 return Some(Err(status));

@@ -114,7 +114,15 @@ const fn of_base(base: Base) -> Value {
 
 impl<'a> Run<'a> {
     fn new(functions: &'a HashMap<Name, Function>) -> Self {
-        Run { functions, count: ThreadCount::default(), statements: 0, codes: 0, loops: HashMap::new(), variables: Vec::new(), hidden: 0 }
+        Run {
+            functions,
+            count: ThreadCount::default(),
+            statements: 0,
+            codes: 0,
+            loops: HashMap::new(),
+            variables: Vec::new(),
+            hidden: 0,
+        }
     }
 
     const fn read_so_far(&self) -> [u64; 3] {
