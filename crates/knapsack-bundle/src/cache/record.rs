@@ -92,7 +92,10 @@ impl EntryRecord {
         fs::write(&path, text).map_err(CacheError::io("write", &path))?;
         // An entry that is found whole by its sizes must be whole after a loss of power too.
         let failed = |path: &Path, error| CacheError::io("write", path)(error);
-        files::syncing(&failed, |written| Ok(paths.iter().chain([&path]).cloned().for_each(written)))?;
+        files::syncing(&failed, |written| {
+            paths.iter().chain([&path]).cloned().for_each(written);
+            Ok(())
+        })?;
         for path in paths.iter().chain([&path]) {
             files::make_read_only(path).map_err(CacheError::io("protect", path))?;
         }
