@@ -1,9 +1,10 @@
-/* What bionic has and glibc has not, or has otherwise. Only for a run of the Android library under an emulator. */
+/* What bionic has and glibc has not, or has otherwise. Only for runs under an emulator. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <unistd.h>
 
 int *__errno(void) { return __errno_location(); }
@@ -45,4 +46,11 @@ long sysconf(int name) {
     default:
         return real(name);
     }
+}
+
+/* Where a program begins. */
+int __libc_start_main(int (*)(int, char **, char **), int, char **, void (*)(void), void (*)(void), void (*)(void), void *);
+void __libc_init(uintptr_t *stack, void (*at_exit)(void), int (*main)(int, char **, char **), const void *structors) {
+    (void)at_exit, (void)structors;
+    __libc_start_main(main, (int)stack[0], (char **)(stack + 1), NULL, NULL, NULL, stack);
 }

@@ -1,4 +1,4 @@
-//! The Android library, built by `knapsack sdk build` as its users build it, and run.
+//! The Android library and the program that measures on a phone, built by `knapsack sdk build` as its users build them, and run.
 //!
 //! There is no NDK: clang and lld of this machine stand in for its compiler, and libraries that have only the names of bionic's
 //! symbols for its libraries, so that a symbol that an old phone lacks does not link. There is no phone: qemu runs the library, with
@@ -7,7 +7,7 @@
 use crate::arm64::{gcc, qemu};
 use crate::sdk::{Kotlin, sources};
 use crate::toolchain::{STD, Toolchain, host, output, run, target, tool};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,9 @@ use std::process::Command;
 
 const TARGET: &str = "aarch64-linux-android";
 /// Bytes of the stripped library, of which BENCHMARKS.md has the parts; and how much more is a mistake, in percent.
-const SIZE: u64 = 4_633_520;
+const SIZE: u64 = 4_163_248;
 const GROWTH: u64 = 5;
+const _: () = assert!(SIZE <= 4 << 20, "the goal is 4 MB");
 /// Pages of older and of newer phones.
 const PAGES: [&str; 2] = ["4096", "16384"];
 
@@ -29,16 +30,14 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     let out = target(root).join("sdk");
     let mut build = Command::new(&program);
     build
-        .args(["sdk", "build", "--target", "android", "--only", "arm64-v8a", "--source"])
+        .args(["sdk", "build", "--target", "android", "--only", "arm64-v8a", "--small", "--source"])
         .arg(root)
         .arg("-o")
         .arg(&out);
     toolchain.enter(root, &mut build, STD)?;
-    // The panic hook says message and place, so nothing is looked up in symbols; a phone's library has none anyway.
-    build.env("CARGO_UNSTABLE_BUILD_STD_FEATURES", "panic-unwind,optimize_for_size");
     build.env("ANDROID_NDK_HOME", kit.0.join("ndk")).env("ANDROID_HOME", kit.0.join("sdk"));
     run(build.env("KOTLIN_HOME", Kotlin::find(root)?.home()))?;
-    let library = target(root).join(TARGET).join("mobile/libknapsack.so");
+    let library = library(root);
     segments(&library)?;
     exports(&library)?;
     parts(&kit.map())?;
@@ -48,21 +47,29 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     let manifest = root.join("examples/tiny-assistant-android/mlc-package-config.json");
     run(Command::new(&program).args(["package", "-q", "-c"]).arg(manifest).arg("-o").arg(&dist))?;
     let app = kit.app(root, gcc)?;
+    let emulator = kit.emulator(qemu)?;
     for pages in PAGES {
-        let mut command = Command::new(qemu);
-        command.args(["-cpu", "max", "-p", pages, "-L", "/usr/aarch64-linux-gnu", "-E"]);
-        command.arg(format!("LD_LIBRARY_PATH={}", kit.0.join("run").display())).arg(&app).arg(&library);
+        let mut command = Command::new(&emulator);
+        command.env("QEMU_PAGESIZE", pages).arg(&app).arg(&library);
         command.arg(dist.join("bundle")).arg(dist.join("lib/arm64-v8a/libmodel_android.so"));
         let answer = output(&mut command)?;
         println!("pages of {pages} bytes: {}", answer.trim());
         ensure!(answer.contains("85"), "not the answer");
     }
-    Ok(())
+    cable(root, &emulator, &out.join("knapsack-android-arm64"))
+}
+
+/// `knapsack bench --adb` and `logits --adb`, with a stand-in for the cable: what is brought to the phone runs under the emulator.
+fn cable(root: &Path, emulator: &Path, runner: &Path) -> Result<()> {
+    segments(runner)?;
+    let mut tests = Command::new("cargo");
+    tests.args(["test", "--locked", "--workspace", "--test", "adb"]).current_dir(root);
+    run(tests.env("KNAPSACK_TEST_RUNNER", runner).env("KNAPSACK_TEST_EMULATOR", emulator))
 }
 
 /// Google Play: every segment fits pages of 16 KiB.
-fn segments(library: &Path) -> Result<()> {
-    let listed = output(Command::new("readelf").arg("-lW").arg(library))?;
+fn segments(file: &Path) -> Result<()> {
+    let listed = output(Command::new("readelf").arg("-lW").arg(file))?;
     let loads: Vec<&str> = listed.lines().filter(|line| line.trim_start().starts_with("LOAD")).collect();
     ensure!(!loads.is_empty(), "no segment in {listed}");
     for load in loads {
@@ -142,14 +149,37 @@ fn first_crate(name: &str) -> String {
     rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(rest).to_owned()
 }
 
+/// Holds BENCHMARKS.md to the figure, and to that the library that was built last, if one was.
+pub(crate) fn figure(root: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(root.join("BENCHMARKS.md")).context("BENCHMARKS.md")?;
+    let written = format!("{},{:03},{:03} bytes", SIZE / 1_000_000, SIZE / 1000 % 1000, SIZE % 1000);
+    let mut problems = Vec::new();
+    if !text.contains(&written) {
+        problems.push(format!("BENCHMARKS.md does not give the size of the runtime for Android as {written}"));
+    }
+    if let Ok(library) = std::fs::metadata(library(root)) {
+        problems.extend(grown(library.len()));
+    }
+    Ok(problems)
+}
+
+/// What there is to say of a library of that size.
+fn grown(bytes: u64) -> Option<String> {
+    let most = SIZE + SIZE * GROWTH / 100;
+    (bytes > most).then(|| {
+        format!("the runtime for {TARGET} has {bytes} bytes: {GROWTH} % more than the {SIZE} that BENCHMARKS.md tells of")
+    })
+}
+
 fn size(library: &Path) -> Result<()> {
     let bytes = std::fs::metadata(library)?.len();
     println!("the runtime for {TARGET}: {bytes} bytes");
-    ensure!(
-        bytes <= SIZE + SIZE * GROWTH / 100,
-        "{bytes} bytes: {GROWTH} % more than the {SIZE} that BENCHMARKS.md tells of"
-    );
-    Ok(())
+    grown(bytes).map_or(Ok(()), |problem| bail!(problem))
+}
+
+/// Where the build leaves it.
+fn library(root: &Path) -> PathBuf {
+    target(root).join(TARGET).join("mobile/libknapsack.so")
 }
 
 /// Everything that stands in for Google's.
@@ -169,15 +199,28 @@ impl Kit {
         std::fs::write(kit.0.join("ndk/source.properties"), "Pkg.Revision = 0.0.0\n")?;
         let linker = bin.join(format!("{TARGET}26-clang"));
         let libraries = kit.0.join("lib");
-        let flags = "-fuse-ld=lld -nostartfiles";
-        let flags =
-            format!("--target={TARGET}26 {flags} '-L{}' '-Wl,-Map={}'", libraries.display(), kit.map().display());
-        std::fs::write(&linker, format!("#!/bin/sh\nexec {clang} {flags} \"$@\"\n"))?;
-        std::fs::set_permissions(&linker, std::fs::Permissions::from_mode(0o755))?;
+        // A library has a map, a program a beginning; and the machine's own loader in place of Android's.
+        let script = format!(
+            "case \" $* \" in\n*' -shared '*) set -- \"$@\" '-Wl,-Map={}';;\n\
+             *) set -- \"$@\" '{}/start.o' -Wl,--dynamic-linker=/lib/ld-linux-aarch64.so.1;;\nesac\n\
+             exec {clang} --target={TARGET}26 -fuse-ld=lld -nostartfiles '-L{1}' \"$@\"\n",
+            kit.map().display(),
+            libraries.display()
+        );
+        program(&linker, &script)?;
+        run(Command::new(gcc).arg("-c").arg(root.join("xtask/android/start.s")).arg("-o").arg(libraries.join("start.o")))?;
         kit.system_libraries(root, gcc)?;
         kit.unwinder(root, toolchain)?;
         kit.platform(root)?;
         Ok(kit)
+    }
+
+    /// A program that runs another one for Android.
+    fn emulator(&self, qemu: &str) -> Result<PathBuf> {
+        let (path, run) = (self.0.join("emulator"), self.0.join("run"));
+        let environment = format!("'LD_LIBRARY_PATH={}'", run.display());
+        program(&path, &format!("exec {qemu} -cpu max -L /usr/aarch64-linux-gnu -E {environment} \"$@\"\n"))?;
+        Ok(path)
     }
 
     /// Where the linker writes what it placed.
@@ -239,6 +282,12 @@ impl Kit {
     }
 }
 
+/// Writes a shell script.
+fn program(path: &Path, script: &str) -> Result<()> {
+    std::fs::write(path, format!("#!/bin/sh\n{script}")).with_context(|| path.display().to_string())?;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
+}
+
 /// Names by library out of `xtask/android/bionic.txt`.
 fn symbols(root: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let text = std::fs::read_to_string(root.join("xtask/android/bionic.txt"))?;
@@ -250,4 +299,15 @@ fn symbols(root: &Path) -> Result<BTreeMap<String, Vec<String>>> {
         }
     }
     Ok(libraries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_may_grow_a_little() {
+        assert_eq!(grown(SIZE + SIZE / 25), None);
+        assert!(grown(SIZE + SIZE / 16).unwrap().contains("5 % more"));
+    }
 }

@@ -110,6 +110,7 @@ fn check(root: &Path) -> Result<()> {
     problems.extend(files::check(root)?);
     problems.extend(header::check(root)?);
     problems.extend(public::check(root)?);
+    problems.extend(android::figure(root)?);
     if problems.is_empty() {
         println!("structure: as ARCHITECTURE.md says");
         return Ok(());

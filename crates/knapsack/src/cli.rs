@@ -19,6 +19,7 @@ pub use model::{
 pub use output::{ColorChoice, JsonArg, MessageFormat, OutputArgs};
 pub use prompt::{ContextPolicyArg, PromptOptionArgs, Thinking};
 pub use sampling::{FormArgs, SamplingArgs};
+pub(crate) use sdk::SDK_FOLDER;
 pub use sdk::{SdkArgs, SdkBuildArgs, SdkCommand, SdkTarget};
 
 use clap::{Args, Parser, Subcommand, ValueHint};

@@ -1,11 +1,13 @@
 //! `--adb` with a stand-in for Android's `adb`: a folder is the phone, and its shell is this machine's. What runs there is this machine's
-//! `knapsack`, since no program for Android runs here: the way to a phone and back is tested, not a phone.
+//! `knapsack`, which takes the words that the runner takes. `cargo xtask android` runs these tests with the program that it built for Android
+//! (`KNAPSACK_TEST_RUNNER`) and an emulator of the processor (`KNAPSACK_TEST_EMULATOR`, a program that takes a command).
 #![cfg(unix)]
 
 mod support;
 
 use serde_json::{Value, json};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
 use std::process::Command;
 use support::{Sandbox, outcome};
 
@@ -16,8 +18,10 @@ echo "$@" >> "$PHONE/../adb.log"
 [ "$2" = emulator-1 ] || { echo "device '$2' not found" >&2; exit 1; }
 shift 2
 here() { echo "$1" | sed "s#/data/local/tmp#$PHONE#g"; }
+# The shell's command with its program under the emulator, where there is one.
+emulated() { [ -z "$EMULATOR" ] && echo "$1" || echo "$1" | sed "s#'./knapsack'#\"\$EMULATOR\" ./knapsack#"; }
 case "$1" in
-    shell) PATH="$PHONE/../bin:$PATH" exec sh -c "$(here "$2")" ;;
+    shell) PATH="$PHONE/../bin:$PATH" exec sh -c "$(emulated "$(here "$2")")" ;;
     push) exec cp "$2" "$(here "$3")" ;;
     pull) exec cp "$(here "$2")" "$3" ;;
 esac
@@ -26,6 +30,15 @@ exit 1
 
 struct Cable {
     sandbox: Sandbox,
+}
+
+/// What runs on the phone.
+fn runner() -> PathBuf {
+    std::env::var_os("KNAPSACK_TEST_RUNNER").unwrap_or_else(|| env!("CARGO_BIN_EXE_knapsack").into()).into()
+}
+
+fn emulator() -> Option<PathBuf> {
+    std::env::var_os("KNAPSACK_TEST_EMULATOR").map(PathBuf::from)
 }
 
 impl Cable {
@@ -49,15 +62,14 @@ impl Cable {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = self.sandbox.knapsack();
         command.env("KNAPSACK_ADB", self.sandbox.path("adb")).env("PHONE", self.sandbox.path("phone"));
+        command.env("EMULATOR", emulator().unwrap_or_default());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).args(args);
         command
     }
 
     fn bench(&self, more: &[&str]) -> support::Outcome {
-        let runner = env!("CARGO_BIN_EXE_knapsack");
-        let common =
-            ["bench", "dist", "--runner", runner, "--prefill-tokens", "8", "--decode-tokens", "2", "--repeat", "1"];
-        outcome(self.command(&common).args(more))
+        let common = ["bench", "dist", "--prefill-tokens", "8", "--decode-tokens", "2", "--repeat", "1"];
+        outcome(self.command(&common).arg("--runner").arg(runner()).args(more))
     }
 
     fn pushed(&self) -> usize {
@@ -96,15 +108,28 @@ fn a_phone_is_measured_and_held_against_this_machine() {
     assert!(!cable.sandbox.path("phone/knapsack/left over").exists());
 }
 
+/// The runner is found where `knapsack sdk build` writes it.
 #[test]
 fn logits_of_a_phone_are_brought_here() {
     let cable = Cable::new();
-    let runner = env!("CARGO_BIN_EXE_knapsack");
-    let args = ["logits", "dist", "--tokens", "1,2,3", "-o", "phone.safetensors", "--adb", "--runner", runner];
+    std::fs::create_dir(cable.sandbox.path("sdk-dist")).unwrap();
+    symlink(runner(), cable.sandbox.path("sdk-dist/knapsack-android-arm64")).unwrap();
+    let args = ["logits", "dist", "--tokens", "1,2,3", "-o", "phone.safetensors", "--adb"];
     outcome(&mut cable.command(&args)).expect(0);
     outcome(&mut cable.command(&["logits", "dist", "--tokens", "1,2,3", "-o", "host.safetensors"])).expect(0);
     let read = |name: &str| std::fs::read(cable.sandbox.path(name)).unwrap();
-    assert_eq!(read("phone.safetensors"), read("host.safetensors"));
+    let (phone, host) = (read("phone.safetensors"), read("host.safetensors"));
+    if emulator().is_none() {
+        assert_eq!(phone, host);
+        return;
+    }
+    // Another processor adds in another order.
+    let start = 8 + usize::try_from(u64::from_le_bytes(*host.first_chunk().unwrap())).unwrap();
+    let numbers = |file: &[u8]| file[start..].as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
+    let (phone, host): (Vec<f32>, Vec<f32>) = (numbers(&phone), numbers(&host));
+    assert!(phone.len() == host.len() && phone != host);
+    let largest = host.iter().fold(0f32, |most, value| most.max(value.abs()));
+    assert!(phone.iter().zip(&host).all(|(phone, host)| (phone - host).abs() < 1e-3 * largest));
 }
 
 #[test]
@@ -121,7 +146,9 @@ fn what_is_missing_is_said() {
     }
     assert!(cable.bench(&["--adb", "other"]).expect(1).stderr.contains("there is no phone other"));
     let none = outcome(&mut cable.command(&["bench", "dist", "--adb"])).expect(2);
-    assert!(none.stderr.contains("--runner"), "{none:?}");
+    for place in ["--runner", "knapsack sdk build --target android", "sdk-dist"] {
+        assert!(none.stderr.contains(place), "{place}: {none:?}");
+    }
     cable.sandbox.write("devices", "emulator-1\tdevice\n");
     let told = outcome(&mut cable.command(&["bench", "examples", "--adb", "--runner", "adb"])).expect(2).stderr;
     assert!(told.contains("is not a package"), "{told}");

@@ -35,7 +35,10 @@ impl Machine {
         let script = format!(
             "echo \"$@\" >> {log}\nfile={out}/libknapsack.a\n\
              echo \"built: $*\" > $file\n\
-             echo '{{\"reason\":\"compiler-artifact\",\"target\":{{\"name\":\"knapsack\"}},\"filenames\":[\"'$file'\"]}}'",
+             echo '{{\"reason\":\"compiler-artifact\",\"target\":{{\"name\":\"knapsack\"}},\"filenames\":[\"'$file'\"]}}'\n\
+             case \"$*\" in *--bin*) echo runner > {out}/knapsack-runner\n\
+             echo '{{\"reason\":\"compiler-artifact\",\"target\":{{\"name\":\"knapsack-runner\"}},\"executable\":\"{out}/knapsack-runner\"}}';;\n\
+             esac",
             log = log.display(),
             out = libraries.display()
         );
@@ -105,6 +108,11 @@ fn an_aar_in_a_repository() {
     for flag in ["--profile mobile", "--features jni", "--target aarch64-linux-android", "--crate-type staticlib"] {
         assert!(first.contains(flag), "{flag}: {first}");
     }
+    let runner = asked.lines().nth(1).unwrap();
+    for flag in ["--profile mobile", "--bin knapsack-runner", "--target aarch64-linux-android", "max-page-size=16384"] {
+        assert!(runner.contains(flag), "{flag}: {runner}");
+    }
+    assert_eq!(fs::read_to_string(machine.path("a b/out/knapsack-android-arm64")).unwrap(), "runner\n");
     let asked = fs::read_to_string(machine.path("linker.log")).unwrap();
     for flag in ["-shared", "-z -Xlinker defs", "max-page-size=16384", "--version-script=", "libknapsack.a"] {
         assert!(asked.lines().all(|line| line.contains(flag)), "{flag}: {asked}");

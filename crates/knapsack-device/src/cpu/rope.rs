@@ -112,18 +112,18 @@ impl Heads {
     unsafe fn prepare<V: Vector>(&self, whole: Option<(f32, f32)>, h: usize, from: *const f32, to: *mut f32) {
         // SAFETY: the caller's promises; the angles are `rotary / 2` pairs.
         unsafe {
-            match self.place {
-                NormPlace::Heads | NormPlace::Row => {
-                    head_of::<V>(self.norm, whole, h, from, to, self.dim);
-                    rotate(to, self.angles, self.rotary / 2);
-                }
-                NormPlace::Rotated => {
-                    std::ptr::copy_nonoverlapping(from, to, self.dim);
-                    rotate(to, self.angles, self.rotary / 2);
-                    if self.norm.is_some() {
-                        head_of::<V>(self.norm, None, h, to.cast_const(), to, self.dim);
-                    }
-                }
+            let last = self.place == NormPlace::Rotated;
+            let mut from = from;
+            if last {
+                std::ptr::copy_nonoverlapping(from, to, self.dim);
+                rotate(to, self.angles, self.rotary / 2);
+                from = to;
+            }
+            if !last || self.norm.is_some() {
+                head_of::<V>(self.norm, whole, h, from, to, self.dim);
+            }
+            if !last {
+                rotate(to, self.angles, self.rotary / 2);
             }
         }
     }

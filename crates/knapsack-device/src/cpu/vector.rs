@@ -4,6 +4,8 @@
 //! method is `unsafe` for one common reason: the instruction set must be there. Routines are entered only through the function
 //! table of a detected instruction set (see `super::table`), whose `#[target_feature]` wrappers inline them.
 
+use super::linear::finish::{self, Part};
+use super::task::Linear;
 use half::{bf16, f16};
 
 /// Most lanes of any vector of this processor: sizes stack buffers.
@@ -37,6 +39,13 @@ pub(crate) trait Vector: Copy {
     type F: Copy;
     /// Integers.
     type I: Copy;
+
+    /// [`finish::finish`]: of its own where its code need not be in every routine.
+    #[inline(always)]
+    unsafe fn finish(task: &Linear, part: Part) {
+        // SAFETY: the caller's promises.
+        unsafe { finish::finish::<Self>(task, part) }
+    }
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::F;

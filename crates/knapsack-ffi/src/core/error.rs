@@ -188,7 +188,7 @@ thread_local! {
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs `body`; a panic becomes an error that says where it was. It goes to the app's log; no stack is looked at, which would be slow and has
+/// Runs `body`; a panic becomes an error that says where it was, if the build knows. It goes to the app's log; no stack is looked at, which would be slow and has
 /// crashed in libraries whose pages are larger than the symbolizer expects.
 ///
 /// # Errors
@@ -201,7 +201,8 @@ pub fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
             if DEPTH.get() == 0 {
                 return others(panic);
             }
-            PLACE.set(panic.location().map(ToString::to_string));
+            // A build for size has no places.
+            PLACE.set(panic.location().filter(|place| place.line() > 0).map(ToString::to_string));
         }));
     });
     DEPTH.set(DEPTH.get() + 1);

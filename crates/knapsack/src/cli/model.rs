@@ -185,7 +185,7 @@ pub struct AdbArgs {
     /// Run on an Android phone that is connected by a cable: the only one, or that of a serial number
     #[arg(long, value_name = "SERIAL", num_args = 0..=1, default_missing_value = "")]
     pub adb: Option<String>,
-    /// `knapsack` for Android, arm64; by default `knapsack-android-arm64` beside this program
+    /// The program to run there; by default `knapsack-android-arm64` beside this one or in sdk-dist (from `knapsack sdk build --target android`)
     #[arg(long, value_name = "FILE", requires = "adb", value_hint = ValueHint::FilePath)]
     pub runner: Option<PathBuf>,
 }

@@ -27,7 +27,15 @@ Examples:
   knapsack sdk build --target ios                              sdk-dist/Knapsack, for Xcode's Add Local Package
   knapsack sdk build --target ios --only ios,ios-simulator
   knapsack sdk build --target android -o out                   out/maven, for Gradle's maven { url = … }
-  knapsack sdk build --target android --only arm64-v8a";
+  knapsack sdk build --target android --only arm64-v8a
+  knapsack sdk build --target android --small                  as releases are built
+
+For Android there is knapsack-android-arm64 beside it, which `knapsack bench --adb` and `knapsack logits --adb` run on a phone.
+
+--small uses unstable options of rustc 1.95, and a bug that ends in an error tells no place in the source.";
+
+/// Where a result goes by default, and where what it has is looked for.
+pub(crate) const SDK_FOLDER: &str = "sdk-dist";
 
 /// `knapsack sdk build`.
 #[derive(Clone, Debug, Args)]
@@ -38,11 +46,14 @@ pub struct SdkBuildArgs {
     /// Only these slices (ios, ios-simulator, macabi, macos) or ABIs (arm64-v8a, x86_64)
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub only: Vec<String>,
+    /// For Android: the smallest library, with the standard library built for it; needs `rustup component add rust-src`
+    #[arg(long)]
+    pub small: bool,
     /// A clone of Knapsack's repository; by default the current folder or one above it
     #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     pub source: Option<PathBuf>,
     /// Folder for the result
-    #[arg(short, long, value_name = "FOLDER", default_value = "sdk-dist", value_hint = ValueHint::DirPath)]
+    #[arg(short, long, value_name = "FOLDER", default_value = SDK_FOLDER, value_hint = ValueHint::DirPath)]
     pub output: PathBuf,
 }
 

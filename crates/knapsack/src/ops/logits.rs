@@ -5,8 +5,9 @@ use crate::cli::LogitsArgs;
 use crate::open::{self, engine_error};
 use crate::report::Reporter;
 use anyhow::Context;
+use knapsack_runner::logits;
 use knapsack_runtime::CancelFlag;
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
 use std::path::Path;
 
 /// Computes the logits and writes them beside the output, then renames.
@@ -25,18 +26,10 @@ pub fn run(args: &LogitsArgs, reporter: &Reporter) -> anyhow::Result<()> {
     let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let context = || format!("cannot write {}", args.output.display());
     let mut file = temporary().tempfile_in(folder).with_context(context)?;
-    let mut writer = BufWriter::with_capacity(1 << 20, file.as_file_mut());
-    let mut written = writer.write_all(&header(args.tokens.len(), columns));
-    let mut sink = |_: usize, logits: &[f32]| {
-        for value in logits {
-            if written.is_ok() {
-                written = writer.write_all(&value.to_le_bytes());
-            }
-        }
-    };
-    session.score(&args.tokens, &CancelFlag::new(), &mut sink).map_err(engine_error)?;
-    written.and_then(|()| writer.flush()).with_context(context)?;
-    drop(writer);
+    let buffered = BufWriter::with_capacity(1 << 20, file.as_file_mut());
+    let mut writer = logits::Writer::new(buffered, args.tokens.len(), columns);
+    session.score(&args.tokens, &CancelFlag::new(), &mut |_, row| writer.row(row)).map_err(engine_error)?;
+    writer.finish().with_context(context)?;
     knapsack_bundle::persist(file, &args.output).with_context(context)?;
     reporter.status("Wrote", format_args!("{} ({} x {columns} logits)", args.output.display(), args.tokens.len()));
     Ok(())
@@ -49,15 +42,4 @@ fn temporary() -> tempfile::Builder<'static, 'static> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder
-}
-
-/// Length of the JSON, then the JSON, padded with spaces so that the data starts at a multiple of 8.
-fn header(rows: usize, columns: usize) -> Vec<u8> {
-    let bytes = 4 * rows as u64 * columns as u64;
-    let tensor = serde_json::json!({ "dtype": "F32", "shape": [rows, columns], "data_offsets": [0, bytes] });
-    let mut json = serde_json::json!({ "logits": tensor }).to_string();
-    while !json.len().is_multiple_of(8) {
-        json.push(' ');
-    }
-    [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat()
 }

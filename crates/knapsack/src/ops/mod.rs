@@ -17,7 +17,7 @@ pub mod memory;
 pub mod models;
 pub mod package;
 pub mod perplexity;
-mod phone;
+pub(crate) mod phone;
 pub mod plan;
 pub mod prompt;
 pub mod report;

@@ -1,6 +1,8 @@
 //! NEON: 4 lanes, with or without the instructions for dot products and for products of matrices. What the standard library does not
 //! offer in stable Rust (these, conversion from float16) is one instruction of inline assembly each.
 
+use crate::cpu::linear::finish::{Part, finish};
+use crate::cpu::task::Linear;
 use crate::cpu::vector::Vector;
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -102,6 +104,13 @@ fn together(rows: [u64; 4]) -> u64 {
     a | b << 16 | c << 32 | d << 48
 }
 
+/// No instruction of it is of one set only, and every processor has NEON: it is there once for all routines of all sets.
+#[inline(never)]
+unsafe fn finish_once(task: &Linear, part: Part) {
+    // SAFETY: the caller's promises.
+    unsafe { finish::<Neon>(task, part) }
+}
+
 macro_rules! implement {
     ($name:ident, $dot:path, $wide:literal, $matrix:path) => {
         impl Vector for $name {
@@ -112,6 +121,12 @@ macro_rules! implement {
             const MATRIX: bool = $wide;
             type F = float32x4_t;
             type I = int32x4_t;
+
+            #[inline(always)]
+            unsafe fn finish(task: &Linear, part: Part) {
+                // SAFETY: the caller's promises.
+                unsafe { finish_once(task, part) }
+            }
 
             methods! {
                 fn splat(x: f32) -> float32x4_t { vdupq_n_f32(x) }

@@ -4,7 +4,7 @@
 //! a vector of columns are unpacked once and meet all tokens, whose sums of a strip of columns stay in the first-level cache.
 
 use super::codes::{MAX_QUADS, dot, join_pairs, quad_at, quads, step_at, steps_per_group, unpack_pairs};
-use super::finish::{add_row, finish, load_floats};
+use super::finish::{Part, add_row, load_floats};
 use super::{Format, MAX_FEW};
 use crate::cpu::task::{Finish, Linear, Matrix};
 use crate::cpu::vector::{MAX_LANES, Vector};
@@ -45,22 +45,23 @@ impl<V: Vector> Format for Unit<'_, V> {
         let sums = sums.as_mut_ptr().cast::<f32>();
         // The strips of a gated task start at whole vectors.
         let up = count.next_multiple_of(V::LANES);
-        let gated = matches!(task.finish, Finish::Gated(_));
-        let stride = up * (1 + usize::from(gated));
+        let halves = 1 + usize::from(matches!(task.finish, Finish::Gated(_)));
+        let stride = up * halves;
         // SAFETY: features `start..start + count` exist, and `columns + start..` too when gated; the sums have room for `n` times
         // `stride`.
         unsafe {
             std::ptr::write_bytes(sums, 0, task.n * stride);
-            strip::<V, BITS>(task, start, count, sums, stride);
-            if gated {
-                strip::<V, BITS>(task, task.columns + start, count, sums.add(up), stride);
+            // Called in one place, so that the code is there once.
+            for half in 0..halves {
+                strip::<V, BITS>(task, half * task.columns + start, count, sums.add(half * up), stride);
             }
             for t in (0..task.n).step_by(task.digits) {
                 let row = sums.add(t * stride);
                 if task.digits > 1 {
                     add_row::<V>(row, row.add(stride), stride);
                 }
-                finish::<V>(task, t / task.digits, start, count, row, row.add(if gated { up } else { 0 }));
+                let up = row.add((halves - 1) * up);
+                V::finish(task, Part { t: t / task.digits, column: start, count, raw: row, up });
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Float activations times rows of stored floats.
 
-use super::finish::finish;
+use super::finish::Part;
 use super::rows::MAX_UNIT;
 use crate::cpu::task::{Finish, Linear, Matrix};
 use crate::cpu::vector::{Brain, Half, Single, Stored, Vector, load_some, load_stored};
@@ -55,7 +55,8 @@ unsafe fn typed_unit<V: Vector, S: Stored>(task: &Linear, matrix: *const u8, uni
                 }
             }
             for (i, row) in products.iter().enumerate().take(tokens) {
-                finish::<V>(task, t + i, start, count, row.as_ptr(), row.as_ptr().add(count));
+                let raw = row.as_ptr();
+                V::finish(task, Part { t: t + i, column: start, count, raw, up: raw.add(count) });
             }
         }
         t += tokens;
@@ -73,41 +74,41 @@ unsafe fn range<V: Vector, S: Stored, const T: usize>(
     to: usize,
     products: &mut [[f32; MAX_ROWS]; TOKENS],
 ) {
-    let run = count / ROWS;
-    // SAFETY: the rows and tokens exist.
-    unsafe {
-        for i in 0..run {
-            let sums = rows::<V, S, T, ROWS>(task, matrix, t, first + i, run);
-            for (row, sums) in products.iter_mut().zip(sums) {
-                for (r, sum) in sums.into_iter().enumerate() {
-                    row[to + r * run + i] = sum;
-                }
-            }
+    let run = count.div_ceil(ROWS);
+    for i in 0..run {
+        let mut places = [0; ROWS];
+        for r in 0..ROWS {
+            // Where the runs are not equally long, a row is computed twice.
+            places[r] = (r * run + i).min(count - 1);
         }
-        for i in run * ROWS..count {
-            let sums = rows::<V, S, T, 1>(task, matrix, t, first + i, 0);
-            for (row, [sum]) in products.iter_mut().zip(sums) {
-                row[to + i] = sum;
+        // SAFETY: the rows and tokens exist.
+        let sums = unsafe { rows::<V, S, T>(task, matrix, t, first, &places) };
+        for (row, sums) in products.iter_mut().zip(sums) {
+            for r in 0..ROWS {
+                row[to + places[r]] = sums[r];
             }
         }
     }
 }
 
-/// Products of rows `first + r * step` with tokens `t..t + T`.
+/// Products of rows `first + places[r]` with tokens `t..t + T`.
 #[inline(always)]
-unsafe fn rows<V: Vector, S: Stored, const T: usize, const R: usize>(
+unsafe fn rows<V: Vector, S: Stored, const T: usize>(
     task: &Linear,
     matrix: *const u8,
     t: usize,
     first: usize,
-    step: usize,
-) -> [[f32; R]; T] {
+    places: &[usize; ROWS],
+) -> [[f32; ROWS]; T] {
     let k = task.k;
     // SAFETY: rows of `k` elements; all indices are below `k`.
     unsafe {
         let input = task.input.add(t * k);
-        let weights = matrix.add(first * k * S::SIZE);
-        let mut acc = [[V::splat(0.0); R]; T];
+        let mut weights = [matrix; ROWS];
+        for r in 0..ROWS {
+            weights[r] = matrix.add((first + places[r]) * k * S::SIZE);
+        }
+        let mut acc = [[V::splat(0.0); ROWS]; T];
         let whole = k - k % V::LANES;
         let mut i = 0;
         while i < whole {
@@ -115,8 +116,8 @@ unsafe fn rows<V: Vector, S: Stored, const T: usize, const R: usize>(
             for (token, x) in x.iter_mut().enumerate() {
                 *x = V::load(input.add(token * k + i));
             }
-            for r in 0..R {
-                let at = weights.add((r * step * k + i) * S::SIZE);
+            for r in 0..ROWS {
+                let at = weights[r].add(i * S::SIZE);
                 V::prefetch(at.wrapping_add(AHEAD));
                 let w = S::load::<V>(at);
                 for token in 0..T {
@@ -126,16 +127,16 @@ unsafe fn rows<V: Vector, S: Stored, const T: usize, const R: usize>(
             i += V::LANES;
         }
         if i < k {
-            for r in 0..R {
-                let w = load_stored::<V, S>(weights.add((r * step * k + i) * S::SIZE), k - i);
+            for r in 0..ROWS {
+                let w = load_stored::<V, S>(weights[r].add(i * S::SIZE), k - i);
                 for token in 0..T {
                     acc[token][r] = V::fma(load_some::<V>(input.add(token * k + i), k - i), w, acc[token][r]);
                 }
             }
         }
-        let mut sums = [[0.0; R]; T];
+        let mut sums = [[0.0; ROWS]; T];
         for token in 0..T {
-            for r in 0..R {
+            for r in 0..ROWS {
                 sums[token][r] = V::sum(acc[token][r]);
             }
         }

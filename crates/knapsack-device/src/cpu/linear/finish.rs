@@ -33,21 +33,29 @@ pub(crate) unsafe fn add_row<V: Vector>(to: *mut f32, from: *const f32, count: u
     }
 }
 
-/// Finishes output columns `column..column + count` of row `t`: `raw` holds their products, `up` those of the upper half of a
-/// gated matrix.
+/// The columns of a row of output that are finished.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    /// The row.
+    pub(crate) t: usize,
+    /// The first column.
+    pub(crate) column: usize,
+    /// How many.
+    pub(crate) count: usize,
+    /// Their products.
+    pub(crate) raw: *const f32,
+    /// Those of the upper half of a gated matrix.
+    pub(crate) up: *const f32,
+}
+
+/// Finishes output columns; routines call it as [`Vector::finish`].
 ///
 /// # Safety
 /// The instruction set of `V` is available, the task's invariants hold, `t < n`, `column + count <= columns`; `raw` holds
 /// `count` products, `up` too when the task is gated.
 #[inline(always)]
-pub(crate) unsafe fn finish<V: Vector>(
-    task: &Linear,
-    t: usize,
-    column: usize,
-    count: usize,
-    raw: *const f32,
-    up: *const f32,
-) {
+pub(crate) unsafe fn finish<V: Vector>(task: &Linear, part: Part) {
+    let Part { t, column, count, raw, up } = part;
     let row = t * task.columns + column;
     for i in (0..count).step_by(V::LANES) {
         let some = count - i;

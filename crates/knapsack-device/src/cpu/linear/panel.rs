@@ -11,7 +11,7 @@
 
 use super::Format;
 use super::codes::{MAX_QUADS, dot, quad_at, quads, scales_of_rows, step_at, steps_per_group, unpack};
-use super::finish::{add_row, finish, load_floats};
+use super::finish::{Part, add_row, load_floats};
 use crate::cpu::task::{Finish, Linear, Matrix};
 use crate::cpu::vector::{MAX_GROUPS, MAX_LANES, Vector};
 
@@ -83,7 +83,8 @@ impl<V: Vector, const T: usize> Format for Unit<'_, V, T> {
                             add_row::<V>(row, rest, width);
                         }
                         let count = columns.min(task.columns - start);
-                        finish::<V>(task, (first + t) / task.digits, start, count, row, row.add(V::LANES));
+                        let (t, up) = ((first + t) / task.digits, row.add(V::LANES));
+                        V::finish(task, Part { t, column: start, count, raw: row, up });
                     }
                 }
             }

@@ -12,7 +12,7 @@ use super::codes::{
     MAX_QUADS, act_planes, dot, fours, has_planes, join_pairs, plane_dots, planes, quads, rows_to_lanes,
     scales_of_rows, steps_per_group, unpack_pairs,
 };
-use super::finish::finish;
+use super::finish::Part;
 use crate::cpu::task::{Finish, Floats, Linear, Matrix};
 use crate::cpu::vector::Vector;
 
@@ -51,31 +51,26 @@ impl<V: Vector> Format for Unit<'_, V> {
     unsafe fn run<const BITS: u32>(self) {
         let (task, start) = (self.task, self.unit * self.task.unit);
         let count = task.unit.min(task.columns - start);
+        let halves = 1 + usize::from(matches!(task.finish, Finish::Gated(_)));
         let mut products = std::mem::MaybeUninit::<Products>::uninit();
         let products = products.as_mut_ptr().cast::<[f32; MAX_UNIT]>();
         // SAFETY: rows `start..start + count` exist, and `columns + start..` too when gated; the products have room, and those of
         // all tokens are written before they are read.
         unsafe {
-            range::<V, BITS>(task, start, count, 0, products);
-            if let Finish::Gated(_) = task.finish {
-                range::<V, BITS>(task, task.columns + start, count, count, products);
+            // Called in one place, so that the code is there once.
+            for half in 0..halves {
+                range::<V, BITS>(task, half * task.columns + start, count, half * count, products);
             }
             for t in (0..task.n).step_by(task.digits) {
                 let row = products.add(t).cast::<f32>();
                 if task.digits > 1 {
-                    for i in 0..if let Finish::Gated(_) = task.finish { 2 * count } else { count } {
+                    for i in 0..halves * count {
                         row.add(i).write(row.add(i).read() + row.add(MAX_UNIT + i).read());
                     }
                 }
                 let row = row.cast_const();
-                finish::<V>(
-                    task,
-                    t / task.digits,
-                    start,
-                    count,
-                    row,
-                    row.add(if let Finish::Gated(_) = task.finish { count } else { 0 }),
-                );
+                let up = row.add((halves - 1) * count);
+                V::finish(task, Part { t: t / task.digits, column: start, count, raw: row, up });
             }
         }
     }
@@ -92,11 +87,11 @@ unsafe fn range<V: Vector, const BITS: u32>(
 ) {
     // SAFETY: the caller's promises.
     unsafe {
-        match task.n {
-            1 if V::MANY && count > 4 => runs::<V, BITS, 1, 2>(task, first, count, to, products),
-            2 if V::MANY && count > 4 => runs::<V, BITS, 2, 2>(task, first, count, to, products),
-            1 => runs::<V, BITS, 1, 1>(task, first, count, to, products),
-            2 => runs::<V, BITS, 2, 1>(task, first, count, to, products),
+        match (task.n, V::MANY) {
+            (1, true) => runs::<V, BITS, 1, 2>(task, first, count, to, products),
+            (1, false) => runs::<V, BITS, 1, 1>(task, first, count, to, products),
+            (2, true) => runs::<V, BITS, 2, 2>(task, first, count, to, products),
+            (2, false) => runs::<V, BITS, 2, 1>(task, first, count, to, products),
             _ => runs::<V, BITS, TOKENS, 1>(task, first, count, to, products),
         }
     }
@@ -113,7 +108,7 @@ unsafe fn runs<V: Vector, const BITS: u32, const T: usize, const F: usize>(
 ) {
     let run = count.div_ceil(4 * F);
     for i in 0..run {
-        // Where the runs are not equally long, a row is computed twice.
+        // Where the runs are not equally long, or there are fewer rows than runs, a row is computed more than once.
         let row = |f: usize, r: usize| ((4 * f + r) * run + i).min(count - 1);
         let mut rows = [[0; 4]; F];
         for f in 0..F {

@@ -3,6 +3,7 @@
 mod adb;
 pub(super) mod reports;
 
+use crate::cli::SDK_FOLDER;
 use crate::exit::wrong_input;
 use crate::files::write_atomically;
 use crate::report::Reporter;
@@ -17,8 +18,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The program of this name for Android, beside this one, where no other is named.
-const RUNNER: &str = "knapsack-android-arm64";
+/// The crate `knapsack-runner` for Android: `knapsack sdk build` writes it under this name.
+pub(super) const RUNNER: &str = "knapsack-android-arm64";
 /// What is run on the phone; the GPU may have no driver that is found.
 const DEVICES: [&str; 2] = ["cpu", "opencl"];
 /// The tokens whose logits are compared: any will do, so these are in every vocabulary.
@@ -31,7 +32,7 @@ pub(super) struct Request<'a> {
     pub(super) model: Option<&'a str>,
     /// Of the phone; empty: the only one.
     pub(super) serial: &'a str,
-    /// `knapsack` for Android.
+    /// `knapsack-runner` for Android; `None`: where one is found.
     pub(super) runner: Option<&'a Path>,
 }
 
@@ -110,11 +111,13 @@ fn runner(named: Option<&Path>) -> Result<PathBuf> {
         ensure!(named.is_file(), wrong_input(format!("{} is no file", named.display())));
         return Ok(named.to_owned());
     }
+    // Beside this program, as in a release; or where `knapsack sdk build` writes it.
     let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(RUNNER)));
-    beside.filter(|path| path.is_file()).ok_or_else(|| {
+    let mut places = beside.into_iter().chain([Path::new(SDK_FOLDER).join(RUNNER)]);
+    places.find(|path| path.is_file()).ok_or_else(|| {
         wrong_input(format!(
-            "there is no {RUNNER} beside this program: a release has it, or `cargo ndk -t arm64-v8a build --release -p knapsack` makes it; \
-             name it with --runner"
+            "there is no {RUNNER} beside this program or in {SDK_FOLDER}: a release has it, `knapsack sdk build --target android` makes it; \
+             or name one with --runner"
         ))
     })
 }

@@ -1,7 +1,9 @@
-//! The Kotlin library `ai.knapsack:runtime` as an AAR in a Maven repository.
+//! The Kotlin library `ai.knapsack:runtime` as an AAR in a Maven repository, and the program that `--adb` brings to a phone.
 
 use super::{Built, Missing, Sources, cargo, replace_folder};
 use crate::cli::SdkBuildArgs;
+use crate::files::write_atomically;
+use crate::ops::phone::RUNNER;
 use crate::report::Reporter;
 use crate::tools::{self, Ndk, android_sdks, in_path, newest_first};
 use anyhow::{Context, Result, bail};
@@ -65,7 +67,12 @@ pub(super) fn build(sources: &Sources, args: &SdkBuildArgs, reporter: &Reporter)
         .collect();
     let mut missing = Missing::default();
     let ndk = missing.need("The Android NDK", tools::ndk(), tools::GET_NDK);
-    missing.targets(chosen.iter().map(|build| build.target))?;
+    let size = if args.small { cargo::Size::Smallest } else { cargo::Size::Small };
+    if args.small {
+        missing.need("The standard library's source", cargo::standard_library(), "run `rustup component add rust-src`");
+    } else {
+        missing.targets(chosen.iter().map(|build| build.target))?;
+    }
     let java = missing.need("Java", java(), "install a JDK 11 or newer, or set JAVA_HOME to its folder");
     let kotlin = missing.need("Kotlin's compiler", tools::kotlin(), tools::GET_KOTLIN);
     let platform = missing.need(
@@ -77,13 +84,17 @@ pub(super) fn build(sources: &Sources, args: &SdkBuildArgs, reporter: &Reporter)
     let (Some(ndk), Some(java), Some(kotlin), Some(platform)) = (ndk, java, kotlin, platform) else {
         bail!("something is missing");
     };
-    let mut files = Vec::new();
+    let read = |file: &Path| fs::read(file).with_context(|| format!("cannot read {}", file.display()));
+    let (mut files, mut program) = (Vec::new(), None);
     for build in chosen {
         reporter.status("Building", format_args!("the runtime for {}", build.target));
         let linker = linker(&ndk, build.target)?;
-        let file = link(&linker, &cargo::build(sources, &library(build.target, &linker))?)?;
-        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        files.push((format!("jni/{}/libknapsack.so", build.abi.name), bytes));
+        let file = link(&linker, &cargo::build(sources, &library(build.target, &linker, size))?)?;
+        files.push((format!("jni/{}/libknapsack.so", build.abi.name), read(&file)?));
+        if build.abi == Abi::ARM64 {
+            reporter.status("Building", "the program that --adb runs on a phone");
+            program = Some(read(&runner(sources, build.target, &linker, size)?)?);
+        }
     }
     reporter.status("Building", "the Kotlin library");
     let work = tempfile::tempdir()?;
@@ -106,12 +117,18 @@ pub(super) fn build(sources: &Sources, args: &SdkBuildArgs, reporter: &Reporter)
         fs::write(folder.join(artifact.file("aar")), &bytes)?;
         Ok(fs::write(folder.join(artifact.file("pom")), artifact.pom())?)
     })?;
+    let mut files = vec![place.join(artifact.file("aar")), place.join(artifact.file("pom"))];
+    if let Some(program) = program {
+        let runner = args.output.join(RUNNER);
+        write_atomically(&runner, &program)?;
+        files.push(runner);
+    }
     let next = format!(
         "In settings.gradle.kts: maven {{ url = uri(\"{}\") }}; in the app: implementation(\"{}\")",
         repository.display(),
         artifact.coordinates()
     );
-    Ok(Built { files: vec![place.join(artifact.file("aar")), place.join(artifact.file("pom"))], next })
+    Ok(Built { files, next })
 }
 
 /// `java` of `JAVA_HOME`, or of PATH.
@@ -127,10 +144,23 @@ fn platform() -> Option<PathBuf> {
     platforms.map(|folder| folder.join("android.jar")).find(|jar| jar.is_file())
 }
 
-fn library<'a>(target: &'a str, linker: &Path) -> cargo::Library<'a> {
+fn library<'a>(target: &'a str, linker: &Path, size: cargo::Size) -> cargo::Build<'a> {
     // The archive needs no linker, but cargo makes a shared library of a dependency that can be one.
-    let name = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
-    cargo::Library { target, features: &["jni"], environment: vec![(name, linker.to_owned())], rustc: &RUSTC }
+    let environment = vec![links_with(target, linker)];
+    cargo::Build { product: cargo::Product::Runtime, target, features: &["jni"], environment, rustc: &RUSTC, size }
+}
+
+/// Cargo's setting.
+fn links_with(target: &str, linker: &Path) -> (String, PathBuf) {
+    (format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_")), linker.to_owned())
+}
+
+/// The program that `--adb` brings to a phone: the same code as the library, made in the same way.
+fn runner(sources: &Sources, target: &str, linker: &Path, size: cargo::Size) -> Result<PathBuf> {
+    let environment = vec![links_with(target, linker)];
+    let rustc: Vec<&str> = RUSTC.into_iter().chain(["-Clink-arg=-Wl,-z,max-page-size=16384"]).collect();
+    let build = cargo::Build { product: cargo::Product::Runner, target, features: &[], environment, rustc: &rustc, size };
+    cargo::build(sources, &build)
 }
 
 /// Makes the shared library of an archive, beside it.

@@ -93,7 +93,7 @@ pub(super) fn build(sources: &Sources, args: &SdkBuildArgs, reporter: &Reporter)
     Ok(Built { files: vec![package], next })
 }
 
-fn library(target: &str) -> cargo::Library<'_> {
+fn library(target: &str) -> cargo::Build<'_> {
     let environment = OLDEST.map(|(name, version)| (name.to_owned(), PathBuf::from(version))).to_vec();
-    cargo::Library { target, features: &[], environment, rustc: &[] }
+    cargo::Build { product: cargo::Product::Runtime, target, features: &[], environment, rustc: &[], size: cargo::Size::Usual }
 }
