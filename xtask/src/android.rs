@@ -15,7 +15,7 @@ use std::process::Command;
 
 const TARGET: &str = "aarch64-linux-android";
 /// Bytes of the stripped library, of which BENCHMARKS.md has the parts; and how much more is a mistake, in percent.
-const SIZE: u64 = 4_163_248;
+const SIZE: u64 = 4_162_952;
 const GROWTH: u64 = 5;
 const _: () = assert!(SIZE <= 4 << 20, "the goal is 4 MB");
 /// Pages of older and of newer phones.
@@ -199,9 +199,10 @@ impl Kit {
         std::fs::write(kit.0.join("ndk/source.properties"), "Pkg.Revision = 0.0.0\n")?;
         let linker = bin.join(format!("{TARGET}26-clang"));
         let libraries = kit.0.join("lib");
-        // A library has a map, a program a beginning; and the machine's own loader in place of Android's.
+        // The library has a map; programs have a beginning, and the machine's own loader in place of Android's. Cargo links shared
+        // libraries of dependencies, too.
         let script = format!(
-            "case \" $* \" in\n*' -shared '*) set -- \"$@\" '-Wl,-Map={}';;\n\
+            "case \" $* \" in\n*' -soname=libknapsack.so '*) set -- \"$@\" '-Wl,-Map={}';;\n*' -shared '*) ;;\n\
              *) set -- \"$@\" '{}/start.o' -Wl,--dynamic-linker=/lib/ld-linux-aarch64.so.1;;\nesac\n\
              exec {clang} --target={TARGET}26 -fuse-ld=lld -nostartfiles '-L{1}' \"$@\"\n",
             kit.map().display(),

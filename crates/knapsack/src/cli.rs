@@ -5,6 +5,8 @@ mod model;
 mod output;
 mod prompt;
 mod sampling;
+#[cfg(test)]
+mod documented;
 mod sdk;
 mod value;
 
