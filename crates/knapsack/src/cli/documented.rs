@@ -38,7 +38,9 @@ fn commands(text: &str) -> Vec<String> {
     let prose: String = joined.split("```").step_by(2).collect();
     let inline = prose.split('`').skip(1).step_by(2).map(|code| code.replace('\n', " "));
     let lines = found.into_iter().map(|line| line.trim_start().trim_start_matches("$ ").to_owned());
-    lines.chain(inline.filter(|code| code.starts_with("knapsack "))).collect()
+    let all = lines.chain(inline.filter(|code| code.starts_with("knapsack ")));
+    // A word in capitals stands for any verb.
+    all.filter(|line| !line.starts_with("knapsack VERB")).collect()
 }
 
 fn documents(folder: &Path) -> Vec<PathBuf> {
