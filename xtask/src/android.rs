@@ -167,7 +167,9 @@ pub(crate) fn figure(root: &Path) -> Result<Vec<String>> {
 fn grown(bytes: u64) -> Option<String> {
     let most = SIZE + SIZE * GROWTH / 100;
     (bytes > most).then(|| {
-        format!("the runtime for {TARGET} has {bytes} bytes: {GROWTH} % more than the {SIZE} that BENCHMARKS.md tells of")
+        format!(
+            "the runtime for {TARGET} has {bytes} bytes: {GROWTH} % more than the {SIZE} that BENCHMARKS.md tells of"
+        )
     })
 }
 
@@ -209,7 +211,11 @@ impl Kit {
             libraries.display()
         );
         program(&linker, &script)?;
-        run(Command::new(gcc).arg("-c").arg(root.join("xtask/android/start.s")).arg("-o").arg(libraries.join("start.o")))?;
+        run(Command::new(gcc)
+            .arg("-c")
+            .arg(root.join("xtask/android/start.s"))
+            .arg("-o")
+            .arg(libraries.join("start.o")))?;
         kit.system_libraries(root, gcc)?;
         kit.unwinder(root, toolchain)?;
         kit.platform(root)?;

@@ -16,10 +16,14 @@ use std::time::Instant;
 
 /// Measures a model of a package on the phone that this runs on
 #[derive(Parser)]
-#[command(name = "knapsack-runner", version, after_help = "\
+#[command(
+    name = "knapsack-runner",
+    version,
+    after_help = "\
 `knapsack bench DIST --adb` and `knapsack logits DIST --adb` bring this to a phone and run it there. By hand:
   adb push knapsack-android-arm64 dist /data/local/tmp
-  adb shell 'cd /data/local/tmp && ./knapsack-android-arm64 bench dist'")]
+  adb shell 'cd /data/local/tmp && ./knapsack-android-arm64 bench dist'"
+)]
 struct Words {
     #[command(subcommand)]
     verb: Verb,

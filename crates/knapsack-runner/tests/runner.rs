@@ -46,7 +46,8 @@ fn a_package_is_measured_and_computed() {
     let folder = tempfile::tempdir().unwrap();
     let dist = package(folder.path());
     let few = ["--prefill-tokens", "8", "--decode-tokens", "2", "--repeat", "1"];
-    let out = run("bench", &dist, &[&["--model", MODEL, "--device", "cpu", "--threads", "1", "--json"][..], &few].concat());
+    let out =
+        run("bench", &dist, &[&["--model", MODEL, "--device", "cpu", "--threads", "1", "--json"][..], &few].concat());
     assert!(out.status.success(), "{out:?}");
     let figures: Value = serde_json::from_slice(&out.stdout).unwrap();
     for rate in ["load_seconds", "prefill_tokens_per_second", "decode_tokens_per_second", "read_bytes_per_second"] {

@@ -1,12 +1,12 @@
 //! The command line's arguments. A verb's arguments are one struct here; what it does is in [`crate::ops`].
 
+#[cfg(test)]
+mod documented;
 mod manifest;
 mod model;
 mod output;
 mod prompt;
 mod sampling;
-#[cfg(test)]
-mod documented;
 mod sdk;
 mod value;
 

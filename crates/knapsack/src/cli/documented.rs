@@ -85,7 +85,8 @@ fn what_is_documented_is_understood() {
 
 #[test]
 fn a_wrong_command_is_found() {
-    let text = "Say `knapsack run dist -p x`.\n```\n$ knapsack chekc\nknapsack plan \\\n  --store none | less -R\n```\n";
+    let text =
+        "Say `knapsack run dist -p x`.\n```\n$ knapsack chekc\nknapsack plan \\\n  --store none | less -R\n```\n";
     let commands = commands(text);
     assert_eq!(commands, ["knapsack chekc", "knapsack plan    --store none | less -R", "knapsack run dist -p x"]);
     let wrong: Vec<bool> = commands.iter().map(|line| unknown(line).is_some()).collect();

@@ -159,7 +159,8 @@ fn links_with(target: &str, linker: &Path) -> (String, PathBuf) {
 fn runner(sources: &Sources, target: &str, linker: &Path, size: cargo::Size) -> Result<PathBuf> {
     let environment = vec![links_with(target, linker)];
     let rustc: Vec<&str> = RUSTC.into_iter().chain(["-Clink-arg=-Wl,-z,max-page-size=16384"]).collect();
-    let build = cargo::Build { product: cargo::Product::Runner, target, features: &[], environment, rustc: &rustc, size };
+    let build =
+        cargo::Build { product: cargo::Product::Runner, target, features: &[], environment, rustc: &rustc, size };
     cargo::build(sources, &build)
 }
 

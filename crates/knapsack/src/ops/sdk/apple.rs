@@ -95,5 +95,12 @@ pub(super) fn build(sources: &Sources, args: &SdkBuildArgs, reporter: &Reporter)
 
 fn library(target: &str) -> cargo::Build<'_> {
     let environment = OLDEST.map(|(name, version)| (name.to_owned(), PathBuf::from(version))).to_vec();
-    cargo::Build { product: cargo::Product::Runtime, target, features: &[], environment, rustc: &[], size: cargo::Size::Usual }
+    cargo::Build {
+        product: cargo::Product::Runtime,
+        target,
+        features: &[],
+        environment,
+        rustc: &[],
+        size: cargo::Size::Usual,
+    }
 }

@@ -35,7 +35,9 @@ fn build(args: &SdkBuildArgs, reporter: &Reporter) -> Result<()> {
         return Err(wrong_input(format!("`{unknown}` is none of {}", known.join(", "))));
     }
     if args.small && args.target != SdkTarget::Android {
-        return Err(wrong_input("--small is for --target android: an app's own link takes what it does not use from the runtime for iOS"));
+        return Err(wrong_input(
+            "--small is for --target android: an app's own link takes what it does not use from the runtime for iOS",
+        ));
     }
     let sources = Sources::find(args.source.as_deref())?;
     let built = match args.target {
