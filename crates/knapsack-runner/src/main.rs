@@ -139,6 +139,9 @@ fn compute(words: &Logits) -> Result<()> {
     let context = || format!("cannot write {}", words.output.display());
     let file = BufWriter::with_capacity(1 << 20, File::create(&words.output).with_context(context)?);
     let mut writer = logits::Writer::new(file, words.tokens.len(), library.model.vocab_size as usize);
-    session.score(&words.tokens, &CancelFlag::new(), &mut |_, row| writer.row(row))?;
-    writer.finish().with_context(context)
+    let scored = session.score(&words.tokens, &CancelFlag::new(), &mut |_, row| writer.row(row));
+    let written = writer.finish().with_context(context);
+    let outcome = scored.map_err(anyhow::Error::from).and(written);
+    // Half a result looks like a whole one.
+    outcome.inspect_err(|_| drop(std::fs::remove_file(&words.output)))
 }

@@ -65,17 +65,20 @@ fn a_package_is_measured_and_computed() {
     let [rows, columns] = [0, 1].map(|at| header["logits"]["shape"][at].as_u64().unwrap());
     assert_eq!((rows, data.len() as u64), (3, 4 * rows * columns));
 
+    let half = folder.path().join("half");
+    let half = half.to_str().unwrap();
     for (verb, more, problem) in [
         ("bench", &["--model", "other"][..], "has no model `other`"),
         ("bench", &["--prefill-tokens", "1000000"], "do not fit into the context"),
         ("bench", &["--device", "tpu"], "there are cpu, "),
         ("logits", &["--tokens", "1", "-o", "/nowhere/x"], "cannot write /nowhere/x"),
-        ("logits", &["--tokens", "99999999", "-o", "x"], "99999999"),
+        ("logits", &["--tokens", "99999999", "-o", half], "99999999"),
     ] {
         let out = run(verb, &dist, more);
         let told = String::from_utf8_lossy(&out.stderr);
         assert!(!out.status.success() && told.contains(problem), "{verb} {more:?}: {told}");
     }
+    assert!(!Path::new(half).exists());
     let told = run("bench", folder.path(), &[]).stderr;
     assert!(String::from_utf8_lossy(&told).contains("is not a package"), "{told:?}");
 }
