@@ -37,6 +37,23 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(unix) { sync_file(path) } else { Ok(()) }
 }
 
+/// The same for all files and folders below `path`, and for itself; links are left alone.
+///
+/// # Errors
+/// The system's.
+pub fn sync_tree(path: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        match entry.file_type()? {
+            kind if kind.is_dir() => sync_tree(&entry.path())?,
+            kind if kind.is_file() => sync_file(&entry.path())?,
+            _ => {}
+        }
+    }
+    // A name is worth something when what it names is there.
+    sync_folder(path)
+}
+
 /// Makes `bytes` the content of `path`: written to `beside`, a name that nobody else uses, and renamed.
 ///
 /// # Errors

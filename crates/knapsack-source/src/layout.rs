@@ -10,7 +10,7 @@
 //!
 //! Where links are not possible (FAT, Windows without the privilege), the snapshot holds the file itself and there is no blob.
 
-use knapsack_artifact::files::{self, rename};
+use knapsack_artifact::files::{self, rename, sync_file};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -124,7 +124,7 @@ impl HubCache {
         let beside = beside(&blob);
         let moved = match fresh {
             true => rename(&blob, &pointer),
-            false => fs::copy(&blob, &beside).and_then(|_| rename(&beside, &pointer)),
+            false => fs::copy(&blob, &beside).and_then(|_| sync_file(&beside)).and_then(|()| rename(&beside, &pointer)),
         };
         moved.map(|()| pointer.clone()).map_err(Error::io("write", &pointer))
     }

@@ -6,9 +6,11 @@ use knapsack_bundle::cache::StoreError;
 use serde::Deserialize;
 use serde_json::Value;
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant, SystemTime};
 use ureq::http::{Request, Uri};
 
 /// Longest file of credentials that is read.
@@ -77,6 +79,35 @@ impl<'de> Deserialize<'de> for Secret {
 /// Why there are no credentials.
 pub(crate) fn wrong(problem: &str) -> StoreError {
     StoreError::new(format!("no credentials: {problem}"))
+}
+
+/// How long a program may take that knows credentials: it may ask somebody else.
+const PROGRAM: Duration = Duration::from_secs(60);
+
+/// What a program prints that succeeds in time, and prints no more than an answer may hold.
+pub(crate) fn of_program(mut command: Command) -> Option<Vec<u8>> {
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped()).spawn().ok()?;
+    let stdout = child.stdout.take()?;
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut printed = Vec::new();
+        let read = stdout.take(MAX_ANSWER + 1).read_to_end(&mut printed);
+        let _ = sender.send(read.map(|_| printed));
+    });
+    let until = Instant::now() + PROGRAM;
+    let printed = receiver.recv_timeout(PROGRAM).ok().and_then(Result::ok);
+    let printed = printed.filter(|printed| printed.len() as u64 <= MAX_ANSWER);
+    // Its output has ended: so has, or soon will, the program.
+    while printed.is_some() && Instant::now() < until {
+        match child.try_wait() {
+            Ok(Some(status)) => return printed.filter(|_| status.success()),
+            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+            Err(_) => break,
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
 }
 
 /// The text of a file that is small enough to be one of credentials.

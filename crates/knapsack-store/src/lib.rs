@@ -2,7 +2,7 @@
 //!
 //! | address | store | credentials |
 //! |---|---|---|
-//! | `s3://bucket/prefix` | Amazon S3, and what speaks its language at `AWS_ENDPOINT_URL` (MinIO, R2, Ceph) | `AWS_…`, a job's token, the file that Amazon's own tools read, the role of the machine |
+//! | `s3://bucket/prefix` | Amazon S3, and what speaks its language at `AWS_ENDPOINT_URL` (MinIO, R2, Ceph) | `AWS_…`, a job's token, the files that Amazon's own tools read, the role of the machine |
 //! | `gs://bucket/prefix` | Google Cloud Storage | Google's chain (Application Default Credentials); or an HMAC key in `AWS_…`, for its S3 interface |
 //! | `az://container/prefix`, `https://account.blob.core.windows.net/container/prefix` | Azure | `AZURE_STORAGE_…`, a signature in the address, or the chain of `DefaultAzureCredential` |
 //! | `https://…`, `http://…` | any server that answers GET, HEAD, PUT and DELETE | `KNAPSACK_CACHE_TOKEN`, as `Authorization: Bearer` |
@@ -16,6 +16,7 @@ mod credentials;
 mod google;
 mod lent;
 mod pages;
+mod profile;
 mod roles;
 mod s3;
 mod sign;

@@ -120,12 +120,14 @@ fn text(answer: &crate::client::Answer) -> Result<String, StoreError> {
     std::str::from_utf8(&answer.body).map(|text| text.trim().to_owned()).map_err(|_| wrong("the answer is no text"))
 }
 
-fn of_json(answer: &[u8]) -> Result<Lent<Credentials>, StoreError> {
+/// Credentials as those who host containers and machines have them, and programs that know some.
+pub(crate) fn of_json(answer: &[u8]) -> Result<Lent<Credentials>, StoreError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Written {
         access_key_id: String,
         secret_access_key: String,
+        #[serde(alias = "SessionToken")]
         token: Option<String>,
         expiration: Option<String>,
     }

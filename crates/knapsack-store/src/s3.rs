@@ -3,6 +3,7 @@
 use crate::client::{Answer, Client, failure};
 use crate::credentials::Chain;
 use crate::pages::{MAX_PAGE, Page, Shape, all, unreadable};
+use crate::profile::Profile;
 use crate::sign::{Unsigned, escape, query, sign};
 use crate::{Patience, variable};
 use knapsack_bundle::cache::{Object, Store, StoreError};
@@ -52,9 +53,14 @@ impl S3 {
     ) -> Result<Self, StoreError> {
         let (bucket, prefix) = bucket_and_prefix(scheme, rest)?;
         let get = |name: &str| variable(lookup, name);
-        let region = get("AWS_REGION").or_else(|| get("AWS_DEFAULT_REGION"));
+        // Amazon's files are about Amazon.
+        let profile = (scheme == "s3").then(|| Profile::read(lookup));
+        let written = |property: &str| profile.as_ref()?.get(property);
+        let region = get("AWS_REGION").or_else(|| get("AWS_DEFAULT_REGION")).or_else(|| written("region"));
         let region = region.unwrap_or_else(|| if scheme == "gs" { "auto" } else { "us-east-1" }.to_owned());
-        let endpoint = get("AWS_ENDPOINT_URL_S3").or_else(|| get("AWS_ENDPOINT_URL")).unwrap_or_else(|| match scheme {
+        let endpoint = get("AWS_ENDPOINT_URL_S3").or_else(|| get("AWS_ENDPOINT_URL"));
+        let endpoint = endpoint.or_else(|| written("s3.endpoint_url")).or_else(|| written("endpoint_url"));
+        let endpoint = endpoint.unwrap_or_else(|| match scheme {
             "gs" => "https://storage.googleapis.com".to_owned(),
             _ => format!("https://s3.{region}.amazonaws.com"),
         });
@@ -65,10 +71,17 @@ impl S3 {
         };
         let host = uri.filter(usable).and_then(|uri| uri.authority().map(ToString::to_string));
         let host = host.filter(|host| !host.contains('@'));
-        let host = host.ok_or_else(|| StoreError::new("AWS_ENDPOINT_URL is not an address with a host alone"))?;
+        let host = host.ok_or_else(|| {
+            StoreError::new(
+                "the endpoint (AWS_ENDPOINT_URL, or a profile's endpoint_url) is not an address with a host alone",
+            )
+        })?;
         Ok(Self {
             client: Client::new(&endpoint, patience),
-            credentials: if scheme == "gs" { Chain::own(lookup)? } else { Chain::find(lookup, &region)? },
+            credentials: match &profile {
+                Some(profile) => Chain::find(lookup, profile, &region)?,
+                None => Chain::own(lookup)?,
+            },
             endpoint,
             host,
             region,

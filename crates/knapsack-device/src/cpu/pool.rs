@@ -183,7 +183,7 @@ impl Pool {
                     shared.worker();
                 };
                 let name = format!("knapsack-cpu-{index}");
-                std::thread::Builder::new().name(name).stack_size(1 << 20).spawn(work).ok()
+                std::thread::Builder::new().name(name).spawn(work).ok()
             })
             .collect();
         Pool { shared, workers, turn: Mutex::new(()) }

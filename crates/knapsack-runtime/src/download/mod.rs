@@ -30,7 +30,7 @@ use crate::text::bring_up_to_date;
 use error::io;
 use fetch::{Fetch, hash_file};
 use knapsack_artifact::app_config::{AppFile, AppModel, WeightsLocation};
-use knapsack_artifact::files::{rename, sync_file, sync_folder};
+use knapsack_artifact::files::{rename, sync_folder, sync_tree};
 use knapsack_artifact::token_tables;
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
@@ -300,8 +300,8 @@ impl Store {
         let record = partial.join(RECORD);
         fs::write(&record, encode(&model.files)).map_err(io(&record))?;
         make_tables(model, partial);
-        // The files are on the disk as they were fetched.
-        sync_file(&record).and_then(|()| sync_folder(partial)).map_err(io(partial))?;
+        // Most of it is: files are synced as they were fetched.
+        sync_tree(partial).map_err(io(partial))?;
         let folder = self.root.join(&model.model_id);
         let old = self.root.join(PARTIAL).join(format!("{}.old", model.model_id));
         let _ = fs::remove_dir_all(&old);

@@ -3,7 +3,7 @@
 //! <https://learn.microsoft.com/dotnet/azure/sdk/authentication/credential-chains>.
 
 use super::Settings;
-use crate::lent::{Held, Lent, NEAR, Secret, ask, ask_with_form, of_oauth, read_small, safe, time, wrong};
+use crate::lent::{Held, Lent, NEAR, Secret, ask, ask_with_form, of_oauth, of_program, read_small, safe, time, wrong};
 use crate::variable;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +12,7 @@ use ring::hmac;
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 const RESOURCE: &str = "https://storage.azure.com/";
 const SCOPE: &str = "https://storage.azure.com/.default";
@@ -136,8 +136,7 @@ fn of_command_line(program: &OsString) -> Option<Lent<Secret>> {
     }
     let mut command = Command::new(program);
     command.args(["account", "get-access-token", "--output", "json", "--resource", RESOURCE]);
-    let printed = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-    let found: Printed = serde_json::from_slice(&printed.stdout).ok().filter(|_| printed.status.success())?;
+    let found: Printed = serde_json::from_slice(&of_program(command)?).ok()?;
     let expires = found.expires_on.and_then(|seconds| chrono::DateTime::from_timestamp(seconds, 0));
     Some((found.access_token, expires.and_then(|when| time(&when.to_rfc3339()))))
 }

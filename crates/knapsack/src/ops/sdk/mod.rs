@@ -9,7 +9,7 @@ use crate::cli::{SdkArgs, SdkBuildArgs, SdkCommand, SdkTarget};
 use crate::exit::wrong_input;
 use crate::report::Reporter;
 use anyhow::{Context, Result, bail};
-use knapsack_artifact::files::rename;
+use knapsack_artifact::files::{rename, sync_folder, sync_tree};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -134,6 +134,7 @@ fn replace_folder(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resu
     let (fresh, old) = (beside.path().join("new"), beside.path().join("old"));
     fs::create_dir(&fresh)?;
     fill(&fresh)?;
+    sync_tree(&fresh).with_context(|| format!("cannot write {}", fresh.display()))?;
     let shown = || format!("cannot replace {}", target.display());
     if target.exists() {
         rename(target, &old).with_context(shown)?;
@@ -143,7 +144,7 @@ fn replace_folder(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resu
         let _ = rename(&old, target);
         return Err(error).with_context(shown);
     }
-    Ok(())
+    sync_folder(parent).with_context(shown)
 }
 
 /// Copies the files below a folder; links become what they point to.
