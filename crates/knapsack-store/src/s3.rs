@@ -226,4 +226,24 @@ mod tests {
         let elsewhere = |name: &str| if name == "AWS_ENDPOINT_URL" { Some("ftp://x".into()) } else { keys(name) };
         assert!(S3::open("s3", "bucket", &elsewhere, Patience::default()).is_err());
     }
+
+    #[test]
+    fn a_profile_says_where_the_store_is_unless_the_environment_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("config");
+        let text = "[default]\nregion = eu-north-1\naws_access_key_id = A\naws_secret_access_key = B\n\
+                    [profile own]\nendpoint_url = http://127.0.0.1:9000/\ncredential_process = true\n";
+        std::fs::write(&config, text).unwrap();
+        let open = |scheme: &str, pairs: &[(&str, &str)]| {
+            let pairs = [&[("AWS_CONFIG_FILE", config.to_str().unwrap())], pairs].concat();
+            S3::open(scheme, "bucket", &crate::lent::peer::lookup(&pairs), Patience::default())
+        };
+        assert_eq!(open("s3", &[]).unwrap().endpoint, "https://s3.eu-north-1.amazonaws.com");
+        let own = open("s3", &[("AWS_PROFILE", "own")]).unwrap();
+        assert_eq!((own.endpoint.as_str(), own.region.as_str()), ("http://127.0.0.1:9000", "us-east-1"));
+        let environment = [("AWS_PROFILE", "own"), ("AWS_ENDPOINT_URL", "http://localhost:1"), ("AWS_REGION", "x")];
+        let other = open("s3", &environment).unwrap();
+        assert_eq!((other.endpoint.as_str(), other.region.as_str()), ("http://localhost:1", "x"));
+        assert_eq!(open("gs", &[]).unwrap().endpoint, "https://storage.googleapis.com");
+    }
 }
