@@ -24,7 +24,7 @@ const PAGES: [&str; 2] = ["4096", "16384"];
 /// Builds it, looks at it and asks it.
 pub(crate) fn check(root: &Path) -> Result<()> {
     let (qemu, gcc) = (&qemu()?, &gcc()?);
-    let toolchain = Toolchain::of(root, TARGET)?;
+    let (toolchain, kotlin) = (Toolchain::of(root, TARGET)?, Kotlin::find(root)?);
     let program = host(root)?.program;
     let kit = Kit::make(root, &toolchain, gcc)?;
     let out = target(root).join("sdk");
@@ -36,7 +36,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         .arg(&out);
     toolchain.enter(root, &mut build, STD)?;
     build.env("ANDROID_NDK_HOME", kit.0.join("ndk")).env("ANDROID_HOME", kit.0.join("sdk"));
-    run(build.env("KOTLIN_HOME", Kotlin::find(root)?.home()))?;
+    run(build.env("KOTLIN_HOME", kotlin.home()))?;
     let library = library(root);
     segments(&library)?;
     exports(&library)?;

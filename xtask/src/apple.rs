@@ -1,6 +1,6 @@
 //! The runtime for Apple's systems, on any machine: no Xcode, no SDK, no Mac. The library for the iPhone is built as its users
-//! build it and linked into an app by LLVM's linker, against files that have only the names of the system's symbols; everything
-//! for the simulator and the Mac is type-checked. Nothing of it runs here.
+//! build it and linked into an app by LLVM's linker, against files that have only the names of the system's symbols; the one for
+//! the simulator is type-checked. Nothing of it runs here.
 
 use crate::toolchain::{STD, Toolchain, host, output, run, target, tool};
 use anyhow::{Result, ensure};
@@ -9,19 +9,29 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const DEVICE: &str = "aarch64-apple-ios";
-/// What is type-checked: the simulator's runtime, and the whole command line on a Mac, where `--device metal` runs.
-const CHECKED: [(&str, &str); 2] = [("aarch64-apple-ios-sim", "knapsack-ffi"), ("aarch64-apple-darwin", "knapsack")];
+/// Crates and where they are type-checked: the simulator's runtime, and the whole command line on a Mac, where `--device metal` runs.
+const SIMULATOR: (&str, &str) = ("aarch64-apple-ios-sim", "knapsack-ffi");
+const MAC: (&str, &str) = ("aarch64-apple-darwin", "knapsack");
 /// Version 14 leaves the tables out that a stack is unwound by.
 const LLD: &[&str] = &["ld64.lld-22", "ld64.lld-19", "ld64.lld-16", "ld64.lld-15", "ld64.lld"];
 const CLANG: &[&str] = &["clang", "clang-22", "clang-19", "clang-16", "clang-15", "clang-14"];
 
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Type-check the command line for a Mac as well.
+    #[arg(long)]
+    mac: bool,
+}
+
 /// Builds, links and checks.
-pub(crate) fn check(root: &Path) -> Result<()> {
+pub(crate) fn check(root: &Path, arguments: &Arguments) -> Result<()> {
     // What costs least comes first.
-    for (target, package) in CHECKED {
+    for (target, package) in [Some(SIMULATOR), arguments.mac.then_some(MAC)].into_iter().flatten() {
         let mut cargo = Toolchain::of(root, target)?.cargo(root, "check", STD)?;
         pretend_tools(root, target, &mut cargo)?;
-        run(cargo.args(["--package", package]))?;
+        quickly(&mut cargo);
+        // The profile of the library: macros and build scripts are built once for all.
+        run(cargo.args(["--profile", "mobile", "--package", package]))?;
     }
     link(root)
 }
@@ -35,11 +45,10 @@ fn link(root: &Path) -> Result<()> {
     let mut build = Command::new(&program);
     build.args(["sdk", "build", "--target", "ios", "--only", "ios", "--source"]).arg(root).arg("-o").arg(&out);
     toolchain.enter(root, &mut build, STD)?;
-    // The app's linker strips what is unused, and nobody runs it: optimising across crates would only take time.
     // A static library is not linked, but cargo makes a shared one, too, of a dependency that can be one.
     let pretend = pretend_tools(root, DEVICE, &mut build)?;
     build.env(format!("CARGO_TARGET_{}_LINKER", DEVICE.to_uppercase().replace('-', "_")), pretend);
-    build.env("CARGO_PROFILE_MOBILE_LTO", "off").env("CARGO_PROFILE_MOBILE_CODEGEN_UNITS", "16");
+    quickly(&mut build);
     run(&mut build)?;
     let runtime = out.join("Knapsack/Knapsack.xcframework/ios-arm64");
 
@@ -78,6 +87,13 @@ fn link(root: &Path) -> Result<()> {
     }
     println!("an iPhone app with the runtime, the Metal device and a model: {} bytes", bytes.len());
     Ok(())
+}
+
+/// The app's linker strips what is unused, and nobody runs it: optimising would only take time.
+fn quickly(cargo: &mut Command) {
+    for (name, value) in [("OPT_LEVEL", "0"), ("LTO", "off"), ("CODEGEN_UNITS", "16")] {
+        cargo.env(format!("CARGO_PROFILE_MOBILE_{name}"), value);
+    }
 }
 
 /// Libraries of the system that have only names, out of `xtask/apple/system.txt`.

@@ -40,8 +40,8 @@ enum Task {
     Arm64,
     /// The Android library, built without the NDK: its size, its symbols, and an answer out of it under qemu.
     Android,
-    /// The library for the iPhone, built and linked into an app without Xcode; the simulator's and the Mac's type-checked.
-    Apple,
+    /// The library for the iPhone, built and linked into an app without Xcode; the simulator's type-checked.
+    Apple(apple::Arguments),
     /// Tests of formats, arithmetic and memory under Miri (nightly).
     Miri,
     /// The CPU device's tests under the address sanitizer (nightly).
@@ -76,7 +76,7 @@ fn perform(root: &Path, task: &Task) -> Result<()> {
         Task::Check => check(root),
         Task::Arm64 => arm64::check(root),
         Task::Android => android::check(root),
-        Task::Apple => apple::check(root),
+        Task::Apple(arguments) => apple::check(root, arguments),
         Task::Miri => sanitize::miri(root),
         Task::Asan => sanitize::address(root),
         Task::Oclgrind => oclgrind::check(root),

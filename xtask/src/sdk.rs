@@ -27,9 +27,9 @@ pub(crate) struct Repeat {
 /// Tests the Swift package.
 pub(crate) fn swift(root: &Path, repeat: Repeat) -> Result<()> {
     let work = folder(root, "swift")?;
+    let swift = Swift::find(root)?;
     let Host { program, library, world } = host(root)?;
     let world = World::start(&world, &work)?;
-    let swift = Swift::find(root)?;
     let package = root.join("sdk/swift");
     let scratch = work.join("build");
     let linking = format!("-L{}", library.display());
@@ -75,14 +75,14 @@ fn models_package(root: &Path, program: &Path, work: &Path, swift: &Swift) -> Re
 /// Tests the Kotlin library.
 pub(crate) fn kotlin(root: &Path, repeat: Repeat) -> Result<()> {
     let work = folder(root, "kotlin")?;
+    let compiler = Kotlin::find(root)?;
+    let libraries = serialization_libraries(root)?;
     let host = host(root)?;
     let library = host.library.join("libknapsack.so");
     let world = World::start(&host.world, &work)?;
-    let compiler = Kotlin::find(root)?;
     let [main, android, serialization, tests] =
         ["knapsack.jar", "android.jar", "serialization.jar", "tests.jar"].map(|name| work.join(name));
     let source = |name: &str| root.join("sdk/android").join(name);
-    let libraries = serialization_libraries(root)?;
     let libraries: Vec<&Path> = libraries.iter().map(PathBuf::as_path).collect();
     compiler.compile(&[source("src/main")], &[], &main)?;
     compiler.compile(&[source("src/serialization")], &[&libraries[..], &[&main]].concat(), &serialization)?;

@@ -95,7 +95,8 @@ pub(crate) fn fetch(command: &mut Command) -> Result<()> {
     if let Some(folder) = command.get_current_dir() {
         limited.current_dir(folder);
     }
-    run(&mut limited).map_err(|error| Unavailable(format!("{} cannot download: {error}", program.display())).into())
+    run(&mut limited)
+        .map_err(|_| Unavailable(format!("{} cannot download, for the reason above", program.display())).into())
 }
 
 fn shown(command: &Command) -> String {
@@ -147,6 +148,8 @@ impl Toolchain {
             // Unstable options for the standard library only: the workspace itself is stable code.
             command.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", bin.join("rustc")).env("RUSTC_WRAPPER", "");
             command.env("CARGO_UNSTABLE_BUILD_STD", parts);
+            // Without names of functions for stack traces.
+            command.env("CARGO_UNSTABLE_BUILD_STD_FEATURES", "panic-unwind");
         }
         command.env("CARGO_TARGET_DIR", target(root));
         // Settings of the shell that runs `cargo xtask` are not meant for other targets, and rustup's library path would let the

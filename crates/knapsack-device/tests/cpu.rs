@@ -53,10 +53,20 @@ fn results_do_not_depend_on_the_number_of_threads() {
     }
 }
 
+/// Every format; with `KNAPSACK_FORMATS=q4,q0f16` those whose names begin so.
+fn formats() -> impl Iterator<Item = Quantization> {
+    let only = std::env::var("KNAPSACK_FORMATS").ok();
+    let is_wanted = move |format: &Quantization| {
+        let name = format.to_string();
+        only.as_ref().is_none_or(|only| only.split(',').any(|start| name.starts_with(start)))
+    };
+    QUANTIZATIONS.into_iter().filter(is_wanted)
+}
+
 /// Every format, and what makes attention look at positions in other ways.
 fn cut_models() -> Vec<(&'static str, Quantization, Windows)> {
     let whole = Windows { context: 128, sliding: None, sinks: 0, chunk: 32 };
-    let mut models: Vec<_> = QUANTIZATIONS.into_iter().map(|format| ("llama", format, whole)).collect();
+    let mut models: Vec<_> = formats().map(|format| ("llama", format, whole)).collect();
     let four = |family, windows| (family, "q4f16_1".parse().unwrap(), windows);
     models.push(four("gemma2", whole));
     models.extend([0, 3].map(|sinks| four("mistral", Windows { sliding: Some(40), sinks, ..whole })));
@@ -101,7 +111,7 @@ fn heads() -> Vec<(String, PathBuf, Quantization)> {
     let mut heads = vec![("gemma2".to_owned(), fixture("gemma2"), four)];
     heads.extend(GENERATED.iter().filter(|m| m.name == "granite").map(|m| (m.name.to_owned(), m.checkpoint(), four)));
     for family in ["llama", "mistral"] {
-        heads.extend(QUANTIZATIONS.into_iter().map(|format| (family.to_owned(), fixture(family), format)));
+        heads.extend(formats().map(|format| (family.to_owned(), fixture(family), format)));
     }
     heads
 }

@@ -122,6 +122,29 @@ fn an_aar_in_a_repository() {
     assert!(exports.contains("local: *"), "{exports}");
 }
 
+/// R8 renames what no rule keeps; the native library finds classes and callbacks by their names.
+#[test]
+fn r8_keeps_what_the_native_library_finds_by_name() {
+    let read = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)).unwrap();
+    let rules = read("sdk/android/consumer-rules.pro");
+    let kept = |rule: String| assert!(rules.lines().any(|line| line.starts_with(&rule)), "{rule}");
+    kept("-keep interface ai.knapsack.internal.* { *; }".to_owned());
+    kept("-keepclassmembers class * implements ai.knapsack.internal.* { *; }".to_owned());
+    let (native, java) =
+        (read("crates/knapsack-ffi/src/java.rs"), read("sdk/android/src/main/kotlin/ai/knapsack/internal/Native.kt"));
+    let classes: Vec<&str> =
+        native.split("\"ai/knapsack/internal/").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(!classes.is_empty() && native.contains("Java_ai_knapsack_internal_Native_"));
+    classes.into_iter().chain(["Native"]).for_each(|class| kept(format!("-keep class ai.knapsack.internal.{class} ")));
+    // What is called back is declared by an interface in that package.
+    let interfaces: String = java.split("interface ").skip(1).filter_map(|rest| rest.split("\n}").next()).collect();
+    let calls: Vec<&str> = native.split("jni_str!(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    for name in calls.iter().filter(|name| !name.contains('/')) {
+        assert!(interfaces.contains(&format!("fun {name}(")), "no interface has {name}");
+    }
+    assert!(calls.len() > 5);
+}
+
 #[test]
 fn a_swift_package_with_a_framework() {
     let machine = Machine::new();

@@ -91,16 +91,23 @@ impl Model {
 }
 
 /// Every model: all families, all quantizations that there are logits for. `KNAPSACK_MODELS=lfm,qwen3` leaves those whose names
-/// begin with one of these.
+/// begin with one of these, and `KNAPSACK_FORMATS=q4,q0f16` those formats.
 pub(crate) fn every_model(mut check: impl FnMut(&Model)) {
-    let only = std::env::var("KNAPSACK_MODELS").unwrap_or_default();
-    let is_wanted = |name: &str| only.is_empty() || only.split(',').any(|start| name.starts_with(start));
-    for model in fixtures().iter().filter(|model| is_wanted(model.family)) {
-        model.quantizations.iter().for_each(|quantization| check(&Model::fixture(model.family, quantization)));
+    let is_model = |name: &str| is_wanted("KNAPSACK_MODELS", name);
+    let is_format = |quantization: &&&str| is_wanted("KNAPSACK_FORMATS", quantization);
+    for model in fixtures().iter().filter(|model| is_model(model.family)) {
+        let formats = model.quantizations.iter().filter(is_format);
+        formats.for_each(|quantization| check(&Model::fixture(model.family, quantization)));
     }
-    for model in GENERATED.iter().filter(|model| is_wanted(model.name)) {
-        model.quantizations.iter().for_each(|quantization| check(&Model::generated(model, quantization)));
+    for model in GENERATED.iter().filter(|model| is_model(model.name)) {
+        let formats = model.quantizations.iter().filter(is_format);
+        formats.for_each(|quantization| check(&Model::generated(model, quantization)));
     }
+}
+
+/// Whether a name begins with one of those that the variable lists, or the variable is not set.
+fn is_wanted(variable: &str, name: &str) -> bool {
+    std::env::var(variable).map_or(true, |only| only.split(',').any(|start| name.starts_with(start)))
 }
 
 /// The tokens of a sequence, as devices take them.

@@ -4,6 +4,7 @@ import Foundation
 public final class ChatSession: Sendable {
     private struct State {
         var transcript: [Message]
+        var resets = 0
         var closed = false
         var running: [ObjectIdentifier: Cancel] = [:]
     }
@@ -88,7 +89,7 @@ public final class ChatSession: Sendable {
         _ prompt: String, _ options: GenerationOptions, _ cancel: Cancel,
         _ continuation: AsyncThrowingStream<Event, any Error>.Continuation
     ) throws -> Answer {
-        let before = transcript
+        let (before, resets) = state.with { ($0.transcript, $0.resets) }
         var messages = before + [Message(.user, prompt)]
         var (answer, steps) = (Answer(), 0)
         steps: while true {
@@ -125,8 +126,8 @@ public final class ChatSession: Sendable {
         if answer.finishReason == .stop || answer.finishReason == .length {
             let said = messages
             state.with {
-                // A reset meanwhile wins.
-                if $0.transcript == before { $0.transcript = said }
+                // A reset meanwhile wins, and so does whoever cancelled.
+                if $0.resets == resets && !cancel.isRaised { $0.transcript = said }
             }
         }
         return answer
@@ -203,7 +204,12 @@ public final class ChatSession: Sendable {
     }
 
     /// Forgets the conversation, but not the instructions.
-    public func reset() { state.with { $0.transcript = start } }
+    public func reset() {
+        state.with {
+            $0.transcript = start
+            $0.resets += 1
+        }
+    }
 
     /// Ends running answers with ``FinishReason/cancelled`` and takes no more. Returns at once.
     public func close() {

@@ -161,7 +161,9 @@ final class BehaviourTests: XCTestCase {
     func testAConsumerMayGoAwayAtAnyMoment() async throws {
         let world = try World()
         let chat = try await world.models().session(world.model)
+        let whole = try await chat.respond(to: sum, options: greedy).text
         for round in 0..<rounds {
+            chat.reset()
             let task = Task {
                 var pieces = 0
                 for try await event in chat.stream(sum, options: greedy) {
@@ -174,7 +176,18 @@ final class BehaviourTests: XCTestCase {
                 task.cancel()
             }
             _ = await task.result
+            // A turn that was cut off is not there; one that had ended is there whole.
+            let turns = chat.transcript
+            XCTAssertTrue(turns.isEmpty || turns == [Message(.user, sum), Message(.assistant, whole)], "\(turns)")
         }
+        // Forgotten while it is being said.
+        chat.reset()
+        var events = 0
+        for try await _ in chat.stream(sum, options: greedy) {
+            if events == 0 { chat.reset() }
+            events += 1
+        }
+        XCTAssertEqual(chat.transcript, [])
         chat.reset()
         let answer = try await chat.respond(to: sum, options: greedy)
         XCTAssertTrue(answer.text.contains("85"), answer.text)

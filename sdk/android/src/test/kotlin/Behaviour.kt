@@ -168,7 +168,9 @@ private val tests: List<Pair<String, suspend () -> Unit>> = listOf(
     "a consumer may go away at any moment" to {
         open().use { models ->
             val chat = models.session(model)
+            val whole = chat.respond(SUM, greedy).text
             repeat(rounds) { round ->
+                chat.reset()
                 if (round % 2 == 0) {
                     chat.stream(SUM, greedy).take(round % 5 + 1).toList()
                 } else {
@@ -178,7 +180,15 @@ private val tests: List<Pair<String, suspend () -> Unit>> = listOf(
                         job.cancelAndJoin()
                     }
                 }
+                // A turn that was cut off is not there; one that had ended is there whole.
+                val turns = chat.transcript
+                check(turns.isEmpty() || turns == listOf(Message(Role.USER, SUM), Message(Role.ASSISTANT, whole)), turns)
             }
+            // Forgotten while it is being said.
+            chat.reset()
+            var events = 0
+            chat.stream(SUM, greedy).collect { if (events++ == 0) chat.reset() }
+            check(events > 1 && chat.transcript.isEmpty(), chat.transcript)
             chat.reset()
             check("85" in chat.respond(SUM, greedy).text, "the answer after it")
         }
@@ -227,7 +237,7 @@ private val tests: List<Pair<String, suspend () -> Unit>> = listOf(
                         yield()
                     }
                     // A call that blocked this thread would have ended within the first turn.
-                    check(turns > 10, turns)
+                    check(turns > 1, turns)
                 }
             }
         }

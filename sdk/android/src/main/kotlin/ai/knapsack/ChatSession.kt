@@ -107,9 +107,9 @@ class ChatSession internal constructor(
                 val before = transcript
                 val messages = (before + Message(Role.USER, prompt)).toMutableList()
                 val answer = steps(messages, options, cancel, flag, on)
-                // A reset meanwhile wins.
+                // A reset meanwhile wins, and so does whoever cancelled.
                 val complete = answer.finishReason == FinishReason.STOP || answer.finishReason == FinishReason.LENGTH
-                if (complete && transcript === before) transcript = messages
+                if (complete && !cancel.isRaised && transcript === before) transcript = messages
                 answer
             }
         }
@@ -233,7 +233,8 @@ class ChatSession internal constructor(
 
     /** Forgets the conversation, but not the instructions. */
     fun reset() {
-        transcript = start
+        // A list of its own, so that an answer on its way sees that it is another.
+        transcript = ArrayList(start)
     }
 
     /** Ends running answers with [FinishReason.CANCELLED] and takes no more. Returns at once. */
