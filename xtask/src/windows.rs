@@ -12,6 +12,14 @@ const TARGET: &str = "x86_64-pc-windows-gnu";
 
 /// Tests of the command line.
 const TESTS: [&str; 5] = ["desks", "cli_manifest", "package", "first_use", "running"];
+/// Those that compute for minutes where nothing is optimized; what they compute is the same everywhere.
+const LONG: [&str; 5] = [
+    "every_format_answers",
+    "fast_logits_are_close",
+    "figures_of_a_benchmark",
+    "perplexity_of_the_example",
+    "reference_logits_of_every_quantization",
+];
 /// What is tried is not speed: compiling takes longest, of vector routines above all, and nobody debugs it.
 const FAST_TO_BUILD: [&str; 5] = [
     "profile.dev.opt-level=0",
@@ -30,7 +38,9 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     let program = target(root).join(TARGET).join("debug/knapsack.exe");
     first_command(root, &windows.wine, &program)?;
     interrupt(&windows.wine, &program)?;
-    run(windows.tests(root)?.arg("--no-fail-fast"))
+    let mut tests = windows.tests(root)?;
+    tests.args(["--no-fail-fast", "--"]).args(LONG.iter().flat_map(|test| ["--skip", test]));
+    run(&mut tests)
 }
 
 /// What builds for Windows and what runs it.
