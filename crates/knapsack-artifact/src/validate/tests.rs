@@ -439,7 +439,7 @@ fn leaves(value: &Value, at: &str, list: &mut Vec<String>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 2000 }))]
 
     /// Whatever numbers stand anywhere, validation answers; and what it accepts keeps every row in the arena.
     #[test]
