@@ -90,6 +90,7 @@ fn what_is_no_plain_byte_pair_encoding_is_left_alone() {
 
 /// Spellings of one hash, as a hostile file would have them, are refused instead of searched for ever.
 #[test]
+#[cfg_attr(miri, ignore = "looks through some hundred thousand spellings")]
 fn spellings_that_are_too_much_alike_are_left_alone() {
     let mut alike: Vec<String> = Vec::new();
     for number in 0u32.. {
