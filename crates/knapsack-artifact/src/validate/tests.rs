@@ -439,10 +439,11 @@ fn leaves(value: &Value, at: &str, list: &mut Vec<String>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 2000 }))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     /// Whatever numbers stand anywhere, validation answers; and what it accepts keeps every row in the arena.
     #[test]
+    #[cfg_attr(miri, ignore = "two cases take more than ten minutes")]
     fn any_numbers_are_answered(edits in proptest::collection::vec((any::<prop::sample::Index>(), prop_oneof![
         Just(json!(0)), Just(json!(1)), Just(json!(u32::MAX)), Just(json!(u64::MAX)), Just(json!(u64::MAX - 255)),
         Just(json!(-1)), Just(json!(1e39)), Just(json!(null)), Just(json!([])), Just(json!([1, 2])), Just(json!("x")),
