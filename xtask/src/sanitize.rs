@@ -46,7 +46,7 @@ pub(crate) fn address(root: &Path) -> Result<()> {
         cargo.args(["test", "--locked", "--target", host, "--package", "knapsack-device"]);
         // Vector routines that are optimized and watched take minutes more to build.
         cargo.args(["--config", "profile.dev.package.knapsack-device.opt-level=0"]).args(tests);
-        // A driver of OpenCL in the same process has a compiler in it, and threads that the sanitizer cannot follow.
+        // With PoCL in the process, which brings a compiler, the sanitizer ends with an error of its own.
         cargo.env("OCL_ICD_VENDORS", "/nonexistent");
         run(cargo.env("RUSTFLAGS", "-Zsanitizer=address"))?;
     }
