@@ -192,6 +192,14 @@ pub trait LoadedModel: Send {
     /// What went wrong in work that had not been waited for.
     fn wait(&mut self) -> Result<(), DeviceError>;
 
+    /// Bytes per second that the device reads its memory with, measured now, where that is not memory that [`read_bandwidth`] measures.
+    ///
+    /// # Errors
+    /// Memory for it that cannot be had, or a device failure, perhaps of an earlier call.
+    fn read_bandwidth(&mut self) -> Result<Option<f64>, DeviceError> {
+        Ok(None)
+    }
+
     /// Whether the system lets the model compute only while the app is in the foreground.
     fn foreground_only(&self) -> bool {
         false

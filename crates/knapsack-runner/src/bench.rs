@@ -10,6 +10,9 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Bytes of which not much is in the caches.
+const BEYOND_CACHES: usize = 512 << 20;
+
 /// What is measured. Rates are medians.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "the name says it, with its unit")]
@@ -31,7 +34,7 @@ pub struct Figures {
     pub cache_bytes_per_token: u64,
     /// Recurrent state that it reads and writes.
     pub state_bytes_per_token: u64,
-    /// What sums over memory read, on as many threads as the model used.
+    /// What sums over memory read: of the device where it is a GPU, else of the machine, on as many threads as the model used.
     pub read_bytes_per_second: f64,
     /// The share of it that decoding uses for weights, keys and values, and state.
     pub bandwidth_share: f64,
@@ -102,10 +105,10 @@ impl Rounds {
         let state_bytes_per_token = library.memory.state;
         // Before the bandwidth is measured, which needs memory of its own.
         let peak_rss_bytes = peak_rss();
-        let beyond_caches = vec![1u8; 512 << 20];
         let threads =
             threads.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), |threads| threads as usize);
-        let read_bytes_per_second = read_bandwidth(&[&beyond_caches], threads, 3);
+        let own = loaded.session.read_bandwidth()?;
+        let read_bytes_per_second = own.unwrap_or_else(|| read_bandwidth(&[&vec![1u8; BEYOND_CACHES]], threads, 3));
         let decode_tokens_per_second = median(&mut decode);
         let bytes = bytes_per_token + cache_bytes_per_token + state_bytes_per_token;
         Ok(Figures {
@@ -136,7 +139,7 @@ fn once(session: &mut Session, prompt: &[u32], decode_tokens: u32) -> Result<(f6
     let prefill = prompt.len() as f64 / start.elapsed().as_secs_f64();
     let start = Instant::now();
     for token in prompt.iter().cycle().take(decode_tokens as usize) {
-        session.decode(*token)?;
+        session.decode_greedily(*token)?;
     }
     Ok((prefill, f64::from(decode_tokens) / start.elapsed().as_secs_f64()))
 }

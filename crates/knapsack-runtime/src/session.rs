@@ -92,6 +92,15 @@ impl Session {
         self.model.memory()
     }
 
+    /// Bytes per second that the device reads its memory with, measured now; `None` where that is the machine's memory.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn read_bandwidth(&mut self) -> Result<Option<f64>, EngineError> {
+        let _permit = self.permit()?;
+        self.model.read_bandwidth().map_err(|error| self.failed(error))
+    }
+
     /// The tokens in the cache.
     pub fn cached(&self) -> &[u32] {
         &self.cached
@@ -210,6 +219,18 @@ impl Session {
     /// # Errors
     /// A full context, a token outside the vocabulary, or a failure of the device.
     pub fn decode(&mut self, token: u32) -> Result<(), EngineError> {
+        self.decode_for(token, &Logits::All)
+    }
+
+    /// Appends a token and leaves the largest of its logits: where the device finds that one by itself the others are negative infinity.
+    ///
+    /// # Errors
+    /// As [`Session::decode`].
+    pub fn decode_greedily(&mut self, token: u32) -> Result<(), EngineError> {
+        self.decode_for(token, &Logits::Top(1))
+    }
+
+    fn decode_for(&mut self, token: u32, wanted: &Logits) -> Result<(), EngineError> {
         self.check(&[token])?;
         if self.is_full() {
             return Err(EngineError::PromptTooLong { tokens: self.cached.len() + 1, context: self.capacity() as u32 });
@@ -217,7 +238,7 @@ impl Session {
         let _permit = self.permit()?;
         self.settle(&())?;
         self.forward(&[token], &())?;
-        self.read_logits(0, &mut |_| Ok(Logits::All))
+        self.read_logits(0, &mut |_| Ok(wanted.clone()))
     }
 
     /// Appends tokens, in as few steps as the model's prefill allows, and leaves the logits of the last.

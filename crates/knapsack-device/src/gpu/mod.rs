@@ -127,6 +127,14 @@ pub trait Backend: Send {
     /// What went wrong in it.
     fn wait(&mut self, ticket: Self::Ticket) -> Result<(), DeviceError>;
 
+    /// Bytes per second that kernels read its memory with, while nothing else runs, where that can be measured.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    fn read_bandwidth(&mut self) -> Result<Option<f64>, DeviceError> {
+        Ok(None)
+    }
+
     /// Waits until all submissions of `running` have ended, whatever becomes of one, and takes them out.
     ///
     /// # Errors
@@ -344,7 +352,7 @@ impl<B: Backend> GpuModel<B> {
     }
 
     /// An outcome after which, when it is a failure, nothing is running and no row is left.
-    fn checked(&mut self, outcome: Result<(), DeviceError>) -> Result<(), DeviceError> {
+    fn checked<T>(&mut self, outcome: Result<T, DeviceError>) -> Result<T, DeviceError> {
         if outcome.is_err() {
             self.rows = 0;
             let _ = B::scope(|| self.resident().settle());
@@ -647,6 +655,15 @@ impl<B: Backend> LoadedModel for GpuModel<B> {
 
     fn wait(&mut self) -> Result<(), DeviceError> {
         let outcome = B::scope(|| self.resident().settle());
+        self.checked(outcome)
+    }
+
+    fn read_bandwidth(&mut self) -> Result<Option<f64>, DeviceError> {
+        let outcome = B::scope(|| {
+            let resident = self.resident();
+            resident.settle()?;
+            resident.backend.read_bandwidth()
+        });
         self.checked(outcome)
     }
 

@@ -3,7 +3,7 @@
 use super::api::{BuildError, Context, Event, Kernel, Memory, PIXEL_BYTES, Program};
 use super::commands::Commands;
 use super::status::Status;
-use super::{NAME, OpenClDevice, cache, refused};
+use super::{NAME, OpenClDevice, OpenClInfo, bandwidth, cache, refused};
 use crate::gpu::Backend;
 use crate::memory::Part;
 use crate::{DeviceError, Weights};
@@ -31,6 +31,12 @@ pub(super) struct Buffer {
 
 // SAFETY: a handle of a thread-safe object.
 unsafe impl Send for Buffer {}
+
+impl Buffer {
+    pub(super) const fn memory(&self) -> Memory {
+        self.memory
+    }
+}
 
 impl Drop for Buffer {
     fn drop(&mut self) {
@@ -125,7 +131,11 @@ impl OpenClBackend {
         OpenClBackend { device, built: None, writes: Vec::new() }
     }
 
-    fn context(&self) -> &Arc<Context> {
+    pub(super) const fn info(&self) -> &OpenClInfo {
+        &self.device.info
+    }
+
+    pub(super) const fn context(&self) -> &Arc<Context> {
         &self.device.context
     }
 
@@ -247,7 +257,7 @@ impl OpenClBackend {
         Ok(ticket)
     }
 
-    fn allocate_uncleared(&self, part: Part, bytes: u64) -> Result<Buffer, DeviceError> {
+    pub(super) fn allocate_uncleared(&self, part: Part, bytes: u64) -> Result<Buffer, DeviceError> {
         let out_of_memory = || DeviceError::OutOfMemory { what: part.name(), bytes };
         if self.context().allocated().saturating_add(bytes) > self.device.info.memory {
             return Err(out_of_memory());
@@ -409,5 +419,9 @@ impl Backend for OpenClBackend {
     fn wait(&mut self, mut ticket: Ticket) -> Result<(), DeviceError> {
         self.context().wait(&ticket.event).map_err(refused("run the kernels"))?;
         ticket.writes.iter_mut().try_for_each(Writing::wait)
+    }
+
+    fn read_bandwidth(&mut self) -> Result<Option<f64>, DeviceError> {
+        bandwidth::read(self).map(Some)
     }
 }

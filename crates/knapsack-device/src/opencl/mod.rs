@@ -5,6 +5,7 @@
 
 mod api;
 mod backend;
+mod bandwidth;
 mod cache;
 mod commands;
 mod find;
