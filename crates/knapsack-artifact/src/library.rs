@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 /// First bytes of every library.
 pub const MAGIC: &[u8; 8] = b"KNAPSACK";
 /// Breaking version of the format.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Bytes before the payload.
 pub const HEADER_BYTES: usize = 56;
 /// Largest payload that is read. The largest real ones are below 1 MiB.

@@ -78,6 +78,7 @@ fn without_kernel_bodies(library: &ModelLibrary) -> ModelLibrary {
     }
     for (index, kernel) in module.kernels.iter_mut().enumerate() {
         kernel.name = format!("nothing_{}", arguments[&index]);
+        kernel.images.clear();
     }
     library
 }

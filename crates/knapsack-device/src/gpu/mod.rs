@@ -83,7 +83,7 @@ pub trait Backend: Send {
     /// When the device refuses.
     fn region(&mut self, buffer: &Self::Buffer, offset: u64, bytes: u64) -> Result<Self::Buffer, DeviceError>;
 
-    /// A kernel of the module with its buffers, in the order of its arguments.
+    /// A kernel of the module with its buffers, in the order of its arguments. The launch does not keep them: they must outlive it.
     ///
     /// # Errors
     /// When the device refuses.
@@ -563,15 +563,18 @@ fn bind_top<B: Backend>(
     places: &Places<'_>,
     module: &KernelModule,
 ) -> Result<Vec<(u32, Bound<B>)>, DeviceError> {
-    let mut region = |(offset, bytes)| backend.region(&memory.workspace, offset, bytes);
-    let logits = region((places.library.io.logits.offset, 4 * u64::from(places.library.model.vocab_size)))?;
-    let (found, numbers) = (region((places.inputs.top, TOP_BYTES))?, region(places.numbers())?);
+    let logits = (places.library.io.logits.offset, 4 * u64::from(places.library.model.vocab_size));
+    let taken = [logits, (places.inputs.top, TOP_BYTES), places.numbers()];
+    for (offset, bytes) in taken {
+        memory.region(backend, offset, bytes)?;
+    }
     let mut all = Vec::with_capacity(module.top.len());
     for Top { count, gpu } in &module.top {
         let then = gpu.then.as_ref().map(|then| KernelCall { kernel: then.kernel, groups: then.groups, ..gpu.clone() });
         let mut bound = bind_function(backend, memory, places, &places.library.head)?;
+        let buffers = taken.map(|place| &memory.regions[&place]);
         for call in std::iter::once(gpu.clone()).chain(then) {
-            bound.launches.push((backend.bind(call.kernel, &[&logits, &found, &numbers])?, call));
+            bound.launches.push((backend.bind(call.kernel, &buffers)?, call));
             bound.work.push(Work::default());
         }
         all.push((*count, bound));

@@ -9,7 +9,7 @@ use knapsack_artifact::plan::{
 use knapsack_artifact::weight_index::{Encoding, FILE_NAME, Metadata, Record, Shard, WeightIndex};
 use knapsack_tensor::{DType, NormKind};
 use std::cell::Cell;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, Weak};
 
 const WIDTH: u32 = 8;
 /// Linear layers of a forward; each is more than a submission's work.
@@ -153,6 +153,18 @@ impl Place {
     }
 }
 
+/// Memory that is there as long as this.
+struct Held(Place, Arc<()>);
+
+impl Held {
+    fn new(place: Place) -> Self {
+        Held(place, Arc::new(()))
+    }
+}
+
+/// A buffer of a launch, which does not keep it.
+type Taken = (Place, Weak<()>);
+
 #[derive(Clone, Default)]
 struct Idle(Arc<Mutex<Log>>, usize);
 
@@ -176,10 +188,10 @@ fn failure(what: &'static str) -> DeviceError {
 }
 
 impl Backend for Idle {
-    type Buffer = Place;
-    type Launch = Vec<Place>;
+    type Buffer = Held;
+    type Launch = Vec<Taken>;
     type Ticket = Ticket;
-    type Recorded = Vec<(Vec<Place>, KernelCall)>;
+    type Recorded = Vec<(Vec<Taken>, KernelCall)>;
 
     fn device(&self) -> &'static str {
         "idle"
@@ -197,25 +209,25 @@ impl Backend for Idle {
         Ok(())
     }
 
-    fn allocate(&mut self, _: Part, bytes: u64) -> Result<Place, DeviceError> {
+    fn allocate(&mut self, _: Part, bytes: u64) -> Result<Held, DeviceError> {
         self.1 += 1;
-        Ok(Place { allocation: self.1, start: 0, end: bytes })
+        Ok(Held::new(Place { allocation: self.1, start: 0, end: bytes }))
     }
 
-    fn parameter(&mut self, weights: &Arc<Weights>, id: ParameterId) -> Result<Place, DeviceError> {
+    fn parameter(&mut self, weights: &Arc<Weights>, id: ParameterId) -> Result<Held, DeviceError> {
         self.allocate(Part::Weights, weights.get(id).len() as u64)
     }
 
-    fn region(&mut self, of: &Place, offset: u64, bytes: u64) -> Result<Place, DeviceError> {
+    fn region(&mut self, Held(of, _): &Held, offset: u64, bytes: u64) -> Result<Held, DeviceError> {
         assert!(of.start + offset + bytes <= of.end, "{bytes} bytes at {offset} of {of:?}");
-        Ok(Place { start: of.start + offset, end: of.start + offset + bytes, ..*of })
+        Ok(Held::new(Place { start: of.start + offset, end: of.start + offset + bytes, ..*of }))
     }
 
-    fn bind(&mut self, _: u32, buffers: &[&Place]) -> Result<Vec<Place>, DeviceError> {
-        Ok(buffers.iter().map(|place| **place).collect())
+    fn bind(&mut self, _: u32, buffers: &[&Held]) -> Result<Vec<Taken>, DeviceError> {
+        Ok(buffers.iter().map(|held| (held.0, Arc::downgrade(&held.1))).collect())
     }
 
-    fn write(&mut self, to: &Place, bytes: &[u8]) -> Result<(), DeviceError> {
+    fn write(&mut self, Held(to, _): &Held, bytes: &[u8]) -> Result<(), DeviceError> {
         let mut log = self.log();
         let written = Place { end: to.start + bytes.len() as u64, ..*to };
         assert!(written.end <= to.end, "{} bytes into {to:?}", bytes.len());
@@ -225,7 +237,7 @@ impl Backend for Idle {
         Ok(())
     }
 
-    fn read(&mut self, running: &mut VecDeque<Ticket>, _: &Place, bytes: &mut [u8]) -> Result<(), DeviceError> {
+    fn read(&mut self, running: &mut VecDeque<Ticket>, _: &Held, bytes: &mut [u8]) -> Result<(), DeviceError> {
         let stood = self.log().stood;
         self.wait_all(running)?;
         let mut log = self.log();
@@ -235,7 +247,10 @@ impl Backend for Idle {
         Ok(())
     }
 
-    fn submit(&mut self, launches: &[(Vec<Place>, KernelCall)], _: u32) -> Result<Ticket, DeviceError> {
+    fn submit(&mut self, launches: &[(Vec<Taken>, KernelCall)], _: u32) -> Result<Ticket, DeviceError> {
+        let taken = launches.iter().flat_map(|(taken, _)| taken);
+        let used = taken.map(|(place, held)| held.upgrade().map(|_| *place).expect("its buffer is still there"));
+        let used: Vec<Place> = used.collect();
         let mut log = self.log();
         assert!(!launches.is_empty() && log.running < IN_FLIGHT);
         let number = log.submitted;
@@ -244,11 +259,11 @@ impl Backend for Idle {
             return Err(failure("submit"));
         }
         log.running += 1;
-        log.used.insert(number, launches.iter().flat_map(|(places, _)| places).copied().collect());
+        log.used.insert(number, used);
         Ok(Ticket(number, false))
     }
 
-    fn record(&mut self, launches: &[(Vec<Place>, KernelCall)]) -> Option<Self::Recorded> {
+    fn record(&mut self, launches: &[(Vec<Taken>, KernelCall)]) -> Option<Self::Recorded> {
         Some(launches.to_vec())
     }
 
