@@ -23,7 +23,8 @@ use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{CallInputs, KernelModule, MemoryPlan, TOP_BYTES, Target, Top};
 use knapsack_artifact::plan::{Function, KernelCall, Lookup, Operand, ParameterId};
 use places::{NUMBERS, Places, stage_one, workspace_range};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::sync::Arc;
 use work::Work;
 
@@ -180,22 +181,53 @@ struct Resident<B: Backend> {
     prefill: Bound<B>,
     decode: Bound<B>,
     head: Bound<B>,
-    /// The head with what finds the most likely tokens, by how many, and where these are then.
+    /// The head with what finds the most likely tokens, by how many.
     top: Vec<(u32, Bound<B>)>,
-    found: B::Buffer,
-    /// The numbers of `prefill`, and all inputs of one token.
-    numbers: B::Buffer,
-    one: B::Buffer,
-    tokens: B::Buffer,
-    logits: B::Buffer,
-    ropes: Vec<B::Buffer>,
-    lookups: Vec<B::Buffer>,
+    io: InOut,
     memory: Memory<B>,
     backend: B,
 }
 
+/// Regions of the workspace that the host writes and reads, by offset and bytes.
+struct InOut {
+    /// The numbers of `prefill`, and all inputs of one token.
+    numbers: (u64, u64),
+    one: (u64, u64),
+    tokens: (u64, u64),
+    ropes: Vec<(u64, u64)>,
+    lookups: Vec<(u64, u64)>,
+    logits: (u64, u64),
+    /// The most likely tokens.
+    found: (u64, u64),
+}
+
+impl InOut {
+    fn new(library: &ModelLibrary, inputs: &CallInputs) -> Self {
+        let chunk = library.model.prefill_chunk_size;
+        let whole = |operand, n| workspace_range(library, &operand, n).expect("these lie in the workspace");
+        let after = library.lookups.first().filter(|lookup| lookup.rows.offset == inputs.end);
+        let end = inputs.end + after.map_or(0, |lookup| 4 * u64::from(lookup.rows.columns));
+        let tables = 0..library.rope_tables.len() as u32;
+        InOut {
+            numbers: (inputs.prefill, NUMBERS),
+            one: (inputs.one, end - inputs.one),
+            tokens: whole(Operand::Tokens, chunk),
+            ropes: tables.map(|table| whole(Operand::RopeTable(table), chunk)).collect(),
+            lookups: library.lookups.iter().map(|lookup| whole(Operand::Input(lookup.rows), chunk)).collect(),
+            logits: whole(Operand::Input(library.io.logits), 1),
+            found: (inputs.top, TOP_BYTES),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = (u64, u64)> {
+        let single = [self.numbers, self.one, self.tokens, self.logits, self.found];
+        single.into_iter().chain(self.ropes.iter().chain(&self.lookups).copied())
+    }
+}
+
 /// All device memory of a model, with its count.
 struct Memory<B: Backend> {
+    /// Parts of the workspace, each made once, by offset and bytes.
     regions: HashMap<(u64, u64), B::Buffer>,
     workspace: B::Buffer,
     cache: Vec<[B::Buffer; 2]>,
@@ -272,13 +304,16 @@ impl<B: Backend> Memory<B> {
         })
     }
 
-    /// The workspace region at `offset`, made at its first use.
-    fn region(&mut self, backend: &mut B, offset: u64, bytes: u64) -> Result<(), DeviceError> {
-        if !self.regions.contains_key(&(offset, bytes)) {
-            let region = backend.region(&self.workspace, offset, bytes)?;
-            self.regions.insert((offset, bytes), region);
+    /// Makes a region of the workspace, by offset and bytes, at its first use.
+    fn region(&mut self, backend: &mut B, place: (u64, u64)) -> Result<(), DeviceError> {
+        if let Entry::Vacant(entry) = self.regions.entry(place) {
+            entry.insert(backend.region(&self.workspace, place.0, place.1)?);
         }
         Ok(())
+    }
+
+    fn write(&self, backend: &mut B, place: (u64, u64), bytes: &[u8]) -> Result<(), DeviceError> {
+        backend.write(&self.regions[&place], bytes)
     }
 }
 
@@ -367,7 +402,7 @@ impl<B: Backend> GpuModel<B> {
         let resident = self.resident.as_mut().expect("present until drop");
         // What was submitted before reads the inputs.
         resident.settle()?;
-        let mut lookups = library.lookups.iter().zip(&resident.lookups).peekable();
+        let mut lookups = library.lookups.iter().zip(&resident.io.lookups).peekable();
         let look_up = |lookup: &Lookup, rows: &mut [f32]| {
             let weights = resident.memory.in_file.as_ref().expect("kept where there are lookups");
             crate::lookup::write_rows(&library, weights, lookup, tokens, rows);
@@ -380,21 +415,21 @@ impl<B: Backend> GpuModel<B> {
                 staging.resize(start + lookup.rows.columns as usize, 0.0);
                 look_up(lookup, &mut staging[start..]);
             }
-            resident.backend.write(&resident.one, bytemuck::cast_slice(staging))?;
+            resident.memory.write(&mut resident.backend, resident.io.one, bytemuck::cast_slice(staging))?;
         } else {
             let numbers = [call.n, call.position, call.row];
-            resident.backend.write(&resident.numbers, bytemuck::cast_slice(&numbers))?;
-            resident.backend.write(&resident.tokens, bytemuck::cast_slice(tokens))?;
-            for (table, rows) in library.rope_tables.iter().zip(&resident.ropes) {
+            resident.memory.write(&mut resident.backend, resident.io.numbers, bytemuck::cast_slice(&numbers))?;
+            resident.memory.write(&mut resident.backend, resident.io.tokens, bytemuck::cast_slice(tokens))?;
+            for (table, &rows) in library.rope_tables.iter().zip(&resident.io.ropes) {
                 staging.resize(call.n as usize * 2 * table.frequencies.len(), 0.0);
                 write_rope_rows(table, call, staging);
-                resident.backend.write(rows, bytemuck::cast_slice(staging))?;
+                resident.memory.write(&mut resident.backend, rows, bytemuck::cast_slice(staging))?;
             }
         }
-        for (lookup, rows) in lookups {
+        for (lookup, &rows) in lookups {
             staging.resize(call.n as usize * lookup.rows.columns as usize, 0.0);
             look_up(lookup, staging);
-            resident.backend.write(rows, bytemuck::cast_slice(staging))?;
+            resident.memory.write(&mut resident.backend, rows, bytemuck::cast_slice(staging))?;
         }
         let function = if call.n == 1 { &resident.decode } else { &resident.prefill };
         submit(&mut resident.backend, &mut resident.running, function, call, watch)
@@ -407,7 +442,7 @@ impl<B: Backend> GpuModel<B> {
         if self.rows > 1 {
             // The inputs are those of another call. Nothing that may be running reads them: it is `prefill`, which has its own.
             stage_one(&library, &self.inputs, call, 0, &mut self.staging);
-            resident.backend.write(&resident.one, bytemuck::cast_slice(&self.staging))?;
+            resident.memory.write(&mut resident.backend, resident.io.one, bytemuck::cast_slice(&self.staging))?;
         }
         let function = way.map_or(&resident.head, |way| &resident.top[way].1);
         submit(&mut resident.backend, &mut resident.running, function, call, &())
@@ -431,48 +466,22 @@ impl<B: Backend> Resident<B> {
         proceed(watch)?;
         backend.prepare(library, module)?;
         let mut memory = Memory::allocate(&mut backend, library, weights, account, watch)?;
+        let io = InOut::new(library, inputs);
+        for place in io.all() {
+            memory.region(&mut backend, place)?;
+        }
         let chunk = library.model.prefill_chunk_size;
         let many = Places { library, inputs, n: chunk, one: false };
         let prefill = bind_function(&mut backend, &mut memory, &many, &library.prefill)?;
         let one = Places { n: 1, one: true, ..many };
         let mut decode = bind_function(&mut backend, &mut memory, &one, &library.decode)?;
         let mut head = bind_function(&mut backend, &mut memory, &one, &library.head)?;
-        let mut top = bind_top(&mut backend, &mut memory, &one, module)?;
+        let mut top = bind_top(&mut backend, &mut memory, &one, &io, module)?;
         for bound in [&mut decode, &mut head].into_iter().chain(top.iter_mut().map(|(_, bound)| bound)) {
             bound.recorded = backend.record(&bound.launches);
         }
-        let found = backend.region(&memory.workspace, inputs.top, TOP_BYTES)?;
-        let after = library.lookups.first().filter(|lookup| lookup.rows.offset == inputs.end);
-        let end = inputs.end + after.map_or(0, |lookup| 4 * u64::from(lookup.rows.columns));
-        let numbers = backend.region(&memory.workspace, inputs.prefill, NUMBERS)?;
-        let one = backend.region(&memory.workspace, inputs.one, end - inputs.one)?;
-        let mut whole = |operand, n| {
-            let (offset, bytes) = workspace_range(library, &operand, n).expect("these lie in the workspace");
-            backend.region(&memory.workspace, offset, bytes)
-        };
-        let tokens = whole(Operand::Tokens, chunk)?;
-        let logits = whole(Operand::Input(library.io.logits), 1)?;
-        let tables = 0..library.rope_tables.len() as u32;
-        let ropes = tables.map(|table| whole(Operand::RopeTable(table), chunk)).collect::<Result<_, _>>()?;
-        let lookups = library.lookups.iter().map(|lookup| whole(Operand::Input(lookup.rows), chunk));
-        let lookups = lookups.collect::<Result<_, _>>()?;
         let running = VecDeque::with_capacity(IN_FLIGHT);
-        Ok(Resident {
-            running,
-            prefill,
-            decode,
-            head,
-            top,
-            found,
-            numbers,
-            one,
-            tokens,
-            logits,
-            ropes,
-            lookups,
-            memory,
-            backend,
-        })
+        Ok(Resident { running, prefill, decode, head, top, io, memory, backend })
     }
 
     /// Waits for everything that is running.
@@ -529,8 +538,8 @@ fn bind_function<B: Backend>(
             (false, _) => None,
         };
         let last = scratch.into_iter().chain([places.numbers()]);
-        for (offset, bytes) in operands.iter().filter_map(&range).chain(last.clone()) {
-            memory.region(backend, offset, bytes)?;
+        for place in operands.iter().filter_map(&range).chain(last.clone()) {
+            memory.region(backend, place)?;
         }
         let buffers: Vec<&B::Buffer> = operands
             .iter()
@@ -561,12 +570,12 @@ fn bind_top<B: Backend>(
     backend: &mut B,
     memory: &mut Memory<B>,
     places: &Places<'_>,
+    io: &InOut,
     module: &KernelModule,
 ) -> Result<Vec<(u32, Bound<B>)>, DeviceError> {
-    let logits = (places.library.io.logits.offset, 4 * u64::from(places.library.model.vocab_size));
-    let taken = [logits, (places.inputs.top, TOP_BYTES), places.numbers()];
-    for (offset, bytes) in taken {
-        memory.region(backend, offset, bytes)?;
+    let taken = [io.logits, io.found, places.numbers()];
+    for place in taken {
+        memory.region(backend, place)?;
     }
     let mut all = Vec::with_capacity(module.top.len());
     for Top { count, gpu } in &module.top {
@@ -629,8 +638,8 @@ impl<B: Backend> LoadedModel for GpuModel<B> {
         let call = check_logits(&self.library, self.rows, self.position, row, output)?;
         let outcome = B::scope(|| {
             self.start_head(call, None)?;
-            let Resident { backend, running, logits, .. } = self.resident();
-            backend.read(running, logits, bytemuck::cast_slice_mut(output))
+            let Resident { backend, running, memory, io, .. } = self.resident();
+            backend.read(running, &memory.regions[&io.logits], bytemuck::cast_slice_mut(output))
         });
         self.checked(outcome)
     }
@@ -648,8 +657,8 @@ impl<B: Backend> LoadedModel for GpuModel<B> {
         let mut pairs = vec![[0u32; 2]; count as usize];
         let outcome = B::scope(|| {
             self.start_head(call, Some(way))?;
-            let Resident { backend, running, found, .. } = self.resident();
-            backend.read(running, found, bytemuck::cast_slice_mut(&mut pairs))
+            let Resident { backend, running, memory, io, .. } = self.resident();
+            backend.read(running, &memory.regions[&io.found], bytemuck::cast_slice_mut(&mut pairs))
         });
         self.checked(outcome)?;
         let found = pairs.into_iter().filter(|[token, _]| *token != u32::MAX);
