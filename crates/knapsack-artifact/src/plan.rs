@@ -10,8 +10,8 @@ use knapsack_tensor::{Activation, DType, Grouping, NormKind};
 pub use knapsack_tensor::{Growth, NormPlace, ParameterId, QkvOrder, StateLayer, Storage as Weight};
 use serde::{Deserialize, Serialize};
 
-/// Every workspace offset is a multiple of this: the largest alignment of sub-buffers that devices in the field ask for (NVIDIA; phones: 128).
-pub const ALIGNMENT: u64 = 512;
+/// Every workspace offset is a multiple of this.
+pub const ALIGNMENT: u64 = 256;
 
 /// Float32 rows in the workspace: `(n, columns)`, or `(1, columns)` in the head function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -166,6 +166,7 @@ fn the_languages_share_everything_but_their_prelude_and_signatures() {
                     "[[max",
                     "    __global",
                     "    WORDS_ARGUMENT",
+                    "    MOVE(call)",
                     "    device",
                     "    const uint n,",
                     "    constant",

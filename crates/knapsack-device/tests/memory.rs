@@ -72,7 +72,7 @@ fn without_kernel_bodies(library: &ModelLibrary) -> ModelLibrary {
     arguments.extend(module.top.iter().flat_map(|top| kernels(&top.gpu)).map(|kernel| (kernel, 3)));
     module.source = String::new();
     for count in 1..=20 {
-        let buffers: Vec<String> = (0..count).map(|i| format!("__global float* b{i}")).collect();
+        let buffers: Vec<String> = (0..count).map(|i| format!("__global float* b{i}, uint at{i}")).collect();
         let buffers = buffers.join(", ");
         module.source += &format!("__kernel void nothing_{count}({buffers}) {{}}\n");
     }

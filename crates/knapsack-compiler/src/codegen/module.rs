@@ -369,11 +369,11 @@ impl ModuleBuilder {
         for (macro_name, value) in &kernel.defines {
             let _ = writeln!(text, "#define {macro_name} {value}");
         }
-        let signature = match self.target {
-            Target::Metal => metal_signature(kernel, name),
-            Target::OpenCl | Target::Host => opencl_signature(kernel, name),
+        let (signature, begin) = match self.target {
+            Target::Metal => (metal_signature(kernel, name), String::new()),
+            Target::OpenCl | Target::Host => (opencl_signature(kernel, name), opencl_begin(kernel)),
         };
-        text.push_str(&kernel.template.source().replace("KERNEL {\n", &format!("{signature} {{\n    CALL\n")));
+        text.push_str(&kernel.template.source().replace("KERNEL {\n", &format!("{signature} {{\n{begin}    CALL\n")));
         for (macro_name, _) in &kernel.defines {
             let _ = writeln!(text, "#undef {}", macro_name.split('(').next().unwrap_or(macro_name));
         }
@@ -389,12 +389,21 @@ fn opencl_signature(kernel: &Specialization, name: &str) -> String {
     for argument in &kernel.arguments {
         let access = if argument.writable { "" } else { "const " };
         let _ = match argument.words {
-            true => write!(text, "\n    WORDS_ARGUMENT {},", argument.name),
-            false => write!(text, "\n    __global {access}{}* {},", argument.element, argument.name),
+            true => write!(text, "\n    WORDS_ARGUMENT {0} FROM_WORDS({0}),", argument.name),
+            false => write!(text, "\n    __global {access}{}* {1} FROM({1}),", argument.element, argument.name),
         };
     }
-    text.push_str("\n    __global const uint* call)");
+    text.push_str("\n    __global const uint* call FROM(call))");
     text
+}
+
+/// What an OpenCL kernel begins with: its buffers become the parts of them that are its own.
+fn opencl_begin(kernel: &Specialization) -> String {
+    let mut text = String::from("    MOVE(call)");
+    for Argument { name, words, .. } in &kernel.arguments {
+        let _ = write!(text, " {}({name})", if *words { "MOVE_WORDS" } else { "MOVE" });
+    }
+    text + "\n"
 }
 
 fn metal_signature(kernel: &Specialization, name: &str) -> String {

@@ -27,7 +27,6 @@ pub(super) const DEVICE_TYPE_ALL: u64 = 0xFFFF_FFFF;
 const MEM_READ_WRITE: u64 = 1;
 const MEM_READ_ONLY: u64 = 4;
 const MEM_OBJECT_IMAGE1D_BUFFER: Name = 0x10F6;
-const BUFFER_CREATE_TYPE_REGION: Name = 0x1220;
 const PROGRAM_BINARY_SIZES: Name = 0x1165;
 const PROGRAM_BINARIES: Name = 0x1166;
 const PROGRAM_BUILD_LOG: Name = 0x1183;
@@ -134,8 +133,7 @@ functions! {
     release_queue: "clReleaseCommandQueue" = Release;
     create_buffer: "clCreateBuffer" =
         unsafe extern "C" fn(RawContext, u64, usize, *mut c_void, *mut i32) -> RawMemory;
-    create_sub_buffer: "clCreateSubBuffer" =
-        unsafe extern "C" fn(RawMemory, u64, Name, *const c_void, *mut i32) -> RawMemory;
+    retain_memory: "clRetainMemObject" = Release;
     create_image: "clCreateImage" = unsafe extern "C" fn(
         RawContext, u64, *const [Name; 2], *const ImageDescription, *mut c_void, *mut i32,
     ) -> RawMemory;
@@ -349,19 +347,13 @@ impl Context {
         Ok(memory)
     }
 
-    /// A region of a buffer; `origin` must be aligned as the device asks.
+    /// Another share in a buffer, to be released as the buffer is.
     ///
     /// # Safety
     /// `memory` is a live buffer of this context.
-    pub(super) unsafe fn sub_buffer(&self, memory: RawMemory, origin: usize, size: usize) -> Result<RawMemory, Status> {
-        let region = [origin, size];
-        let mut code = 0;
-        // SAFETY: a `cl_buffer_region` is origin and size.
-        let sub = unsafe {
-            let create = self.api.functions.create_sub_buffer;
-            create(memory, MEM_READ_WRITE, BUFFER_CREATE_TYPE_REGION, region.as_ptr().cast(), &mut code)
-        };
-        check(code).map(|()| sub)
+    pub(super) unsafe fn retain_memory(&self, memory: RawMemory) -> Result<(), Status> {
+        // SAFETY: by the contract.
+        check(unsafe { (self.api.functions.retain_memory)(memory) })
     }
 
     /// An image over the first `bytes` of a buffer, 16 of them a pixel.
@@ -380,7 +372,7 @@ impl Context {
         check(code).map(|()| image)
     }
 
-    /// Releases a buffer of `allocated` bytes, or a region or an image, which have none of their own.
+    /// Releases a buffer of `allocated` bytes, or a share in one or an image, which have none of their own.
     ///
     /// # Safety
     /// `memory` is a live memory object of this context and not used after this.
@@ -405,16 +397,16 @@ impl Context {
         })
     }
 
-    /// Starts to copy bytes to the start of a buffer, after what was enqueued; gives the event of its end.
+    /// Starts to copy bytes into a buffer, after what was enqueued; gives the event of its end.
     ///
     /// # Safety
     /// As [`Context::write`], and `bytes` stays where it is, unchanged, until the event has been waited for.
-    pub(super) unsafe fn start_write(&self, memory: RawMemory, bytes: &[u8]) -> Result<Event, Status> {
+    pub(super) unsafe fn start_write(&self, memory: RawMemory, offset: usize, bytes: &[u8]) -> Result<Event, Status> {
         let mut made: RawEvent = null_mut();
         // SAFETY: not blocking: by the contract `bytes` outlives the copy; the range is inside by the contract.
         check(unsafe {
             let write = self.api.functions.enqueue_write;
-            write(self.queue, memory, FALSE, 0, bytes.len(), bytes.as_ptr().cast(), 0, null(), &raw mut made)
+            write(self.queue, memory, FALSE, offset, bytes.len(), bytes.as_ptr().cast(), 0, null(), &raw mut made)
         })?;
         Ok(Event(made))
     }
@@ -510,6 +502,12 @@ impl Context {
         check(unsafe {
             (self.api.functions.set_kernel_arg)(kernel.0, index, size_of::<RawMemory>(), (&raw const memory).cast())
         })
+    }
+
+    /// Sets an argument that is a `uint`.
+    pub(super) fn set_number(&self, kernel: &mut Kernel, index: u32, number: u32) -> Result<(), Status> {
+        // SAFETY: the number is copied by the call, which refuses a size that is not the argument's.
+        check(unsafe { (self.api.functions.set_kernel_arg)(kernel.0, index, 4, (&raw const number).cast()) })
     }
 
     /// Builds a program from source; the log comes with the error.

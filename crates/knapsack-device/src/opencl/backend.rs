@@ -17,13 +17,18 @@ use std::sync::Arc;
 /// Local memory that two tiles of products of many tokens take at most, in half precision.
 const TWO_TILES: u64 = 24 << 10;
 
+/// Bytes that a kernel counts in where its part of a buffer begins.
+const PIECE: u64 = 16;
+
 /// Options of every build: nothing that changes results beyond the contraction of multiply and add.
 const BUILD_OPTIONS: &str = "-cl-mad-enable";
 
-/// Device memory; releases itself. A region's parent may be released before it: OpenCL keeps it.
+/// Device memory, or a part of some; each has a share in the memory and releases it.
 pub(super) struct Buffer {
     context: Arc<Context>,
     memory: Memory,
+    /// Where it begins in the memory.
+    start: usize,
     bytes: usize,
     /// Bytes that it gives back: all, or none for a region.
     allocated: usize,
@@ -161,7 +166,9 @@ impl OpenClBackend {
         let fp16 = options.fp16.unwrap_or(info.fp16);
         let buffers = if fp16 && info.local_memory >= TWO_TILES { 2 } else { 1 };
         let (fp16, number) = (u8::from(fp16), tiles.switch());
-        let common = format!("-DKNAPSACK_FP16={fp16} -DKNAPSACK_TILES={number} -DKNAPSACK_BUFFERS={buffers}");
+        let common = format!(
+            "-DKNAPSACK_OFFSETS=1 -DKNAPSACK_FP16={fp16} -DKNAPSACK_TILES={number} -DKNAPSACK_BUFFERS={buffers}"
+        );
         let plain = format!("{BUILD_OPTIONS} {common} -DKNAPSACK_SUBGROUPS=0");
         let mut forms = vec![plain];
         if options.subgroups.unwrap_or(info.subgroups) {
@@ -206,7 +213,7 @@ impl OpenClBackend {
         // SAFETY: the buffer is alive, with this many bytes.
         let memory = unsafe { self.context().image(buffer.memory, buffer.bytes) };
         let memory = memory.map_err(refused("view a buffer as an image"))?;
-        Ok(Buffer { context: self.context().clone(), memory, bytes: buffer.bytes, allocated: 0 })
+        Ok(Buffer { context: self.context().clone(), memory, start: 0, bytes: buffer.bytes, allocated: 0 })
     }
 
     /// The arguments of a kernel that are images.
@@ -264,7 +271,7 @@ impl OpenClBackend {
         }
         let bytes = usize::try_from(bytes).map_err(|_| out_of_memory())?;
         let memory = self.context().buffer(bytes).map_err(memory_error(part, bytes))?;
-        Ok(Buffer { context: self.context().clone(), memory, bytes, allocated: bytes })
+        Ok(Buffer { context: self.context().clone(), memory, start: 0, bytes, allocated: bytes })
     }
 }
 
@@ -330,30 +337,46 @@ impl Backend for OpenClBackend {
     }
 
     fn region(&mut self, buffer: &Buffer, offset: u64, bytes: u64) -> Result<Buffer, DeviceError> {
-        let (origin, bytes) = (offset as usize, bytes as usize);
-        if origin.checked_add(bytes).is_none_or(|end| end > buffer.bytes) {
+        let (start, bytes) = (offset as usize, bytes as usize);
+        if !offset.is_multiple_of(PIECE) || start.checked_add(bytes).is_none_or(|end| end > buffer.bytes) {
             return Err(DeviceError::InvalidCall(format!("{bytes} bytes at {offset} of a buffer of {}", buffer.bytes)));
         }
         // SAFETY: the buffer is alive.
-        let memory = unsafe { self.context().sub_buffer(buffer.memory, origin, bytes) };
-        let memory = memory.map_err(refused("take a region of a buffer"))?;
-        Ok(Buffer { context: self.context().clone(), memory, bytes, allocated: 0 })
+        unsafe { self.context().retain_memory(buffer.memory) }.map_err(refused("share a buffer"))?;
+        Ok(Buffer {
+            context: self.context().clone(),
+            memory: buffer.memory,
+            start: buffer.start + start,
+            bytes,
+            allocated: 0,
+        })
     }
 
     fn bind(&mut self, kernel: u32, buffers: &[&Buffer]) -> Result<Launch, DeviceError> {
         let images = self.images(kernel).to_vec();
         let (kernel, threads) = self.kernel(kernel)?;
         let mut launch = Launch { context: self.context().clone(), kernel, threads, images: Vec::new() };
+        let mut argument = 0;
         for (index, buffer) in (0..).zip(buffers) {
-            let memory = if images.contains(&index) {
+            let is_image = images.contains(&index);
+            let memory = if is_image {
                 launch.images.push(self.image(buffer)?);
                 launch.images.last().expect("it was just pushed").memory
             } else {
                 buffer.memory
             };
             // SAFETY: a model's buffers outlive its launches, which keep their images.
-            unsafe { self.device.context.set_memory(&mut launch.kernel, index, memory) }
+            unsafe { self.device.context.set_memory(&mut launch.kernel, argument, memory) }
                 .map_err(refused("set a kernel's buffer"))?;
+            argument += 1;
+            if !is_image {
+                let start = u32::try_from(buffer.start as u64 / PIECE).expect("within a plan that was checked");
+                self.device
+                    .context
+                    .set_number(&mut launch.kernel, argument, start)
+                    .map_err(refused("set where a kernel's buffer begins"))?;
+                argument += 1;
+            }
         }
         Ok(launch)
     }
@@ -364,12 +387,14 @@ impl Backend for OpenClBackend {
         }
         if bytes.is_empty() || bytes.len() > SMALL_WRITE {
             // SAFETY: the buffer is alive and large enough.
-            return unsafe { self.context().write(buffer.memory, 0, bytes) }.map_err(refused("write a buffer"));
+            return unsafe { self.context().write(buffer.memory, buffer.start, bytes) }
+                .map_err(refused("write a buffer"));
         }
         let context = self.context().clone();
         let kept: Box<[u8]> = bytes.into();
         // SAFETY: the buffer is alive and large enough; the bytes are kept until the write has ended.
-        let event = unsafe { context.start_write(buffer.memory, &kept) }.map_err(refused("write a buffer"))?;
+        let event =
+            unsafe { context.start_write(buffer.memory, buffer.start, &kept) }.map_err(refused("write a buffer"))?;
         self.writes.push(Writing { context, event, ended: false, _bytes: kept });
         Ok(())
     }
@@ -380,7 +405,7 @@ impl Backend for OpenClBackend {
         }
         // The queue is in order: reading waits for what was submitted, whose tickets then only have to be looked at.
         // SAFETY: the buffer is alive and large enough.
-        let read = unsafe { self.context().read(buffer.memory, 0, bytes) };
+        let read = unsafe { self.context().read(buffer.memory, buffer.start, bytes) };
         self.wait_all(running)?;
         read.map_err(refused("read a buffer"))
     }

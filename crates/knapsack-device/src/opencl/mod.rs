@@ -18,7 +18,6 @@ use crate::{Device, DeviceError, LoadedModel, Watch, WeightFiles, Weights};
 use api::{Api, RawDevice, RawPlatform};
 use knapsack_artifact::ModelLibrary;
 use knapsack_artifact::library::{Target, Tiles};
-use knapsack_artifact::plan::ALIGNMENT;
 use status::Status;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +27,6 @@ const PLATFORM_NAME: u32 = 0x0902;
 const DEVICE_TYPE: u32 = 0x1000;
 const DEVICE_MAX_WORK_GROUP_SIZE: u32 = 0x1004;
 const DEVICE_MAX_MEM_ALLOC_SIZE: u32 = 0x1010;
-const DEVICE_MEM_BASE_ADDR_ALIGN: u32 = 0x1019;
 const DEVICE_IMAGE_SUPPORT: u32 = 0x1016;
 const DEVICE_GLOBAL_MEM_SIZE: u32 = 0x101F;
 const DEVICE_LOCAL_MEM_TYPE: u32 = 0x1022;
@@ -105,8 +103,6 @@ pub struct OpenClInfo {
     pub local_memory: u64,
     /// Most threads of a work group.
     pub threads: u64,
-    /// Alignment of regions of buffers, in bytes.
-    alignment: u64,
     /// Whether it can be used and compiles programs.
     usable: bool,
 }
@@ -137,7 +133,6 @@ impl OpenClInfo {
             local_apart: number(DEVICE_LOCAL_MEM_TYPE)? == LOCAL_APART,
             local_memory: number(DEVICE_LOCAL_MEM_SIZE)?,
             threads: number(DEVICE_MAX_WORK_GROUP_SIZE)?,
-            alignment: number(DEVICE_MEM_BASE_ADDR_ALIGN)? / 8,
             usable: number(DEVICE_AVAILABLE)? != 0 && number(DEVICE_COMPILER_AVAILABLE)? != 0,
         })
     }
@@ -177,10 +172,6 @@ impl OpenClDevice {
         let (platform, device, mut info) = choose(&api, options.device.as_deref())?;
         info.memory = info.memory.min(options.memory.unwrap_or(u64::MAX));
         info.largest_buffer = info.largest_buffer.min(options.largest_buffer.unwrap_or(u64::MAX));
-        if !info.alignment.is_power_of_two() || info.alignment > ALIGNMENT {
-            let problem = format!("{} aligns regions to {} bytes, at most {ALIGNMENT} work", info.name, info.alignment);
-            return Err(unavailable(problem));
-        }
         let context = api::Context::new(api, platform, device).map_err(refused("open the device"))?;
         Ok(OpenClDevice { context: Arc::new(context), info, options })
     }
