@@ -56,22 +56,27 @@ pub(super) fn functions(grouping: Grouping) -> String {
     text
 }
 
-/// `stage_q(tile, v, factor)`: the inputs `v` of a step, times `factor`, to their places.
+/// `stage_q(tile, all, v, factor)`: the inputs `v` of a step, times `factor`, to their places, a vector every `all` vectors.
 fn stage(grouping: Grouping) -> String {
     let Grouping { bits, .. } = grouping;
-    let mut text =
-        format!("FUNCTION void stage_q{bits}(LOCAL real* tile, const THREAD_PRIVATE float4* v, float factor) {{\n");
+    let mut text = format!(
+        "FUNCTION void stage_q{bits}(LOCAL real4* tile, uint all, const THREAD_PRIVATE float4* v, float factor) {{\n"
+    );
     for place in 1..per_half(grouping) {
         let smaller = 1u64 << (bits * place);
         let _ = writeln!(text, "    const float factor_{place} = factor * (1.0f / {smaller}.0f);");
     }
+    let mut places = vec![String::new(); grouping.step() as usize];
     for e in 0..grouping.step() {
         let factor = match e % grouping.codes_per_word() % per_half(grouping) {
             0 => "factor".to_owned(),
             place => format!("factor_{place}"),
         };
-        let (at, element) = (staged_at(grouping, e), ["x", "y", "z", "w"][e as usize % 4]);
-        let _ = writeln!(text, "    tile[{at}] = (real)(v[{}].{element} * {factor});", e / 4);
+        let element = ["x", "y", "z", "w"][e as usize % 4];
+        places[staged_at(grouping, e) as usize] = format!("v[{}].{element} * {factor}", e / 4);
+    }
+    for (i, four) in places.chunks(4).enumerate() {
+        let _ = writeln!(text, "    tile[{i} * all] = TO_REAL4(FLOAT4({}));", four.join(", "));
     }
     text + "}\n"
 }

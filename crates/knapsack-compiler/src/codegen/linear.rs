@@ -296,7 +296,10 @@ impl<'a> Shape<'a> {
                 // Whole rounds of the lanes, so that none idles but in the last tile.
                 kernel.define("TILE_STEPS", format!("{}u", TILE_STEPS / lanes * lanes));
                 kernel.define("STAGE(tile, about, first, step)", "STAGE_CODES(tile, about, first, step)");
-                kernel.define("STAGE_STEP(tile, v, factor)", format!("stage_q{}(tile, v, factor)", grouping.bits));
+                kernel.define(
+                    "STAGE_STEP(tile, all, v, factor)",
+                    format!("stage_q{}(tile, all, v, factor)", grouping.bits),
+                );
                 kernel.define("PEAK", format!("{}.0f", grouped::peak(grouping)));
                 kernel.define("ZERO", format!("{}.0f", grouping.max_int()));
                 kernel.define_grouping(grouping);
