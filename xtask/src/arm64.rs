@@ -9,7 +9,7 @@ const TARGET: &str = "aarch64-unknown-linux-gnu";
 /// Models that are enough here, where only the routines are in doubt and an emulator takes its time: full attention, sliding
 /// windows, recurrent layers; and formats, and cases of each property. A format's products are among the properties. The same variables
 /// set otherwise ask for more.
-const LESS: [(&str, &str); 3] =
+pub(crate) const LESS: [(&str, &str); 3] =
     [("KNAPSACK_MODELS", "gemma2,qwen3_5,lfm2"), ("KNAPSACK_FORMATS", "q4f16_1,q0f16"), ("KNAPSACK_CASES", "12")];
 /// Tests of `knapsack-device`, and the processor that each runs on. `cortex-a53` has no dot product, and stops at an instruction that
 /// it does not know; `max` has everything that qemu emulates. What is the same code on every processor is left out: slow devices,

@@ -3,6 +3,7 @@
 //! cannot: it has neither mapped files nor most vector instructions. Both need a nightly toolchain and rustup, and CI does not run them:
 //! `rustup toolchain install nightly --component miri,rust-src`.
 
+use crate::arm64::LESS;
 use crate::toolchain::{host_target, output, run};
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -48,6 +49,10 @@ pub(crate) fn address(root: &Path) -> Result<()> {
         cargo.args(["--config", "profile.dev.package.knapsack-device.opt-level=0"]).args(tests);
         // With PoCL in the process, which brings a compiler, the sanitizer ends with an error of its own.
         cargo.env("OCL_ICD_VENDORS", "/nonexistent");
+        // As under an emulator: watched and not optimized, all of it takes an hour.
+        for (name, value) in LESS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()) {
+            cargo.env(name, value);
+        }
         run(cargo.env("RUSTFLAGS", "-Zsanitizer=address"))?;
     }
     Ok(())
