@@ -90,6 +90,23 @@ fn what_a_token_runs_is_recorded_and_gives_the_same() {
 }
 
 #[test]
+fn how_fast_memory_is_read_is_measured_beside_a_model() {
+    let model = Model::fixture("llama", "q4f16_1");
+    let library = model.library(Target::OpenCl, |_| {});
+    // Room for little more than the model, too.
+    for memory in [None, Some(library.memory.total() + (8 << 20))] {
+        let Some(device) = opencl(OpenClOptions { memory, ..OpenClOptions::default() }) else { return };
+        let mut loaded = device.load(library.clone(), &model.folder).unwrap();
+        let tokens: Vec<u32> = (1..7).collect();
+        let before = all_logits(&mut *loaded, &tokens, Calls::Single);
+        let rate = loaded.read_bandwidth().unwrap().expect("of a device's own memory");
+        assert!(rate > 1e6 && rate.is_finite(), "{rate}");
+        assert_eq!(device.allocated(), library.memory.total(), "all of it is given back");
+        assert_eq!(all_logits(&mut *loaded, &tokens, Calls::Single), before);
+    }
+}
+
+#[test]
 fn compiled_programs_are_kept_and_damage_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let options = OpenClOptions { cache: Some(folder.path().join("programs")), ..OpenClOptions::default() };

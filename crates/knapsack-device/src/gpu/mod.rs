@@ -574,9 +574,6 @@ fn bind_top<B: Backend>(
     module: &KernelModule,
 ) -> Result<Vec<(u32, Bound<B>)>, DeviceError> {
     let taken = [io.logits, io.found, places.numbers()];
-    for place in taken {
-        memory.region(backend, place)?;
-    }
     let mut all = Vec::with_capacity(module.top.len());
     for Top { count, gpu } in &module.top {
         let then = gpu.then.as_ref().map(|then| KernelCall { kernel: then.kernel, groups: then.groups, ..gpu.clone() });

@@ -264,7 +264,7 @@ impl OpenClBackend {
         Ok(ticket)
     }
 
-    pub(super) fn allocate_uncleared(&self, part: Part, bytes: u64) -> Result<Buffer, DeviceError> {
+    fn allocate_uncleared(&self, part: Part, bytes: u64) -> Result<Buffer, DeviceError> {
         let out_of_memory = || DeviceError::OutOfMemory { what: part.name(), bytes };
         if self.context().allocated().saturating_add(bytes) > self.device.info.memory {
             return Err(out_of_memory());
@@ -370,7 +370,8 @@ impl Backend for OpenClBackend {
                 .map_err(refused("set a kernel's buffer"))?;
             argument += 1;
             if !is_image {
-                let start = u32::try_from(buffer.start as u64 / PIECE).expect("within a plan that was checked");
+                let start = u32::try_from(buffer.start as u64 / PIECE)
+                    .map_err(|_| DeviceError::InvalidCall(format!("a region at {}, too far", buffer.start)))?;
                 self.device
                     .context
                     .set_number(&mut launch.kernel, argument, start)

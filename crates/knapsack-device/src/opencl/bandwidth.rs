@@ -3,6 +3,7 @@
 use super::backend::OpenClBackend;
 use super::refused;
 use crate::DeviceError;
+use crate::gpu::Backend as _;
 use crate::memory::Part;
 use std::time::Instant;
 
@@ -31,13 +32,17 @@ pub(super) fn read(backend: &mut OpenClBackend) -> Result<f64, DeviceError> {
     let info = backend.info();
     let (largest, free) = (info.largest_buffer, info.memory.saturating_sub(context.allocated()) / 2);
     let turn = TURN.min((largest.min(free) / 2).next_power_of_two() / 2).max(1 << 20);
-    let bytes = BYTES.min(largest.min(free)).max(turn) / turn * turn;
+    let mut bytes = BYTES.min(largest.min(free)).max(turn) / turn * turn;
     // Eight reads of 16 bytes a thread.
     let groups = (turn / 128 / u64::from(THREADS)) as u32;
-    let from = backend.allocate_uncleared(Part::Workspace, bytes)?;
-    let to = backend.allocate_uncleared(Part::Workspace, 4 * u64::from(groups * THREADS))?;
-    // SAFETY: the buffer was just made with this many bytes.
-    unsafe { context.clear(from.memory(), bytes as usize) }.map_err(refused("clear a buffer"))?;
+    let to = backend.allocate(Part::Workspace, 4 * u64::from(groups * THREADS))?;
+    // What a device says of its memory is more than a busy one gives.
+    let from = loop {
+        match backend.allocate(Part::Workspace, bytes) {
+            Err(DeviceError::OutOfMemory { .. }) if bytes > turn => bytes = (bytes / 2).max(turn) / turn * turn,
+            outcome => break outcome?,
+        }
+    };
     let program = context.build_source(SOURCE, &format!("-DCOUNT={}u", bytes / 16));
     let program = program.map_err(|error| refused("build the kernel that reads")(error.status))?;
     let kernel = context.kernel(&program, "read_all");
