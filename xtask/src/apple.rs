@@ -2,7 +2,7 @@
 //! build it and linked into an app by LLVM's linker, against files that have only the names of the system's symbols; the one for
 //! the simulator is type-checked. Nothing of it runs here.
 
-use crate::toolchain::{STD, Toolchain, host, output, run, target, tool};
+use crate::toolchain::{STD, Toolchain, host, output, quickly, run, target, tool};
 use anyhow::{Result, ensure};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -87,13 +87,6 @@ fn link(root: &Path) -> Result<()> {
     }
     println!("an iPhone app with the runtime, the Metal device and a model: {} bytes", bytes.len());
     Ok(())
-}
-
-/// The app's linker strips what is unused, and nobody runs it: optimising would only take time.
-fn quickly(cargo: &mut Command) {
-    for (name, value) in [("OPT_LEVEL", "0"), ("LTO", "off"), ("CODEGEN_UNITS", "16")] {
-        cargo.env(format!("CARGO_PROFILE_MOBILE_{name}"), value);
-    }
 }
 
 /// Libraries of the system that have only names, out of `xtask/apple/system.txt`.

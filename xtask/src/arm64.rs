@@ -1,6 +1,6 @@
 //! The phone's instruction set, emulated: the CPU device's tests as 64-bit Arm Linux programs under qemu.
 
-use crate::toolchain::{STD, Toolchain, run, tool};
+use crate::toolchain::{STD, Toolchain, quickly, run, tool};
 use anyhow::Result;
 use std::path::Path;
 
@@ -19,9 +19,7 @@ const TESTS: [(&[&str], &str); 3] = [
     (&["--test", "conformance", "--", "cpu_neon_"], "max"),
     (&["--test", "cpu", "--", "--skip", "changed_libraries_do_no_harm"], "max"),
 ];
-/// The profile is the phones', with which the machine's own part of the build is shared. What is built runs once, so that optimising it
-/// takes longer than it saves: but for the routines and their tests, as everywhere, and for what makes models.
-const SETTINGS: [(&str, &str); 3] = [("OPT_LEVEL", "0"), ("LTO", "off"), ("CODEGEN_UNITS", "16")];
+/// Optimised all the same: what makes models. (The routines are, in every profile.)
 const OPTIMIZED: [&str; 3] = ["half", "knapsack-tensor", "knapsack-weights"];
 
 /// Runs programs for 64-bit Arm.
@@ -47,9 +45,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", &linker);
         let runner = format!("{qemu} -cpu {processor} -L /usr/aarch64-linux-gnu");
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner);
-        for (name, value) in SETTINGS {
-            cargo.env(format!("CARGO_PROFILE_MOBILE_{name}"), value);
-        }
+        quickly(&mut cargo);
         for (name, value) in LESS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()) {
             cargo.env(name, value);
         }
