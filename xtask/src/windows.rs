@@ -138,6 +138,10 @@ fn first_command(root: &Path, wine: &Wine, program: &Path) -> Result<()> {
 
 /// Ctrl-C at a terminal: the server ends in an orderly way, and a program that has nothing to end says that it was interrupted.
 fn interrupt(wine: &Wine, program: &Path) -> Result<()> {
+    if !Command::new("script").args(["-qec", "true", "/dev/null"]).stdin(Stdio::null()).status()?.success() {
+        println!("SKIPPED: Ctrl-C, there is no terminal to be had");
+        return Ok(());
+    }
     for (words, ready, code, last) in
         [("serve DIST --port 0", "listening on ", 0, "Stopped"), ("chat DIST", "/help shows", 130, "")]
     {
@@ -145,7 +149,7 @@ fn interrupt(wine: &Wine, program: &Path) -> Result<()> {
         let line = format!("{} '{}' {words}", wine.program, program.display());
         // `script` gives it a terminal; what is written to `script` is typed there.
         let mut command = Command::new("timeout");
-        command.args(["60", "script", "-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["300", "script", "-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         println!("$ {line}, and Ctrl-C");
         let mut child = wine.enter(&mut command).spawn().context("cannot start script (Debian's bsdutils)")?;
         let (mut keys, mut screen) =
