@@ -20,7 +20,7 @@ pub enum Isa {
     Neon,
     /// AArch64 with the dot-product extension.
     NeonDotprod,
-    /// AArch64 with the dot-product and the int8 matrix extension.
+    /// AArch64 with dot products, products of int8 matrices, and products of float16 with float32 sums.
     NeonI8mm,
 }
 
@@ -61,7 +61,8 @@ impl Isa {
             Isa::NeonDotprod => std::arch::is_aarch64_feature_detected!("dotprod").then_some(&neon_dotprod::TABLE),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonI8mm => (std::arch::is_aarch64_feature_detected!("dotprod")
-                && std::arch::is_aarch64_feature_detected!("i8mm"))
+                && std::arch::is_aarch64_feature_detected!("i8mm")
+                && std::arch::is_aarch64_feature_detected!("fhm"))
             .then_some(&neon_i8mm::TABLE),
             #[allow(unreachable_patterns, reason = "the sets of other processors")]
             _ => None,
@@ -168,6 +169,14 @@ macro_rules! table {
     (@panel $tokens:literal $(, $features:literal)?) => {
         table!(@one panel, Linear, linear::panel::unit::<V, $tokens> $(, $features)?);
     };
+    (@attention $tokens:literal, $features:literal) => {
+        table!(@one halves, Attention, attention::unit_of_halves::<V>, $features);
+
+        unsafe fn attention(task: &Attention, index: usize) {
+            // SAFETY: the table's contract is the routine's.
+            unsafe { if attention::in_halves(task) { halves(task, index) } else { (neon::TABLE.attention)(task, index) } }
+        }
+    };
     (@one $name:ident, $task:ty, $generic:expr $(, $features:literal)?) => {
         $(#[target_feature(enable = $features)])?
         unsafe fn $name(task: &$task, index: usize) {
@@ -190,4 +199,4 @@ table!(neon, arch::neon::Neon, 4, "neon");
 #[cfg(target_arch = "aarch64")]
 table!(neon_dotprod, arch::neon::NeonDot, 4, "neon,dotprod", neon but rows columns panel);
 #[cfg(target_arch = "aarch64")]
-table!(neon_i8mm, arch::neon::NeonMatrix, 4, "neon,dotprod,i8mm", neon_dotprod but panel);
+table!(neon_i8mm, arch::neon::NeonMatrix, 4, "neon,dotprod,i8mm,fhm", neon_dotprod but panel attention);

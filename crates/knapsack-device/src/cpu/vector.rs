@@ -39,6 +39,8 @@ pub(crate) trait Vector: Copy {
     type F: Copy;
     /// Integers.
     type I: Copy;
+    /// Twice as many float16, where products of them are added to floats.
+    type H: Copy;
 
     /// [`finish::finish`]: of its own where its code need not be in every routine.
     #[inline(always)]
@@ -137,6 +139,9 @@ pub(crate) trait Vector: Copy {
             Self::iadd(Self::iadd(a, b), Self::iadd(c, d))
         }
     }
+    /// Within each group of four lanes, lane `i` is the sum of the lanes of vector `i`: `(l0 + l2) + (l1 + l3)` where there are
+    /// several groups, in any order of its own where there is one.
+    unsafe fn float_sums(v: [Self::F; 4]) -> Self::F;
     /// Within each group of four lanes, `[a0, a2, b0, b2]` and `[a1, a3, b1, b3]`.
     unsafe fn unzip(a: Self::I, b: Self::I) -> [Self::I; 2];
     /// Within each group of four lanes, `[a0, b0, a1, b1]` and `[a2, b2, a3, b3]`.
@@ -158,6 +163,26 @@ pub(crate) trait Vector: Copy {
     unsafe fn bf16_of_rows(rows: [u64; 4]) -> Self::F;
     /// Lane `r` of all groups of four added: `(g0 + g2) + (g1 + g3)`, `g0 + g1`, or `g0`.
     unsafe fn fold(v: Self::F) -> [f32; 4];
+    /// Loads `2 * LANES` float16.
+    #[inline(always)]
+    unsafe fn load_halves(_p: *const u8) -> Self::H {
+        unreachable!("this instruction set has no products of float16")
+    }
+    /// One float16 in all lanes.
+    #[inline(always)]
+    unsafe fn splat_half(_p: *const u8) -> Self::H {
+        unreachable!("this instruction set has no products of float16")
+    }
+    /// `a * b + c` of the first halves of `a` and `b`; the product is exact.
+    #[inline(always)]
+    unsafe fn fma_lower(_a: Self::H, _b: Self::H, _c: Self::F) -> Self::F {
+        unreachable!("this instruction set has no products of float16")
+    }
+    /// The same of the second halves.
+    #[inline(always)]
+    unsafe fn fma_upper(_a: Self::H, _b: Self::H, _c: Self::F) -> Self::F {
+        unreachable!("this instruction set has no products of float16")
+    }
     /// Hints that the cache line at `p` is read soon; `p` may be anything.
     unsafe fn prefetch(p: *const u8);
 }

@@ -49,6 +49,7 @@ macro_rules! implement {
             const WIDE_CODES: bool = $wide;
             type F = __m256;
             type I = __m256i;
+            type H = ();
 
             methods! {
                 fn splat(x: f32) -> __m256 { _mm256_set1_ps(x) }
@@ -122,6 +123,13 @@ macro_rules! implement {
                         _mm256_unpacklo_epi64(c, d),
                         _mm256_unpackhi_epi64(c, d),
                     ]
+                }
+                fn float_sums(v: [__m256; 4]) -> __m256 {
+                    let (a, b) = (_mm256_unpacklo_ps(v[0], v[1]), _mm256_unpackhi_ps(v[0], v[1]));
+                    let (c, d) = (_mm256_unpacklo_ps(v[2], v[3]), _mm256_unpackhi_ps(v[2], v[3]));
+                    let (ab, cd) = (_mm256_castps_pd(_mm256_add_ps(a, b)), _mm256_castps_pd(_mm256_add_ps(c, d)));
+                    let (even, odd) = (_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd));
+                    _mm256_add_ps(_mm256_castpd_ps(even), _mm256_castpd_ps(odd))
                 }
                 fn unzip(a: __m256i, b: __m256i) -> [__m256i; 2] {
                     let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));

@@ -13,6 +13,7 @@ impl Vector for Avx512 {
     const MANY: bool = true;
     type F = __m512;
     type I = __m512i;
+    type H = ();
 
     methods! {
         fn splat(x: f32) -> __m512 { _mm512_set1_ps(x) }
@@ -67,6 +68,12 @@ impl Vector for Avx512 {
                 _mm512_unpacklo_epi64(c, d),
                 _mm512_unpackhi_epi64(c, d),
             ]
+        }
+        fn float_sums(v: [__m512; 4]) -> __m512 {
+            let ab = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1])));
+            let cd = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3])));
+            let (even, odd) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+            _mm512_add_ps(_mm512_castpd_ps(even), _mm512_castpd_ps(odd))
         }
         fn unzip(a: __m512i, b: __m512i) -> [__m512i; 2] {
             let (a, b) = (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));

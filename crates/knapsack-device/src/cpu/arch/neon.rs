@@ -15,7 +15,7 @@ pub(crate) struct Neon;
 #[derive(Clone, Copy)]
 pub(crate) struct NeonDot;
 
-/// NEON with the `dotprod` and `i8mm` extensions.
+/// NEON with the `dotprod`, `i8mm` and `fhm` extensions.
 #[derive(Clone, Copy)]
 pub(crate) struct NeonMatrix;
 
@@ -65,6 +65,38 @@ unsafe fn no_matrix_product(_: int32x4_t, _: int32x4_t, _: int32x4_t) -> int32x4
     unreachable!("this instruction set has no matrix products")
 }
 
+/// A function that adds products of float16 to `acc`, by one instruction of an extension.
+macro_rules! accumulate_halves {
+    ($name:ident, $instruction:literal) => {
+        #[doc = concat!("One `", $instruction, "`.")]
+        #[inline(always)]
+        unsafe fn $name(a: uint16x8_t, b: uint16x8_t, acc: float32x4_t) -> float32x4_t {
+            let mut sum = acc;
+            // SAFETY: the extension is available by the contract of `Vector`; registers only.
+            unsafe {
+                asm!(
+                    ".arch_extension fp16fml",
+                    concat!($instruction, " {sum:v}.4s, {a:v}.4h, {b:v}.4h"),
+                    sum = inout(vreg) sum,
+                    a = in(vreg) a,
+                    b = in(vreg) b,
+                    options(pure, nomem, nostack, preserves_flags)
+                );
+            }
+            sum
+        }
+    };
+}
+
+accumulate_halves!(lower_halves, "fmlal");
+accumulate_halves!(upper_halves, "fmlal2");
+
+/// Sets without products of float16 never ask for one.
+#[inline(always)]
+unsafe fn no_half_product(_: uint16x8_t, _: uint16x8_t, _: float32x4_t) -> float32x4_t {
+    unreachable!("this instruction set has no products of float16")
+}
+
 /// Four float16 in the low half to float32.
 #[inline(always)]
 unsafe fn widen(halves: uint16x4_t) -> float32x4_t {
@@ -112,7 +144,7 @@ unsafe fn finish_once(task: &Linear, part: Part) {
 }
 
 macro_rules! implement {
-    ($name:ident, $dot:path, $wide:literal, $matrix:path) => {
+    ($name:ident, $dot:path, $wide:literal, $matrix:path, $lower:path, $upper:path) => {
         impl Vector for $name {
             const LANES: usize = 4;
             const WIDE_CODES: bool = $wide;
@@ -121,6 +153,7 @@ macro_rules! implement {
             const MATRIX: bool = $wide;
             type F = float32x4_t;
             type I = int32x4_t;
+            type H = uint16x8_t;
 
             #[inline(always)]
             unsafe fn finish(task: &Linear, part: Part) {
@@ -182,6 +215,9 @@ macro_rules! implement {
                 fn sums(v: [int32x4_t; 4]) -> int32x4_t {
                     vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]))
                 }
+                fn float_sums(v: [float32x4_t; 4]) -> float32x4_t {
+                    vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3]))
+                }
                 fn unzip(a: int32x4_t, b: int32x4_t) -> [int32x4_t; 2] { [vuzp1q_s32(a, b), vuzp2q_s32(a, b)] }
                 fn matrix(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t { $matrix(acc, codes, acts) }
                 fn high_nibbles(v: int32x4_t) -> int32x4_t {
@@ -209,6 +245,10 @@ macro_rules! implement {
                     Self::store(lanes.as_mut_ptr(), v);
                     lanes
                 }
+                fn load_halves(p: *const u8) -> uint16x8_t { vreinterpretq_u16_u8(vld1q_u8(p)) }
+                fn splat_half(p: *const u8) -> uint16x8_t { vdupq_n_u16(p.cast::<u16>().read_unaligned()) }
+                fn fma_lower(a: uint16x8_t, b: uint16x8_t, c: float32x4_t) -> float32x4_t { $lower(a, b, c) }
+                fn fma_upper(a: uint16x8_t, b: uint16x8_t, c: float32x4_t) -> float32x4_t { $upper(a, b, c) }
                 fn prefetch(p: *const u8) {
                     // A hint, of any address.
                     asm!("prfm pldl1strm, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly))
@@ -218,6 +258,6 @@ macro_rules! implement {
     };
 }
 
-implement!(Neon, dot_by_pairs, false, no_matrix_product);
-implement!(NeonDot, dot_product, false, no_matrix_product);
-implement!(NeonMatrix, mixed_dot_product, true, matrix_product);
+implement!(Neon, dot_by_pairs, false, no_matrix_product, no_half_product, no_half_product);
+implement!(NeonDot, dot_product, false, no_matrix_product, no_half_product, no_half_product);
+implement!(NeonMatrix, mixed_dot_product, true, matrix_product, lower_halves, upper_halves);

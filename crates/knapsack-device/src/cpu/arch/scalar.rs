@@ -18,6 +18,7 @@ impl Vector for Scalar {
     const LANES: usize = 4;
     type F = [f32; 4];
     type I = [i32; 4];
+    type H = ();
 
     methods! {
         fn splat(x: f32) -> [f32; 4] { [x; 4] }
@@ -75,6 +76,7 @@ impl Vector for Scalar {
         fn spread(p: *const f32) -> [f32; 4] { [p.read_unaligned(); 4] }
         fn ispread(p: *const i32) -> [i32; 4] { [p.read_unaligned(); 4] }
         fn transpose(v: [[i32; 4]; 4]) -> [[i32; 4]; 4] { from_fn(|r| from_fn(|c| v[c][r])) }
+        fn float_sums(v: [[f32; 4]; 4]) -> [f32; 4] { v.map(|l| (l[0] + l[2]) + (l[1] + l[3])) }
         fn unzip(a: [i32; 4], b: [i32; 4]) -> [[i32; 4]; 2] { [[a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]]] }
         fn zip(a: [i32; 4], b: [i32; 4]) -> [[i32; 4]; 2] { [[a[0], b[0], a[1], b[1]], [a[2], b[2], a[3], b[3]]] }
         fn octets(a: *const u8, b: *const u8) -> [i32; 4] {

@@ -5,11 +5,15 @@
 //! lanes, added up for a vector of positions at once. Each query keeps its running maximum, sum and weighted values. Blocks lie at
 //! fixed positions (the sinks, then every so many), and a score or an output is added up in one order, so that a query's result
 //! does not depend on the others of its call.
+//!
+//! Where a processor multiplies float16 with float32 sums, a float16 cache is used as it is: see [`halves`].
 
-use super::math::{exp, sigmoid, soft_cap};
-use super::task::Attention;
-use super::vector::{MAX_GROUPS, MAX_LANES, Vector, load_some, store_some};
-use half::f16;
+mod halves;
+mod turned;
+
+use crate::cpu::math::{exp, sigmoid, soft_cap};
+use crate::cpu::task::Attention;
+use crate::cpu::vector::{Half, MAX_GROUPS, MAX_LANES, Single, Vector, load_some, load_stored, store_some};
 use knapsack_artifact::validate::MAX_HEAD_DIM;
 use knapsack_tensor::DType;
 use std::mem::MaybeUninit;
@@ -25,6 +29,8 @@ const BLOCK: usize = 32;
 const BLOCK_FLOATS: usize = 8192;
 /// Queries that meet a vector of keys or values while it is in a register.
 const QUERIES: usize = 4;
+/// Queries that are worth the turning of their keys.
+const TURNED: usize = 8;
 /// Bytes of the cache that are asked for ahead.
 const AHEAD: usize = 4096;
 
@@ -62,6 +68,8 @@ struct Query {
     position: u32,
     largest: f32,
     sum: f32,
+    /// What products with it are multiplied with, where it is stored in [`halves`].
+    raised: f32,
     /// Which of the block's positions it sees, as indices.
     seen: (usize, usize),
 }
@@ -72,6 +80,30 @@ struct Query {
 /// The instruction set of `V` is available, the task's invariants hold and the unit exists.
 #[inline(always)]
 pub(crate) unsafe fn unit<V: Vector>(task: &Attention, unit: usize) {
+    // SAFETY: the caller's promises.
+    unsafe { some_queries::<V, false>(task, unit) }
+}
+
+/// As [`unit`], where `V` has products of float16 and the layer is one for [`halves`].
+///
+/// # Safety
+/// As [`unit`].
+#[cfg_attr(not(target_arch = "aarch64"), expect(dead_code, reason = "no other processor has them"))]
+#[inline(always)]
+pub(crate) unsafe fn unit_of_halves<V: Vector>(task: &Attention, unit: usize) {
+    // SAFETY: the caller's promises.
+    unsafe { some_queries::<V, true>(task, unit) }
+}
+
+/// Whether [`unit_of_halves`] may be asked.
+#[cfg_attr(not(target_arch = "aarch64"), expect(dead_code, reason = "no other processor has them"))]
+pub(crate) fn in_halves(task: &Attention) -> bool {
+    let layer = &task.cache.layer;
+    layer.dtype == DType::F16 && layer.head_dim.is_multiple_of(halves::ELEMENTS)
+}
+
+#[inline(always)]
+unsafe fn some_queries<V: Vector, const HALF: bool>(task: &Attention, unit: usize) {
     let layer = &task.cache.layer;
     let (dim, group) = (layer.head_dim as usize, task.heads / layer.kv_heads as usize);
     let per_unit = queries(task);
@@ -102,14 +134,17 @@ pub(crate) unsafe fn unit<V: Vector>(task: &Attention, unit: usize) {
                 V::store(query_room.add(i * padded + d), V::mul(q, V::splat(task.scale)));
                 V::store(output_room.add(i * padded + d), V::splat(0.0));
             }
+            if HALF {
+                query.raised = halves::narrow_query::<V>(query_room.add(i * padded), padded);
+            }
         }
         let queries = &mut queries[..count];
         // Later queries start no earlier and end no earlier.
         let (start, end) = (queries[0].start, queries[count - 1].position + 1);
-        span::<V>(task, kv_head, queries, 0..layer.sinks.min(end), room);
+        span::<V, HALF>(task, kv_head, queries, 0..layer.sinks.min(end), room);
         let size = block_size::<V>(dim) as u32;
         let aligned = layer.sinks + start.saturating_sub(layer.sinks) / size * size;
-        span::<V>(task, kv_head, queries, aligned..end, room);
+        span::<V, HALF>(task, kv_head, queries, aligned..end, room);
         for (i, query) in queries.iter().enumerate() {
             let inverse = V::splat(1.0 / query.sum);
             let gates = task.gate.map(|gate| {
@@ -138,7 +173,13 @@ const fn block_size<V: Vector>(dim: usize) -> usize {
 
 /// Lets the queries see positions `span`, where each may.
 #[inline(always)]
-unsafe fn span<V: Vector>(task: &Attention, kv_head: usize, queries: &mut [Query], span: Range<u32>, room: *mut Room) {
+unsafe fn span<V: Vector, const HALF: bool>(
+    task: &Attention,
+    kv_head: usize,
+    queries: &mut [Query],
+    span: Range<u32>,
+    room: *mut Room,
+) {
     let dim = task.cache.layer.head_dim as usize;
     let padded = dim.next_multiple_of(V::LANES);
     let size = block_size::<V>(dim);
@@ -151,10 +192,15 @@ unsafe fn span<V: Vector>(task: &Attention, kv_head: usize, queries: &mut [Query
             let query_room = (&raw const (*room).queries).cast::<f32>();
             let output_room = (&raw mut (*room).outputs).cast::<f32>();
             let weights = (&raw mut (*room).weights).cast::<[f32; BLOCK]>();
-            widen::<V>(task, task.cache.keys, kv_head, first, count, rows);
             let vectors = count.div_ceil(V::LANES);
-            // What is missing of a last vector of positions.
-            std::ptr::write_bytes(rows.add(count * padded), 0, (vectors * V::LANES - count) * padded);
+            let turn = !HALF && V::GROUPS > 1 && queries.len() >= TURNED;
+            if turn {
+                turned::turn::<V>(task, kv_head, first, count, rows);
+            } else if !HALF {
+                widen::<V>(task, task.cache.keys, kv_head, first, count, rows);
+                // What is missing of a last vector of positions.
+                std::ptr::write_bytes(rows.add(count * padded), 0, (vectors * V::LANES - count) * padded);
+            }
             for (tile, queries) in queries.chunks_mut(QUERIES).enumerate() {
                 let i = tile * QUERIES;
                 queries.iter_mut().for_each(|query| query.seen = seen(query, task.cache.layer.sinks, first, count));
@@ -163,6 +209,11 @@ unsafe fn span<V: Vector>(task: &Attention, kv_head: usize, queries: &mut [Query
                 while q < queries.len() {
                     let (from, to) = (from.add(q * padded), to.add(q));
                     match queries.len() - q {
+                        4.. if HALF => q += halves::score::<V, 4>(task, kv_head, first, count, from, &queries[q..], to),
+                        _ if HALF => q += halves::score::<V, 1>(task, kv_head, first, count, from, &queries[q..], to),
+                        4.. if turn && V::MANY => q += turned::score::<V, 4>(from, padded, rows, vectors, to),
+                        2.. if turn => q += turned::score::<V, 2>(from, padded, rows, vectors, to),
+                        _ if turn => q += turned::score::<V, 1>(from, padded, rows, vectors, to),
                         4.. if V::MANY => q += score::<V, 4>(from, padded, rows, vectors, to),
                         2.. => q += score::<V, 2>(from, padded, rows, vectors, to),
                         _ => q += score::<V, 1>(from, padded, rows, vectors, to),
@@ -176,12 +227,17 @@ unsafe fn span<V: Vector>(task: &Attention, kv_head: usize, queries: &mut [Query
                             V::store(o, V::mul(V::load(o), V::splat(rescale)));
                         }
                     }
+                    if HALF {
+                        halves::narrow::<V>(to.add(q).cast());
+                    }
                 }
             }
-            widen::<V>(task, task.cache.values, kv_head, first, count, rows);
-            for (tile, queries) in queries.chunks(QUERIES).enumerate() {
-                let i = tile * QUERIES;
-                weigh::<V>(queries, rows, padded, weights.add(i), output_room.add(i * padded));
+            if HALF {
+                let values = halves::Values::new::<V>(task, kv_head, first, count);
+                weigh_all::<V, _>(queries, &values, padded, weights, output_room);
+            } else {
+                widen::<V>(task, task.cache.values, kv_head, first, count, rows);
+                weigh_all::<V, _>(queries, Widened { rows, padded }, padded, weights, output_room);
             }
         }
         first += count as u32;
@@ -228,10 +284,7 @@ unsafe fn score<V: Vector, const Q: usize>(
                     }
                 }
                 for q in 0..Q {
-                    let [a, b, c, d] = sums[q];
-                    let [a, b, c, d] = V::transpose([V::as_int(a), V::as_int(b), V::as_int(c), V::as_int(d)]);
-                    let (even, odd) = (V::add(V::as_float(a), V::as_float(c)), V::add(V::as_float(b), V::as_float(d)));
-                    V::store(partial[q][four].as_mut_ptr(), V::add(even, odd));
+                    V::store(partial[q][four].as_mut_ptr(), V::float_sums(sums[q]));
                 }
             }
             for q in 0..Q {
@@ -295,30 +348,108 @@ unsafe fn soften<V: Vector>(cap: Option<f32>, query: &mut Query, vectors: usize,
     }
 }
 
-/// Adds the values that up to [`QUERIES`] queries see, times their weights, to their outputs: each in the order of positions.
+/// How the values of a block are stored.
+trait Values<V: Vector>: Copy {
+    /// Vectors that come together.
+    const TOGETHER: usize;
+    /// A weight in all lanes.
+    type Weight: Copy;
+    /// Weight `j` of a query's.
+    unsafe fn weight(weights: *const f32, j: usize) -> Self::Weight;
+    /// Adds vectors `d..d + W` of position `j` times the weights of `Q` queries to their sums.
+    unsafe fn add<const Q: usize, const W: usize>(
+        self,
+        j: usize,
+        d: usize,
+        weights: &[Self::Weight; Q],
+        sums: &mut [[V::F; W]; Q],
+    );
+}
+
+/// Values as [`widen`] lays them.
+#[derive(Clone, Copy)]
+struct Widened {
+    rows: *const f32,
+    padded: usize,
+}
+
+impl<V: Vector> Values<V> for Widened {
+    const TOGETHER: usize = 1;
+    type Weight = V::F;
+
+    #[inline(always)]
+    unsafe fn weight(weights: *const f32, j: usize) -> V::F {
+        // SAFETY: the caller's promise.
+        unsafe { V::splat(weights.add(j).read()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add<const Q: usize, const W: usize>(
+        self,
+        j: usize,
+        d: usize,
+        weights: &[V::F; Q],
+        sums: &mut [[V::F; W]; Q],
+    ) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let mut value = [V::splat(0.0); W];
+            for w in 0..W {
+                value[w] = V::load(self.rows.add(j * self.padded + d + w * V::LANES));
+            }
+            for q in 0..Q {
+                for w in 0..W {
+                    sums[q][w] = V::fma(weights[q], value[w], sums[q][w]);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the values that all queries see, times their weights, to their outputs.
 #[inline(always)]
-unsafe fn weigh<V: Vector>(
+unsafe fn weigh_all<V: Vector, X: Values<V>>(
     queries: &[Query],
-    values: *const f32,
+    values: X,
+    padded: usize,
+    weights: *const [f32; BLOCK],
+    outputs: *mut f32,
+) {
+    for (tile, queries) in queries.chunks(QUERIES).enumerate() {
+        let i = tile * QUERIES;
+        // SAFETY: the caller's promises.
+        unsafe { weigh::<V, X>(queries, values, padded, weights.add(i), outputs.add(i * padded)) };
+    }
+}
+
+/// The same for up to [`QUERIES`] queries: each in the order of positions.
+#[inline(always)]
+unsafe fn weigh<V: Vector, X: Values<V>>(
+    queries: &[Query],
+    values: X,
     padded: usize,
     weights: *const [f32; BLOCK],
     outputs: *mut f32,
 ) {
     let common = queries.iter().fold((0, BLOCK), |(from, to), query| (from.max(query.seen.0), to.min(query.seen.1)));
     let together = matches!(queries.len(), 2 | QUERIES) && common.0 < common.1;
-    // SAFETY: there are outputs and weights of as many queries, and values of what they see.
-    unsafe {
-        for (q, query) in queries.iter().enumerate() {
-            let alone = if together { (query.seen.0, common.0) } else { query.seen };
-            add::<V, 1>(values, padded, weights.add(q), alone, outputs.add(q * padded));
-        }
-        if together {
-            match queries.len() {
-                2 => add::<V, 2>(values, padded, weights, common, outputs),
-                _ => add::<V, QUERIES>(values, padded, weights, common, outputs),
+    let common = if together { common } else { (BLOCK, BLOCK) };
+    // Alone, together, alone again: each in one place, so that the code is there once.
+    for part in 0..3 {
+        // SAFETY: there are outputs and weights of as many queries, and values of what they see.
+        unsafe {
+            if part == 1 {
+                match queries.len() {
+                    2 => add::<V, X, 2>(values, padded, weights, common, outputs),
+                    QUERIES => add::<V, X, QUERIES>(values, padded, weights, common, outputs),
+                    _ => {}
+                }
+                continue;
             }
             for (q, query) in queries.iter().enumerate() {
-                add::<V, 1>(values, padded, weights.add(q), (common.1, query.seen.1), outputs.add(q * padded));
+                let (from, to) = query.seen;
+                let alone = if part == 0 { (from, to.min(common.0)) } else { (from.max(common.1), to) };
+                add::<V, X, 1>(values, padded, weights.add(q), alone, outputs.add(q * padded));
             }
         }
     }
@@ -326,8 +457,8 @@ unsafe fn weigh<V: Vector>(
 
 /// Adds values `from..to` times the weights of `Q` queries to their outputs.
 #[inline(always)]
-unsafe fn add<V: Vector, const Q: usize>(
-    values: *const f32,
+unsafe fn add<V: Vector, X: Values<V>, const Q: usize>(
+    values: X,
     padded: usize,
     weights: *const [f32; BLOCK],
     (from, to): (usize, usize),
@@ -339,32 +470,35 @@ unsafe fn add<V: Vector, const Q: usize>(
     let mut d = 0;
     while d < padded {
         let left = (padded - d) / V::LANES;
-        let outputs = outputs.wrapping_add(d);
         // SAFETY: values and outputs have `padded` elements, whole vectors of them.
         unsafe {
-            let values = values.add(d);
             d += V::LANES
                 * match left {
-                    // Eight sums in flight.
-                    4.. if Q <= 2 => add_elements::<V, Q, 4>(values, padded, weights, (from, to), outputs),
-                    2.. => add_elements::<V, Q, 2>(values, padded, weights, (from, to), outputs),
-                    _ => add_elements::<V, Q, 1>(values, padded, weights, (from, to), outputs),
+                    // Eight sums in flight at least.
+                    4.. if Q <= 2 || V::MANY => {
+                        add_elements::<V, X, Q, 4>(values, padded, weights, (from, to), d, outputs)
+                    }
+                    2.. => add_elements::<V, X, Q, 2>(values, padded, weights, (from, to), d, outputs),
+                    _ if X::TOGETHER > 1 => unreachable!("there are whole vectors"),
+                    _ => add_elements::<V, X, Q, 1>(values, padded, weights, (from, to), d, outputs),
                 };
         }
     }
 }
 
-/// As [`add`], for `W` vectors of elements; `W`.
+/// As [`add`], for `W` vectors of elements, `d` the first of them; `W`.
 #[inline(always)]
-unsafe fn add_elements<V: Vector, const Q: usize, const W: usize>(
-    values: *const f32,
+unsafe fn add_elements<V: Vector, X: Values<V>, const Q: usize, const W: usize>(
+    values: X,
     padded: usize,
     weights: *const [f32; BLOCK],
     (from, to): (usize, usize),
+    d: usize,
     outputs: *mut f32,
 ) -> usize {
     // SAFETY: the caller's promises.
     unsafe {
+        let outputs = outputs.add(d);
         let mut sums = [[V::splat(0.0); W]; Q];
         for q in 0..Q {
             for w in 0..W {
@@ -372,16 +506,11 @@ unsafe fn add_elements<V: Vector, const Q: usize, const W: usize>(
             }
         }
         for j in from..to {
-            let mut value = [V::splat(0.0); W];
-            for w in 0..W {
-                value[w] = V::load(values.add(j * padded + w * V::LANES));
+            let mut here = [X::weight(weights.cast(), j); Q];
+            for q in 1..Q {
+                here[q] = X::weight(weights.add(q).cast(), j);
             }
-            for q in 0..Q {
-                let weight = V::splat(weights.add(q).cast::<f32>().add(j).read());
-                for w in 0..W {
-                    sums[q][w] = V::fma(weight, value[w], sums[q][w]);
-                }
-            }
+            values.add::<Q, W>(j, d, &here, &mut sums);
         }
         for q in 0..Q {
             for w in 0..W {
@@ -402,35 +531,44 @@ unsafe fn widen<V: Vector>(
     count: usize,
     block: *mut f32,
 ) {
-    let layer = &task.cache.layer;
-    let dim = layer.head_dim as usize;
+    let dim = task.cache.layer.head_dim as usize;
     let padded = dim.next_multiple_of(V::LANES);
     for j in 0..count {
-        let slot = layer.slot(first + j as u32) as usize;
-        let from = (kv_head * layer.positions as usize + slot) * dim;
-        // SAFETY: the cache has row `slot` of the head, `dim` elements; the block has row `j`. What is asked for may be anything.
+        // SAFETY: the position is cached; the block has row `j`.
         unsafe {
-            let to = block.add(j * padded);
-            let bytes = dim * layer.dtype.size() as usize;
-            let at = cache.wrapping_add(from * layer.dtype.size() as usize + AHEAD);
-            for line in (0..bytes).step_by(64) {
-                V::prefetch(at.wrapping_add(line));
-            }
+            let row = ask::<V>(task, cache, kv_head, first + j as u32);
             for d in (0..dim).step_by(V::LANES) {
-                let x = if layer.dtype == DType::F32 {
-                    load_some::<V>(cache.cast::<f32>().add(from + d), dim - d)
-                } else if dim - d >= V::LANES {
-                    V::load_f16(cache.add(2 * (from + d)))
-                } else {
-                    let mut lanes = [0.0f32; MAX_LANES];
-                    for (i, lane) in lanes.iter_mut().enumerate().take(dim - d) {
-                        let bits = cache.add(2 * (from + d + i)).cast::<u16>().read_unaligned();
-                        *lane = f16::from_bits(bits).to_f32();
-                    }
-                    V::load(lanes.as_ptr())
-                };
-                V::store(to.add(d), x);
+                V::store(block.add(j * padded + d), piece::<V>(task, row, d));
             }
+        }
+    }
+}
+
+/// Where the cache has a position of a head; the place [`AHEAD`] of it is asked for.
+#[inline(always)]
+unsafe fn ask<V: Vector>(task: &Attention, cache: *const u8, kv_head: usize, position: u32) -> *const u8 {
+    let layer = &task.cache.layer;
+    let bytes = layer.head_dim as usize * layer.dtype.size() as usize;
+    // SAFETY: the cache has the position's row of the head. What is asked for may be anything.
+    unsafe {
+        let row = cache.add((kv_head * layer.positions as usize + layer.slot(position) as usize) * bytes);
+        for line in (0..bytes).step_by(64) {
+            V::prefetch(row.wrapping_add(line + AHEAD));
+        }
+        row
+    }
+}
+
+/// Elements `d..` of a cached row, a vector of them, zeros beyond its end.
+#[inline(always)]
+unsafe fn piece<V: Vector>(task: &Attention, row: *const u8, d: usize) -> V::F {
+    let left = task.cache.layer.head_dim as usize - d;
+    // SAFETY: `left` elements are readable.
+    unsafe {
+        if task.cache.layer.dtype == DType::F32 {
+            load_stored::<V, Single>(row.add(4 * d), left)
+        } else {
+            load_stored::<V, Half>(row.add(2 * d), left)
         }
     }
 }
