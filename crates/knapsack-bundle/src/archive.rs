@@ -1,5 +1,5 @@
-//! ZIP files of stored members, written front to back: their size is known before, and the same members give the same bytes. A package
-//! is compared with what is on the disk by its hashes, so those of an archive must be had without writing it anywhere.
+//! ZIP files of stored members, written front to back in one go: their size is known before, the sum of each member stands before its
+//! bytes, and the same members give the same bytes.
 
 use crate::error::BundleError;
 use std::fs::File;
@@ -14,6 +14,8 @@ pub struct Member {
     pub name: String,
     /// How many bytes it has.
     pub size: u64,
+    /// Their CRC-32.
+    pub crc32: u32,
     /// Where they come from.
     pub source: Source,
 }
@@ -23,7 +25,7 @@ pub struct Member {
 pub enum Source {
     /// These.
     Bytes(Arc<[u8]>),
-    /// Those of this file, which must have the member's size.
+    /// Those of this file, which must have the member's size and sum.
     File(PathBuf),
 }
 
@@ -31,7 +33,8 @@ impl Member {
     /// A member in memory.
     pub fn bytes(name: impl Into<String>, bytes: impl Into<Arc<[u8]>>) -> Self {
         let bytes = bytes.into();
-        Member { name: name.into(), size: bytes.len() as u64, source: Source::Bytes(bytes) }
+        let crc32 = crc32fast::hash(&bytes);
+        Member { name: name.into(), size: bytes.len() as u64, crc32, source: Source::Bytes(bytes) }
     }
 }
 
@@ -68,15 +71,21 @@ pub fn size(members: &[Member]) -> Result<u64, BundleError> {
 /// Writes an archive of members that [`size`] accepts.
 ///
 /// # Errors
-/// What the system says; a file that has another size than its member.
+/// What the system says; a file that has another size than its member, or another sum.
 pub fn write(members: &[Member], out: &mut dyn Write) -> io::Result<()> {
     let (mut at, mut central) = (0, Vec::new());
     for member in members {
-        let sum = checksum(member)?;
-        let header = local(member, sum);
+        let header = local(member);
         out.write_all(&header)?;
-        copy(member, &mut |bytes| out.write_all(bytes))?;
-        entry(&mut central, member, sum, at);
+        let mut sum = crc32fast::Hasher::new();
+        copy(member, &mut |bytes| {
+            sum.update(bytes);
+            out.write_all(bytes)
+        })?;
+        if sum.finalize() != member.crc32 {
+            return Err(changed());
+        }
+        entry(&mut central, member, at);
         at += header.len() as u64 + member.size;
     }
     out.write_all(&central)?;
@@ -107,38 +116,29 @@ fn changed() -> io::Error {
     io::Error::other("a file changed while it was put into an archive")
 }
 
-fn checksum(member: &Member) -> io::Result<u32> {
-    let mut sum = crc32fast::Hasher::new();
-    copy(member, &mut |bytes| {
-        sum.update(bytes);
-        Ok(())
-    })?;
-    Ok(sum.finalize())
-}
-
 /// What the local header and the entry of the directory share, from the flags to the length of the name.
-fn common(member: &Member, sum: u32) -> Vec<u8> {
+fn common(member: &Member) -> Vec<u8> {
     let size = (member.size as u32).to_le_bytes();
     // Flags, method (stored), time, date.
     let mut bytes: Vec<u8> = [UTF8, 0, 0, DATE].iter().flat_map(|field| field.to_le_bytes()).collect();
-    bytes.extend([sum.to_le_bytes(), size, size].concat());
+    bytes.extend([member.crc32.to_le_bytes(), size, size].concat());
     bytes.extend((member.name.len() as u16).to_le_bytes());
     bytes
 }
 
-fn local(member: &Member, sum: u32) -> Vec<u8> {
+fn local(member: &Member) -> Vec<u8> {
     let mut bytes = b"PK\x03\x04".to_vec();
     bytes.extend(VERSION.to_le_bytes());
-    bytes.extend(common(member, sum));
+    bytes.extend(common(member));
     bytes.extend([0; 2]);
     bytes.extend(member.name.as_bytes());
     bytes
 }
 
-fn entry(central: &mut Vec<u8>, member: &Member, sum: u32, at: u64) {
+fn entry(central: &mut Vec<u8>, member: &Member, at: u64) {
     central.extend(b"PK\x01\x02");
     central.extend([MADE_BY, VERSION].iter().flat_map(|field| field.to_le_bytes()));
-    central.extend(common(member, sum));
+    central.extend(common(member));
     // No extra field, no comment, the first volume, binary.
     central.extend([0; 8]);
     central.extend(ATTRIBUTES.to_le_bytes());
@@ -163,11 +163,12 @@ mod tests {
     fn other_programs_read_what_is_written() {
         let folder = tempfile::tempdir().unwrap();
         let big = folder.path().join("big");
-        std::fs::write(&big, (0..600_000u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+        let content: Vec<u8> = (0..600_000u32).flat_map(u32::to_le_bytes).collect();
+        std::fs::write(&big, &content).unwrap();
         let members = [
             Member::bytes("AndroidManifest.xml", *b"<manifest/>"),
             Member::bytes("empty", []),
-            Member { name: "assets/ä/big".into(), size: 2_400_000, source: Source::File(big.clone()) },
+            Member { source: Source::File(big.clone()), ..Member::bytes("assets/ä/big", content.as_slice()) },
         ];
         let mut bytes = Vec::new();
         write(&members, &mut bytes).unwrap();
@@ -184,13 +185,16 @@ mod tests {
         if let Ok(told) = Command::new("unzip").arg("-t").arg(&path).output() {
             assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stdout));
         }
-        std::fs::write(&big, "shorter").unwrap();
-        assert!(write(&members, &mut Vec::new()).is_err());
+        // Another size, and another content of the same size.
+        for other in ["shorter".as_bytes(), &content.iter().map(|byte| byte ^ 1).collect::<Vec<u8>>()] {
+            std::fs::write(&big, other).unwrap();
+            assert!(write(&members, &mut Vec::new()).is_err());
+        }
     }
 
     #[test]
     fn what_it_cannot_hold_is_refused() {
-        let member = |size| Member { name: "a".into(), size, source: Source::File("none".into()) };
+        let member = |size| Member { name: "a".into(), size, crc32: 0, source: Source::File("none".into()) };
         let room = u64::from(u32::MAX) - LOCAL - CENTRAL - END - 2;
         assert_eq!(size(&[member(room)]).unwrap(), u64::from(u32::MAX));
         assert!(size(&[member(room + 1)]).is_err() && size(&[member(u64::MAX), member(1)]).is_err());

@@ -131,13 +131,11 @@ impl Cache {
         remove_folder(&staging)?;
         let content = staging.join(CONTENT);
         fs::create_dir_all(&content).map_err(CacheError::io("create", &content))?;
-        let made = make(&content).and_then(|()| Ok(EntryRecord::seal(inputs, &staging)?));
+        let made = make(&content).and_then(|()| Ok(self.install(bucket, inputs, &staging)?));
         if let Err(error) = made {
             let _ = files::remove_folder(&staging);
             return Err(error);
         }
-        remove_folder(&place)?;
-        rename(&staging, &place).map_err(CacheError::io("rename", &staging))?;
         if let (Some(shared), Some(_)) = (&self.shared, &claim) {
             shared.offer(bucket, &place);
         }
@@ -172,12 +170,16 @@ impl Cache {
         }
     }
 
-    /// Makes what came the entry.
+    /// Makes what was made, or came, the entry.
     fn install(&self, bucket: Bucket, inputs: &Inputs, staging: &Path) -> Result<(), CacheError> {
-        EntryRecord::seal(inputs, staging)?;
+        let digests = EntryRecord::seal(inputs, staging)?;
         let place = self.bucket(bucket).join(&inputs.key().0);
         remove_folder(&place)?;
-        rename(staging, &place).map_err(CacheError::io("rename", staging))
+        rename(staging, &place).map_err(CacheError::io("rename", staging))?;
+        for (name, digests) in digests {
+            self.digests().remember(&place.join(CONTENT).join(name), digests);
+        }
+        Ok(())
     }
 
     fn create(&self) -> Result<(), CacheError> {

@@ -2,7 +2,7 @@
 
 use super::CacheError;
 use super::inputs::Inputs;
-use crate::digest::Wanted;
+use crate::digest::{Digests, Wanted};
 use crate::files;
 use knapsack_artifact::names;
 use serde::{Deserialize, Serialize};
@@ -71,8 +71,8 @@ impl EntryRecord {
         self.files.keys().map(|name| self.path(entry, name)).collect()
     }
 
-    /// Writes the record of what was made from `inputs`, in the folder of an entry.
-    pub(super) fn seal(inputs: &Inputs, staging: &Path) -> Result<(), CacheError> {
+    /// Writes the record of what was made from `inputs`, in the folder of an entry. Gives the hashes of each file, by its path there.
+    pub(super) fn seal(inputs: &Inputs, staging: &Path) -> Result<Vec<(String, Digests)>, CacheError> {
         let content = staging.join(CONTENT);
         let names = list(&content).map_err(CacheError::io("read", &content))?;
         if let Some(bad) = names.iter().find(|name| names::check_relative_path(name).is_err()) {
@@ -80,11 +80,12 @@ impl EntryRecord {
         }
         let paths: Vec<_> = names.iter().map(|name| content.join(name)).collect();
         // Not remembered: the paths are about to change.
-        let hashed = crate::FileDigests::in_memory().of_all(&paths, Wanted::CONTENT);
-        let mut files = BTreeMap::new();
+        let hashed = crate::FileDigests::in_memory().of_all(&paths, Wanted::CACHED);
+        let (mut files, mut digests) = (BTreeMap::new(), Vec::with_capacity(names.len()));
         for ((name, path), hashed) in names.into_iter().zip(&paths).zip(hashed) {
             let hashed = hashed.map_err(CacheError::io("read", path))?;
-            files.insert(name, CachedFile { size: hashed.size, blake3: hashed.blake3().into() });
+            files.insert(name.clone(), CachedFile { size: hashed.size, blake3: hashed.blake3().into() });
+            digests.push((name, hashed.digests));
         }
         let record = Self { version: VERSION, inputs: inputs.clone(), files };
         let text = serde_json::to_vec_pretty(&record).expect("a record has only serializable fields");
@@ -101,7 +102,8 @@ impl EntryRecord {
         }
         files::sync_folder(&content)
             .and_then(|()| files::sync_folder(staging))
-            .map_err(CacheError::io("write", staging))
+            .map_err(CacheError::io("write", staging))?;
+        Ok(digests)
     }
 }
 

@@ -197,12 +197,14 @@ mod tests {
         let file = folder.path().join("a file");
         std::fs::write(&file, b"abc").unwrap();
         let digests = FileDigests::at(folder.path().join("memory"));
-        let all = Wanted { blake3: true, sha256: true, md5: true };
+        let all = Wanted { blake3: true, ..Wanted::SHARD };
         let hashed = digests.of(&file, all).unwrap();
         assert_eq!(hashed.size, 3);
         assert_eq!(hashed.md5(), "900150983cd24fb0d6963f7d28e17f72");
         assert_eq!(hashed.sha256(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(hashed.blake3(), "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85");
+        // The check value of a CRC catalogue is for "123456789"; this is `zlib.crc32(b"abc")`.
+        assert_eq!(hashed.digests.crc32, Some(0x3524_41c2));
         let many = digests.of_all(&[&file, &folder.path().join("none"), &file], Wanted::SHARD);
         assert_eq!(many.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
     }

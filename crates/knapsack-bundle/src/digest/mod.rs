@@ -25,6 +25,9 @@ pub struct Digests {
     /// MD5: what MLC's weight index holds. Not proof against an attacker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub md5: Option<String>,
+    /// CRC-32: what archives hold. Proof against nothing but accidents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc32: Option<u32>,
 }
 
 impl Digests {
@@ -34,6 +37,7 @@ impl Digests {
             blake3: self.blake3.or(other.blake3),
             sha256: self.sha256.or(other.sha256),
             md5: self.md5.or(other.md5),
+            crc32: self.crc32.or(other.crc32),
         }
     }
 }
@@ -47,21 +51,28 @@ pub struct Wanted {
     pub sha256: bool,
     /// MD5.
     pub md5: bool,
+    /// CRC-32.
+    pub crc32: bool,
 }
 
 impl Wanted {
     /// For identifying the inputs of a step.
-    pub const CONTENT: Self = Self { blake3: true, sha256: false, md5: false };
+    pub const CONTENT: Self = Self { blake3: true, sha256: false, md5: false, crc32: false };
     /// For files of a package.
-    pub const PACKAGE: Self = Self { blake3: false, sha256: true, md5: false };
-    /// For weight shards: what their index says, and what the app wants.
-    pub const SHARD: Self = Self { blake3: false, sha256: true, md5: true };
+    pub const PACKAGE: Self = Self { blake3: false, sha256: true, md5: false, crc32: false };
+    /// For files that go into a package and its archive.
+    pub const MEMBER: Self = Self { crc32: true, ..Self::PACKAGE };
+    /// For weight shards: what their index says too.
+    pub const SHARD: Self = Self { md5: true, ..Self::MEMBER };
+    /// For files that come into a cache: what tells whether they are whole, and what a package asks next.
+    pub const CACHED: Self = Self { blake3: true, ..Self::MEMBER };
 
     const fn missing_in(self, known: &Digests) -> Self {
         Self {
             blake3: self.blake3 && known.blake3.is_none(),
             sha256: self.sha256 && known.sha256.is_none(),
             md5: self.md5 && known.md5.is_none(),
+            crc32: self.crc32 && known.crc32.is_none(),
         }
     }
 }
@@ -87,6 +98,11 @@ impl Hashed {
         self.digests.sha256.as_deref().unwrap_or_default()
     }
 
+    /// The CRC-32; 0 when it was not wanted.
+    pub fn crc32(&self) -> u32 {
+        self.digests.crc32.unwrap_or_default()
+    }
+
     /// The MD5 hash; empty when it was not wanted.
     pub fn md5(&self) -> &str {
         self.digests.md5.as_deref().unwrap_or_default()
@@ -104,6 +120,7 @@ const WIDE: u64 = 256 << 20;
 fn hash_file(path: &Path, wanted: Wanted) -> io::Result<Digests> {
     let mut file = File::open(path)?;
     let (mut blake3, mut sha256, mut md5) = (blake3::Hasher::new(), Sha256::new(), Md5::new());
+    let mut crc32 = crc32fast::Hasher::new();
     // One hash of a large file is a matter of all cores, and they want pieces that are worth dividing. Otherwise small enough for the
     // second-level cache, so that the second hash reads from there.
     let wide = wanted == Wanted::CONTENT && file.metadata()?.len() >= WIDE;
@@ -127,10 +144,14 @@ fn hash_file(path: &Path, wanted: Wanted) -> io::Result<Digests> {
         if wanted.md5 {
             md5.update(bytes);
         }
+        if wanted.crc32 {
+            crc32.update(bytes);
+        }
     }
     Ok(Digests {
         blake3: wanted.blake3.then(|| blake3.finalize().to_hex().to_string()),
         sha256: wanted.sha256.then(|| hex::encode(sha256.finalize())),
         md5: wanted.md5.then(|| hex::encode(md5.finalize())),
+        crc32: wanted.crc32.then(|| crc32.finalize()),
     })
 }

@@ -9,7 +9,6 @@ use crate::archive::{self, Member, Source};
 use crate::digest::Wanted;
 use crate::error::BundleError;
 use sha2::{Digest, Sha256};
-use std::io::{self, Write};
 
 /// The repository's folder in the package.
 const FOLDER: &str = "maven";
@@ -29,12 +28,13 @@ fn members(others: &[Output], with_bundle: bool) -> Vec<Member> {
             (_, Some(path)) if with_bundle => format!("{ASSETS}/{path}"),
             _ => continue,
         };
-        let source = match &output.content {
-            Content::Bytes(bytes) | Content::Libraries(bytes, _) => Source::Bytes(bytes.clone()),
-            Content::Copy(path, _) => Source::File(path.clone()),
+        members.push(match &output.content {
+            Content::Bytes(bytes) | Content::Libraries(bytes, _) => Member::bytes(name, bytes.clone()),
+            Content::Copy(path, _, crc32) => {
+                Member { name, size: output.size, crc32: *crc32, source: Source::File(path.clone()) }
+            }
             Content::Zip(_) => continue,
-        };
-        members.push(Member { name, size: output.size, source });
+        });
     }
     members
 }
@@ -75,10 +75,8 @@ pub(super) fn repository(
     let size = archive::size(&members)?;
     let aar = path("aar");
     let known = before.and_then(|record| record.files.get(&aar));
-    let sha256 = match known.filter(|known| known.recipe.as_ref() == Some(&recipe) && known.size == size) {
-        Some(known) => known.sha256.clone(),
-        None => hash(&members).map_err(BundleError::io("read", aar.as_ref()))?,
-    };
+    let known = known.filter(|known| known.recipe.as_ref() == Some(&recipe) && known.size == size);
+    let sha256 = known.map(|known| known.sha256.clone()).unwrap_or_default();
     let content = Content::Zip(members.into());
     let mut outputs = vec![
         Output { recipe: Some(recipe), ..Output::new(aar, size, sha256, content) },
@@ -88,7 +86,7 @@ pub(super) fn repository(
         for extension in ["aar", "pom"] {
             let path = format!("{}/{}", RUNTIME.folder(), RUNTIME.file(extension));
             let from = repository.join(&path);
-            let hashed = options.digests.of(&from, Wanted::PACKAGE).map_err(BundleError::io("read", &from))?;
+            let hashed = options.digests.of(&from, Wanted::MEMBER).map_err(BundleError::io("read", &from))?;
             outputs.push(Output::copy(format!("{FOLDER}/{path}"), from, &hashed));
         }
     }
@@ -104,21 +102,4 @@ fn recipe<'a>(bundle_apart: bool, files: impl Iterator<Item = (&'a str, &'a str)
         sum.update(text);
     }
     hex::encode(sum.finalize())
-}
-
-fn hash(members: &[Member]) -> io::Result<String> {
-    struct Hashing(Sha256);
-    impl Write for Hashing {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.update(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut sum = Hashing(Sha256::new());
-    archive::write(members, &mut sum)?;
-    Ok(hex::encode(sum.0.finalize()))
 }

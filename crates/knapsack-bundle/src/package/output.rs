@@ -11,6 +11,7 @@ pub(super) struct Output {
     /// Relative to the package, with `/`.
     pub(super) path: String,
     pub(super) size: u64,
+    /// Empty: of an archive that must be written, which is when it is hashed.
     pub(super) sha256: String,
     pub(super) content: Content,
     /// Of an archive: what it is made of, for telling whether it would be another.
@@ -26,8 +27,8 @@ pub(super) enum Content {
     Bytes(Arc<[u8]>),
     /// Model libraries, in this many slices: read back after writing.
     Libraries(Arc<[u8]>, usize),
-    /// A verified file, and what it looked like then.
-    Copy(PathBuf, Stamp),
+    /// A verified file, what it looked like then, and its CRC-32.
+    Copy(PathBuf, Stamp, u32),
     /// An archive of these members.
     Zip(Arc<[Member]>),
 }
@@ -49,6 +50,6 @@ impl Output {
     }
 
     pub(super) fn copy(path: String, source: PathBuf, hashed: &Hashed) -> Self {
-        Self::new(path, hashed.size, hashed.sha256().into(), Content::Copy(source, hashed.stamp))
+        Self::new(path, hashed.size, hashed.sha256().into(), Content::Copy(source, hashed.stamp, hashed.crc32()))
     }
 }

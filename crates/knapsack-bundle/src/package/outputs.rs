@@ -10,7 +10,7 @@ use knapsack_artifact::app_config::{AppFile, WeightsLocation};
 use knapsack_artifact::delivery::{Delivery, Store};
 use knapsack_artifact::device::{Abi, AppleSlice, DeviceKind, Form};
 use knapsack_artifact::{AppConfig, app_config, names};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// All files: libraries, bundles, app config, what Xcode and Gradle take, and last the record of them all. `before` is what an earlier
@@ -56,7 +56,7 @@ pub(super) fn plan(
     };
     outputs.extend(projects);
     check_paths(&outputs)?;
-    let record = Record::new(&outputs).encode();
+    let record = Record::new(&outputs, &HashMap::new()).encode();
     outputs.push(Output::bytes(super::record::PATH.into(), record));
     Ok((outputs, bundle_apart))
 }

@@ -5,7 +5,7 @@ use super::output::Output;
 use crate::error::BundleError;
 use knapsack_artifact::names;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -35,17 +35,19 @@ pub(super) struct RecordedFile {
 }
 
 impl Record {
-    pub(super) fn new(outputs: &[Output]) -> Self {
+    /// Of these files but the record itself; `archives`: hashes of those that were unknown before they were written.
+    pub(super) fn new(outputs: &[Output], archives: &HashMap<String, String>) -> Self {
         let file = |output: &Output| RecordedFile {
             size: output.size,
-            sha256: output.sha256.clone(),
+            sha256: archives.get(&output.path).unwrap_or(&output.sha256).clone(),
             recipe: output.recipe.clone(),
         };
+        let outputs = outputs.iter().filter(|output| output.path != PATH);
         Self {
             format: FORMAT.into(),
             version: VERSION,
             compiler: concat!("knapsack ", env!("CARGO_PKG_VERSION")).into(),
-            files: outputs.iter().map(|output| (output.path.clone(), file(output))).collect(),
+            files: outputs.map(|output| (output.path.clone(), file(output))).collect(),
         }
     }
 

@@ -8,9 +8,10 @@ use crate::digest::{Digests, Stamp, Wanted};
 use crate::error::BundleError;
 use crate::files::{self, LinkMode, Swapped};
 use crate::objects::{self, Library};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// What is to be done, as the report will tell it.
@@ -110,7 +111,7 @@ fn why(
     let twin = twin.filter(|_| options.link_mode != LinkMode::Copy).map(|path| target.path.join(path));
     let linked = files::is_linked(&metadata, twin.as_deref());
     let wrong_link = match (&output.content, options.link_mode) {
-        (Content::Copy(source, _), LinkMode::Hardlink) => !linked && files::is_same_device(source, &metadata),
+        (Content::Copy(source, ..), LinkMode::Hardlink) => !linked && files::is_same_device(source, &metadata),
         _ => linked,
     };
     Ok(wrong_link.then_some(WriteReason::LinkMode))
@@ -131,27 +132,33 @@ pub(super) fn write(
     let filled = match options.sync {
         true => {
             let failed = |path: &Path, error| BundleError::io("write", path)(error);
-            files::syncing(&failed, fill).and_then(|()| sync_folders(outputs, &staging))
+            files::syncing(&failed, fill).and_then(|archives| sync_folders(outputs, &staging).map(|()| archives))
         }
         false => fill(&drop),
     };
-    let written = filled.and_then(|()| {
-        files::swap(&staging, &target.path, &target.aside()).map_err(BundleError::io("replace", &target.path))
+    let written = filled.and_then(|archives| {
+        let swapped = files::swap(&staging, &target.path, &target.aside());
+        Ok((archives, swapped.map_err(BundleError::io("replace", &target.path))?))
     });
-    match written {
-        Ok(Swapped::Exchanged) => guard::retire(&staging, target.record.as_ref(), &target.path, true)?,
-        Ok(Swapped::Moved) => {}
+    let archives = match written {
+        Ok((archives, swapped)) => {
+            if matches!(swapped, Swapped::Exchanged) {
+                guard::retire(&staging, target.record.as_ref(), &target.path, true)?;
+            }
+            archives
+        }
         Err(error) => {
             // All of it is ours: files written by this run and second names of files of the old package.
             let _ = files::remove_folder(&staging);
             return Err(error);
         }
-    }
+    };
     if options.sync {
         files::sync_folder(&target.parent).map_err(BundleError::io("write", &target.parent))?;
     }
-    for output in outputs {
-        let digests = Digests { sha256: Some(output.sha256.clone()), ..Digests::default() };
+    for output in outputs.iter().filter(|output| output.path != record::PATH) {
+        let sha256 = archives.get(&*output.path).unwrap_or(&output.sha256).clone();
+        let digests = Digests { sha256: Some(sha256), ..Digests::default() };
         options.digests.remember(&target.path.join(&output.path), digests);
     }
     options.digests.save();
@@ -173,6 +180,9 @@ fn sync_folders(outputs: &[Output], staging: &Path) -> Result<(), BundleError> {
     Ok(())
 }
 
+/// The hashes of archives that were written, by their path.
+type Archives = HashMap<String, String>;
+
 /// Writes everything, and tells of each file that is on no disk yet.
 fn fill(
     package: &PackageContents,
@@ -182,7 +192,8 @@ fn fill(
     options: &WriteOptions<'_>,
     staging: &Path,
     written: &dyn Fn(PathBuf),
-) -> Result<(), BundleError> {
+) -> Result<Archives, BundleError> {
+    let mut archives = Archives::new();
     let libraries: Vec<Library> = package.entries.iter().map(|entry| entry.library.clone()).collect();
     // The record, which is last in the list, is written first: it makes the folder ours from the start.
     for output in outputs.iter().rev().take(1).chain(&outputs[..outputs.len().saturating_sub(1)]) {
@@ -197,12 +208,20 @@ fn fill(
             let first = output.same_as.as_ref().filter(|_| options.link_mode != LinkMode::Copy);
             match first.map(|first| staging.join(first)) {
                 Some(first) => files::share(&first, &path).map_err(BundleError::io("write", &path))?,
-                None => write_one(output, &path, &libraries, options)?,
+                None => archives
+                    .extend(write_one(output, &path, &libraries, options)?.map(|sha256| (output.path.clone(), sha256))),
             }
             written(path);
         }
     }
-    Ok(())
+    if !archives.is_empty() {
+        // Now it can say what they are.
+        let path = staging.join(record::PATH);
+        let text = record::Record::new(outputs, &archives).encode();
+        fs::write(&path, text).map_err(BundleError::io("write", &path))?;
+        written(path);
+    }
+    Ok(archives)
 }
 
 /// A second name for a file of the old package, until the old one goes.
@@ -211,32 +230,34 @@ fn keep(old: &Path, new: &Path, output: &Output, options: &WriteOptions<'_>) -> 
         return Ok(());
     }
     match (&output.content, options.link_mode) {
-        (Content::Copy(source, _), LinkMode::Hardlink) => files::place(source, new, LinkMode::Hardlink),
+        (Content::Copy(source, ..), LinkMode::Hardlink) => files::place(source, new, LinkMode::Hardlink),
         _ => files::place(old, new, LinkMode::Reflink),
     }
     .map_err(BundleError::io("copy", old))
 }
 
+/// Writes a file; gives the hash of an archive.
 fn write_one(
     output: &Output,
     path: &Path,
     libraries: &[Library],
     options: &WriteOptions<'_>,
-) -> Result<(), BundleError> {
+) -> Result<Option<String>, BundleError> {
     match &output.content {
-        Content::Bytes(bytes) => fs::write(path, bytes).map_err(BundleError::io("write", path)),
+        Content::Bytes(bytes) => fs::write(path, bytes).map_err(BundleError::io("write", path))?,
         Content::Libraries(bytes, slices) => {
             fs::write(path, bytes).map_err(BundleError::io("write", path))?;
-            read_back(path, libraries, *slices)
+            read_back(path, libraries, *slices)?;
         }
         Content::Zip(members) => {
             let file = fs::File::create(path).map_err(BundleError::io("write", path))?;
-            let mut writer = std::io::BufWriter::with_capacity(1 << 20, file);
+            let mut writer = Hashing { file: io::BufWriter::with_capacity(1 << 20, file), sum: Sha256::new() };
             archive::write(members, &mut writer)
-                .and_then(|()| std::io::Write::flush(&mut writer))
-                .map_err(BundleError::io("write", path))
+                .and_then(|()| writer.flush())
+                .map_err(BundleError::io("write", path))?;
+            return Ok(Some(hex::encode(writer.sum.finalize())));
         }
-        Content::Copy(source, stamp) => {
+        Content::Copy(source, stamp, _) => {
             files::place(source, path, options.link_mode).map_err(|error| match error.kind() {
                 // The source is not to blame for a full disk, nor for what its files may not exceed.
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
@@ -250,12 +271,30 @@ fn write_one(
                 LinkMode::Hardlink => stamp.has_content_of(&now),
                 LinkMode::Reflink | LinkMode::Copy => *stamp == Stamp::of(&now),
             };
-            if same {
-                return Ok(());
+            if !same {
+                let source_error = io::Error::other("it changed after it was verified");
+                return Err(BundleError::Io { action: "copy", path: source.clone(), source: source_error });
             }
-            let source_error = std::io::Error::other("it changed after it was verified");
-            Err(BundleError::Io { action: "copy", path: source.clone(), source: source_error })
         }
+    }
+    Ok(None)
+}
+
+/// A file whose content is hashed while it is written.
+struct Hashing<W> {
+    file: W,
+    sum: Sha256,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.sum.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 

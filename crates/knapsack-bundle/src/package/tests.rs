@@ -658,9 +658,17 @@ fn an_archive_is_made_again_only_where_its_members_change() {
     bench.write().unwrap();
     let path = bench.dist().join(maven("models", "aar"));
     let before = fs::read(&path).unwrap();
+    // It was hashed while it was written.
+    let recorded = || record::Record::read(&bench.dist()).unwrap().unwrap().files;
+    let first = recorded();
+    for (path, file) in &first {
+        assert_eq!(file.sha256, crate::digest::sha256(&fs::read(bench.dist().join(path)).unwrap()), "{path}");
+    }
+    assert!(bench.write().unwrap().is_fresh());
     fs::write(&path, "damaged").unwrap();
     assert_eq!(paths(&bench.write().unwrap().written), [maven("models", "aar")]);
     assert_eq!(fs::read(&path).unwrap(), before);
+    assert!(recorded() == first && bench.write().unwrap().is_fresh());
     bench.package.app.insert("theme".into(), "dark".into());
     let written = bench.write().unwrap();
     assert_eq!(paths(&written.written), ["bundle/mlc-app-config.json".to_owned(), maven("models", "aar")]);

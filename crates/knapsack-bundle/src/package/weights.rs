@@ -34,7 +34,7 @@ pub(super) fn collect(entry: &Entry, folder: &Path, options: &WriteOptions<'_>) 
     let mut seen = HashSet::from([CHAT_CONFIG.to_string()]);
     for name in plain.filter(|name| !shards.contains(&&**name)).filter(|name| seen.insert(name.clone())) {
         let path = folder.join(&name);
-        let hashed = options.digests.of(&path, Wanted::PACKAGE).map_err(BundleError::io("read", &path))?;
+        let hashed = options.digests.of(&path, Wanted::MEMBER).map_err(BundleError::io("read", &path))?;
         outputs.push(Output::copy(name, path, &hashed));
     }
     outputs.extend(check.shards(&index, options)?);
