@@ -78,6 +78,10 @@ impl Cable {
     }
 }
 
+/// How far logits of two processors may be apart, of their size: what one bit less or more in activations of eight bits makes of
+/// a difference of 2^-12 in attention.
+const APART: f64 = 1e-2;
+
 #[test]
 fn a_phone_is_measured_and_held_against_this_machine() {
     let cable = Cable::new();
@@ -87,7 +91,7 @@ fn a_phone_is_measured_and_held_against_this_machine() {
     assert_eq!((&value["phone"]["model"], &cpu["device"]), (&json!("Stand-in"), &json!("cpu")));
     assert!(cpu["figures"]["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
     assert_eq!((&cpu["logits"]["same"], &cpu["logits"]["of"]), (&json!(8), &json!(8)));
-    assert!(cpu["logits"]["relative"].as_f64().unwrap() < 1e-3, "{cpu}");
+    assert!(cpu["logits"]["relative"].as_f64().unwrap() < APART, "{cpu}");
     let kept: Value = serde_json::from_str(&cable.sandbox.read("phone.json")).unwrap();
     assert_eq!((&kept["format"], &kept["runs"]), (&json!("knapsack-phone-report"), &value["runs"]));
     // What a phone said stands beside what is planned.
@@ -123,13 +127,13 @@ fn logits_of_a_phone_are_brought_here() {
         assert_eq!(phone, host);
         return;
     }
-    // Another processor adds in another order.
+    // Another processor adds in another order, and its attention takes float16 as it is.
     let start = 8 + usize::try_from(u64::from_le_bytes(*host.first_chunk().unwrap())).unwrap();
     let numbers = |file: &[u8]| file[start..].as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
     let (phone, host): (Vec<f32>, Vec<f32>) = (numbers(&phone), numbers(&host));
     assert!(phone.len() == host.len() && phone != host);
     let largest = host.iter().fold(0f32, |most, value| most.max(value.abs()));
-    assert!(phone.iter().zip(&host).all(|(phone, host)| (phone - host).abs() < 1e-3 * largest));
+    assert!(phone.iter().zip(&host).all(|(phone, host)| (phone - host).abs() < APART as f32 * largest));
 }
 
 #[test]

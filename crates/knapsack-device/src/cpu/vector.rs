@@ -79,6 +79,12 @@ pub(crate) trait Vector: Copy {
     unsafe fn sum(v: Self::F) -> f32;
     /// Largest lane.
     unsafe fn largest(v: Self::F) -> f32;
+    /// Whether a lane is above `x`.
+    #[inline(always)]
+    unsafe fn any_above(v: Self::F, x: f32) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { Self::largest(v) > x }
+    }
 
     /// All lanes `x`.
     unsafe fn isplat(x: i32) -> Self::I;

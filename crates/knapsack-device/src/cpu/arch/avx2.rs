@@ -79,6 +79,9 @@ macro_rules! implement {
                     let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
                     _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
                 }
+                fn any_above(v: __m256, x: f32) -> bool {
+                    _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(v, _mm256_set1_ps(x))) != 0
+                }
                 fn isplat(x: i32) -> __m256i { _mm256_set1_epi32(x) }
                 fn iload(p: *const u8) -> __m256i { _mm256_loadu_si256(p.cast()) }
                 fn iload_groups(p: [*const u8; 4]) -> __m256i { _mm256_loadu2_m128i(p[1].cast(), p[0].cast()) }

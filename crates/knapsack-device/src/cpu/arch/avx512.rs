@@ -35,6 +35,7 @@ impl Vector for Avx512 {
         fn min(a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
         fn sum(v: __m512) -> f32 { _mm512_reduce_add_ps(v) }
         fn largest(v: __m512) -> f32 { _mm512_reduce_max_ps(v) }
+        fn any_above(v: __m512, x: f32) -> bool { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(v, _mm512_set1_ps(x)) != 0 }
         fn isplat(x: i32) -> __m512i { _mm512_set1_epi32(x) }
         fn iload(p: *const u8) -> __m512i { _mm512_loadu_si512(p.cast()) }
         fn iload_groups(p: [*const u8; 4]) -> __m512i {

@@ -20,9 +20,9 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Most queries of a unit.
-const ROWS: usize = 32;
+const ROWS: usize = 64;
 /// Floats of a unit's queries: fewer queries where heads are large.
-const ROW_FLOATS: usize = 4096;
+const ROW_FLOATS: usize = 8192;
 /// Most positions of a block.
 const BLOCK: usize = 32;
 /// Floats of a block: fewer positions where heads are large.
@@ -67,7 +67,8 @@ struct Query {
     start: u32,
     position: u32,
     largest: f32,
-    sum: f32,
+    /// Of its weights, lane by lane.
+    sums: [f32; MAX_LANES],
     /// What products with it are multiplied with, where it is stored in [`halves`].
     raised: f32,
     /// Which of the block's positions it sees, as indices.
@@ -146,7 +147,7 @@ unsafe fn some_queries<V: Vector, const HALF: bool>(task: &Attention, unit: usiz
         let aligned = layer.sinks + start.saturating_sub(layer.sinks) / size * size;
         span::<V, HALF>(task, kv_head, queries, aligned..end, room);
         for (i, query) in queries.iter().enumerate() {
-            let inverse = V::splat(1.0 / query.sum);
+            let inverse = V::splat(1.0 / V::sum(V::load(query.sums.as_ptr())));
             let gates = task.gate.map(|gate| {
                 let (t, head) = ((first + i) / group, kv_head * group + (first + i) % group);
                 (gate.first.add(t * gate.columns + head * gate.stride), gate.wide)
@@ -307,7 +308,7 @@ unsafe fn score<V: Vector, const Q: usize>(
     Q
 }
 
-/// Makes weights of the scores that a query sees, zero of the others, updates maximum and sum, and returns what the earlier values
+/// Makes weights of the scores that a query sees, zero of the others, updates maximum and sums, and returns what the earlier values
 /// must be multiplied with.
 #[inline(always)]
 unsafe fn soften<V: Vector>(cap: Option<f32>, query: &mut Query, vectors: usize, scores: &mut [f32; BLOCK]) -> f32 {
@@ -316,33 +317,40 @@ unsafe fn soften<V: Vector>(cap: Option<f32>, query: &mut Query, vectors: usize,
         return 1.0;
     }
     let end = vectors * V::LANES;
-    // SAFETY: `vectors` vectors of scores were written.
+    let all = (from, to) == (0, end);
+    // SAFETY: `vectors` vectors of scores were written; a query has a vector of sums.
     unsafe {
         if let Some(cap) = cap {
             for i in (0..end).step_by(V::LANES) {
                 V::store(scores.as_mut_ptr().add(i), soft_cap::<V>(V::load(scores.as_ptr().add(i)), cap));
             }
         }
-        scores[..from].fill(f32::MIN);
-        scores[to..end].fill(f32::MIN);
-        let mut largest = V::splat(f32::MIN);
+        if !all {
+            scores[..from].fill(f32::MIN);
+            scores[to..end].fill(f32::MIN);
+        }
+        let mut largest = V::splat(query.largest);
         for i in (0..end).step_by(V::LANES) {
             largest = V::max(largest, V::load(scores.as_ptr().add(i)));
         }
-        let new = V::largest(largest).max(query.largest);
-        let mut sum = V::splat(0.0);
+        // Rarely, once some positions were seen.
+        let new = if V::any_above(largest, query.largest) { V::largest(largest) } else { query.largest };
         for i in (0..end).step_by(V::LANES) {
             let w = exp::<V>(V::sub(V::load(scores.as_ptr().add(i)), V::splat(new)));
             V::store(scores.as_mut_ptr().add(i), w);
         }
-        scores[..from].fill(0.0);
-        scores[to..end].fill(0.0);
-        for i in (0..end).step_by(V::LANES) {
-            sum = V::add(sum, V::load(scores.as_ptr().add(i)));
+        if !all {
+            scores[..from].fill(0.0);
+            scores[to..end].fill(0.0);
         }
-        // The first block of a query has nothing to rescale, and its sum is 0.
-        let rescale = if query.sum == 0.0 || new == query.largest { 1.0 } else { (query.largest - new).exp() };
-        query.sum = query.sum * rescale + V::sum(sum);
+        // The first block of a query has nothing to rescale.
+        let first = query.largest == f32::MIN;
+        let rescale = if first || new == query.largest { 1.0 } else { (query.largest - new).exp() };
+        let mut sums = V::mul(V::load(query.sums.as_ptr()), V::splat(rescale));
+        for i in (0..end).step_by(V::LANES) {
+            sums = V::add(sums, V::load(scores.as_ptr().add(i)));
+        }
+        V::store(query.sums.as_mut_ptr(), sums);
         query.largest = new;
         rescale
     }
