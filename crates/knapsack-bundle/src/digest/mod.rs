@@ -99,7 +99,7 @@ impl Hashed {
     }
 
     /// The CRC-32; 0 when it was not wanted.
-    pub fn crc32(&self) -> u32 {
+    pub(crate) fn crc32(&self) -> u32 {
         self.digests.crc32.unwrap_or_default()
     }
 
