@@ -40,26 +40,47 @@ pub(super) unsafe fn narrow<V: Vector>(weights: *mut f32) {
     }
 }
 
-/// As [`super::score`], for positions `first..first + count`; `Q`.
+/// Keys or values of a block, where the cache has them.
+#[derive(Clone, Copy)]
+pub(super) struct Rows([*const u8; BLOCK]);
+
+impl Rows {
+    /// Of no position.
+    pub(super) const NONE: Self = Self([std::ptr::null(); BLOCK]);
+
+    /// Those of positions `first..first + count`; beyond them the last one again, which is not seen.
+    #[inline(always)]
+    pub(super) unsafe fn new<V: Vector>(
+        task: &Attention,
+        cache: *const u8,
+        kv_head: usize,
+        first: u32,
+        count: usize,
+    ) -> Self {
+        let Self(mut rows) = Self::NONE;
+        for j in 0..count.next_multiple_of(4) {
+            // SAFETY: the positions are cached.
+            rows[j] = unsafe { ask::<V>(task, cache, kv_head, first + j.min(count - 1) as u32) };
+        }
+        Self(rows)
+    }
+}
+
+/// As [`super::score`], of `count` keys; `Q`.
 #[inline(always)]
 pub(super) unsafe fn score<V: Vector, const Q: usize>(
-    task: &Attention,
-    kv_head: usize,
-    first: u32,
+    keys: &Rows,
     count: usize,
+    dim: usize,
     from: *const f32,
     queries: &[Query],
     scores: *mut [f32; BLOCK],
 ) -> usize {
-    let dim = task.cache.layer.head_dim as usize;
     for vector in (0..count).step_by(4) {
-        // SAFETY: the positions are cached; queries have `dim` float16 each, `dim` floats apart.
+        // SAFETY: keys and queries have `dim` float16 each, queries `dim` floats apart.
         unsafe {
-            let mut rows = [std::ptr::null(); 4];
-            for j in 0..4 {
-                // What is missing of a last vector of positions is not seen.
-                rows[j] = ask::<V>(task, task.cache.keys, kv_head, first + (vector + j).min(count - 1) as u32);
-            }
+            let mut rows = [keys.0[vector]; 4];
+            rows.copy_from_slice(&keys.0[vector..vector + 4]);
             let mut sums = [[V::splat(0.0); 4]; Q];
             for d in (0..dim).step_by(ELEMENTS as usize) {
                 let mut key = [V::load_halves(rows[0].add(2 * d)); 4];
@@ -82,26 +103,7 @@ pub(super) unsafe fn score<V: Vector, const Q: usize>(
     Q
 }
 
-/// Values of a block, where the cache has them.
-#[derive(Clone, Copy)]
-pub(super) struct Values {
-    rows: [*const u8; BLOCK],
-}
-
-impl Values {
-    /// Those of positions `first..first + count`.
-    #[inline(always)]
-    pub(super) unsafe fn new<V: Vector>(task: &Attention, kv_head: usize, first: u32, count: usize) -> Self {
-        let mut rows = [std::ptr::null(); BLOCK];
-        for j in 0..count {
-            // SAFETY: the positions are cached.
-            rows[j] = unsafe { ask::<V>(task, task.cache.values, kv_head, first + j as u32) };
-        }
-        Self { rows }
-    }
-}
-
-impl<V: Vector> super::Values<V> for &Values {
+impl<V: Vector> super::Values<V> for &Rows {
     const TOGETHER: usize = 2;
     type Weight = V::H;
 
@@ -122,7 +124,7 @@ impl<V: Vector> super::Values<V> for &Values {
         for w in (0..W).step_by(2) {
             // SAFETY: the caller's promises; heads are whole vectors of float16, so `W` is even.
             unsafe {
-                let value = V::load_halves(self.rows[j].add(2 * (d + w * V::LANES)));
+                let value = V::load_halves(self.0[j].add(2 * (d + w * V::LANES)));
                 for q in 0..Q {
                     sums[q][w] = V::fma_lower(weights[q], value, sums[q][w]);
                     sums[q][w + 1] = V::fma_upper(weights[q], value, sums[q][w + 1]);

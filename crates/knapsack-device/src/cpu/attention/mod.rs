@@ -13,7 +13,7 @@ mod turned;
 
 use crate::cpu::math::{exp, sigmoid, soft_cap};
 use crate::cpu::task::Attention;
-use crate::cpu::vector::{Half, MAX_GROUPS, MAX_LANES, Single, Vector, load_some, load_stored, store_some};
+use crate::cpu::vector::{Half, MAX_GROUPS, MAX_LANES, Single, Stored, Vector, load_some, load_stored, store_some};
 use knapsack_artifact::validate::MAX_HEAD_DIM;
 use knapsack_tensor::DType;
 use std::mem::MaybeUninit;
@@ -142,10 +142,12 @@ unsafe fn some_queries<V: Vector, const HALF: bool>(task: &Attention, unit: usiz
         let queries = &mut queries[..count];
         // Later queries start no earlier and end no earlier.
         let (start, end) = (queries[0].start, queries[count - 1].position + 1);
-        span::<V, HALF>(task, kv_head, queries, 0..layer.sinks.min(end), room);
         let size = block_size::<V>(dim) as u32;
         let aligned = layer.sinks + start.saturating_sub(layer.sinks) / size * size;
-        span::<V, HALF>(task, kv_head, queries, aligned..end, room);
+        // Called in one place, so that the code is there once.
+        for positions in [0..layer.sinks.min(end), aligned..end] {
+            span::<V, HALF>(task, kv_head, queries, positions, room);
+        }
         for (i, query) in queries.iter().enumerate() {
             let inverse = V::splat(1.0 / V::sum(V::load(query.sums.as_ptr())));
             let gates = task.gate.map(|gate| {
@@ -194,10 +196,13 @@ unsafe fn span<V: Vector, const HALF: bool>(
             let output_room = (&raw mut (*room).outputs).cast::<f32>();
             let weights = (&raw mut (*room).weights).cast::<[f32; BLOCK]>();
             let vectors = count.div_ceil(V::LANES);
-            let turn = !HALF && V::GROUPS > 1 && queries.len() >= TURNED;
-            if turn {
+            let mut keys = halves::Rows::NONE;
+            let turn = V::GROUPS > 1 && queries.len() >= TURNED;
+            if HALF {
+                keys = halves::Rows::new::<V>(task, task.cache.keys, kv_head, first, count);
+            } else if turn {
                 turned::turn::<V>(task, kv_head, first, count, rows);
-            } else if !HALF {
+            } else {
                 widen::<V>(task, task.cache.keys, kv_head, first, count, rows);
                 // What is missing of a last vector of positions.
                 std::ptr::write_bytes(rows.add(count * padded), 0, (vectors * V::LANES - count) * padded);
@@ -210,8 +215,8 @@ unsafe fn span<V: Vector, const HALF: bool>(
                 while q < queries.len() {
                     let (from, to) = (from.add(q * padded), to.add(q));
                     match queries.len() - q {
-                        4.. if HALF => q += halves::score::<V, 4>(task, kv_head, first, count, from, &queries[q..], to),
-                        _ if HALF => q += halves::score::<V, 1>(task, kv_head, first, count, from, &queries[q..], to),
+                        4.. if HALF => q += halves::score::<V, 4>(&keys, count, dim, from, &queries[q..], to),
+                        _ if HALF => q += halves::score::<V, 1>(&keys, count, dim, from, &queries[q..], to),
                         4.. if turn && V::MANY => q += turned::score::<V, 4>(from, padded, rows, vectors, to),
                         2.. if turn => q += turned::score::<V, 2>(from, padded, rows, vectors, to),
                         _ if turn => q += turned::score::<V, 1>(from, padded, rows, vectors, to),
@@ -234,7 +239,7 @@ unsafe fn span<V: Vector, const HALF: bool>(
                 }
             }
             if HALF {
-                let values = halves::Values::new::<V>(task, kv_head, first, count);
+                let values = halves::Rows::new::<V>(task, task.cache.values, kv_head, first, count);
                 weigh_all::<V, _>(queries, &values, padded, weights, output_room);
             } else {
                 widen::<V>(task, task.cache.values, kv_head, first, count, rows);
@@ -544,10 +549,27 @@ unsafe fn widen<V: Vector>(
     for j in 0..count {
         // SAFETY: the position is cached; the block has row `j`.
         unsafe {
-            let row = ask::<V>(task, cache, kv_head, first + j as u32);
-            for d in (0..dim).step_by(V::LANES) {
-                V::store(block.add(j * padded + d), piece::<V>(task, row, d));
+            let (row, to) = (ask::<V>(task, cache, kv_head, first + j as u32), block.add(j * padded));
+            if task.cache.layer.dtype == DType::F32 {
+                widen_row::<V, Single>(row, dim, to);
+            } else {
+                widen_row::<V, Half>(row, dim, to);
             }
+        }
+    }
+}
+
+/// One row: whole vectors, then what is left.
+#[inline(always)]
+unsafe fn widen_row<V: Vector, S: Stored>(row: *const u8, dim: usize, to: *mut f32) {
+    let whole = dim - dim % V::LANES;
+    // SAFETY: the caller's promises.
+    unsafe {
+        for d in (0..whole).step_by(V::LANES) {
+            V::store(to.add(d), S::load::<V>(row.add(d * S::SIZE)));
+        }
+        if whole < dim {
+            V::store(to.add(whole), load_stored::<V, S>(row.add(whole * S::SIZE), dim - whole));
         }
     }
 }
