@@ -31,11 +31,11 @@ pub(super) unsafe fn narrow_query<V: Vector>(query: *mut f32, dim: usize) -> f32
     }
 }
 
-/// Makes float16 of a query's weights, in their place.
+/// Makes float16 of `count` weights of a query, whole vectors, in their place.
 #[inline(always)]
-pub(super) unsafe fn narrow<V: Vector>(weights: *mut f32) {
-    for j in (0..BLOCK).step_by(V::LANES) {
-        // SAFETY: a block of weights, of which none is overwritten before it is read.
+pub(super) unsafe fn narrow<V: Vector>(weights: *mut f32, count: usize) {
+    for j in (0..count).step_by(V::LANES) {
+        // SAFETY: as many weights were written, of which none is overwritten before it is read.
         unsafe { V::store_f16(weights.cast::<u8>().add(2 * j), V::load(weights.add(j))) };
     }
 }

@@ -69,7 +69,7 @@ struct Query {
     largest: f32,
     /// Of its weights, lane by lane.
     sums: [f32; MAX_LANES],
-    /// What products with it are multiplied with, where it is stored in [`halves`].
+    /// What its scores are multiplied with, where it was made float16 ([`halves`]).
     raised: f32,
     /// Which of the block's positions it sees, as indices.
     seen: (usize, usize),
@@ -234,7 +234,7 @@ unsafe fn span<V: Vector, const HALF: bool>(
                         }
                     }
                     if HALF {
-                        halves::narrow::<V>(to.add(q).cast());
+                        halves::narrow::<V>(to.add(q).cast(), vectors * V::LANES);
                     }
                 }
             }
