@@ -32,51 +32,18 @@ unsafe fn dot_by_pairs(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int
     }
 }
 
-/// A function that adds products of signed or unsigned codes with activations to `acc`, by one instruction of an extension.
+/// A function that adds products of registers, seen as `$parts`, to `acc`, by one instruction of an extension.
 macro_rules! accumulate {
-    ($name:ident, $extension:literal, $instruction:literal) => {
+    ($name:ident, $extension:literal, $instruction:literal, $sum:ty, $factor:ty, $parts:literal) => {
         #[doc = concat!("One `", $instruction, "`.")]
         #[inline(always)]
-        unsafe fn $name(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t {
+        unsafe fn $name(acc: $sum, a: $factor, b: $factor) -> $sum {
             let mut sum = acc;
             // SAFETY: the extension is available by the contract of `Vector`; registers only.
             unsafe {
                 asm!(
                     concat!(".arch_extension ", $extension),
-                    concat!($instruction, " {sum:v}.4s, {codes:v}.16b, {acts:v}.16b"),
-                    sum = inout(vreg) sum,
-                    codes = in(vreg) codes,
-                    acts = in(vreg) acts,
-                    options(pure, nomem, nostack, preserves_flags)
-                );
-            }
-            sum
-        }
-    };
-}
-
-accumulate!(dot_product, "dotprod", "sdot");
-accumulate!(mixed_dot_product, "i8mm", "usdot");
-accumulate!(matrix_product, "i8mm", "usmmla");
-
-/// Sets without matrix products never ask for one.
-#[inline(always)]
-unsafe fn no_matrix_product(_: int32x4_t, _: int32x4_t, _: int32x4_t) -> int32x4_t {
-    unreachable!("this instruction set has no matrix products")
-}
-
-/// A function that adds products of float16 to `acc`, by one instruction of an extension.
-macro_rules! accumulate_halves {
-    ($name:ident, $instruction:literal) => {
-        #[doc = concat!("One `", $instruction, "`.")]
-        #[inline(always)]
-        unsafe fn $name(a: uint16x8_t, b: uint16x8_t, acc: float32x4_t) -> float32x4_t {
-            let mut sum = acc;
-            // SAFETY: the extension is available by the contract of `Vector`; registers only.
-            unsafe {
-                asm!(
-                    ".arch_extension fp16fml",
-                    concat!($instruction, " {sum:v}.4s, {a:v}.4h, {b:v}.4h"),
+                    concat!($instruction, " {sum:v}.4s, {a:v}.", $parts, ", {b:v}.", $parts),
                     sum = inout(vreg) sum,
                     a = in(vreg) a,
                     b = in(vreg) b,
@@ -88,12 +55,21 @@ macro_rules! accumulate_halves {
     };
 }
 
-accumulate_halves!(lower_halves, "fmlal");
-accumulate_halves!(upper_halves, "fmlal2");
+accumulate!(dot_product, "dotprod", "sdot", int32x4_t, int32x4_t, "16b");
+accumulate!(mixed_dot_product, "i8mm", "usdot", int32x4_t, int32x4_t, "16b");
+accumulate!(matrix_product, "i8mm", "usmmla", int32x4_t, int32x4_t, "16b");
+accumulate!(lower_halves, "fp16fml", "fmlal", float32x4_t, uint16x8_t, "4h");
+accumulate!(upper_halves, "fp16fml", "fmlal2", float32x4_t, uint16x8_t, "4h");
+
+/// Sets without matrix products never ask for one.
+#[inline(always)]
+unsafe fn no_matrix_product(_: int32x4_t, _: int32x4_t, _: int32x4_t) -> int32x4_t {
+    unreachable!("this instruction set has no matrix products")
+}
 
 /// Sets without products of float16 never ask for one.
 #[inline(always)]
-unsafe fn no_half_product(_: uint16x8_t, _: uint16x8_t, _: float32x4_t) -> float32x4_t {
+unsafe fn no_half_product(_: float32x4_t, _: uint16x8_t, _: uint16x8_t) -> float32x4_t {
     unreachable!("this instruction set has no products of float16")
 }
 
@@ -247,8 +223,8 @@ macro_rules! implement {
                 }
                 fn load_halves(p: *const u8) -> uint16x8_t { vreinterpretq_u16_u8(vld1q_u8(p)) }
                 fn splat_half(p: *const u8) -> uint16x8_t { vdupq_n_u16(p.cast::<u16>().read_unaligned()) }
-                fn fma_lower(a: uint16x8_t, b: uint16x8_t, c: float32x4_t) -> float32x4_t { $lower(a, b, c) }
-                fn fma_upper(a: uint16x8_t, b: uint16x8_t, c: float32x4_t) -> float32x4_t { $upper(a, b, c) }
+                fn fma_lower(a: uint16x8_t, b: uint16x8_t, c: float32x4_t) -> float32x4_t { $lower(c, a, b) }
+                fn fma_upper(a: uint16x8_t, b: uint16x8_t, c: float32x4_t) -> float32x4_t { $upper(c, a, b) }
                 fn prefetch(p: *const u8) {
                     // A hint, of any address.
                     asm!("prfm pldl1strm, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly))

@@ -588,17 +588,3 @@ unsafe fn ask<V: Vector>(task: &Attention, cache: *const u8, kv_head: usize, pos
         row
     }
 }
-
-/// Elements `d..` of a cached row, a vector of them, zeros beyond its end.
-#[inline(always)]
-unsafe fn piece<V: Vector>(task: &Attention, row: *const u8, d: usize) -> V::F {
-    let left = task.cache.layer.head_dim as usize - d;
-    // SAFETY: `left` elements are readable.
-    unsafe {
-        if task.cache.layer.dtype == DType::F32 {
-            load_stored::<V, Single>(row.add(4 * d), left)
-        } else {
-            load_stored::<V, Half>(row.add(2 * d), left)
-        }
-    }
-}

@@ -1,8 +1,9 @@
 //! Scores of many queries: keys that lie element by element need no sums across lanes, and give the same bits.
 
-use super::{BLOCK, ask, piece};
+use super::{BLOCK, ask};
 use crate::cpu::task::Attention;
-use crate::cpu::vector::Vector;
+use crate::cpu::vector::{Half, Single, Vector, load_stored};
+use knapsack_tensor::DType;
 
 /// Widens keys as [`super::widen`], but lays those of an element side by side: whole vectors of positions, zeros beyond `count`.
 #[inline(always)]
@@ -29,6 +30,20 @@ pub(super) unsafe fn turn<V: Vector>(task: &Attention, kv_head: usize, first: u3
                     V::store_groups(block.add((d + r) * stride + j).cast(), 16 * stride, turned[r]);
                 }
             }
+        }
+    }
+}
+
+/// Elements `d..` of a cached row, a vector of them, zeros beyond its end.
+#[inline(always)]
+unsafe fn piece<V: Vector>(task: &Attention, row: *const u8, d: usize) -> V::F {
+    let left = task.cache.layer.head_dim as usize - d;
+    // SAFETY: `left` elements are readable.
+    unsafe {
+        if task.cache.layer.dtype == DType::F32 {
+            load_stored::<V, Single>(row.add(4 * d), left)
+        } else {
+            load_stored::<V, Half>(row.add(2 * d), left)
         }
     }
 }
