@@ -146,7 +146,8 @@ fn interrupt(wine: &Wine, program: &Path) -> Result<()> {
         [("serve DIST --port 0", "listening on ", 0, "Stopped"), ("chat DIST", "/help shows", 130, "")]
     {
         let words = words.replace("DIST", &format!("'{}'", windows_path(&wine.folder.join("dist"))));
-        let line = format!("{} '{}' {words}", wine.program, program.display());
+        // A shell that waited for it would answer for it, with an interrupt of its own.
+        let line = format!("exec {} '{}' {words}", wine.program, program.display());
         // `script` gives it a terminal; what is written to `script` is typed there.
         let mut command = Command::new("timeout");
         command.args(["300", "script", "-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
