@@ -3,7 +3,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use knapsack_tensor::{DType, Layout, QUANTIZATIONS};
 use knapsack_weights::element::{Bf16, F16, F32};
-use knapsack_weights::quantize::{Quantized, quantize_rows};
+use knapsack_weights::quantize::{Quantized, Scratch, quantize_rows};
 use std::hint::black_box;
 
 fn quantize(c: &mut Criterion) {
@@ -17,15 +17,15 @@ fn quantize(c: &mut Criterion) {
         let Some(format) = quantization.linear().filter(|format| format.layout == Layout::Nk) else { continue };
         let mut codes = vec![0; rows * format.words(k as u64) as usize];
         let mut scales = vec![0.0; rows * format.groups(k as u64) as usize];
-        let mut row = Vec::new();
+        let mut scratch = Scratch::default();
         group.bench_function(quantization.name, |bencher| {
             bencher.iter(|| {
                 let mut out = Quantized { codes: &mut codes, scales: &mut scales };
                 let source = black_box(&source);
                 match quantization.model_dtype {
-                    DType::F16 => quantize_rows::<Bf16, F16>(&format, k, source, &mut row, &mut out),
-                    DType::BF16 => quantize_rows::<Bf16, Bf16>(&format, k, source, &mut row, &mut out),
-                    _ => quantize_rows::<Bf16, F32>(&format, k, source, &mut row, &mut out),
+                    DType::F16 => quantize_rows::<Bf16, F16>(&format, k, source, &mut scratch, &mut out),
+                    DType::BF16 => quantize_rows::<Bf16, Bf16>(&format, k, source, &mut scratch, &mut out),
+                    _ => quantize_rows::<Bf16, F32>(&format, k, source, &mut scratch, &mut out),
                 }
                 black_box(&codes);
             });

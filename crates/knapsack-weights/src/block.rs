@@ -4,9 +4,10 @@ use crate::checkpoint::Checkpoint;
 use crate::element::{Bf16, Element, F16, F32, Rounding};
 use crate::error::ConvertError;
 use crate::layout::{AddOne, Block, Job, Place, ShardLayout};
-use crate::quantize::{Quantized, quantize_rows};
+use crate::quantize::{Quantized, Scratch, quantize_rows};
 use crate::safetensors_header::SourceDType;
 use crate::unusual::Unusual;
+use bytemuck::Pod;
 use half::slice::HalfFloatSliceExt;
 use knapsack_tensor::{DType, GroupFormat, Layout, Quantization};
 
@@ -14,12 +15,11 @@ use knapsack_tensor::{DType, GroupFormat, Layout, Quantization};
 #[derive(Default)]
 pub(crate) struct Buffers {
     source: Vec<u8>,
-    row: Vec<f32>,
+    scratch: Scratch,
     codes: Vec<u32>,
-    transposed: Vec<u32>,
     values: Vec<f32>,
     halves: Vec<u16>,
-    transposed_halves: Vec<u16>,
+    turned: Vec<u8>,
 }
 
 /// Where a block's bytes go.
@@ -27,8 +27,8 @@ pub(crate) trait Sink {
     /// Bytes that lie together, at `offset` of a shard.
     fn write(&self, shard: usize, offset: u64, bytes: &[u8]) -> Result<(), ConvertError>;
 
-    /// A part of each row of a tensor: `part.bytes` bytes of `rows` each.
-    fn write_part(&self, place: Place, part: Part, rows: &[u8]) -> Result<(), ConvertError>;
+    /// A part of each row of a tensor of `rows` rows: `fill` is given the whole tensor and writes it there.
+    fn write_part(&self, place: Place, rows: usize, part: Part, fill: &dyn Fn(&mut [u8])) -> Result<(), ConvertError>;
 }
 
 /// Which part of each row of a tensor a block makes.
@@ -117,21 +117,21 @@ fn round_to_halves(dtype: DType, values: &[f32], halves: &mut Vec<u16>) {
 
 /// Quantizes the block's rows to `codes` and `values`, row-major.
 fn quantize(source: &SourceDType, model: DType, format: &GroupFormat, job: &Job, block: &Block, buffers: &mut Buffers) {
-    let Buffers { source: bytes, row, codes, values, .. } = buffers;
+    let Buffers { source: bytes, scratch, codes, values, .. } = buffers;
     let (rows, k) = (block.rows as usize, job.columns as usize);
     codes.resize(rows * format.words(job.columns) as usize, 0);
     values.resize(rows * format.groups(job.columns) as usize, 0.0);
     let mut out = Quantized { codes, scales: values };
     match (source, model) {
-        (SourceDType::F32, DType::F16) => quantize_rows::<F32, F16>(format, k, bytes, row, &mut out),
-        (SourceDType::F32, DType::BF16) => quantize_rows::<F32, Bf16>(format, k, bytes, row, &mut out),
-        (SourceDType::F32, _) => quantize_rows::<F32, F32>(format, k, bytes, row, &mut out),
-        (SourceDType::F16, DType::F16) => quantize_rows::<F16, F16>(format, k, bytes, row, &mut out),
-        (SourceDType::F16, DType::BF16) => quantize_rows::<F16, Bf16>(format, k, bytes, row, &mut out),
-        (SourceDType::F16, _) => quantize_rows::<F16, F32>(format, k, bytes, row, &mut out),
-        (_, DType::F16) => quantize_rows::<Bf16, F16>(format, k, bytes, row, &mut out),
-        (_, DType::BF16) => quantize_rows::<Bf16, Bf16>(format, k, bytes, row, &mut out),
-        (_, _) => quantize_rows::<Bf16, F32>(format, k, bytes, row, &mut out),
+        (SourceDType::F32, DType::F16) => quantize_rows::<F32, F16>(format, k, bytes, scratch, &mut out),
+        (SourceDType::F32, DType::BF16) => quantize_rows::<F32, Bf16>(format, k, bytes, scratch, &mut out),
+        (SourceDType::F32, _) => quantize_rows::<F32, F32>(format, k, bytes, scratch, &mut out),
+        (SourceDType::F16, DType::F16) => quantize_rows::<F16, F16>(format, k, bytes, scratch, &mut out),
+        (SourceDType::F16, DType::BF16) => quantize_rows::<F16, Bf16>(format, k, bytes, scratch, &mut out),
+        (SourceDType::F16, _) => quantize_rows::<F16, F32>(format, k, bytes, scratch, &mut out),
+        (_, DType::F16) => quantize_rows::<Bf16, F16>(format, k, bytes, scratch, &mut out),
+        (_, DType::BF16) => quantize_rows::<Bf16, Bf16>(format, k, bytes, scratch, &mut out),
+        (_, _) => quantize_rows::<Bf16, F32>(format, k, bytes, scratch, &mut out),
     }
 }
 
@@ -143,7 +143,7 @@ fn write_quantized(
     sink: &dyn Sink,
 ) -> Result<(), ConvertError> {
     let (words, groups) = (format.words(job.columns) as usize, format.groups(job.columns) as usize);
-    let Buffers { codes, transposed, values, halves, transposed_halves, .. } = buffers;
+    let Buffers { codes, values, halves, turned, .. } = buffers;
     if cfg!(target_endian = "big") {
         codes.iter_mut().for_each(|word| *word = word.to_le());
     }
@@ -156,44 +156,61 @@ fn write_quantized(
             sink.write(scale_place.shard, at(scale_place, 2 * groups), bytemuck::cast_slice(halves))
         }
         Layout::Kn => {
-            transpose(codes, words, transposed);
-            write_columns(job, block, code_place, transposed, sink)?;
-            transpose(halves, groups, transposed_halves);
-            write_columns(job, block, scale_place, transposed_halves, sink)
+            write_columns(job, block, code_place, codes, words, turned, sink)?;
+            write_columns(job, block, scale_place, halves, groups, turned, sink)
         }
     }
 }
 
-/// `(rows, columns)` to `(columns, rows)`, in tiles that stay in the first-level cache.
-fn transpose<T: Copy + Default>(from: &[T], columns: usize, to: &mut Vec<T>) {
-    const TILE: usize = 16;
-    let rows = from.len() / columns;
-    to.resize(from.len(), T::default());
-    for first_row in (0..rows).step_by(TILE) {
-        for first_column in (0..columns).step_by(TILE) {
-            for column in first_column..(first_column + TILE).min(columns) {
-                for row in first_row..(first_row + TILE).min(rows) {
-                    to[column * rows + row] = from[row * columns + column];
-                }
-            }
-        }
-    }
-}
-
-/// Writes a transposed block: each of its rows is a part of a row of the tensor.
-fn write_columns<T: bytemuck::NoUninit>(
+/// Writes a block `(rows, columns)` as `(columns, rows)`: each of its rows is a part of a row of the tensor.
+fn write_columns<T: Pod + Default>(
     job: &Job,
     block: &Block,
     place: Place,
-    transposed: &[T],
+    from: &[T],
+    columns: usize,
+    turned: &mut Vec<u8>,
     sink: &dyn Sink,
 ) -> Result<(), ConvertError> {
     let bytes = |rows: u64| rows as usize * size_of::<T>();
+    let part = Part { at: bytes(block.to), bytes: bytes(block.rows), row: bytes(job.rows) };
     match block.rows == job.rows {
-        true => sink.write(place.shard, place.offset, bytemuck::cast_slice(transposed)),
-        false => {
-            let part = Part { at: bytes(block.to), bytes: bytes(block.rows), row: bytes(job.rows) };
-            sink.write_part(place, part, bytemuck::cast_slice(transposed))
+        true => {
+            turned.resize(size_of_val(from), 0);
+            transpose(from, columns, turned, part);
+            sink.write(place.shard, place.offset, turned)
+        }
+        false => sink.write_part(place, columns, part, &|tensor| transpose(from, columns, tensor, part)),
+    }
+}
+
+/// Rows and columns that are turned at once.
+const TILE: usize = 16;
+
+/// `(rows, columns)` to `(columns, rows)` as that part of each row, in tiles that stay in the first-level cache.
+fn transpose<T: Pod + Default>(from: &[T], columns: usize, to: &mut [u8], part: Part) {
+    let rows = from.len() / columns;
+    let mut tile = [[T::default(); TILE]; TILE];
+    for first_column in (0..columns).step_by(TILE) {
+        let width = TILE.min(columns - first_column);
+        for first_row in (0..rows).step_by(TILE) {
+            let height = TILE.min(rows - first_row);
+            for (row, tile) in tile[..height].iter_mut().enumerate() {
+                let from = &from[(first_row + row) * columns + first_column..];
+                match from.first_chunk() {
+                    Some(whole) if width == TILE => *tile = *whole,
+                    _ => tile[..width].copy_from_slice(&from[..width]),
+                }
+            }
+            for column in 0..width {
+                let to = &mut to[(first_column + column) * part.row + part.at + first_row * size_of::<T>()..];
+                let turned: [T; TILE] = std::array::from_fn(|row| tile[row][column]);
+                let turned = bytemuck::bytes_of(&turned);
+                match height {
+                    TILE => to[..size_of::<[T; TILE]>()].copy_from_slice(turned),
+                    _ => to[..height * size_of::<T>()].copy_from_slice(&turned[..height * size_of::<T>()]),
+                }
+            }
         }
     }
 }

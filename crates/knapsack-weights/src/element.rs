@@ -1,15 +1,22 @@
 //! Element types of checkpoints and the rounding to model dtypes, in a form that the compiler turns into vector instructions.
 
 use knapsack_tensor::DType;
+use pulp::Simd;
 
 /// Rounding of a float32 to a model dtype and back, to nearest, ties to even.
 pub trait Rounding {
     /// As model libraries call it.
     const DTYPE: DType;
+    /// Whether a quotient `x / y` of two numbers of the dtype and the product `x * (1 / y)`, both in float32, round to the same number
+    /// of the dtype. So it is for 11 bits of precision and exponents whose inverse float32 has. Let `m` be as far from one number
+    /// of the dtype as from the next: an odd number of 12 bits times a power of two. The exact quotient is not `m`, or `x = m * y` would have 12 bits. It
+    /// differs from `m` by more than `2^-23` of it, since `x` differs from `m * y` by a unit at least. Two roundings to 24 bits are
+    /// less than that, so quotient and product lie on the same side of `m`. Infinite numbers, zeros and NaN give the same in both.
+    const BY_INVERSE: bool;
     /// Any float32.
     fn round(x: f32) -> f32;
-    /// A float32 that is 0, infinite, a NaN with lower bits 0, or whose rounded value is a normal number of the dtype.
-    fn round_normal(x: f32) -> f32;
+    /// Numbers that are 0, infinite, NaN with lower bits 0, or whose rounded value is a normal number of the dtype.
+    fn round_normals<V: Simd>(simd: V, x: V::f32s) -> V::f32s;
     /// A float32 whose lower half is 0, as every widened bfloat16 is.
     fn round_bf16(x: f32) -> f32;
 }
@@ -23,7 +30,7 @@ const F16_MAX: u32 = 0x477f_e000;
 const F16_MIN_NORMAL: u32 = 0x3880_0000;
 const MAGNITUDE: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
-/// The NaN that every other becomes: one whose lower bits are 0, so that [`Rounding::round_normal`] keeps it one.
+/// The NaN that every other becomes: one whose lower bits are 0, so that [`Rounding::round_normals`] keeps it one.
 const NAN: u32 = 0x7fc0_0000;
 
 /// Rounds away the lowest `BITS` of the significand.
@@ -31,6 +38,16 @@ const NAN: u32 = 0x7fc0_0000;
 fn drop_bits<const BITS: u32>(bits: u32) -> u32 {
     let half = (1 << (BITS - 1)) - 1;
     bits.wrapping_add(half + ((bits >> BITS) & 1)) & !((1 << BITS) - 1)
+}
+
+/// [`drop_bits`] of each.
+#[inline(always)]
+fn drop_bits_of<const BITS: u32, V: Simd>(simd: V, x: V::f32s) -> V::f32s {
+    let bits = simd.transmute_u32s_f32s(x);
+    let lowest = simd.and_u32s(simd.wrapping_dyn_shr_u32s(bits, simd.splat_u32s(BITS)), simd.splat_u32s(1));
+    let up = simd.add_u32s(lowest, simd.splat_u32s((1 << (BITS - 1)) - 1));
+    let kept = simd.and_u32s(simd.add_u32s(bits, up), simd.splat_u32s(!((1 << BITS) - 1)));
+    simd.transmute_f32s_u32s(kept)
 }
 
 /// Subnormal binary16 numbers are the multiples of 2^-24, and so are float32 numbers from 0.5 to 1: an addition rounds to them.
@@ -41,6 +58,7 @@ fn round_subnormal(magnitude: u32) -> u32 {
 
 impl Rounding for F16 {
     const DTYPE: DType = DType::F16;
+    const BY_INVERSE: bool = true;
 
     #[inline(always)]
     fn round(x: f32) -> f32 {
@@ -54,8 +72,8 @@ impl Rounding for F16 {
     }
 
     #[inline(always)]
-    fn round_normal(x: f32) -> f32 {
-        f32::from_bits(drop_bits::<13>(x.to_bits()))
+    fn round_normals<V: Simd>(simd: V, x: V::f32s) -> V::f32s {
+        drop_bits_of::<13, V>(simd, x)
     }
 
     #[inline(always)]
@@ -74,6 +92,7 @@ pub struct Bf16;
 
 impl Rounding for Bf16 {
     const DTYPE: DType = DType::BF16;
+    const BY_INVERSE: bool = false;
 
     #[inline(always)]
     fn round(x: f32) -> f32 {
@@ -83,8 +102,8 @@ impl Rounding for Bf16 {
     }
 
     #[inline(always)]
-    fn round_normal(x: f32) -> f32 {
-        f32::from_bits(drop_bits::<16>(x.to_bits()))
+    fn round_normals<V: Simd>(simd: V, x: V::f32s) -> V::f32s {
+        drop_bits_of::<16, V>(simd, x)
     }
 
     #[inline(always)]
@@ -98,6 +117,7 @@ pub struct F32;
 
 impl Rounding for F32 {
     const DTYPE: DType = DType::F32;
+    const BY_INVERSE: bool = false;
 
     #[inline(always)]
     fn round(x: f32) -> f32 {
@@ -105,7 +125,7 @@ impl Rounding for F32 {
     }
 
     #[inline(always)]
-    fn round_normal(x: f32) -> f32 {
+    fn round_normals<V: Simd>(_: V, x: V::f32s) -> V::f32s {
         x
     }
 
@@ -175,6 +195,10 @@ mod tests {
         a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
     }
 
+    fn normal<R: Rounding>(x: f32) -> f32 {
+        R::round_normals(pulp::Scalar::new(), x)
+    }
+
     /// Bit patterns of float32 on both sides of every rounding boundary of both halves, and all that lie on a coarse grid.
     fn patterns() -> impl Iterator<Item = u32> {
         let around = (0..=u16::MAX).flat_map(|high| {
@@ -190,11 +214,11 @@ mod tests {
             let expected = f16::from_f32(x).to_f32();
             assert!(same(F16::round(x), expected), "{x:e} {:#x}", x.to_bits());
             if x == 0.0 || x.is_infinite() || expected.is_normal() && expected.abs() >= 6.2e-5 {
-                assert!(same(F16::round_normal(x), expected), "{x:e}");
+                assert!(same(normal::<F16>(x), expected), "{x:e}");
             }
             assert!(same(Bf16::round(x), bf16::from_f32(x).to_f32()), "{x:e}");
             if !x.is_nan() {
-                assert!(same(Bf16::round_normal(x), bf16::from_f32(x).to_f32()), "{x:e}");
+                assert!(same(normal::<Bf16>(x), bf16::from_f32(x).to_f32()), "{x:e}");
             }
         }
     }
@@ -208,6 +232,19 @@ mod tests {
             assert!(same(out[0], f16::from_f32(bf16::from_bits(bits).to_f32()).to_f32()), "{bits:#x}");
             <F16 as Element>::decode::<Bf16>(&bits.to_le_bytes(), &mut out);
             assert!(same(out[0], bf16::from_f32(f16::from_bits(bits).to_f32()).to_f32()), "{bits:#x}");
+        }
+    }
+
+    /// Every pair of significands; exponents do not matter.
+    #[test]
+    fn a_product_with_the_inverse_rounds_as_the_quotient() {
+        const { assert!(F16::BY_INVERSE) };
+        let all = || (1 << 10..1 << 11).map(|significand: u16| f32::from(significand));
+        for y in all() {
+            let inverse = 1.0 / y;
+            for x in all() {
+                assert_eq!(normal::<F16>(x * inverse), normal::<F16>(x / y), "{x} / {y}");
+            }
         }
     }
 }

@@ -6,6 +6,8 @@ pub(crate) const LANES: usize = 16;
 
 /// The states of all lanes.
 type State = [[u32; LANES]; 4];
+/// A block of each lane: word by word, those of all lanes side by side.
+type Words = [[u32; LANES]; 16];
 
 const INITIAL: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
 
@@ -13,6 +15,8 @@ const INITIAL: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
 pub(crate) trait Source {
     /// Why reading fails.
     type Error;
+    /// How many there are.
+    fn size(&self) -> u64;
     /// Fills the beginning of `buffer` and says how much; less than all of it only at the end.
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Self::Error>;
 }
@@ -20,6 +24,8 @@ pub(crate) trait Source {
 /// Bytes that are read at once for a lane; a multiple of a block.
 const BUFFER: usize = 32 << 10;
 const BLOCK: usize = 64;
+/// Blocks of a lane that are laid side by side at once: as many as stay in the first-level cache.
+const AT_ONCE: usize = 16;
 
 struct Lane<S> {
     source: S,
@@ -38,6 +44,11 @@ impl<S: Source> Lane<S> {
         Lane { source, buffer: vec![0; BUFFER + 2 * BLOCK], start: 0, end: 0, length: 0, finished: false }
     }
 
+    /// Bytes that are not hashed yet, more or less.
+    fn left(&self) -> u64 {
+        self.source.size().saturating_sub(self.length)
+    }
+
     /// Blocks that are ready; 0 when the whole source was hashed.
     fn ready(&mut self) -> Result<usize, S::Error> {
         if self.start == self.end && !self.finished {
@@ -51,6 +62,18 @@ impl<S: Source> Lane<S> {
         Ok((self.end - self.start) / BLOCK)
     }
 
+    /// Takes as many blocks as there are `words`, as lane `index`. One word after the other: an instruction that scatters them takes longer.
+    #[inline(never)]
+    fn turn(&mut self, index: usize, words: &mut [Words]) {
+        let blocks = self.buffer[self.start..].as_chunks::<BLOCK>().0;
+        for (block, words) in blocks.iter().zip(&mut *words) {
+            for (word, bytes) in words.iter_mut().zip(block.as_chunks::<4>().0) {
+                word[index] = u32::from_le_bytes(*bytes);
+            }
+        }
+        self.start += words.len() * BLOCK;
+    }
+
     /// A one bit, zeros, and the length in bits, up to a whole block.
     fn pad(&mut self) {
         let end = (self.end + 9).next_multiple_of(BLOCK);
@@ -61,19 +84,21 @@ impl<S: Source> Lane<S> {
     }
 }
 
-/// Hashes every source that `next` gives, with the number it gives for it, and hands each digest to `done`.
+/// Hashes every source that `next` gives, with the number it gives for it, and hands each digest to `done`. `next` is told how many
+/// bytes the longest source at work has left (without any, more than there are): what is not longer costs no time of its own.
 ///
 /// # Errors
 /// The first error of a source.
 pub(crate) fn hash_all<S: Source>(
-    mut next: impl FnMut() -> Option<(usize, S)>,
+    mut next: impl FnMut(u64) -> Option<(usize, S)>,
     mut done: impl FnMut(usize, [u8; 16]),
 ) -> Result<(), S::Error> {
     let mut lanes: [Option<(usize, Lane<S>)>; LANES] = std::array::from_fn(|_| None);
     let mut state: State = [[0; LANES]; 4];
-    let mut words = Box::new([[0u32; LANES]; 16]);
+    let mut words = vec![[[0; LANES]; 16]; AT_ONCE];
     loop {
         let mut blocks = usize::MAX;
+        let longest = lanes.iter().flatten().map(|(_, lane)| lane.left()).max();
         for (index, lane) in lanes.iter_mut().enumerate() {
             loop {
                 if let Some((number, current)) = lane {
@@ -85,7 +110,7 @@ pub(crate) fn hash_all<S: Source>(
                     done(*number, digest(&state, index));
                     *lane = None;
                 }
-                match next() {
+                match next(longest.unwrap_or(u64::MAX)) {
                     None => break,
                     Some((number, source)) => {
                         *lane = Some((number, Lane::new(source)));
@@ -99,40 +124,33 @@ pub(crate) fn hash_all<S: Source>(
         if blocks == usize::MAX {
             return Ok(());
         }
-        pulp::Arch::new().dispatch(Blocks { blocks, lanes: &mut lanes, words: &mut words, state: &mut state });
+        while blocks > 0 {
+            let words = &mut words[..blocks.min(AT_ONCE)];
+            for (index, lane) in lanes.iter_mut().enumerate() {
+                if let Some((_, lane)) = lane {
+                    lane.turn(index, words);
+                }
+            }
+            pulp::Arch::new().dispatch(Blocks { words, state: &mut state });
+            blocks -= words.len();
+        }
     }
 }
 
 /// Some blocks of every lane, compiled once for each instruction set.
-struct Blocks<'a, S> {
-    blocks: usize,
-    lanes: &'a mut [Option<(usize, Lane<S>)>; LANES],
-    words: &'a mut [[u32; LANES]; 16],
+struct Blocks<'a> {
+    words: &'a [Words],
     state: &'a mut State,
 }
 
-impl<S> pulp::WithSimd for Blocks<'_, S> {
+impl pulp::WithSimd for Blocks<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<V: pulp::Simd>(self, _: V) {
-        for _ in 0..self.blocks {
-            gather(self.lanes, self.words);
-            compress(self.state, self.words);
+        for words in self.words {
+            compress(self.state, words);
         }
-    }
-}
-
-/// Takes a block of each lane: word `g` of lane `l` goes to `words[g][l]`.
-#[inline(always)]
-fn gather<S>(lanes: &mut [Option<(usize, Lane<S>)>; LANES], words: &mut [[u32; LANES]; 16]) {
-    for (index, lane) in lanes.iter_mut().enumerate() {
-        let Some((_, lane)) = lane else { continue };
-        let block = &lane.buffer[lane.start..lane.start + BLOCK];
-        for (word, bytes) in words.iter_mut().zip(block.as_chunks::<4>().0) {
-            word[index] = u32::from_le_bytes(*bytes);
-        }
-        lane.start += BLOCK;
     }
 }
 
@@ -161,7 +179,7 @@ fn step(f: u32, a: u32, b: u32, m: u32, s: u32, k: u32) -> u32 {
 
 /// One block of each lane. The steps are written out so that the loop over the lanes is the innermost one and becomes vectors.
 #[inline(always)]
-fn compress(state: &mut State, m: &[[u32; LANES]; 16]) {
+fn compress(state: &mut State, m: &Words) {
     let f1 = |b: u32, c: u32, d: u32| d ^ (b & (c ^ d));
     let f2 = |b: u32, c: u32, d: u32| c ^ (d & (b ^ c));
     let f3 = |b: u32, c: u32, d: u32| b ^ c ^ d;
@@ -205,6 +223,10 @@ mod tests {
     impl Source for Bytes {
         type Error = std::io::Error;
 
+        fn size(&self) -> u64 {
+            self.0.get_ref().len() as u64
+        }
+
         fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
             std::io::Read::read(&mut self.0, buffer)
         }
@@ -218,10 +240,26 @@ mod tests {
         let data = |length: usize| (0..length).map(|i| (i * 31 + length) as u8).collect::<Vec<_>>();
         let mut queue = lengths.iter().enumerate();
         let mut found = vec![None; lengths.len()];
-        let next = || queue.next().map(|(number, &length)| (number, Bytes(std::io::Cursor::new(data(length)))));
+        let next = |_| queue.next().map(|(number, &length)| (number, Bytes(std::io::Cursor::new(data(length)))));
         hash_all(next, |number, digest| found[number] = Some(digest)).unwrap();
         for (length, found) in lengths.into_iter().zip(found) {
             assert_eq!(found.unwrap()[..], Md5::digest(data(length))[..], "length {length}");
         }
+    }
+
+    /// What is longer than the rest of what is at work waits for a turn of its own.
+    #[test]
+    fn what_joins_is_told_how_much_is_left() {
+        let mut rooms = Vec::new();
+        let mut queue = [5 * BUFFER, BUFFER].into_iter().enumerate();
+        let next = |room| {
+            rooms.push(room);
+            queue.next().map(|(number, length)| (number, Bytes(std::io::Cursor::new(vec![0; length]))))
+        };
+        hash_all(next, |_, _| ()).unwrap();
+        rooms.dedup();
+        let left = (0..5).rev().map(|buffers| (buffers * BUFFER) as u64);
+        let expected: Vec<u64> = std::iter::once(u64::MAX).chain(left).collect();
+        assert_eq!(rooms, expected);
     }
 }

@@ -41,6 +41,8 @@ struct Work<'a> {
     state: Mutex<State>,
     /// Tensors of which each block makes a part of every row: written when they are whole.
     assembled: Mutex<HashMap<Place, Arc<Mutex<Assembled>>>>,
+    /// Memory of such that were written, for the next ones.
+    spare: Mutex<Vec<Vec<u8>>>,
     changed: Condvar,
     threads: usize,
 }
@@ -110,6 +112,7 @@ pub(crate) fn run(
         progress,
         state: Mutex::new(state),
         assembled: Mutex::default(),
+        spare: Mutex::default(),
         changed: Condvar::new(),
         threads,
     };
@@ -237,10 +240,13 @@ impl Work<'_> {
 
     /// Hashes shards that are ready, `most` of them.
     fn hash(&self, mut most: usize) -> Result<(), ConvertError> {
-        let next = || {
+        let size = |shard: usize| self.layout.index.shards[shard].nbytes;
+        let next = |room: u64| {
+            let mut state = self.lock();
+            let index = state.ready.iter().position(|shard| size(*shard) <= room)?;
             most = most.checked_sub(1)?;
-            let shard = self.lock().ready.pop()?;
-            Some((shard, ShardReader { path: &self.paths[shard], file: None, cancel: self.cancel }))
+            let shard = state.ready.swap_remove(index);
+            Some((shard, ShardReader { path: &self.paths[shard], size: size(shard), file: None, cancel: self.cancel }))
         };
         let done = |shard: usize, digest: [u8; 16]| {
             let mut state = self.lock();
@@ -274,19 +280,23 @@ impl Sink for Work<'_> {
         write_all_at(&file, bytes, offset).map_err(|error| self.write_error(shard, error))
     }
 
-    fn write_part(&self, place: Place, part: Part, rows: &[u8]) -> Result<(), ConvertError> {
-        let whole = rows.len() / part.bytes * part.row;
-        let new = || Arc::new(Mutex::new(Assembled { bytes: vec![0; whole], missing: whole }));
+    fn write_part(&self, place: Place, rows: usize, part: Part, fill: &dyn Fn(&mut [u8])) -> Result<(), ConvertError> {
+        let whole = rows * part.row;
+        let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || {
+            let mut bytes = spare().pop().unwrap_or_default();
+            bytes.resize(whole, 0);
+            Arc::new(Mutex::new(Assembled { bytes, missing: whole }))
+        };
         let lock = || self.assembled.lock().unwrap_or_else(PoisonError::into_inner);
         let tensor = Arc::clone(lock().entry(place).or_insert_with(new));
         let mut tensor = tensor.lock().unwrap_or_else(PoisonError::into_inner);
-        for (to, from) in tensor.bytes.chunks_exact_mut(part.row).zip(rows.chunks_exact(part.bytes)) {
-            to[part.at..part.at + part.bytes].copy_from_slice(from);
-        }
-        tensor.missing -= rows.len();
+        fill(&mut tensor.bytes);
+        tensor.missing -= rows * part.bytes;
         if tensor.missing == 0 {
             lock().remove(&place);
             self.write(place.shard, place.offset, &tensor.bytes)?;
+            spare().push(std::mem::take(&mut tensor.bytes));
         }
         Ok(())
     }
@@ -295,12 +305,17 @@ impl Sink for Work<'_> {
 /// A shard that is read back, from the page cache.
 struct ShardReader<'a> {
     path: &'a Path,
+    size: u64,
     file: Option<File>,
     cancel: &'a AtomicBool,
 }
 
 impl md5::Source for ShardReader<'_> {
     type Error = ConvertError;
+
+    fn size(&self) -> u64 {
+        self.size
+    }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ConvertError> {
         if self.cancel.load(Ordering::Relaxed) {

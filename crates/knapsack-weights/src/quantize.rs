@@ -3,7 +3,8 @@
 //! compiled for the baseline.
 
 use crate::element::{Element, Rounding};
-use knapsack_tensor::{GROUPINGS, GroupFormat, Grouping, WithBits, with_bits};
+use knapsack_tensor::{GroupFormat, Grouping, WithBits, with_bits};
+use pulp::{Simd, WithSimd};
 use std::marker::PhantomData;
 
 /// Where a block's codes and scales go. Rows are those of the block.
@@ -14,8 +15,19 @@ pub struct Quantized<'a> {
     pub scales: &'a mut [f32],
 }
 
+/// A row on its way, kept from row to row.
+#[derive(Default)]
+pub struct Scratch {
+    values: Vec<f32>,
+    /// What the values of each group are divided by, or multiplied with ([`Rounding::BY_INVERSE`]).
+    divisors: Vec<f32>,
+    codes: Vec<u32>,
+    /// A code in each: packed when the row is whole, so that nothing waits for what was just written.
+    bytes: Vec<u8>,
+}
+
 /// Quantizes `rows` of `k` elements each. `source` holds them as the checkpoint does, `S` being their type and `R` the model
-/// dtype that every step is rounded to. `row` is scratch.
+/// dtype that every step is rounded to.
 ///
 /// # Panics
 /// When a slice is shorter than `rows`, `k` and `format` ask for.
@@ -23,12 +35,16 @@ pub fn quantize_rows<S: Element, R: Rounding>(
     format: &GroupFormat,
     k: usize,
     source: &[u8],
-    row: &mut Vec<f32>,
+    scratch: &mut Scratch,
     out: &mut Quantized<'_>,
 ) {
-    row.clear();
-    row.resize(k.next_multiple_of(format.group as usize), 0.0);
-    pulp::Arch::new().dispatch(Rows::<S, R> { format, k, source, row, out, types: PhantomData });
+    let padded = k.next_multiple_of(format.group as usize);
+    scratch.values.clear();
+    scratch.values.resize(padded, 0.0);
+    scratch.divisors.resize(padded / format.group as usize, 0.0);
+    scratch.codes.resize(padded, 0);
+    scratch.bytes.resize(padded, 0);
+    pulp::Arch::new().dispatch(Rows::<S, R> { format, k, source, scratch, out, types: PhantomData });
 }
 
 /// The work of [`quantize_rows`], compiled once for each instruction set.
@@ -36,58 +52,63 @@ struct Rows<'a, 'b, S, R> {
     format: &'a GroupFormat,
     k: usize,
     source: &'a [u8],
-    row: &'a mut [f32],
+    scratch: &'a mut Scratch,
     out: &'a mut Quantized<'b>,
     types: PhantomData<(S, R)>,
 }
 
-impl<S: Element, R: Rounding> pulp::WithSimd for Rows<'_, '_, S, R> {
+impl<S: Element, R: Rounding> WithSimd for Rows<'_, '_, S, R> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<V: pulp::Simd>(self, _: V) {
-        with_bits(self.format.bits, self).expect("the format is one of those that can be converted to");
+    fn with_simd<V: Simd>(self, simd: V) {
+        with_bits(self.format.bits, Vectors { rows: self, simd })
+            .expect("the format is one of those that can be converted to");
     }
 }
 
-impl<S: Element, R: Rounding> WithBits for Rows<'_, '_, S, R> {
+/// The work with vectors of an instruction set.
+struct Vectors<V, T> {
+    simd: V,
+    rows: T,
+}
+
+impl<V: Simd, S: Element, R: Rounding> WithBits for Vectors<V, Rows<'_, '_, S, R>> {
     type Output = ();
 
     #[inline(always)]
     fn run<const BITS: u32>(self) {
         let format = const { Grouping::of(BITS) };
-        let (group, words) = (format.group as usize, format.words_per_group() as usize);
-        let groups = self.row.len() / group;
-        let scales = self.out.scales.chunks_exact_mut(groups);
-        let codes = self.out.codes.chunks_exact_mut(words * groups);
-        for ((source, scales), codes) in self.source.chunks_exact(self.k * S::BYTES).zip(scales).zip(codes) {
-            S::decode::<R>(source, &mut self.row[..self.k]);
-            let values = self.row.chunks_exact(group);
-            for (index, ((values, scale), words)) in values.zip(scales).zip(codes.chunks_exact_mut(words)).enumerate() {
-                let mut packed = [0; MAX_GROUP];
-                let packed = &mut packed[..group];
-                *scale = quantize_group::<R>(format.max_int() as f32, values, packed);
-                // Codes of the padding are 0, not those of the value 0.
-                let used = self.k - index * group;
-                if used < group {
-                    packed[used..].fill(0);
-                }
-                pack::<BITS>(packed, words);
+        let group = format.group as usize;
+        let Vectors { simd, rows: Rows { k, source, scratch, out, .. } } = self;
+        let Scratch { values, divisors, codes, bytes } = scratch;
+        let groups = values.len() / group;
+        let scales = out.scales.chunks_exact_mut(groups);
+        let words = out.codes.chunks_exact_mut(format.words_per_group() as usize * groups);
+        for ((source, scales), words) in source.chunks_exact(k * S::BYTES).zip(scales).zip(words) {
+            S::decode::<R>(source, &mut values[..k]);
+            // Step by step over the row, so that no group waits for the one before.
+            for (values, scale) in values.chunks_exact(group).zip(&mut *scales) {
+                *scale = largest(simd, values);
             }
+            let max_int = format.max_int() as f32;
+            for (scale, divisor) in scales.iter_mut().zip(&mut *divisors) {
+                *scale = R::round(*scale / max_int);
+                *divisor = if R::BY_INVERSE { 1.0 / *scale } else { *scale };
+            }
+            let groups = values.chunks_exact(group).zip(codes.chunks_exact_mut(group)).zip(&*divisors);
+            for ((values, codes), divisor) in groups {
+                Quantizer::<V, R>::new(simd, *divisor, max_int).codes(values, codes);
+            }
+            for (byte, code) in bytes.iter_mut().zip(&*codes) {
+                *byte = *code as u8;
+            }
+            // Codes of the padding are 0, not those of the value 0.
+            bytes[k..].fill(0);
+            pack::<BITS>(bytes, words);
         }
     }
 }
-
-/// Elements of the largest group.
-const MAX_GROUP: usize = {
-    let (mut largest, mut index) = (0, 0);
-    while index < GROUPINGS.len() {
-        let group = GROUPINGS[index].group as usize;
-        largest = if group > largest { group } else { largest };
-        index += 1;
-    }
-    largest
-};
 
 #[inline(always)]
 fn pack<const BITS: u32>(codes: &[u8], words: &mut [u32]) {
@@ -105,29 +126,61 @@ fn pack<const BITS: u32>(codes: &[u8], words: &mut [u32]) {
     }
 }
 
+/// The largest magnitude.
 #[inline(always)]
-fn quantize_group<R: Rounding>(max_int: f32, values: &[f32], codes: &mut [u8]) -> f32 {
-    // Lanes of maxima, so that the reduction has no long chain.
-    let mut maxima = [0.0f32; 8];
-    for eight in values.as_chunks::<8>().0 {
-        for (largest, value) in maxima.iter_mut().zip(eight) {
-            let magnitude = value.abs();
-            // A comparison with NaN is false: NaN is passed over, as by `f32::max`.
-            *largest = if magnitude > *largest { magnitude } else { *largest };
+fn largest<V: Simd>(simd: V, values: &[f32]) -> f32 {
+    let (vectors, rest) = V::as_simd_f32s(values);
+    let mut maxima = simd.splat_f32s(0.0);
+    let mut meet = |vector| {
+        let magnitude = simd.abs_f32s(vector);
+        // A comparison with NaN is false: NaN is passed over, as by `f32::max`.
+        maxima = simd.select_f32s(simd.greater_than_f32s(magnitude, maxima), magnitude, maxima);
+    };
+    vectors.iter().for_each(|vector| meet(*vector));
+    if !rest.is_empty() {
+        meet(simd.partial_load_f32s(rest));
+    }
+    simd.reduce_max_f32s(maxima)
+}
+
+/// What quantizes the values of a group.
+struct Quantizer<V: Simd, R> {
+    simd: V,
+    /// The scale, or its inverse ([`Rounding::BY_INVERSE`]).
+    divisor: V::f32s,
+    max_int: V::f32s,
+    types: PhantomData<R>,
+}
+
+impl<V: Simd, R: Rounding> Quantizer<V, R> {
+    #[inline(always)]
+    fn new(simd: V, divisor: f32, max_int: f32) -> Self {
+        Quantizer { simd, divisor: simd.splat_f32s(divisor), max_int: simd.splat_f32s(max_int), types: PhantomData }
+    }
+
+    /// Codes, the lowest byte of each.
+    #[inline(always)]
+    fn codes(&self, values: &[f32], codes: &mut [u32]) {
+        let (vectors, rest) = V::as_simd_f32s(values);
+        let (code_vectors, code_rest) = V::as_mut_simd_u32s(codes);
+        for (vector, codes) in vectors.iter().zip(code_vectors) {
+            *codes = self.vector(*vector);
+        }
+        if !rest.is_empty() {
+            self.simd.partial_store_u32s(code_rest, self.vector(self.simd.partial_load_f32s(rest)));
         }
     }
-    let mut largest = 0.0f32;
-    for lane in maxima {
-        largest = if lane > largest { lane } else { largest };
-    }
-    let scale = R::round(largest / max_int);
-    for (code, &value) in codes.iter_mut().zip(values) {
-        let shifted = R::round_normal(R::round_normal(value / scale) + max_int);
+
+    #[inline(always)]
+    fn vector(&self, values: V::f32s) -> V::u32s {
+        let Quantizer { simd, divisor, max_int, .. } = *self;
+        let quotients = if R::BY_INVERSE { simd.mul_f32s(values, divisor) } else { simd.div_f32s(values, divisor) };
+        let shifted = R::round_normals(simd, simd.add_f32s(R::round_normals(simd, quotients), max_int));
         // NaN (0/0 in a group of zeros) becomes 0 here.
-        let shifted = if shifted > 0.0 { shifted } else { 0.0 };
-        let shifted = if shifted < 2.0 * max_int { shifted } else { 2.0 * max_int };
+        let zero = simd.splat_f32s(0.0);
+        let shifted = simd.select_f32s(simd.greater_than_f32s(shifted, zero), shifted, zero);
+        let shifted = simd.min_f32s(shifted, simd.add_f32s(max_int, max_int));
         // Above 2^23 a float32 has no fraction: the addition rounds half to even, the low bits are the integer.
-        *code = (shifted + 8_388_608.0).to_bits() as u8;
+        simd.transmute_u32s_f32s(simd.add_f32s(shifted, simd.splat_f32s(8_388_608.0)))
     }
-    scale
 }

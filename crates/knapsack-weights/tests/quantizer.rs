@@ -2,7 +2,7 @@
 
 use knapsack_tensor::{DType, GroupFormat, QUANTIZATIONS, pack_group, quantize_group};
 use knapsack_weights::element::{Bf16, Element, F16, F32, Rounding};
-use knapsack_weights::quantize::{Quantized, quantize_rows};
+use knapsack_weights::quantize::{Quantized, Scratch, quantize_rows};
 use proptest::prelude::*;
 
 /// Codes and scales of `values`, `k` to a row, by the scalar codec.
@@ -24,11 +24,11 @@ fn fast<S: Element>(format: &GroupFormat, model: DType, k: usize, source: &[u8])
     let rows = source.len() / S::BYTES / k;
     let mut codes = vec![u32::MAX; rows * format.words(k as u64) as usize];
     let mut scales = vec![f32::NAN; rows * format.groups(k as u64) as usize];
-    let (mut row, mut out) = (Vec::new(), Quantized { codes: &mut codes, scales: &mut scales });
+    let (mut scratch, mut out) = (Scratch::default(), Quantized { codes: &mut codes, scales: &mut scales });
     match model {
-        DType::F16 => quantize_rows::<S, F16>(format, k, source, &mut row, &mut out),
-        DType::BF16 => quantize_rows::<S, Bf16>(format, k, source, &mut row, &mut out),
-        _ => quantize_rows::<S, F32>(format, k, source, &mut row, &mut out),
+        DType::F16 => quantize_rows::<S, F16>(format, k, source, &mut scratch, &mut out),
+        DType::BF16 => quantize_rows::<S, Bf16>(format, k, source, &mut scratch, &mut out),
+        _ => quantize_rows::<S, F32>(format, k, source, &mut scratch, &mut out),
     }
     (codes, scales)
 }
