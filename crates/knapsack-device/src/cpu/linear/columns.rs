@@ -72,6 +72,8 @@ impl<V: Vector> Format for Unit<'_, V> {
 unsafe fn strip<V: Vector, const BITS: u32>(task: &Linear, first: usize, count: usize, sums: *mut f32, stride: usize) {
     let Matrix::Grouped { codes, scales, grouping, .. } = task.matrix else { return };
     let whole = count - count % V::LANES;
+    // From a word row to that of the next step.
+    let next = 4 * task.features * 4;
     // SAFETY: word rows and scale rows have `task.features` elements; the last columns are read from padded copies.
     unsafe {
         for step in 0..grouping.steps(task.k as u64) as usize {
@@ -87,6 +89,11 @@ unsafe fn strip<V: Vector, const BITS: u32>(task: &Linear, first: usize, count: 
             for c in (0..whole).step_by(V::LANES) {
                 let scale = load_floats::<V>(scales, scale_row + c, V::LANES);
                 let here = [rows[0].add(4 * c), rows[1].add(4 * c), rows[2].add(4 * c), rows[3].add(4 * c)];
+                if c / V::LANES % V::PER_LINE == 0 {
+                    for w in 0..4 {
+                        V::prefetch(here[w].wrapping_add(next));
+                    }
+                }
                 match task.n {
                     1 => one.columns::<BITS>(here, scale, sums.add(c)),
                     _ => columns::<V, BITS>(task, step, here, scale, sums.add(c), stride),
