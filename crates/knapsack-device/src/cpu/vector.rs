@@ -13,6 +13,17 @@ pub(crate) const MAX_LANES: usize = if cfg!(target_arch = "x86_64") { 16 } else 
 /// Most groups of four lanes.
 pub(crate) const MAX_GROUPS: usize = MAX_LANES / 4;
 
+/// `of_rows` of each 16 bits of the 64 at each pointer.
+///
+/// # Safety
+/// As many bytes are readable at each.
+#[inline(always)]
+unsafe fn each_of_four<F>(rows: [*const u8; 4], of_rows: impl Fn([u64; 4]) -> F) -> [F; 4] {
+    // SAFETY: the caller's promise.
+    let bits = rows.map(|row| unsafe { row.cast::<u64>().read_unaligned().to_le() });
+    [0, 16, 32, 48].map(|shift| of_rows(bits.map(|row| row >> shift)))
+}
+
 /// Vector operations of one instruction set.
 ///
 /// # Safety
@@ -150,6 +161,12 @@ pub(crate) trait Vector: Copy {
     unsafe fn float_sums(v: [Self::F; 4]) -> Self::F;
     /// Within each group of four lanes, `[a0, a2, b0, b2]` and `[a1, a3, b1, b3]`.
     unsafe fn unzip(a: Self::I, b: Self::I) -> [Self::I; 2];
+    /// [`Vector::unzip`] of the two vectors at `p`.
+    #[inline(always)]
+    unsafe fn iload_unzipped(p: *const u8) -> [Self::I; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { Self::unzip(Self::iload(p), Self::iload(p.add(Self::BYTES))) }
+    }
     /// Within each group of four lanes, `[a0, b0, a1, b1]` and `[a2, b2, a3, b3]`.
     unsafe fn zip(a: Self::I, b: Self::I) -> [Self::I; 2];
     /// Eight bytes of each, over and over.
@@ -167,6 +184,18 @@ pub(crate) trait Vector: Copy {
     unsafe fn f16_of_rows(rows: [u64; 4]) -> Self::F;
     /// The same of bfloat16.
     unsafe fn bf16_of_rows(rows: [u64; 4]) -> Self::F;
+    /// As [`Vector::f16_of_rows`] of four steps, one after the other, where a vector has one group: four float16 at each pointer.
+    #[inline(always)]
+    unsafe fn f16_of_four(rows: [*const u8; 4]) -> [Self::F; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { each_of_four(rows, |rows| Self::f16_of_rows(rows)) }
+    }
+    /// As [`Vector::f16_of_four`] for bfloat16.
+    #[inline(always)]
+    unsafe fn bf16_of_four(rows: [*const u8; 4]) -> [Self::F; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { each_of_four(rows, |rows| Self::bf16_of_rows(rows)) }
+    }
     /// Lane `r` of all groups of four added: `(g0 + g2) + (g1 + g3)`, `g0 + g1`, or `g0`.
     unsafe fn fold(v: Self::F) -> [f32; 4];
     /// Loads `2 * LANES` float16.
@@ -191,6 +220,12 @@ pub(crate) trait Vector: Copy {
     }
     /// Hints that the cache line at `p` is read soon; `p` may be anything.
     unsafe fn prefetch(p: *const u8);
+    /// [`Vector::prefetch`] `N` bytes behind `p`: a multiple of 8, below 32 KiB.
+    #[inline(always)]
+    unsafe fn prefetch_ahead<const N: u32>(p: *const u8) {
+        // SAFETY: a hint, of any address.
+        unsafe { Self::prefetch(p.wrapping_add(N as usize)) }
+    }
 }
 
 /// How floats are stored in a parameter or a cache.

@@ -89,6 +89,34 @@ unsafe fn widen(halves: uint16x4_t) -> float32x4_t {
     wide
 }
 
+/// As [`widen`], from the high half.
+#[inline(always)]
+unsafe fn widen_high(halves: uint16x8_t) -> float32x4_t {
+    let wide: float32x4_t;
+    // SAFETY: base ARMv8 NEON; registers only.
+    unsafe {
+        asm!(
+            "fcvtl2 {wide:v}.4s, {halves:v}.8h",
+            wide = lateout(vreg) wide,
+            halves = in(vreg) halves,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    wide
+}
+
+/// The first 16 bits of all rows, then the second, and the third with the fourth.
+#[inline(always)]
+unsafe fn side_by_side(rows: [*const u8; 4]) -> [uint16x8_t; 2] {
+    // SAFETY: the caller's promise: 8 bytes are readable at each.
+    unsafe {
+        let pair = |a: *const u8, b: *const u8| vreinterpretq_u16_u8(vcombine_u8(vld1_u8(a), vld1_u8(b)));
+        let (even, odd) = (pair(rows[0], rows[1]), pair(rows[2], rows[3]));
+        let (firsts, seconds) = (vzip1q_u16(even, odd), vzip2q_u16(even, odd));
+        [vzip1q_u16(firsts, seconds), vzip2q_u16(firsts, seconds)]
+    }
+}
+
 /// Four float32 to float16, nearest.
 #[inline(always)]
 unsafe fn narrow(wide: float32x4_t) -> uint16x4_t {
@@ -103,6 +131,23 @@ unsafe fn narrow(wide: float32x4_t) -> uint16x4_t {
         );
     }
     halves
+}
+
+/// Sums of neighbours: of `a`, then of `b`. (`vpaddq_s32` is compiled to three instructions where it meets other shuffles.)
+#[inline(always)]
+unsafe fn pairs(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+    let sums: int32x4_t;
+    // SAFETY: base ARMv8 NEON; registers only.
+    unsafe {
+        asm!(
+            "addp {sums:v}.4s, {a:v}.4s, {b:v}.4s",
+            sums = lateout(vreg) sums,
+            a = in(vreg) a,
+            b = in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sums
 }
 
 /// Four times one 16-bit number.
@@ -189,12 +234,16 @@ macro_rules! implement {
                         .map(|row| vreinterpretq_s32_s64(row))
                 }
                 fn sums(v: [int32x4_t; 4]) -> int32x4_t {
-                    vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]))
+                    pairs(pairs(v[0], v[1]), pairs(v[2], v[3]))
                 }
                 fn float_sums(v: [float32x4_t; 4]) -> float32x4_t {
                     vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3]))
                 }
                 fn unzip(a: int32x4_t, b: int32x4_t) -> [int32x4_t; 2] { [vuzp1q_s32(a, b), vuzp2q_s32(a, b)] }
+                fn iload_unzipped(p: *const u8) -> [int32x4_t; 2] {
+                    let both = vld2q_s32(p.cast());
+                    [both.0, both.1]
+                }
                 fn matrix(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t { $matrix(acc, codes, acts) }
                 fn high_nibbles(v: int32x4_t) -> int32x4_t {
                     vreinterpretq_s32_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s32(v)))
@@ -216,6 +265,20 @@ macro_rules! implement {
                 fn bf16_of_rows(rows: [u64; 4]) -> float32x4_t {
                     vreinterpretq_f32_u32(vshll_n_u16::<16>(vcreate_u16(together(rows))))
                 }
+                fn f16_of_four(rows: [*const u8; 4]) -> [float32x4_t; 4] {
+                    let [first, last] = side_by_side(rows);
+                    [widen(vget_low_u16(first)), widen_high(first), widen(vget_low_u16(last)), widen_high(last)]
+                }
+                fn bf16_of_four(rows: [*const u8; 4]) -> [float32x4_t; 4] {
+                    let [first, last] = side_by_side(rows);
+                    [
+                        vshll_n_u16::<16>(vget_low_u16(first)),
+                        vshll_high_n_u16::<16>(first),
+                        vshll_n_u16::<16>(vget_low_u16(last)),
+                        vshll_high_n_u16::<16>(last),
+                    ]
+                    .map(|four| vreinterpretq_f32_u32(four))
+                }
                 fn fold(v: float32x4_t) -> [f32; 4] {
                     let mut lanes = [0.0; 4];
                     Self::store(lanes.as_mut_ptr(), v);
@@ -225,6 +288,14 @@ macro_rules! implement {
                 fn splat_half(p: *const u8) -> uint16x8_t { vdupq_n_u16(p.cast::<u16>().read_unaligned()) }
                 fn fma_lower(a: uint16x8_t, b: uint16x8_t, c: float32x4_t) -> float32x4_t { $lower(c, a, b) }
                 fn fma_upper(a: uint16x8_t, b: uint16x8_t, c: float32x4_t) -> float32x4_t { $upper(c, a, b) }
+                fn prefetch_ahead<const N: u32>(p: *const u8) {
+                    asm!(
+                        "prfm pldl1strm, [{p}, #{bytes}]",
+                        p = in(reg) p,
+                        bytes = const N,
+                        options(nostack, preserves_flags, readonly)
+                    )
+                }
                 fn prefetch(p: *const u8) {
                     // A hint, of any address.
                     asm!("prfm pldl1strm, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly))

@@ -188,7 +188,7 @@ pub(crate) unsafe fn act_planes<V: Vector, const BITS: u32>(acts: *const u8) -> 
     // SAFETY: the caller's promise.
     unsafe {
         match BITS {
-            4 => V::unzip(V::iload(acts), V::iload(acts.add(V::BYTES))),
+            4 => V::iload_unzipped(acts),
             _ => [V::iload(acts), V::isplat(0)],
         }
     }

@@ -13,11 +13,12 @@ use super::codes::{
     scales_of_rows, steps_per_group, unpack_pairs,
 };
 use super::finish::Part;
-use crate::cpu::task::{Finish, Floats, Linear, Matrix};
+use crate::cpu::task::{Finish, Linear, Matrix};
 use crate::cpu::vector::Vector;
+use knapsack_tensor::DType;
 
 /// Bytes that are asked for ahead of each stream.
-const AHEAD: usize = 2048;
+const AHEAD: u32 = 2048;
 /// Most weight rows of a unit.
 pub(super) const MAX_UNIT: usize = 128;
 /// Tokens that an unpacked step meets.
@@ -156,17 +157,36 @@ unsafe fn some_fours<V: Vector, const BITS: u32, const T: usize, const F: usize>
         for b in (0..whole).step_by(V::PER_LINE) {
             for f in 0..F {
                 for r in 0..4 {
-                    V::prefetch(at[f][r].wrapping_add(AHEAD));
+                    V::prefetch_ahead::<AHEAD>(at[f][r]);
                 }
             }
+            if const { scales_by_four::<V, BITS, T>() } {
+                let mut four = [[V::splat(0.0); 4]; F];
+                for f in 0..F {
+                    let mut here = row_scales[f];
+                    for r in 0..4 {
+                        here[r] = here[r].add(2 * b);
+                    }
+                    four[f] = if scales.dtype == DType::F16 { V::f16_of_four(here) } else { V::bf16_of_four(here) };
+                }
+                // Written out, or what was loaded would go through memory.
+                one_of_four::<V, BITS, T, F>(task, first, b, 0, &at, &four, &mut acc);
+                one_of_four::<V, BITS, T, F>(task, first, b, 1, &at, &four, &mut acc);
+                one_of_four::<V, BITS, T, F>(task, first, b, 2, &at, &four, &mut acc);
+                one_of_four::<V, BITS, T, F>(task, first, b, 3, &at, &four, &mut acc);
+                advance::<V, F>(&mut at, 4);
+                continue;
+            }
             for u in 0..V::PER_LINE {
-                block::<V, BITS, T, F>(task, first, b + u, &at, &row_scales, (b + u) * V::GROUPS, &mut acc);
-                advance::<V, F>(&mut at);
+                let scale = |f: usize| scales_of_rows::<V>(scales.dtype, row_scales[f], (b + u) * V::GROUPS, per_group);
+                block::<V, BITS, T, F>(task, first, b + u, |f, r| at[f][r], scale, &mut acc);
+                advance::<V, F>(&mut at, 1);
             }
         }
         for b in whole..blocks {
-            block::<V, BITS, T, F>(task, first, b, &at, &row_scales, b * V::GROUPS, &mut acc);
-            advance::<V, F>(&mut at);
+            let scale = |f: usize| scales_of_rows::<V>(scales.dtype, row_scales[f], b * V::GROUPS, per_group);
+            block::<V, BITS, T, F>(task, first, b, |f, r| at[f][r], scale, &mut acc);
+            advance::<V, F>(&mut at, 1);
         }
         if rest > 0 {
             let (mut last, mut last_scales) = ([[[0u8; 64]; 4]; F], [[[0u8; 8]; 4]; F]);
@@ -180,7 +200,9 @@ unsafe fn some_fours<V: Vector, const BITS: u32, const T: usize, const F: usize>
                     (at[f][r], row_scales[f][r]) = (last[f][r].as_ptr(), last_scales[f][r].as_ptr());
                 }
             }
-            block::<V, BITS, T, F>(task, first, blocks, &at, &row_scales, blocks * V::GROUPS % per_group, &mut acc);
+            let scale =
+                |f: usize| scales_of_rows::<V>(scales.dtype, row_scales[f], blocks * V::GROUPS % per_group, per_group);
+            block::<V, BITS, T, F>(task, first, blocks, |f, r| at[f][r], scale, &mut acc);
         }
         for t in 0..T.min(task.n - first) {
             for f in 0..F {
@@ -193,30 +215,51 @@ unsafe fn some_fours<V: Vector, const BITS: u32, const T: usize, const F: usize>
     }
 }
 
-/// The next block of each row.
+/// Whether the scales of four steps are loaded at once: where a vector has but one step, loading them takes as long as the products.
+const fn scales_by_four<V: Vector, const BITS: u32, const T: usize>() -> bool {
+    V::GROUPS == 1 && BITS == 4 && T == 1
+}
+
+/// `blocks` blocks further in each row.
 #[inline(always)]
-unsafe fn advance<V: Vector, const F: usize>(at: &mut [[*const u8; 4]; F]) {
+unsafe fn advance<V: Vector, const F: usize>(at: &mut [[*const u8; 4]; F], blocks: usize) {
     for f in 0..F {
         for r in 0..4 {
-            at[f][r] = at[f][r].wrapping_add(V::BYTES);
+            at[f][r] = at[f][r].wrapping_add(blocks * V::BYTES);
         }
     }
 }
 
-/// Block `b`, `GROUPS` steps, of the rows whose codes lie at `codes` and whose scales at `scales`, from step `step` of them on,
+/// Block `u` of the four at `at`, the first of which is block `b`; `scales` are theirs.
+#[inline(always)]
+unsafe fn one_of_four<V: Vector, const BITS: u32, const T: usize, const F: usize>(
+    task: &Linear,
+    first: usize,
+    b: usize,
+    u: usize,
+    at: &[[*const u8; 4]; F],
+    scales: &[[V::F; 4]; F],
+    acc: &mut [[V::F; F]; T],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let code = |f: usize, r: usize| at[f][r].wrapping_add(u * V::BYTES);
+        block::<V, BITS, T, F>(task, first, b + u, code, |f| scales[f][u], acc);
+    }
+}
+
+/// Block `b`, `GROUPS` steps, whose codes of row `r` of four `f` lie at `codes(f, r)` and whose scales of that four are `scales(f)`,
 /// against the activations of tokens `first..`.
 #[inline(always)]
 unsafe fn block<V: Vector, const BITS: u32, const T: usize, const F: usize>(
     task: &Linear,
     first: usize,
     b: usize,
-    codes: &[[*const u8; 4]; F],
-    scales: &[[*const u8; 4]; F],
-    step: usize,
+    codes: impl Fn(usize, usize) -> *const u8,
+    scales: impl Fn(usize) -> V::F,
     acc: &mut [[V::F; F]; T],
 ) {
-    let Matrix::Grouped { scales: Floats { dtype, .. }, .. } = task.matrix else { return };
-    // SAFETY: codes and scales of the block are readable; the activations of the tokens have it.
+    // SAFETY: the codes of the block are readable; the activations of the tokens have it.
     unsafe {
         // The quads of four rows in their lanes, or the planes of each of the four.
         let mut unpacked = [[V::isplat(0); MAX_QUADS]; F];
@@ -224,12 +267,13 @@ unsafe fn block<V: Vector, const BITS: u32, const T: usize, const F: usize>(
         for f in 0..F {
             if const { has_planes::<V>(BITS) } {
                 for r in 0..4 {
-                    [unpacked[f][2 * r], unpacked[f][2 * r + 1]] = planes::<V, BITS>(V::iload(codes[f][r]));
+                    [unpacked[f][2 * r], unpacked[f][2 * r + 1]] = planes::<V, BITS>(V::iload(codes(f, r)));
                 }
             } else {
-                unpacked[f] = unpack_pairs::<V, BITS>(rows_to_lanes::<V>(codes[f]));
+                let rows = [codes(f, 0), codes(f, 1), codes(f, 2), codes(f, 3)];
+                unpacked[f] = unpack_pairs::<V, BITS>(rows_to_lanes::<V>(rows));
             }
-            weight_scales[f] = scales_of_rows::<V>(dtype, scales[f], step, steps_per_group::<BITS>());
+            weight_scales[f] = scales(f);
         }
         for t in 0..T {
             let token = if T == 1 { first } else { (first + t).min(task.n - 1) };
