@@ -1,6 +1,6 @@
-//! The fast quantizer: the arithmetic of `knapsack_tensor::quantize_group`, bit for bit, in a form that the compiler turns into
-//! vector instructions. The instruction set is chosen at run time (`pulp`); without one of the wide sets the same code runs as
-//! compiled for the baseline.
+//! The fast quantizer: the arithmetic of `knapsack_tensor::quantize_group`, bit for bit, with vectors. The instruction set is chosen at run
+//! time (`pulp`). Decoding and packing are loops that the compiler turns into vector instructions; maxima and codes are written with
+//! `pulp`'s vectors, since what the compiler makes of their short loops was mostly scalar.
 
 use crate::element::{Element, Rounding};
 use knapsack_tensor::{GroupFormat, Grouping, WithBits, with_bits};
@@ -110,6 +110,7 @@ impl<V: Simd, S: Element, R: Rounding> WithBits for Vectors<V, Rows<'_, '_, S, R
     }
 }
 
+/// Codes, one in each byte, to words, lowest bits first.
 #[inline(always)]
 fn pack<const BITS: u32>(codes: &[u8], words: &mut [u32]) {
     let per_word = const { 32 / BITS } as usize;
