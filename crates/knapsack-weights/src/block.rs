@@ -27,8 +27,8 @@ pub(crate) trait Sink {
     /// Bytes that lie together, at `offset` of a shard.
     fn write(&self, shard: usize, offset: u64, bytes: &[u8]) -> Result<(), ConvertError>;
 
-    /// A part of each row of a tensor of `rows` rows: `fill` is given the whole tensor and writes it there.
-    fn write_part(&self, place: Place, rows: usize, part: Part, fill: &dyn Fn(&mut [u8])) -> Result<(), ConvertError>;
+    /// A part of each row of a tensor: `part.bytes` bytes of `rows` each.
+    fn write_part(&self, place: Place, part: Part, rows: &[u8]) -> Result<(), ConvertError>;
 }
 
 /// Which part of each row of a tensor a block makes.
@@ -173,23 +173,23 @@ fn write_columns<T: Pod + Default>(
     sink: &dyn Sink,
 ) -> Result<(), ConvertError> {
     let bytes = |rows: u64| rows as usize * size_of::<T>();
-    let part = Part { at: bytes(block.to), bytes: bytes(block.rows), row: bytes(job.rows) };
+    turned.resize(size_of_val(from), 0);
+    transpose(from, columns, turned);
     match block.rows == job.rows {
-        true => {
-            turned.resize(size_of_val(from), 0);
-            transpose(from, columns, turned, part);
-            sink.write(place.shard, place.offset, turned)
+        true => sink.write(place.shard, place.offset, turned),
+        false => {
+            let part = Part { at: bytes(block.to), bytes: bytes(block.rows), row: bytes(job.rows) };
+            sink.write_part(place, part, turned)
         }
-        false => sink.write_part(place, columns, part, &|tensor| transpose(from, columns, tensor, part)),
     }
 }
 
 /// Rows and columns that are turned at once.
 const TILE: usize = 16;
 
-/// `(rows, columns)` to `(columns, rows)` as that part of each row, in tiles that stay in the first-level cache.
-fn transpose<T: Pod + Default>(from: &[T], columns: usize, to: &mut [u8], part: Part) {
-    let rows = from.len() / columns;
+/// `(rows, columns)` to `(columns, rows)`, in tiles that stay in the first-level cache.
+fn transpose<T: Pod + Default>(from: &[T], columns: usize, to: &mut [u8]) {
+    let (rows, size) = (from.len() / columns, size_of::<T>());
     let mut tile = [[T::default(); TILE]; TILE];
     for first_column in (0..columns).step_by(TILE) {
         let width = TILE.min(columns - first_column);
@@ -202,14 +202,10 @@ fn transpose<T: Pod + Default>(from: &[T], columns: usize, to: &mut [u8], part: 
                     _ => tile[..width].copy_from_slice(&from[..width]),
                 }
             }
-            for column in 0..width {
-                let to = &mut to[(first_column + column) * part.row + part.at + first_row * size_of::<T>()..];
+            let starts = (first_column..first_column + width).map(|column| (column * rows + first_row) * size);
+            for (column, start) in starts.enumerate() {
                 let turned: [T; TILE] = std::array::from_fn(|row| tile[row][column]);
-                let turned = bytemuck::bytes_of(&turned);
-                match height {
-                    TILE => to[..size_of::<[T; TILE]>()].copy_from_slice(turned),
-                    _ => to[..height * size_of::<T>()].copy_from_slice(&turned[..height * size_of::<T>()]),
-                }
+                to[start..start + height * size].copy_from_slice(&bytemuck::bytes_of(&turned)[..height * size]);
             }
         }
     }

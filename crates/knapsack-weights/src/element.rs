@@ -8,10 +8,11 @@ pub trait Rounding {
     /// As model libraries call it.
     const DTYPE: DType;
     /// Whether a quotient `x / y` of two numbers of the dtype and the product `x * (1 / y)`, both in float32, round to the same number
-    /// of the dtype. So it is for 11 bits of precision and exponents whose inverse float32 has. Let `m` be as far from one number
-    /// of the dtype as from the next: an odd number of 12 bits times a power of two. The exact quotient is not `m`, or `x = m * y` would have 12 bits. It
-    /// differs from `m` by more than `2^-23` of it, since `x` differs from `m * y` by a unit at least. Two roundings to 24 bits are
-    /// less than that, so quotient and product lie on the same side of `m`. Infinite numbers, zeros and NaN give the same in both.
+    /// of the dtype where that is a normal one. So it is for 11 bits of precision and exponents whose inverse float32 has. Let `m` be as far from one
+    /// normal number as from the next: an odd number of 12 bits times a power of two. The exact quotient is not `m`, or `x = m * y` would have
+    /// 12 bits. It differs from `m` by more than `2^-23` of it, since `x` differs from `m * y` by a unit at least. Two roundings to 24 bits
+    /// are less than that, so quotient and product lie on the same side of `m`. Infinite numbers, zeros and NaN give the same in both; what is
+    /// smaller than a normal number vanishes beside the code of zero that is added next.
     const BY_INVERSE: bool;
     /// Any float32.
     fn round(x: f32) -> f32;
@@ -235,7 +236,7 @@ mod tests {
         }
     }
 
-    /// Every pair of significands; exponents do not matter.
+    /// Every pair of significands; exponents do not matter while the result is normal.
     #[test]
     fn a_product_with_the_inverse_rounds_as_the_quotient() {
         const { assert!(F16::BY_INVERSE) };

@@ -41,8 +41,6 @@ struct Work<'a> {
     state: Mutex<State>,
     /// Tensors of which each block makes a part of every row: written when they are whole.
     assembled: Mutex<HashMap<Place, Arc<Mutex<Assembled>>>>,
-    /// Memory of such that were written, for the next ones.
-    spare: Mutex<Vec<Vec<u8>>>,
     changed: Condvar,
     threads: usize,
 }
@@ -112,7 +110,6 @@ pub(crate) fn run(
         progress,
         state: Mutex::new(state),
         assembled: Mutex::default(),
-        spare: Mutex::default(),
         changed: Condvar::new(),
         threads,
     };
@@ -280,23 +277,23 @@ impl Sink for Work<'_> {
         write_all_at(&file, bytes, offset).map_err(|error| self.write_error(shard, error))
     }
 
-    fn write_part(&self, place: Place, rows: usize, part: Part, fill: &dyn Fn(&mut [u8])) -> Result<(), ConvertError> {
-        let whole = rows * part.row;
-        let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || {
-            let mut bytes = spare().pop().unwrap_or_default();
-            bytes.resize(whole, 0);
-            Arc::new(Mutex::new(Assembled { bytes, missing: whole }))
-        };
+    fn write_part(&self, place: Place, part: Part, rows: &[u8]) -> Result<(), ConvertError> {
+        let whole = rows.len() / part.bytes * part.row;
+        let new = || Arc::new(Mutex::new(Assembled { bytes: Vec::new(), missing: whole }));
         let lock = || self.assembled.lock().unwrap_or_else(PoisonError::into_inner);
         let tensor = Arc::clone(lock().entry(place).or_insert_with(new));
         let mut tensor = tensor.lock().unwrap_or_else(PoisonError::into_inner);
-        fill(&mut tensor.bytes);
-        tensor.missing -= rows * part.bytes;
+        // Here, where only those wait who write to the same tensor.
+        if tensor.bytes.is_empty() {
+            tensor.bytes = vec![0; whole];
+        }
+        for (to, from) in tensor.bytes.chunks_exact_mut(part.row).zip(rows.chunks_exact(part.bytes)) {
+            to[part.at..part.at + part.bytes].copy_from_slice(from);
+        }
+        tensor.missing -= rows.len();
         if tensor.missing == 0 {
             lock().remove(&place);
             self.write(place.shard, place.offset, &tensor.bytes)?;
-            spare().push(std::mem::take(&mut tensor.bytes));
         }
         Ok(())
     }
