@@ -19,6 +19,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// Finished shards that make a thread stop converting and hash them.
 const HASH_AT: usize = md5::LANES / 2;
 
+/// Memory of more bytes is given back at once.
+const LARGEST_SPARE: usize = 32 << 20;
+
 /// How far a conversion is, in bytes of the checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvertProgress {
@@ -41,6 +44,8 @@ struct Work<'a> {
     state: Mutex<State>,
     /// Tensors of which each block makes a part of every row: written when they are whole.
     assembled: Mutex<HashMap<Place, Arc<Mutex<Assembled>>>>,
+    /// Memory of some that were written, for the next ones: new memory comes page by page, each cleared by the system.
+    spare: Mutex<Vec<Vec<u8>>>,
     changed: Condvar,
     threads: usize,
 }
@@ -110,6 +115,7 @@ pub(crate) fn run(
         progress,
         state: Mutex::new(state),
         assembled: Mutex::default(),
+        spare: Mutex::default(),
         changed: Condvar::new(),
         threads,
     };
@@ -144,6 +150,10 @@ impl Work<'_> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether another thread failed; an error when the caller cancelled.
     fn stopped(&self) -> Result<bool, ConvertError> {
         if self.cancel.load(Ordering::Relaxed) {
@@ -169,6 +179,7 @@ impl Work<'_> {
             }
         }
         drop(buffers);
+        self.spare().clear();
         self.hash_the_rest()
     }
 
@@ -285,7 +296,8 @@ impl Sink for Work<'_> {
         let mut tensor = tensor.lock().unwrap_or_else(PoisonError::into_inner);
         // Here, where only those wait who write to the same tensor.
         if tensor.bytes.is_empty() {
-            tensor.bytes = vec![0; whole];
+            tensor.bytes = self.spare().pop().unwrap_or_default();
+            tensor.bytes.resize(whole, 0);
         }
         for (to, from) in tensor.bytes.chunks_exact_mut(part.row).zip(rows.chunks_exact(part.bytes)) {
             to[part.at..part.at + part.bytes].copy_from_slice(from);
@@ -294,6 +306,10 @@ impl Sink for Work<'_> {
         if tensor.missing == 0 {
             lock().remove(&place);
             self.write(place.shard, place.offset, &tensor.bytes)?;
+            let mut spare = self.spare();
+            if spare.len() < self.threads && tensor.bytes.capacity() <= LARGEST_SPARE {
+                spare.push(std::mem::take(&mut tensor.bytes));
+            }
         }
         Ok(())
     }
