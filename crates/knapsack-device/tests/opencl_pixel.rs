@@ -9,33 +9,12 @@ use knapsack_artifact::library::Target;
 use knapsack_device::DeviceError;
 use knapsack_device::opencl::{OpenClDevice, OpenClOptions};
 use libloading::Library;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use support::{Calls, Model, all_logits, try_all_logits};
-
-/// `None`, said aloud, where the tests run without a compiler.
-fn build(folder: &Path) -> Option<PathBuf> {
-    let library = folder.join("libOpenCL-pixel.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pixel.rs");
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let built = Command::new(rustc)
-        .args(["--edition=2024", "--crate-type=cdylib", "-Cpanic=abort", "-Anon_snake_case", "-o"])
-        .args([&library, &source])
-        .status();
-    match built {
-        Ok(status) => assert!(status.success()),
-        Err(error) => {
-            eprintln!("SKIPPED: no rustc: {error}");
-            return None;
-        }
-    }
-    Some(library)
-}
+use support::{Calls, Model, all_logits, made_driver, try_all_logits};
 
 #[test]
 fn functions_are_asked_for_where_none_is_exported() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(path) = build(folder.path()) else { return };
+    let Some(path) = made_driver(folder.path(), "pixel") else { return };
     // SAFETY: the library was made here and has no initializers of its own.
     let library = unsafe { Library::new(&path) }.unwrap();
     // SAFETY: the name is only looked for.

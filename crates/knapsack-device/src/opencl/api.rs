@@ -1,11 +1,11 @@
 //! The part of the OpenCL 1.2 C interface that is used, loaded at run time: phones have no library to link against, and many
 //! machines none at all.
 
-use super::commands;
+use super::commands::Recorder;
 use super::status::{Status, check};
 use crate::DeviceError;
 use libloading::Library;
-use std::ffi::{c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::PathBuf;
 use std::ptr::{NonNull, null, null_mut};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +24,7 @@ pub(super) type Name = u32;
 /// `cl_context_properties`, `CL_CONTEXT_PLATFORM`.
 const CONTEXT_PLATFORM: isize = 0x1084;
 pub(super) const DEVICE_TYPE_ALL: u64 = 0xFFFF_FFFF;
+const QUEUE_PROPERTIES: u64 = 0x1093;
 const MEM_READ_WRITE: u64 = 1;
 const MEM_READ_ONLY: u64 = 4;
 const MEM_OBJECT_IMAGE1D_BUFFER: Name = 0x10F6;
@@ -55,25 +56,36 @@ struct ImageDescription {
 type Info<T> = unsafe extern "C" fn(T, Name, usize, *mut c_void, *mut usize) -> i32;
 type Release = unsafe extern "C" fn(*mut c_void) -> i32;
 type Notify = *const c_void;
+/// Of OpenCL 2.0: a list of names and values, which ends with 0.
+type CreateQueueWith = unsafe extern "C" fn(RawContext, RawDevice, *const u64, *mut i32) -> RawQueue;
 type GetExtension = unsafe extern "C" fn(RawPlatform, *const c_char) -> *mut c_void;
 
 macro_rules! functions {
     ($($field:ident: $symbol:literal = $type:ty;)*) => {
         /// The loaded functions.
-        struct Functions { $($field: $type,)* get_extension: Option<GetExtension> }
+        struct Functions {
+            $($field: $type,)*
+            get_extension: Option<GetExtension>,
+            create_queue_with: Option<CreateQueueWith>,
+        }
 
         impl Functions {
             /// The name of the first function that the library lacks is the error.
-            fn load(library: &Library) -> Result<Self, &'static str> {
+            fn load(library: &Library) -> Result<Self, &'static CStr> {
                 let way = Way::of(library);
-                let get_extension = way.find("clGetExtensionFunctionAddressForPlatform\0");
+                let get_extension = way.find(c"clGetExtensionFunctionAddressForPlatform");
+                let create_queue_with = way.find(c"clCreateCommandQueueWithProperties");
                 Ok(Functions {
                     // SAFETY: as below.
                     get_extension: get_extension.map(|address| unsafe {
                         std::mem::transmute::<NonNull<c_void>, GetExtension>(address)
                     }),
+                    // SAFETY: as below.
+                    create_queue_with: create_queue_with.map(|address| unsafe {
+                        std::mem::transmute::<NonNull<c_void>, CreateQueueWith>(address)
+                    }),
                     $($field: {
-                        let address = way.find(concat!($symbol, "\0")).ok_or($symbol)?;
+                        let address = way.find($symbol).ok_or($symbol)?;
                         // SAFETY: the OpenCL specification gives the function of this name this C signature.
                         unsafe { std::mem::transmute::<NonNull<c_void>, $type>(address) }
                     },)*
@@ -108,69 +120,69 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// The function of that name, which ends with NUL.
-    fn find(&self, name: &str) -> Option<NonNull<c_void>> {
+    /// The function of that name.
+    fn find(&self, name: &CStr) -> Option<NonNull<c_void>> {
         match self {
             // SAFETY: only the address is looked at here.
-            Way::Exported(library) => NonNull::new(*unsafe { library.get::<*mut c_void>(name.as_bytes()) }.ok()?),
+            Way::Exported(library) => NonNull::new(*unsafe { library.get::<*mut c_void>(name.to_bytes()) }.ok()?),
             // SAFETY: a C string, which the function only reads.
-            Way::Asked(find) => NonNull::new(unsafe { find(name.as_ptr().cast()) }),
+            Way::Asked(find) => NonNull::new(unsafe { find(name.as_ptr()) }),
         }
     }
 }
 
 functions! {
-    get_platform_ids: "clGetPlatformIDs" = unsafe extern "C" fn(u32, *mut RawPlatform, *mut u32) -> i32;
-    get_platform_info: "clGetPlatformInfo" = Info<RawPlatform>;
-    get_device_ids: "clGetDeviceIDs" =
+    get_platform_ids: c"clGetPlatformIDs" = unsafe extern "C" fn(u32, *mut RawPlatform, *mut u32) -> i32;
+    get_platform_info: c"clGetPlatformInfo" = Info<RawPlatform>;
+    get_device_ids: c"clGetDeviceIDs" =
         unsafe extern "C" fn(RawPlatform, u64, u32, *mut RawDevice, *mut u32) -> i32;
-    get_device_info: "clGetDeviceInfo" = Info<RawDevice>;
-    create_context: "clCreateContext" =
+    get_device_info: c"clGetDeviceInfo" = Info<RawDevice>;
+    create_context: c"clCreateContext" =
         unsafe extern "C" fn(*const isize, u32, *const RawDevice, Notify, *mut c_void, *mut i32) -> RawContext;
-    release_context: "clReleaseContext" = Release;
-    create_queue: "clCreateCommandQueue" =
+    release_context: c"clReleaseContext" = Release;
+    create_queue: c"clCreateCommandQueue" =
         unsafe extern "C" fn(RawContext, RawDevice, u64, *mut i32) -> RawQueue;
-    release_queue: "clReleaseCommandQueue" = Release;
-    create_buffer: "clCreateBuffer" =
+    release_queue: c"clReleaseCommandQueue" = Release;
+    create_buffer: c"clCreateBuffer" =
         unsafe extern "C" fn(RawContext, u64, usize, *mut c_void, *mut i32) -> RawMemory;
-    retain_memory: "clRetainMemObject" = Release;
-    create_image: "clCreateImage" = unsafe extern "C" fn(
+    retain_memory: c"clRetainMemObject" = Release;
+    create_image: c"clCreateImage" = unsafe extern "C" fn(
         RawContext, u64, *const [Name; 2], *const ImageDescription, *mut c_void, *mut i32,
     ) -> RawMemory;
-    release_memory: "clReleaseMemObject" = Release;
-    program_from_source: "clCreateProgramWithSource" =
+    release_memory: c"clReleaseMemObject" = Release;
+    program_from_source: c"clCreateProgramWithSource" =
         unsafe extern "C" fn(RawContext, u32, *const *const c_char, *const usize, *mut i32) -> RawProgram;
-    program_from_binary: "clCreateProgramWithBinary" = unsafe extern "C" fn(
+    program_from_binary: c"clCreateProgramWithBinary" = unsafe extern "C" fn(
         RawContext, u32, *const RawDevice, *const usize, *const *const u8, *mut i32, *mut i32,
     ) -> RawProgram;
-    build_program: "clBuildProgram" =
+    build_program: c"clBuildProgram" =
         unsafe extern "C" fn(RawProgram, u32, *const RawDevice, *const c_char, Notify, *mut c_void) -> i32;
-    get_program_info: "clGetProgramInfo" = Info<RawProgram>;
-    get_build_info: "clGetProgramBuildInfo" =
+    get_program_info: c"clGetProgramInfo" = Info<RawProgram>;
+    get_build_info: c"clGetProgramBuildInfo" =
         unsafe extern "C" fn(RawProgram, RawDevice, Name, usize, *mut c_void, *mut usize) -> i32;
-    release_program: "clReleaseProgram" = Release;
-    create_kernel: "clCreateKernel" = unsafe extern "C" fn(RawProgram, *const c_char, *mut i32) -> RawKernel;
-    release_kernel: "clReleaseKernel" = Release;
-    set_kernel_arg: "clSetKernelArg" = unsafe extern "C" fn(RawKernel, u32, usize, *const c_void) -> i32;
-    get_work_group_info: "clGetKernelWorkGroupInfo" =
+    release_program: c"clReleaseProgram" = Release;
+    create_kernel: c"clCreateKernel" = unsafe extern "C" fn(RawProgram, *const c_char, *mut i32) -> RawKernel;
+    release_kernel: c"clReleaseKernel" = Release;
+    set_kernel_arg: c"clSetKernelArg" = unsafe extern "C" fn(RawKernel, u32, usize, *const c_void) -> i32;
+    get_work_group_info: c"clGetKernelWorkGroupInfo" =
         unsafe extern "C" fn(RawKernel, RawDevice, Name, usize, *mut c_void, *mut usize) -> i32;
-    enqueue_kernel: "clEnqueueNDRangeKernel" = unsafe extern "C" fn(
+    enqueue_kernel: c"clEnqueueNDRangeKernel" = unsafe extern "C" fn(
         RawQueue, RawKernel, u32, *const usize, *const usize, *const usize, u32, *const RawEvent, *mut RawEvent,
     ) -> i32;
-    enqueue_read: "clEnqueueReadBuffer" = unsafe extern "C" fn(
+    enqueue_read: c"clEnqueueReadBuffer" = unsafe extern "C" fn(
         RawQueue, RawMemory, u32, usize, usize, *mut c_void, u32, *const RawEvent, *mut RawEvent,
     ) -> i32;
-    enqueue_write: "clEnqueueWriteBuffer" = unsafe extern "C" fn(
+    enqueue_write: c"clEnqueueWriteBuffer" = unsafe extern "C" fn(
         RawQueue, RawMemory, u32, usize, usize, *const c_void, u32, *const RawEvent, *mut RawEvent,
     ) -> i32;
-    enqueue_fill: "clEnqueueFillBuffer" = unsafe extern "C" fn(
+    enqueue_fill: c"clEnqueueFillBuffer" = unsafe extern "C" fn(
         RawQueue, RawMemory, *const c_void, usize, usize, usize, u32, *const RawEvent, *mut RawEvent,
     ) -> i32;
-    finish: "clFinish" = unsafe extern "C" fn(RawQueue) -> i32;
-    flush: "clFlush" = unsafe extern "C" fn(RawQueue) -> i32;
-    wait_for_events: "clWaitForEvents" = unsafe extern "C" fn(u32, *const RawEvent) -> i32;
-    get_event_info: "clGetEventInfo" = Info<RawEvent>;
-    release_event: "clReleaseEvent" = Release;
+    finish: c"clFinish" = unsafe extern "C" fn(RawQueue) -> i32;
+    flush: c"clFlush" = unsafe extern "C" fn(RawQueue) -> i32;
+    wait_for_events: c"clWaitForEvents" = unsafe extern "C" fn(u32, *const RawEvent) -> i32;
+    get_event_info: c"clGetEventInfo" = Info<RawEvent>;
+    release_event: c"clReleaseEvent" = Release;
 }
 
 /// The loaded OpenCL library.
@@ -179,7 +191,7 @@ pub(super) struct Api {
     /// Where it was found.
     pub(super) path: PathBuf,
     /// Keeps the functions loaded.
-    _library: Library,
+    library: Library,
 }
 
 impl Api {
@@ -191,8 +203,8 @@ impl Api {
             match unsafe { Library::new(path) } {
                 Err(error) => tried.push(format!("{}: {}", path.display(), error_text(&error))),
                 Ok(library) => match Functions::load(&library) {
-                    Ok(functions) => return Ok(Api { functions, path: path.clone(), _library: library }),
-                    Err(symbol) => tried.push(format!("{}: has no {symbol}", path.display())),
+                    Ok(functions) => return Ok(Api { functions, path: path.clone(), library }),
+                    Err(symbol) => tried.push(format!("{}: has no {}", path.display(), symbol.to_string_lossy())),
                 },
             }
         }
@@ -244,10 +256,11 @@ impl Api {
         text(|size, value, needed| unsafe { (self.functions.get_device_info)(device, name, size, value, needed) })
     }
 
-    /// The function of an extension by its name.
-    pub(super) fn extension(&self, platform: RawPlatform, name: &std::ffi::CStr) -> Option<NonNull<c_void>> {
+    /// The function of an extension by its name. Some drivers only export theirs.
+    pub(super) fn extension(&self, platform: RawPlatform, name: &CStr) -> Option<NonNull<c_void>> {
         // SAFETY: `platform` came from `platforms`; a C string, which the function only reads.
-        NonNull::new(unsafe { (self.functions.get_extension?)(platform, name.as_ptr()) })
+        let asked = self.functions.get_extension.map(|get| unsafe { get(platform, name.as_ptr()) });
+        asked.and_then(NonNull::new).or_else(|| Way::Exported(&self.library).find(name))
     }
 
     /// A number of a device; narrower ones are widened.
@@ -291,7 +304,7 @@ pub(super) struct Context {
     context: RawContext,
     queue: RawQueue,
     /// How launches are recorded, where they can be.
-    pub(super) commands: Option<commands::Functions>,
+    pub(super) recorder: Option<Recorder>,
     /// Bytes of the buffers that are alive.
     allocated: AtomicU64,
 }
@@ -318,8 +331,8 @@ impl Context {
             return Err(status);
         }
         let extensions = api.device_text(device, super::DEVICE_EXTENSIONS).unwrap_or_default();
-        let commands = commands::Functions::load(&api, platform, device, &extensions);
-        Ok(Context { api, device, context, queue, commands, allocated: AtomicU64::new(0) })
+        let recorder = Recorder::of(&api, platform, device, &extensions);
+        Ok(Context { api, device, context, queue, recorder, allocated: AtomicU64::new(0) })
     }
 
     pub(super) fn path(&self) -> &std::path::Path {
@@ -446,12 +459,49 @@ impl Context {
         check(unsafe { (self.api.functions.finish)(self.queue) })
     }
 
+    /// Makes another queue, of other properties. Drivers may take those that OpenCL 1.2 does not have only in a list.
+    pub(super) fn make_queue(&self, properties: u64) -> Result<RawQueue, Status> {
+        let mut code = 0;
+        // SAFETY: the device is the context's.
+        let queue = unsafe { (self.api.functions.create_queue)(self.context, self.device, properties, &mut code) };
+        let (Err(refused), Some(create)) = (check(code), self.api.functions.create_queue_with) else {
+            return check(code).map(|()| queue);
+        };
+        let list = [QUEUE_PROPERTIES, properties, 0];
+        // SAFETY: as above; the list ends with 0.
+        let queue = unsafe { create(self.context, self.device, list.as_ptr(), &mut code) };
+        check(code).map(|()| queue).map_err(|_| refused)
+    }
+
+    /// # Safety
+    /// Once for each that [`Context::make_queue`] gave, which is not used after this.
+    pub(super) unsafe fn release_queue(&self, queue: RawQueue) {
+        // SAFETY: by the contract.
+        unsafe { (self.api.functions.release_queue)(queue) };
+    }
+
     /// Enqueues a kernel, with an event for it when one is asked for.
     ///
     /// # Safety
     /// Every argument of `kernel` is set to a live object that is large enough for what the kernel does on this grid.
     pub(super) unsafe fn launch(
         &self,
+        kernel: &Kernel,
+        groups: [u32; 3],
+        threads: [u32; 3],
+        event: bool,
+    ) -> Result<Option<Event>, Status> {
+        // SAFETY: by the contract.
+        unsafe { self.enqueue(self.queue, kernel, groups, threads, event) }
+    }
+
+    /// As [`Context::launch`], on another queue of this context.
+    ///
+    /// # Safety
+    /// As [`Context::launch`].
+    pub(super) unsafe fn enqueue(
+        &self,
+        queue: RawQueue,
         kernel: &Kernel,
         groups: [u32; 3],
         threads: [u32; 3],
@@ -464,7 +514,7 @@ impl Context {
         // SAFETY: three dimensions, arrays of three; no events to wait for; a place for one event, or none.
         check(unsafe {
             let launch = self.api.functions.enqueue_kernel;
-            launch(self.queue, kernel.0, 3, null(), global.as_ptr(), local.as_ptr(), 0, null(), place)
+            launch(queue, kernel.0, 3, null(), global.as_ptr(), local.as_ptr(), 0, null(), place)
         })?;
         Ok(event.then_some(Event(made)))
     }
@@ -541,7 +591,7 @@ impl Context {
     }
 
     fn build(&self, program: Program, options: &str) -> Result<Program, BuildError> {
-        let options = std::ffi::CString::new(options).expect("options are written here, without NUL");
+        let options = CString::new(options).expect("options are written here, without NUL");
         // SAFETY: the program and the device are this context's; no callback, so the call returns when it is built.
         let code = unsafe {
             let build = self.api.functions.build_program;
@@ -579,7 +629,7 @@ impl Context {
     }
 
     pub(super) fn kernel(&self, program: &Program, name: &str) -> Result<Kernel, Status> {
-        let name = std::ffi::CString::new(name).map_err(|_| Status(-46))?;
+        let name = CString::new(name).map_err(|_| Status(-46))?;
         let mut code = 0;
         // SAFETY: the program is built; the name is a C string.
         let kernel = unsafe { (self.api.functions.create_kernel)(program.0, name.as_ptr(), &mut code) };

@@ -60,7 +60,7 @@ pub struct OpenClOptions {
     pub tiles: Option<Tiles>,
     /// Whether these read packed codes through images; by default where tiles are in local memory and the device has images.
     pub images: Option<bool>,
-    /// Whether what a token runs is recorded once; by default where the device can (`cl_khr_command_buffer`).
+    /// Whether what a token runs is recorded once; by default where the device can.
     pub recorded: Option<bool>,
     /// Bytes that all models may take together, where that is less than the device's memory.
     pub memory: Option<u64>,
@@ -89,7 +89,7 @@ pub struct OpenClInfo {
     pub subgroups: bool,
     /// Whether kernels may say how wide their subgroups are (`cl_qcom_reqd_sub_group_size`).
     pub pins_subgroups: bool,
-    /// Whether launches can be recorded (`cl_khr_command_buffer`).
+    /// Whether launches can be recorded (`cl_khr_command_buffer`, `cl_qcom_recordable_queues`).
     pub records: bool,
     /// Bytes of device memory.
     pub memory: u64,
@@ -123,7 +123,7 @@ impl OpenClInfo {
             fp16: has("cl_khr_fp16"),
             subgroups: has("cl_khr_subgroups"),
             pins_subgroups: has("cl_qcom_reqd_sub_group_size"),
-            records: has(commands::EXTENSION),
+            records: commands::are_recorded(&extensions),
             memory: number(DEVICE_GLOBAL_MEM_SIZE)?,
             largest_buffer: number(DEVICE_MAX_MEM_ALLOC_SIZE)?,
             image_pixels: match number(DEVICE_IMAGE_SUPPORT)? {

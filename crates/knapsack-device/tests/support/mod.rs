@@ -12,6 +12,7 @@ use knapsack_models::ModelConfig;
 use knapsack_tensor::Quantization;
 use knapsack_testkit::{GENERATED, GeneratedModel, ReferenceSequence, fixtures, mlc_fixture, reference_logits};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -131,6 +132,26 @@ pub(crate) fn opencl(options: OpenClOptions) -> Option<OpenClDevice> {
             None
         }
     }
+}
+
+/// A library that stands before the machine's OpenCL, made from `data/NAME.rs` as `libOpenCL-NAME.so`. `None`, said aloud, where the
+/// tests run without a compiler.
+pub(crate) fn made_driver(folder: &Path, name: &str) -> Option<PathBuf> {
+    let library = folder.join(format!("libOpenCL-{name}.so"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/{name}.rs"));
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let built = Command::new(rustc)
+        .args(["--edition=2024", "--crate-type=cdylib", "-Cpanic=abort", "-Anon_snake_case", "-o"])
+        .args([&library, &source])
+        .status();
+    match built {
+        Ok(status) => assert!(status.success()),
+        Err(error) => {
+            eprintln!("SKIPPED: no rustc: {error}");
+            return None;
+        }
+    }
+    Some(library)
 }
 
 /// How many tokens each call of a run takes.

@@ -1,8 +1,8 @@
-//! Launches recorded once and started together (`cl_khr_command_buffer`), where a device has them: launches never change, so that
-//! what a token runs is one call to the driver.
+//! `cl_khr_command_buffer`: one buffer of launches, each of which waits for the one before it.
 
-use super::api::{Api, Context, Event, Kernel, RawDevice, RawEvent, RawPlatform, RawQueue};
-use super::status::{Status, check};
+use super::Command;
+use crate::opencl::api::{Api, Context, Event, RawDevice, RawEvent, RawPlatform, RawQueue};
+use crate::opencl::status::{Status, check};
 use std::ffi::c_void;
 use std::ptr::{NonNull, null, null_mut};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ type Start = unsafe extern "C" fn(u32, *mut RawQueue, RawCommands, u32, *const R
 
 /// The functions of the extension.
 #[derive(Clone, Copy)]
-pub(super) struct Functions {
+pub(in crate::opencl) struct Functions {
     create: Create,
     record: Record,
     finalize: End,
@@ -43,10 +43,9 @@ pub(super) struct Functions {
 }
 
 impl Functions {
-    /// `None` where the device, whose extensions these are, has none, or none for a queue like ours.
-    pub(super) fn load(api: &Api, platform: RawPlatform, device: RawDevice, extensions: &str) -> Option<Self> {
-        let has = extensions.split_whitespace().any(|extension| extension == EXTENSION);
-        if !has || api.device_number(device, REQUIRED_QUEUE_PROPERTIES) != Ok(0) {
+    /// `None` where the device, which has the extension, does not record for a queue like ours.
+    pub(super) fn load(api: &Api, platform: RawPlatform, device: RawDevice) -> Option<Self> {
+        if api.device_number(device, REQUIRED_QUEUE_PROPERTIES) != Ok(0) {
             return None;
         }
         let find = |name: &std::ffi::CStr| api.extension(platform, name);
@@ -63,11 +62,8 @@ impl Functions {
     }
 }
 
-/// A kernel with its work groups, and the threads of each.
-pub(super) type Command<'a> = (&'a Kernel, [u32; 3], [u32; 3]);
-
-/// Recorded launches, each after the one before it; released with this.
-pub(super) struct Commands {
+/// A command buffer.
+pub(in crate::opencl) struct Commands {
     context: Arc<Context>,
     functions: Functions,
     raw: RawCommands,
@@ -79,15 +75,16 @@ unsafe impl Send for Commands {}
 impl Commands {
     /// # Safety
     /// As [`Context::launch`] for each, whenever these commands run.
-    pub(super) unsafe fn record(context: &Arc<Context>, launches: &[Command<'_>]) -> Option<Result<Self, Status>> {
-        let functions = context.commands?;
+    pub(super) unsafe fn record(
+        context: &Arc<Context>,
+        functions: Functions,
+        launches: &[Command<'_>],
+    ) -> Result<Self, Status> {
         let mut code = 0;
         let queue = context.queue();
         // SAFETY: one queue, no properties.
         let raw = unsafe { (functions.create)(1, &raw const queue, null(), &mut code) };
-        if let Err(status) = check(code) {
-            return Some(Err(status));
-        }
+        check(code)?;
         let commands = Commands { context: context.clone(), functions, raw };
         let mut last: Option<SyncPoint> = None;
         for (kernel, groups, threads) in launches {
@@ -96,7 +93,7 @@ impl Commands {
             let (waits, before) = last.as_ref().map_or((0, null()), |point| (1, std::ptr::from_ref(point)));
             let mut point = 0;
             // SAFETY: three dimensions, arrays of three; the one sync point to wait for, or none; the rest by the contract.
-            let code = unsafe {
+            check(unsafe {
                 let (sizes, threads) = (global.as_ptr(), local.as_ptr());
                 let record = functions.record;
                 record(
@@ -113,17 +110,13 @@ impl Commands {
                     &mut point,
                     null_mut(),
                 )
-            };
-            if let Err(status) = check(code) {
-                return Some(Err(status));
-            }
+            })?;
             last = Some(point);
         }
         // SAFETY: the commands were just recorded.
-        Some(check(unsafe { (functions.finalize)(raw) }).map(|()| commands))
+        check(unsafe { (functions.finalize)(raw) }).map(|()| commands)
     }
 
-    /// Starts them, after what was enqueued; gives the event of their end.
     pub(super) fn start(&self) -> Result<Event, Status> {
         let mut event: RawEvent = null_mut();
         // SAFETY: the commands are final; on the queue that they were recorded for; no events to wait for, a place for one.
