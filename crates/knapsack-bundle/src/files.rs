@@ -139,7 +139,7 @@ const SYNCERS: usize = 4;
 /// Does what writes files and tells of each that is written; they go to the disk meanwhile, and are there when it is over.
 pub(crate) fn syncing<T, E: Send>(
     failed: &(dyn Fn(&Path, io::Error) -> E + Sync),
-    work: impl FnOnce(&dyn Fn(PathBuf)) -> Result<T, E>,
+    work: impl FnOnce(&(dyn Fn(PathBuf) + Sync)) -> Result<T, E>,
 ) -> Result<T, E> {
     let (sender, receiver) = mpsc::channel::<PathBuf>();
     let receiver = Mutex::new(receiver);

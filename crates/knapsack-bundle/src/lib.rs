@@ -17,6 +17,7 @@ mod error;
 mod files;
 pub mod objects;
 pub mod package;
+mod threads;
 
 pub use cache::{Cache, CacheError};
 pub use digest::{Digests, FileDigests};

@@ -156,14 +156,14 @@ fn problems(summary: &Summary) -> Vec<String> {
     if record.inputs.key() != summary.key {
         problems.push("its key is not the hash of its inputs".to_string());
     }
-    let hashed = FileDigests::in_memory().of_all(&record.paths(&summary.path), Wanted::CONTENT);
+    let hashed = FileDigests::in_memory().of_all(&record.paths(&summary.path), Wanted::PACKAGE);
     for ((name, file), hashed) in record.files.iter().zip(hashed) {
         match hashed {
             Err(error) => problems.push(format!("{name}: {error}")),
             Ok(found) if found.size != file.size => {
                 problems.push(format!("{name} has {} bytes, not {}", found.size, file.size));
             }
-            Ok(found) if found.blake3() != file.blake3 => problems.push(format!("{name} has another content")),
+            Ok(found) if found.sha256() != file.sha256 => problems.push(format!("{name} has another content")),
             Ok(_) => {}
         }
     }

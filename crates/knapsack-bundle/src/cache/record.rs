@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 const RECORD: &str = "entry.json";
 pub(super) const CONTENT: &str = "content";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MAX_RECORD_BYTES: u64 = 64 << 20;
 
 /// What an entry says of itself.
@@ -28,7 +28,7 @@ pub(super) struct EntryRecord {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct CachedFile {
     pub(super) size: u64,
-    pub(super) blake3: String,
+    pub(super) sha256: String,
 }
 
 impl EntryRecord {
@@ -79,12 +79,12 @@ impl EntryRecord {
             return Err(CacheError::Name(bad.clone()));
         }
         let paths: Vec<_> = names.iter().map(|name| content.join(name)).collect();
-        // Not remembered: the paths are about to change.
-        let hashed = crate::FileDigests::in_memory().of_all(&paths, Wanted::CACHED);
+        // What tells whether a file is whole, and what a package asks next. Not remembered: the paths are about to change.
+        let hashed = crate::FileDigests::in_memory().of_all(&paths, Wanted::MEMBER);
         let (mut files, mut digests) = (BTreeMap::new(), Vec::with_capacity(names.len()));
         for ((name, path), hashed) in names.into_iter().zip(&paths).zip(hashed) {
             let hashed = hashed.map_err(CacheError::io("read", path))?;
-            files.insert(name.clone(), CachedFile { size: hashed.size, blake3: hashed.blake3().into() });
+            files.insert(name.clone(), CachedFile { size: hashed.size, sha256: hashed.sha256().into() });
             digests.push((name, hashed.digests));
         }
         let record = Self { version: VERSION, inputs: inputs.clone(), files };

@@ -7,12 +7,13 @@
 
 use super::stamp::{Stamp, nanoseconds};
 use super::{Digests, Hashed, Wanted, hash_file, sha256};
+use crate::threads::{cores, each};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -99,23 +100,14 @@ impl FileDigests {
 
     /// [`FileDigests::of`] of many files, on all cores; results in the order of `paths`.
     pub(crate) fn of_all<P: AsRef<Path> + Sync>(&self, paths: &[P], wanted: Wanted) -> Vec<io::Result<Hashed>> {
-        let next = AtomicUsize::new(0);
+        let indices: Vec<usize> = (0..paths.len()).collect();
         let results: Mutex<Vec<Option<io::Result<Hashed>>>> = Mutex::new(paths.iter().map(|_| None).collect());
-        let work = || {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(path) = paths.get(index) else { break };
-                let result = self.of(path.as_ref(), wanted);
-                results.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(result);
-            }
+        let hash = |&index: &usize| -> Result<(), Infallible> {
+            let result = self.of(paths[index].as_ref(), wanted);
+            results.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(result);
+            Ok(())
         };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(paths.len());
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(work);
-            }
-            work();
-        });
+        let Ok(()) = each(cores(), &indices, hash);
         let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
         results.into_iter().map(|result| result.unwrap_or_else(|| Err(io::Error::other("not hashed")))).collect()
     }

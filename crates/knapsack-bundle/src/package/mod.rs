@@ -4,6 +4,7 @@ mod app;
 mod bom;
 mod chat_config;
 mod guard;
+mod hashing;
 mod maven;
 mod output;
 mod outputs;

@@ -1,6 +1,7 @@
 //! Which files stay, and writing the others: all beside the old package, then one swap.
 
 use super::guard::{self, Target};
+use super::hashing;
 use super::output::{Content, Output};
 use super::{BundleStep, FileReport, PackageChanges, PackageContents, WriteOptions, WriteReason, record};
 use crate::archive;
@@ -8,11 +9,12 @@ use crate::digest::{Digests, Stamp, Wanted};
 use crate::error::BundleError;
 use crate::files::{self, LinkMode, Swapped};
 use crate::objects::{self, Library};
-use sha2::{Digest, Sha256};
+use crate::threads::{cores, each};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// What is to be done, as the report will tell it.
 pub(super) struct Decision {
@@ -128,7 +130,8 @@ pub(super) fn write(
     fs::create_dir_all(&target.parent).map_err(BundleError::io("create", &target.parent))?;
     let staging = target.staging();
     fs::create_dir(&staging).map_err(BundleError::io("create", &staging))?;
-    let fill = |written: &dyn Fn(PathBuf)| fill(package, outputs, target, &decision, options, &staging, written);
+    let fill =
+        |written: &(dyn Fn(PathBuf) + Sync)| fill(package, outputs, target, &decision, options, &staging, written);
     let filled = match options.sync {
         true => {
             let failed = |path: &Path, error| BundleError::io("write", path)(error);
@@ -191,29 +194,39 @@ fn fill(
     decision: &Decision,
     options: &WriteOptions<'_>,
     staging: &Path,
-    written: &dyn Fn(PathBuf),
+    written: &(dyn Fn(PathBuf) + Sync),
 ) -> Result<Archives, BundleError> {
-    let mut archives = Archives::new();
+    let archives = Mutex::new(Archives::new());
     let libraries: Vec<Library> = package.entries.iter().map(|entry| entry.library.clone()).collect();
-    // The record, which is last in the list, is written first: it makes the folder ours from the start.
-    for output in outputs.iter().rev().take(1).chain(&outputs[..outputs.len().saturating_sub(1)]) {
+    let make = |output: &Output| -> Result<(), BundleError> {
         let path = staging.join(&output.path);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(BundleError::io("create", parent))?;
         }
         if decision.kept.contains(&output.path) {
-            keep(&target.path.join(&output.path), &path, output, options)?;
-        } else {
-            options.report(BundleStep::Writing { path: &output.path, bytes: output.size })?;
-            let first = output.same_as.as_ref().filter(|_| options.link_mode != LinkMode::Copy);
-            match first.map(|first| staging.join(first)) {
-                Some(first) => files::share(&first, &path).map_err(BundleError::io("write", &path))?,
-                None => archives
-                    .extend(write_one(output, &path, &libraries, options)?.map(|sha256| (output.path.clone(), sha256))),
-            }
-            written(path);
+            return keep(&target.path.join(&output.path), &path, output, options);
         }
-    }
+        options.report(BundleStep::Writing { path: &output.path, bytes: output.size })?;
+        match another(output, options) {
+            Some(first) => files::share(&staging.join(first), &path).map_err(BundleError::io("write", &path))?,
+            None => {
+                if let Some(sha256) = write_one(output, &path, &libraries, options)? {
+                    archives.lock().unwrap_or_else(PoisonError::into_inner).insert(output.path.clone(), sha256);
+                }
+            }
+        }
+        written(path);
+        Ok(())
+    };
+    // The record, which is last in the list, is written first: it makes the folder ours from the start.
+    let Some((record, others)) = outputs.split_last() else { return Ok(Archives::new()) };
+    make(record)?;
+    // Archives take the longest. Other names of a file come when it is there.
+    let (again, mut first): (Vec<_>, Vec<_>) = others.iter().partition(|output| another(output, options).is_some());
+    first.sort_by_key(|output| !matches!(output.content, Content::Zip(_)));
+    each(cores(), &first, |output| make(output))?;
+    again.into_iter().try_for_each(make)?;
+    let archives = archives.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !archives.is_empty() {
         // Now it can say what they are.
         let path = staging.join(record::PATH);
@@ -222,6 +235,11 @@ fn fill(
         written(path);
     }
     Ok(archives)
+}
+
+/// The output before this one whose file this one may be another name of.
+fn another<'a>(output: &'a Output, options: &WriteOptions<'_>) -> Option<&'a str> {
+    output.same_as.as_deref().filter(|_| options.link_mode != LinkMode::Copy)
 }
 
 /// A second name for a file of the old package, until the old one goes.
@@ -250,12 +268,8 @@ fn write_one(
             read_back(path, libraries, *slices)?;
         }
         Content::Zip(members) => {
-            let file = fs::File::create(path).map_err(BundleError::io("write", path))?;
-            let mut writer = Hashing { file: io::BufWriter::with_capacity(1 << 20, file), sum: Sha256::new() };
-            archive::write(members, &mut writer)
-                .and_then(|()| writer.flush())
-                .map_err(BundleError::io("write", path))?;
-            return Ok(Some(hex::encode(writer.sum.finalize())));
+            let sum = hashing::write(path, |out| archive::write(members, out));
+            return sum.map(Some).map_err(BundleError::io("write", path));
         }
         Content::Copy(source, stamp, _) => {
             files::place(source, path, options.link_mode).map_err(|error| match error.kind() {
@@ -278,24 +292,6 @@ fn write_one(
         }
     }
     Ok(None)
-}
-
-/// A file whose content is hashed while it is written.
-struct Hashing<W> {
-    file: W,
-    sum: Sha256,
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.sum.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
 }
 
 /// Every symbol that the app config names must be found in the file, as it was compiled.

@@ -28,7 +28,9 @@ pub use store::{Object, Store, StoreError};
 
 use super::record::{CachedFile, EntryRecord};
 use super::{Bucket, Inputs, Key};
+use crate::threads::each;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -41,7 +43,7 @@ use std::time::Duration;
 pub const PART: u64 = 8 << 20;
 const RECORD: &str = "entry.json";
 const CLAIM: &str = "claim";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MAX_RECORD: u64 = 16 << 20;
 const MAX_CLAIM: u64 = 256;
 /// Files that travel at a time, each with a part in memory.
@@ -75,8 +77,8 @@ struct SharedRecord {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct SharedFile {
     size: u64,
-    blake3: String,
-    /// Hashes of its parts, in order.
+    sha256: String,
+    /// BLAKE3 hashes of its parts, in order.
     parts: Vec<String>,
 }
 
@@ -215,7 +217,7 @@ impl Shared {
         let Some(record) = self.record(bucket, key)? else { return Ok(None) };
         fs::create_dir_all(content).map_err(PullError::io(content))?;
         let files: Vec<_> = record.files.iter().collect();
-        self.each(&files, |(name, file)| self.pull_file(bucket, key, &content.join(name), file))?;
+        each(WORKERS, &files, |(name, file)| self.pull_file(bucket, key, &content.join(name), file))?;
         Ok(Some(record.inputs))
     }
 
@@ -239,7 +241,7 @@ impl Shared {
             fs::create_dir_all(folder).map_err(&io)?;
         }
         let mut target = File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(&io)?;
-        let mut whole = blake3::Hasher::new();
+        let mut whole = Sha256::new();
         for (index, part) in file.parts.iter().enumerate() {
             let size = file.part_size(index);
             let at = index as u64 * PART;
@@ -251,7 +253,7 @@ impl Shared {
             whole.update(&bytes);
         }
         target.set_len(file.size).map_err(&io)?;
-        match whole.finalize().to_hex().as_str() == file.blake3 {
+        match hex::encode(whole.finalize()) == file.sha256 {
             true => Ok(()),
             false => Err(PullError::Damaged(format!("the parts of {} do not make it", path.display()))),
         }
@@ -287,11 +289,11 @@ impl Shared {
         let send = |(name, file): &(&String, &CachedFile)| {
             let path = record.path(entry, name);
             let parts = self.push_file(bucket, &key, &path, file.size)?;
-            let shared = SharedFile { size: file.size, blake3: file.blake3.clone(), parts };
+            let shared = SharedFile { size: file.size, sha256: file.sha256.clone(), parts };
             sent.lock().unwrap_or_else(PoisonError::into_inner).insert((*name).clone(), shared);
             Ok::<_, StoreError>(())
         };
-        self.each(&files, send)?;
+        each(WORKERS, &files, send)?;
         let files = sent.into_inner().unwrap_or_else(PoisonError::into_inner);
         let shared = SharedRecord { version: VERSION, inputs: record.inputs, files };
         let text = serde_json::to_vec(&shared).map_err(|error| StoreError::new(error.to_string()))?;
@@ -319,26 +321,6 @@ impl Shared {
         if let Err(error) = self.push(bucket, entry) {
             self.warn("was not given a result", &error);
         }
-    }
-
-    /// Does `work` for every item, several at a time; the first failure ends it.
-    fn each<T: Sync, E: Send>(&self, items: &[T], work: impl Fn(&T) -> Result<(), E> + Sync) -> Result<(), E> {
-        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
-        let run = || {
-            while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(error) = work(item) {
-                    next.store(items.len(), Ordering::Relaxed);
-                    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..WORKERS.min(items.len()) {
-                scope.spawn(run);
-            }
-            run();
-        });
-        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 }
 

@@ -221,7 +221,7 @@ fn hostile_records_are_refused() {
         ("sub/weights.bin", "../../weights.bin"),
         ("sub/weights.bin", "/etc/weights"),
         ("\"number\":\"1\"", "\"number\":\"2\""),
-        ("\"version\":1", "\"version\":9"),
+        ("\"version\":2", "\"version\":9"),
         ("\"size\":16778450", "\"size\":18446744073709551615"),
         ("\"parts\":[]", "\"parts\":[\"../x\"]"),
     ];
