@@ -4,6 +4,7 @@ use crate::{Error, Event, Observer};
 use knapsack_artifact::WeightIndex;
 use knapsack_bundle::Digests;
 use knapsack_bundle::cache::{Bucket, Cache, CacheEntry, Inputs};
+use knapsack_source::ModelFile;
 use knapsack_tensor::Quantization;
 use knapsack_weights::{Conversion, ConvertError, ConvertProgress, ConvertRequest, TemplateChoice};
 use std::path::Path;
@@ -37,7 +38,8 @@ pub fn convert(request: &ConvertRequest<'_>, name: &str, observer: &dyn Observer
 }
 
 /// The weight folder of the checkpoint in `folder`, whose files are `files`: from the cache, or converted into it. While the
-/// entry lives, no other process removes it.
+/// entry lives, no other process removes it. Files that came from a hub are known by the hash that they were verified by; others are
+/// read for one.
 ///
 /// # Errors
 /// A checkpoint that cannot be read, and as [`convert`].
@@ -45,7 +47,7 @@ pub fn converted(
     cache: &Cache,
     model_id: &str,
     folder: &Path,
-    files: &[String],
+    files: &[ModelFile],
     quantization: Quantization,
     chat_template: &TemplateChoice,
     observer: &dyn Observer,
@@ -55,12 +57,19 @@ pub fn converted(
         TemplateChoice::Preset(name) => name.clone().into_bytes(),
         TemplateChoice::File(path) => std::fs::read(path).map_err(Error::io("read", path))?,
     };
-    let inputs = Inputs::new(format!("{model_id} in {}", quantization.name))
+    let mut inputs = Inputs::new(format!("{model_id} in {}", quantization.name))
         .with_compiler(cache.digests())
         .with("quantization", quantization.name)
-        .with_bytes("chat template", &chosen)
-        .with_files(folder, files, cache.digests())
-        .map_err(Error::io("read the checkpoint in", folder))?;
+        .with_bytes("chat template", &chosen);
+    let mut unknown = Vec::new();
+    for file in files {
+        match &file.sha256 {
+            Some(sha256) => inputs = inputs.with_verified_file(&file.path, sha256),
+            None => unknown.push(file.path.clone()),
+        }
+    }
+    let inputs =
+        inputs.with_files(folder, &unknown, cache.digests()).map_err(Error::io("read the checkpoint in", folder))?;
     let (entry, reason) = cache.get_or_make(Bucket::Converted, &inputs, |output| -> Result<(), Error> {
         let request = ConvertRequest { checkpoint: folder, output, quantization, chat_template, jobs: None };
         convert(&request, model_id, observer).map(drop)
@@ -78,5 +87,37 @@ fn remember_sums(cache: &Cache, folder: &Path) {
     let Ok(index) = WeightIndex::open(folder) else { return };
     for shard in index.shards {
         cache.digests().remember(&folder.join(&shard.data_path), Digests { md5: shard.md5sum, ..Digests::default() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Silent;
+    use knapsack_bundle::digest::Wanted;
+    use knapsack_source::open_local;
+    use std::collections::HashSet;
+
+    #[test]
+    fn files_that_were_verified_are_not_read_for_a_hash() {
+        let (root, folder) = (tempfile::tempdir().unwrap(), knapsack_testkit::fixture("llama"));
+        let quantization: Quantization = "q4f16_1".parse().unwrap();
+        let mut keys = HashSet::new();
+        // Of a local folder; from a hub; and another content there.
+        for sha256 in [None, Some("00"), Some("01")] {
+            let cache = Cache::at(root.path());
+            let mut files = open_local(&folder).unwrap().files;
+            files.iter_mut().for_each(|file| file.sha256 = sha256.map(str::to_owned));
+            for _ in 0..2 {
+                let entry =
+                    converted(&cache, "m", &folder, &files, quantization, &TemplateChoice::Model, &Silent).unwrap();
+                assert!(entry.content().join("tensor-cache.json").is_file());
+                keys.insert(entry.content().to_owned());
+            }
+            let weights = files.iter().find(|file| file.path.ends_with(".safetensors")).unwrap();
+            assert_eq!(cache.digests().knows(&folder.join(&weights.path), Wanted::CONTENT), sha256.is_none());
+            std::fs::remove_dir_all(root.path().join("digests-v1")).unwrap();
+        }
+        assert_eq!(keys.len(), 3);
     }
 }

@@ -40,11 +40,10 @@ impl Packager<'_> {
             let weights = match (entry.ships_weights(), model.kind) {
                 (true, ModelForm::Mlc) => Ok(supply(source.path.clone())),
                 (true, ModelForm::Checkpoint) => {
-                    let files: Vec<String> = source.files.iter().map(|file| file.path.clone()).collect();
                     let (cache, observer) = (&self.cache, self.observer);
                     let template = built.planned.found.template_choice();
                     let format = model.quantization;
-                    match converted(cache, built.id(), &source.path, &files, format, &template, observer) {
+                    match converted(cache, built.id(), &source.path, &source.files, format, &template, observer) {
                         Ok(found) => {
                             let folder = found.content().to_owned();
                             held = Some(found);

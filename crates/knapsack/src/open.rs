@@ -99,8 +99,7 @@ fn open(args: &ModelArgs, target: Target, reporter: &Reporter) -> anyhow::Result
     match model.kind {
         ModelForm::Mlc => compiled(name, &model, args, target, reporter),
         ModelForm::Checkpoint => {
-            let local = open_local(path).or_wrong_input()?;
-            let files: Vec<String> = local.files.into_iter().map(|file| file.path).collect();
+            let files = open_local(path).or_wrong_input()?.files;
             let (cache, template) = (cache()?, TemplateChoice::Model);
             let entry = converted(&cache, &name, path, &files, model.quantization, &template, &Shown::new(reporter))?;
             let weights = Model::open(entry.content(), None)?;

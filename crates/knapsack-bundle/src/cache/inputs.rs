@@ -92,6 +92,12 @@ impl Inputs {
         Ok(self)
     }
 
+    /// Adds the content of a file that was verified to have this hash.
+    #[must_use]
+    pub fn with_verified_file(self, name: &str, sha256: &str) -> Self {
+        self.with(format!("file {name}"), sha256)
+    }
+
     /// Adds the compiler: its version, and the running program's own content, so that a changed build never takes old
     /// results for its own.
     #[must_use]
