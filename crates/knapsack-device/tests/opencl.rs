@@ -159,6 +159,28 @@ fn refused(device: &OpenClDevice, cases: Vec<Refused<'_>>) {
     assert_eq!(all_logits(&mut *running, &tokens, Calls::PromptAndAnswer), expected);
 }
 
+/// A write beyond a buffer, by one thread of a group, and a barrier removed.
+#[test]
+#[ignore = "`cargo xtask oclgrind` runs it, and Oclgrind must tell both"]
+fn faults_for_oclgrind() {
+    let Some(device) = opencl(OpenClOptions::default()) else { return };
+    let model = Model::fixture("llama", "q4f16_1");
+    for (kernel, from, to) in [
+        ("void norm_", "GROUP_X * COLUMNS + AT(i)", "GROUP_X * COLUMNS + AT(i) + (THREAD == 0 ? 1 << 24 : 0)"),
+        ("void rope_append_", "BARRIER();", ";"),
+    ] {
+        let library = changed(&model, |library| {
+            let source = &mut library.kernels.as_mut().unwrap().source;
+            let kernel = source.find(kernel).unwrap();
+            let at = kernel + source[kernel..].find(from).unwrap();
+            source.replace_range(at..at + from.len(), to);
+        });
+        let mut loaded = device.load(library, &model.folder).unwrap();
+        loaded.forward(&[1, 2, 3], 0).unwrap();
+        loaded.logits(0, &mut [0.0; 768]).unwrap();
+    }
+}
+
 #[test]
 fn failures_are_errors_and_leave_other_models_alone() {
     let Some(device) = opencl(OpenClOptions::default()) else { return };

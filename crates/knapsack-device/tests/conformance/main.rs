@@ -21,6 +21,7 @@ mod weights;
 use knapsack_artifact::ModelLibrary;
 use knapsack_device::{CpuDevice, Device, Isa, ReferenceDevice};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Largest relative root mean square errors.
 pub(crate) struct Bounds {
@@ -72,19 +73,31 @@ impl Instance<'_> {
     }
 }
 
-/// The whole suite for one device.
+/// One part of the suite.
+type Part = fn(&Instance<'_>);
+
+/// All of them, by their names.
+const PARTS: [(&str, Part); 11] = [
+    ("embed", cases::embed),
+    ("norm", cases::norm),
+    ("add_norm", cases::add_norm),
+    ("linear", cases::linear),
+    ("attention", cases::attention),
+    ("causal_conv", recurrent::causal_conv),
+    ("gated_delta", recurrent::gated_delta),
+    ("top", cases::top),
+    ("wrong_calls", cases::wrong_calls),
+    ("weights", weights::suite),
+    ("models", models::suite),
+];
+
+/// The whole suite for one device; `KNAPSACK_PARTS=norm,linear` leaves the parts whose names begin with one of these.
 fn suite(instance: &Instance<'_>) {
-    cases::embed(instance);
-    cases::norm(instance);
-    cases::add_norm(instance);
-    cases::linear(instance);
-    cases::attention(instance);
-    recurrent::causal_conv(instance);
-    recurrent::gated_delta(instance);
-    cases::top(instance);
-    cases::wrong_calls(instance);
-    weights::suite(instance);
-    models::suite(instance);
+    for (name, part) in PARTS.into_iter().filter(|(name, _)| support::is_wanted("KNAPSACK_PARTS", name)) {
+        let start = Instant::now();
+        part(instance);
+        eprintln!("{}: {name}, {:.1} s", instance.name, start.elapsed().as_secs_f64());
+    }
     eprintln!("exercised {} ({})", instance.name, instance.device.description());
 }
 

@@ -31,7 +31,15 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    fn open(name: String, folder: PathBuf, context: Option<u32>, sequences: Vec<ReferenceSequence>) -> Self {
+    /// `KNAPSACK_TOKENS=40` leaves the first so many of each sequence.
+    fn open(name: String, folder: PathBuf, context: Option<u32>, mut sequences: Vec<ReferenceSequence>) -> Self {
+        if let Ok(most) = std::env::var("KNAPSACK_TOKENS") {
+            let most: usize = most.parse().expect("a number of tokens");
+            for sequence in &mut sequences {
+                sequence.tokens.truncate(most);
+                sequence.logits.truncate(most * sequence.vocab);
+            }
+        }
         let text = std::fs::read_to_string(folder.join("mlc-chat-config.json")).unwrap();
         let chat: serde_json::Value = serde_json::from_str(&text).unwrap();
         let config = ModelConfig::from_mlc(&chat).unwrap();
@@ -107,7 +115,7 @@ pub(crate) fn every_model(mut check: impl FnMut(&Model)) {
 }
 
 /// Whether a name begins with one of those that the variable lists, or the variable is not set.
-fn is_wanted(variable: &str, name: &str) -> bool {
+pub(crate) fn is_wanted(variable: &str, name: &str) -> bool {
     std::env::var(variable).map_or(true, |only| only.split(',').any(|start| name.starts_with(start)))
 }
 
