@@ -13,16 +13,8 @@ pub(crate) const MAX_LANES: usize = if cfg!(target_arch = "x86_64") { 16 } else 
 /// Most groups of four lanes.
 pub(crate) const MAX_GROUPS: usize = MAX_LANES / 4;
 
-/// `of_rows` of each 16 bits of the 64 at each pointer.
-///
-/// # Safety
-/// As many bytes are readable at each.
-#[inline(always)]
-unsafe fn each_of_four<F>(rows: [*const u8; 4], of_rows: impl Fn([u64; 4]) -> F) -> [F; 4] {
-    // SAFETY: the caller's promise.
-    let bits = rows.map(|row| unsafe { row.cast::<u64>().read_unaligned().to_le() });
-    [0, 16, 32, 48].map(|shift| of_rows(bits.map(|row| row >> shift)))
-}
+/// Why a method is never called.
+const NOT_PAIRWISE: &str = "this instruction set does not add lanes up across vectors";
 
 /// Vector operations of one instruction set.
 ///
@@ -145,6 +137,21 @@ pub(crate) trait Vector: Copy {
     unsafe fn spread(p: *const f32) -> Self::F;
     /// `GROUPS` integers, each in four lanes.
     unsafe fn ispread(p: *const i32) -> Self::I;
+    /// One integer in the first lane, zeros in the others. Asked for where there is [`Vector::PAIRWISE`].
+    #[inline(always)]
+    unsafe fn ifirst(_p: *const i32) -> Self::I {
+        unreachable!("{NOT_PAIRWISE}")
+    }
+    /// Loads two vectors; the pointer moves on behind them.
+    #[inline(always)]
+    unsafe fn iload_two(p: &mut *const u8) -> [Self::I; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let both = [Self::iload(*p), Self::iload(p.add(Self::BYTES))];
+            *p = p.add(2 * Self::BYTES);
+            both
+        }
+    }
     /// Within each group of four lanes, lane `r` of vector `c` becomes lane `c` of vector `r`.
     unsafe fn transpose(v: [Self::I; 4]) -> [Self::I; 4];
     /// Within each group of four lanes, lane `i` is the sum of the lanes of vector `i`.
@@ -184,17 +191,16 @@ pub(crate) trait Vector: Copy {
     unsafe fn f16_of_rows(rows: [u64; 4]) -> Self::F;
     /// The same of bfloat16.
     unsafe fn bf16_of_rows(rows: [u64; 4]) -> Self::F;
-    /// As [`Vector::f16_of_rows`] of four steps, one after the other, where a vector has one group: four float16 at each pointer.
+    /// As [`Vector::f16_of_rows`] of four steps, one after the other, where a vector has one group: four float16 at each pointer,
+    /// which moves on behind them. Asked for where there is [`Vector::PAIRWISE`].
     #[inline(always)]
-    unsafe fn f16_of_four(rows: [*const u8; 4]) -> [Self::F; 4] {
-        // SAFETY: the caller's promise.
-        unsafe { each_of_four(rows, |rows| Self::f16_of_rows(rows)) }
+    unsafe fn f16_of_four(_rows: &mut [*const u8; 4]) -> [Self::F; 4] {
+        unreachable!("{NOT_PAIRWISE}")
     }
     /// As [`Vector::f16_of_four`] for bfloat16.
     #[inline(always)]
-    unsafe fn bf16_of_four(rows: [*const u8; 4]) -> [Self::F; 4] {
-        // SAFETY: the caller's promise.
-        unsafe { each_of_four(rows, |rows| Self::bf16_of_rows(rows)) }
+    unsafe fn bf16_of_four(_rows: &mut [*const u8; 4]) -> [Self::F; 4] {
+        unreachable!("{NOT_PAIRWISE}")
     }
     /// Lane `r` of all groups of four added: `(g0 + g2) + (g1 + g3)`, `g0 + g1`, or `g0`.
     unsafe fn fold(v: Self::F) -> [f32; 4];

@@ -73,81 +73,89 @@ unsafe fn no_half_product(_: float32x4_t, _: uint16x8_t, _: uint16x8_t) -> float
     unreachable!("this instruction set has no products of float16")
 }
 
-/// Four float16 in the low half to float32.
-#[inline(always)]
-unsafe fn widen(halves: uint16x4_t) -> float32x4_t {
-    let wide: float32x4_t;
-    // SAFETY: base ARMv8 NEON; registers only.
-    unsafe {
-        asm!(
-            "fcvtl {wide:v}.4s, {halves:v}.4h",
-            wide = lateout(vreg) wide,
-            halves = in(vreg) halves,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    wide
+/// A function of registers, each seen as the parts named last, by one instruction of base ARMv8 NEON.
+macro_rules! one_instruction {
+    ($(#[$doc:meta])* $name:ident, $instruction:literal, $result:ty as $parts:literal, $($from:ident: $of:ty as $seen:literal),+) => {
+        $(#[$doc])*
+        #[inline(always)]
+        unsafe fn $name($($from: $of),+) -> $result {
+            let result: $result;
+            // SAFETY: NEON is available by the contract of `Vector`; registers only.
+            unsafe {
+                asm!(
+                    concat!($instruction, " {result:v}.", $parts $(, ", {", stringify!($from), ":v}.", $seen)+),
+                    result = lateout(vreg) result,
+                    $($from = in(vreg) $from,)+
+                    options(pure, nomem, nostack, preserves_flags)
+                );
+            }
+            result
+        }
+    };
 }
 
-/// As [`widen`], from the high half.
+one_instruction!(
+    /// Four float16 in the low half to float32.
+    widen, "fcvtl", float32x4_t as "4s", halves: uint16x4_t as "4h"
+);
+one_instruction!(
+    /// As [`widen`], from the high half.
+    widen_high, "fcvtl2", float32x4_t as "4s", halves: uint16x8_t as "8h"
+);
+one_instruction!(
+    /// Four float32 to float16, nearest.
+    narrow, "fcvtn", uint16x4_t as "4h", wide: float32x4_t as "4s"
+);
+one_instruction!(
+    /// Sums of neighbours: of `a`, then of `b`. (`vpaddq_s32` is compiled to three instructions where it meets other shuffles.)
+    pairs, "addp", int32x4_t as "4s", a: int32x4_t as "4s", b: int32x4_t as "4s"
+);
+
+/// 32 bytes at `p`, which moves on behind them in the same instruction.
 #[inline(always)]
-unsafe fn widen_high(halves: uint16x8_t) -> float32x4_t {
-    let wide: float32x4_t;
-    // SAFETY: base ARMv8 NEON; registers only.
+unsafe fn next_two(p: &mut *const u8) -> [int32x4_t; 2] {
+    let (first, second): (int32x4_t, int32x4_t);
+    // SAFETY: the caller's promise: the bytes are readable.
     unsafe {
         asm!(
-            "fcvtl2 {wide:v}.4s, {halves:v}.8h",
-            wide = lateout(vreg) wide,
-            halves = in(vreg) halves,
-            options(pure, nomem, nostack, preserves_flags)
+            "ldp {first:q}, {second:q}, [{p}], #32",
+            first = lateout(vreg) first,
+            second = lateout(vreg) second,
+            p = inout(reg) *p,
+            options(pure, readonly, nostack, preserves_flags)
         );
     }
-    wide
+    [first, second]
 }
 
-/// The first 16 bits of all rows, then the second, and the third with the fourth.
+/// 8 bytes at each pointer, which moves on behind them.
 #[inline(always)]
-unsafe fn side_by_side(rows: [*const u8; 4]) -> [uint16x8_t; 2] {
+unsafe fn next_eights(a: &mut *const u8, b: &mut *const u8) -> uint16x8_t {
+    let both: uint16x8_t;
+    // SAFETY: the caller's promise: the bytes are readable.
+    unsafe {
+        asm!(
+            "ldr {both:d}, [{a}], #8",
+            "ld1 {{{both:v}.d}}[1], [{b}], #8",
+            both = lateout(vreg) both,
+            a = inout(reg) *a,
+            b = inout(reg) *b,
+            options(pure, readonly, nostack, preserves_flags)
+        );
+    }
+    both
+}
+
+/// The first 16 bits of all rows, then the second, and the third with the fourth; the rows move on behind them.
+#[inline(always)]
+unsafe fn side_by_side(rows: &mut [*const u8; 4]) -> [uint16x8_t; 2] {
     // SAFETY: the caller's promise: 8 bytes are readable at each.
     unsafe {
-        let pair = |a: *const u8, b: *const u8| vreinterpretq_u16_u8(vcombine_u8(vld1_u8(a), vld1_u8(b)));
-        let (even, odd) = (pair(rows[0], rows[1]), pair(rows[2], rows[3]));
+        let [a, b, c, d] = rows;
+        let (even, odd) = (next_eights(a, b), next_eights(c, d));
         let (firsts, seconds) = (vzip1q_u16(even, odd), vzip2q_u16(even, odd));
         [vzip1q_u16(firsts, seconds), vzip2q_u16(firsts, seconds)]
     }
-}
-
-/// Four float32 to float16, nearest.
-#[inline(always)]
-unsafe fn narrow(wide: float32x4_t) -> uint16x4_t {
-    let halves: uint16x4_t;
-    // SAFETY: base ARMv8 NEON; registers only.
-    unsafe {
-        asm!(
-            "fcvtn {halves:v}.4h, {wide:v}.4s",
-            halves = lateout(vreg) halves,
-            wide = in(vreg) wide,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    halves
-}
-
-/// Sums of neighbours: of `a`, then of `b`. (`vpaddq_s32` is compiled to three instructions where it meets other shuffles.)
-#[inline(always)]
-unsafe fn pairs(a: int32x4_t, b: int32x4_t) -> int32x4_t {
-    let sums: int32x4_t;
-    // SAFETY: base ARMv8 NEON; registers only.
-    unsafe {
-        asm!(
-            "addp {sums:v}.4s, {a:v}.4s, {b:v}.4s",
-            sums = lateout(vreg) sums,
-            a = in(vreg) a,
-            b = in(vreg) b,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    sums
 }
 
 /// Four times one 16-bit number.
@@ -202,6 +210,7 @@ macro_rules! implement {
                 fn largest(v: float32x4_t) -> f32 { vmaxvq_f32(v) }
                 fn isplat(x: i32) -> int32x4_t { vdupq_n_s32(x) }
                 fn iload(p: *const u8) -> int32x4_t { vreinterpretq_s32_u8(vld1q_u8(p)) }
+                fn iload_two(p: &mut *const u8) -> [int32x4_t; 2] { next_two(p) }
                 fn iload_groups(p: [*const u8; 4]) -> int32x4_t { Self::iload(p[0]) }
                 fn istore(p: *mut u8, v: int32x4_t) { vst1q_u8(p, vreinterpretq_u8_s32(v)) }
                 fn quad(p: *const u8) -> int32x4_t { vdupq_n_s32(p.cast::<i32>().read_unaligned()) }
@@ -226,6 +235,7 @@ macro_rules! implement {
                 fn dot(acc: int32x4_t, codes: int32x4_t, acts: int32x4_t) -> int32x4_t { $dot(acc, codes, acts) }
                 fn spread(p: *const f32) -> float32x4_t { vdupq_n_f32(p.read_unaligned()) }
                 fn ispread(p: *const i32) -> int32x4_t { vdupq_n_s32(p.read_unaligned()) }
+                fn ifirst(p: *const i32) -> int32x4_t { vsetq_lane_s32::<0>(p.read_unaligned(), vdupq_n_s32(0)) }
                 fn transpose(v: [int32x4_t; 4]) -> [int32x4_t; 4] {
                     let (a, b) = (vtrn1q_s32(v[0], v[1]), vtrn2q_s32(v[0], v[1]));
                     let (c, d) = (vtrn1q_s32(v[2], v[3]), vtrn2q_s32(v[2], v[3]));
@@ -265,19 +275,19 @@ macro_rules! implement {
                 fn bf16_of_rows(rows: [u64; 4]) -> float32x4_t {
                     vreinterpretq_f32_u32(vshll_n_u16::<16>(vcreate_u16(together(rows))))
                 }
-                fn f16_of_four(rows: [*const u8; 4]) -> [float32x4_t; 4] {
+                fn f16_of_four(rows: &mut [*const u8; 4]) -> [float32x4_t; 4] {
                     let [first, last] = side_by_side(rows);
                     [widen(vget_low_u16(first)), widen_high(first), widen(vget_low_u16(last)), widen_high(last)]
                 }
-                fn bf16_of_four(rows: [*const u8; 4]) -> [float32x4_t; 4] {
+                fn bf16_of_four(rows: &mut [*const u8; 4]) -> [float32x4_t; 4] {
                     let [first, last] = side_by_side(rows);
+                    // Written out: calls of the array's own methods are left in.
                     [
-                        vshll_n_u16::<16>(vget_low_u16(first)),
-                        vshll_high_n_u16::<16>(first),
-                        vshll_n_u16::<16>(vget_low_u16(last)),
-                        vshll_high_n_u16::<16>(last),
+                        vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(first))),
+                        vreinterpretq_f32_u32(vshll_high_n_u16::<16>(first)),
+                        vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(last))),
+                        vreinterpretq_f32_u32(vshll_high_n_u16::<16>(last)),
                     ]
-                    .map(|four| vreinterpretq_f32_u32(four))
                 }
                 fn fold(v: float32x4_t) -> [f32; 4] {
                     let mut lanes = [0.0; 4];

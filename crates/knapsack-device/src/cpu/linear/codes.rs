@@ -252,16 +252,15 @@ pub(crate) unsafe fn scales_of_rows<V: Vector>(
     }
 }
 
-/// The products of the planes of a row's step with those of activations: the sum of all lanes is that of the step.
+/// `start` and the products of the planes of a row's step with those of activations: the sum of all lanes is that of the step.
 ///
 /// # Safety
 /// The instruction set of `V` is available.
 #[inline(always)]
-pub(crate) unsafe fn plane_dots<V: Vector, const BITS: u32>(codes: [V::I; 2], acts: [V::I; 2]) -> V::I {
+pub(crate) unsafe fn plane_dots<V: Vector, const BITS: u32>(start: V::I, codes: [V::I; 2], acts: [V::I; 2]) -> V::I {
     // SAFETY: registers only.
     unsafe {
-        let zero = V::isplat(0);
-        let first = dot::<V, BITS>(zero, codes[0], acts[0]);
+        let first = dot::<V, BITS>(start, codes[0], acts[0]);
         match BITS {
             4 => dot::<V, BITS>(first, codes[1], acts[1]),
             _ => first,

@@ -154,39 +154,26 @@ unsafe fn some_fours<V: Vector, const BITS: u32, const T: usize, const F: usize>
         }
         // A line of the cache at once.
         let whole = blocks - blocks % V::PER_LINE;
-        for b in (0..whole).step_by(V::PER_LINE) {
-            for f in 0..F {
-                for r in 0..4 {
-                    V::prefetch_ahead::<AHEAD>(at[f][r]);
-                }
+        if const { has_lines::<V, BITS, T>() } {
+            match scales.dtype {
+                DType::F16 => lines::<V, F>(task, first, whole, &mut at, row_scales, V::f16_of_four, &mut acc[0]),
+                _ => lines::<V, F>(task, first, whole, &mut at, row_scales, V::bf16_of_four, &mut acc[0]),
             }
-            if const { scales_by_four::<V, BITS, T>() } {
-                let mut four = [[V::splat(0.0); 4]; F];
-                for f in 0..F {
-                    let mut here = row_scales[f];
-                    for r in 0..4 {
-                        here[r] = here[r].add(2 * b);
-                    }
-                    four[f] = if scales.dtype == DType::F16 { V::f16_of_four(here) } else { V::bf16_of_four(here) };
+        } else {
+            for b in (0..whole).step_by(V::PER_LINE) {
+                ask_ahead::<V, F>(&at);
+                for u in 0..V::PER_LINE {
+                    let scale =
+                        |f: usize| scales_of_rows::<V>(scales.dtype, row_scales[f], (b + u) * V::GROUPS, per_group);
+                    block::<V, BITS, T, F>(task, first, b + u, &at, scale, &mut acc);
+                    advance::<V, F>(&mut at);
                 }
-                // Written out, or what was loaded would go through memory.
-                one_of_four::<V, BITS, T, F>(task, first, b, 0, &at, &four, &mut acc);
-                one_of_four::<V, BITS, T, F>(task, first, b, 1, &at, &four, &mut acc);
-                one_of_four::<V, BITS, T, F>(task, first, b, 2, &at, &four, &mut acc);
-                one_of_four::<V, BITS, T, F>(task, first, b, 3, &at, &four, &mut acc);
-                advance::<V, F>(&mut at, 4);
-                continue;
-            }
-            for u in 0..V::PER_LINE {
-                let scale = |f: usize| scales_of_rows::<V>(scales.dtype, row_scales[f], (b + u) * V::GROUPS, per_group);
-                block::<V, BITS, T, F>(task, first, b + u, |f, r| at[f][r], scale, &mut acc);
-                advance::<V, F>(&mut at, 1);
             }
         }
         for b in whole..blocks {
             let scale = |f: usize| scales_of_rows::<V>(scales.dtype, row_scales[f], b * V::GROUPS, per_group);
-            block::<V, BITS, T, F>(task, first, b, |f, r| at[f][r], scale, &mut acc);
-            advance::<V, F>(&mut at, 1);
+            block::<V, BITS, T, F>(task, first, b, &at, scale, &mut acc);
+            advance::<V, F>(&mut at);
         }
         if rest > 0 {
             let (mut last, mut last_scales) = ([[[0u8; 64]; 4]; F], [[[0u8; 8]; 4]; F]);
@@ -202,7 +189,7 @@ unsafe fn some_fours<V: Vector, const BITS: u32, const T: usize, const F: usize>
             }
             let scale =
                 |f: usize| scales_of_rows::<V>(scales.dtype, row_scales[f], blocks * V::GROUPS % per_group, per_group);
-            block::<V, BITS, T, F>(task, first, blocks, |f, r| at[f][r], scale, &mut acc);
+            block::<V, BITS, T, F>(task, first, blocks, &at, scale, &mut acc);
         }
         for t in 0..T.min(task.n - first) {
             for f in 0..F {
@@ -215,47 +202,107 @@ unsafe fn some_fours<V: Vector, const BITS: u32, const T: usize, const F: usize>
     }
 }
 
-/// Whether the scales of four steps are loaded at once: where a vector has but one step, loading them takes as long as the products.
-const fn scales_by_four<V: Vector, const BITS: u32, const T: usize>() -> bool {
-    V::GROUPS == 1 && BITS == 4 && T == 1
+/// Whether there is [`lines`] for it: where a vector has but one step, what is no product takes as long as the products.
+const fn has_lines<V: Vector, const BITS: u32, const T: usize>() -> bool {
+    has_planes::<V>(BITS) && V::GROUPS == 1 && BITS == 4 && T == 1
 }
 
-/// `blocks` blocks further in each row.
+/// A block further in each row.
 #[inline(always)]
-unsafe fn advance<V: Vector, const F: usize>(at: &mut [[*const u8; 4]; F], blocks: usize) {
+unsafe fn advance<V: Vector, const F: usize>(at: &mut [[*const u8; 4]; F]) {
     for f in 0..F {
         for r in 0..4 {
-            at[f][r] = at[f][r].wrapping_add(blocks * V::BYTES);
+            at[f][r] = at[f][r].wrapping_add(V::BYTES);
         }
     }
 }
 
-/// Block `u` of the four at `at`, the first of which is block `b`; `scales` are theirs.
+/// Asks for what follows in each row.
 #[inline(always)]
-unsafe fn one_of_four<V: Vector, const BITS: u32, const T: usize, const F: usize>(
-    task: &Linear,
-    first: usize,
-    b: usize,
-    u: usize,
-    at: &[[*const u8; 4]; F],
-    scales: &[[V::F; 4]; F],
-    acc: &mut [[V::F; F]; T],
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let code = |f: usize, r: usize| at[f][r].wrapping_add(u * V::BYTES);
-        block::<V, BITS, T, F>(task, first, b + u, code, |f| scales[f][u], acc);
+unsafe fn ask_ahead<V: Vector, const F: usize>(at: &[[*const u8; 4]; F]) {
+    for f in 0..F {
+        for r in 0..4 {
+            // SAFETY: the instruction set is available; a hint, of any address.
+            unsafe { V::prefetch_ahead::<AHEAD>(at[f][r]) };
+        }
     }
 }
 
-/// Block `b`, `GROUPS` steps, whose codes of row `r` of four `f` lie at `codes(f, r)` and whose scales of that four are `scales(f)`,
+/// The first `steps` steps, whole lines of four, against token `token`: as [`block`] does it, with the scales of a line loaded at
+/// once.
+#[inline(always)]
+unsafe fn lines<V: Vector, const F: usize>(
+    task: &Linear,
+    token: usize,
+    steps: usize,
+    at: &mut [[*const u8; 4]; F],
+    mut scales: [[*const u8; 4]; F],
+    of_four: unsafe fn(&mut [*const u8; 4]) -> [V::F; 4],
+    acc: &mut [V::F; F],
+) {
+    // SAFETY: rows and activations have the steps.
+    unsafe {
+        let mut acts = task.acts.codes(token).cast_const();
+        let mut act_scales = task.acts.scales(token).cast_const();
+        let mut corrections = task.acts.corrections(token).cast_const();
+        for _ in 0..steps / 4 {
+            ask_ahead::<V, F>(at);
+            let act_scale = V::quads(V::as_int(V::load(act_scales)));
+            let mut scale = [[V::splat(0.0); 4]; F];
+            for f in 0..F {
+                scale[f] = of_four(&mut scales[f]);
+                for s in 0..4 {
+                    scale[f][s] = V::mul(scale[f][s], V::as_float(act_scale[s]));
+                }
+            }
+            // Written out, or what was loaded would go through memory.
+            two_steps::<V, F>(acts, corrections, at, |f| [scale[f][0], scale[f][1]], acc);
+            two_steps::<V, F>(acts.add(4 * V::BYTES), corrections.add(2), at, |f| [scale[f][2], scale[f][3]], acc);
+            acts = acts.add(8 * V::BYTES);
+            act_scales = act_scales.add(4);
+            corrections = corrections.add(4);
+        }
+    }
+}
+
+/// Two steps of [`lines`].
+#[inline(always)]
+unsafe fn two_steps<V: Vector, const F: usize>(
+    acts: *const u8,
+    corrections: *const i32,
+    at: &mut [[*const u8; 4]; F],
+    scales: impl Fn(usize) -> [V::F; 2],
+    acc: &mut [V::F; F],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let acts = [act_planes::<V, 4>(acts), act_planes::<V, 4>(acts.add(2 * V::BYTES))];
+        // The sums start at the correction, in one lane of each row.
+        let start = [V::ifirst(corrections), V::ifirst(corrections.add(1))];
+        for f in 0..F {
+            let mut words = [[V::isplat(0); 2]; 4];
+            for r in 0..4 {
+                words[r] = V::iload_two(&mut at[f][r]);
+            }
+            for s in 0..2 {
+                let mut rows = [start[s]; 4];
+                for r in 0..4 {
+                    rows[r] = plane_dots::<V, 4>(start[s], planes::<V, 4>(words[r][s]), acts[s]);
+                }
+                acc[f] = V::fma(V::to_float(V::sums(rows)), scales(f)[s], acc[f]);
+            }
+        }
+    }
+}
+
+/// Block `b`, `GROUPS` steps, whose codes of row `r` of four `f` lie at `at[f][r]` and whose scales of that four are `scales(f)`,
 /// against the activations of tokens `first..`.
 #[inline(always)]
 unsafe fn block<V: Vector, const BITS: u32, const T: usize, const F: usize>(
     task: &Linear,
     first: usize,
     b: usize,
-    codes: impl Fn(usize, usize) -> *const u8,
+    at: &[[*const u8; 4]; F],
     scales: impl Fn(usize) -> V::F,
     acc: &mut [[V::F; F]; T],
 ) {
@@ -267,28 +314,29 @@ unsafe fn block<V: Vector, const BITS: u32, const T: usize, const F: usize>(
         for f in 0..F {
             if const { has_planes::<V>(BITS) } {
                 for r in 0..4 {
-                    [unpacked[f][2 * r], unpacked[f][2 * r + 1]] = planes::<V, BITS>(V::iload(codes(f, r)));
+                    [unpacked[f][2 * r], unpacked[f][2 * r + 1]] = planes::<V, BITS>(V::iload(at[f][r]));
                 }
             } else {
-                let rows = [codes(f, 0), codes(f, 1), codes(f, 2), codes(f, 3)];
-                unpacked[f] = unpack_pairs::<V, BITS>(rows_to_lanes::<V>(rows));
+                unpacked[f] = unpack_pairs::<V, BITS>(rows_to_lanes::<V>(at[f]));
             }
             weight_scales[f] = scales(f);
         }
         for t in 0..T {
             let token = if T == 1 { first } else { (first + t).min(task.n - 1) };
             let acts = task.acts.codes(token).add(b * fours::<BITS>() * V::BYTES);
+            let correction = task.acts.corrections(token).add(b * V::GROUPS).cast_const();
             // Two chains of each row, so that one token does not wait for its own sums.
-            let correction = V::ispread(task.acts.corrections(token).add(b * V::GROUPS));
-            let mut dots = [[correction, V::isplat(0)]; F];
+            let mut dots = [[V::ispread(correction), V::isplat(0)]; F];
             if const { has_planes::<V>(BITS) } {
                 let here = act_planes::<V, BITS>(acts);
+                // In one lane of each row.
+                let start = V::ifirst(correction);
                 for f in 0..F {
-                    let mut rows = [correction; 4];
+                    let mut rows = [start; 4];
                     for r in 0..4 {
-                        rows[r] = plane_dots::<V, BITS>([unpacked[f][2 * r], unpacked[f][2 * r + 1]], here);
+                        rows[r] = plane_dots::<V, BITS>(start, [unpacked[f][2 * r], unpacked[f][2 * r + 1]], here);
                     }
-                    dots[f][0] = V::iadd(correction, V::sums(rows));
+                    dots[f][0] = V::sums(rows);
                 }
             }
             for four in 0..if const { has_planes::<V>(BITS) } { 0 } else { fours::<BITS>() } {
