@@ -15,7 +15,7 @@ use std::process::Command;
 
 const TARGET: &str = "aarch64-linux-android";
 /// Bytes of the stripped library, of which BENCHMARKS.md has the parts; and how much more is a mistake, in percent.
-const SIZE: u64 = 4_180_928;
+const SIZE: u64 = 4_182_048;
 const GROWTH: u64 = 5;
 const _: () = assert!(SIZE <= 4 << 20, "the goal is 4 MB");
 /// Pages of older and of newer phones.
